@@ -1,0 +1,254 @@
+"""Gradient descent on images through optax: one state an image, many images at once.
+
+`init`, `step` and `run` know no network and no style: a loss is any function
+`loss(image, *shared, *each) -> (value, terms)` of one image `[H, W, 3]` in [0, 1].
+
+The optimiser sees the image in grey levels, that is 255 times as large, with the gradient to
+match. So a learning rate, and every other constant of an optax transformation, is in grey levels
+as in the published experiments, whatever range the loss works in.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from nst_jax.config import Config
+
+LEVELS = 255.0
+
+Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+
+
+class State(NamedTuple):
+    """Optimisation of one image; with a leading axis on every leaf, of many.
+
+    Attributes:
+      image: `[H, W, 3]` in [0, 1], the last one whose step was finite.
+      opt_state: of the optax transformation.
+      step: number of steps taken.
+      diverged: whether a step was not finite; from then on the image stays as it is.
+    """
+
+    image: jax.Array
+    opt_state: Any
+    step: jax.Array
+    diverged: jax.Array
+
+
+class Progress(NamedTuple):
+    """What `run` reports after each dispatch.
+
+    Attributes:
+      step: steps taken so far.
+      terms: `{name: [steps of this dispatch, N]}`, NumPy.
+      images: `[N, H, W, 3]`; valid during the call only: the next dispatch reuses the memory.
+      diverged: `[N]`, NumPy.
+    """
+
+    step: int
+    terms: dict[str, np.ndarray]
+    images: jax.Array
+    diverged: np.ndarray
+
+
+def learning_rate_at(config: Config, step: jax.Array) -> jax.Array:
+    """The learning rate, in grey levels, of step number `step` (from 0)."""
+    if config.schedule == "exponential":
+        return config.learning_rate * config.decay_rate ** (step / config.decay_steps)
+    if config.schedule == "cosine":
+        # On a scale of [0, 1], so that another number of steps compiles nothing.
+        decay = optax.cosine_decay_schedule(init_value=1.0, decay_steps=1.0)
+        return config.learning_rate * decay(step / config.steps)
+    return jnp.asarray(config.learning_rate)
+
+
+def normalize_by_rms(*, epsilon: float = 1e-12) -> optax.GradientTransformation:
+    """Divides an image's gradient by its root mean square."""
+    return optax.stateless_with_tree_map(
+        lambda update, _: update / jnp.sqrt(jnp.mean(jnp.square(update)) + epsilon**2)
+    )
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """The optax transformation that `config` describes. Its numbers may be traced arrays."""
+    schedule = functools.partial(learning_rate_at, config)
+    chain = [normalize_by_rms()] if config.normalize_gradient else []
+    if config.optimizer == "sgd":
+        chain += [optax.trace(config.momentum), optax.scale_by_learning_rate(schedule)]
+    elif config.optimizer == "adam":
+        chain += [optax.adam(schedule)]
+    else:
+        chain += [optax.lbfgs(schedule, memory_size=100, linesearch=None)]
+    return optax.chain(*chain)
+
+
+def init(image: jax.Array, optimizer: optax.GradientTransformation) -> State:
+    """State before the first step on `image` `[H, W, 3]`."""
+    return State(
+        image=image,
+        opt_state=optimizer.init(LEVELS * image),
+        step=jnp.zeros((), jnp.int32),
+        diverged=jnp.zeros((), bool),
+    )
+
+
+def step(
+    state: State,
+    loss: Callable[[jax.Array], tuple[jax.Array, dict[str, jax.Array]]],
+    optimizer: optax.GradientTransformation,
+    *,
+    clip: bool = False,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One step on one image; pure.
+
+    Args:
+      state: from `init` or an earlier step.
+      loss: `loss(image) -> (value, terms)`.
+      optimizer: any optax transformation, with or without extra arguments.
+      clip: keep the image inside [0, 1].
+
+    Returns:
+      The next state, and the terms of the loss before the step. A step with a value, gradient
+      or image that is not finite is not applied, and marks the state as diverged.
+    """
+    (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.image)
+    levels = LEVELS * state.image
+    update, opt_state = optax.with_extra_args_support(optimizer).update(
+        gradient / LEVELS,
+        state.opt_state,
+        levels,
+        value=value,
+        grad=gradient / LEVELS,
+        value_fn=lambda levels: loss(levels / LEVELS)[0],
+    )
+    image = state.image + update / LEVELS
+    if clip:
+        image = jnp.clip(image, 0.0, 1.0)
+    # Of the update rather than the image: clipping may turn NaN into a number.
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(update))
+    diverged = state.diverged | ~finite
+    moved = State(image=image, opt_state=opt_state, step=state.step + 1, diverged=diverged)
+    kept = state._replace(diverged=diverged)
+    return jax.tree.map(functools.partial(jnp.where, diverged), kept, moved), terms
+
+
+def steps_per_dispatch() -> int:
+    """How many steps one call of the compiled program takes on this backend.
+
+    XLA:CPU runs a convolution inside a loop 2.5-3 times slower than outside; an accelerator
+    would wait for the host between single steps.
+    """
+    return 1 if jax.default_backend() == "cpu" else 25
+
+
+@functools.partial(jax.jit, static_argnames="optimizer")
+def _init_all(images, config, optimizer):
+    def one(image, config):
+        return init(image, _transformation(optimizer, config))
+
+    return jax.vmap(one)(images, config)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("loss", "optimizer", "length"), donate_argnames="states"
+)
+def _advance(states, shared, each, config, *, loss, optimizer, length):
+    """`length` steps on every image in one program; terms are `[length, N]`."""
+
+    def one(state, each, config):
+        return step(
+            state,
+            lambda image: loss(image, *shared, *each),
+            _transformation(optimizer, config),
+            clip=config.clip,
+        )
+
+    def all_images(states, _):
+        return jax.vmap(one)(states, each, config)
+
+    if length == 1:
+        states, terms = all_images(states, None)
+        return states, jax.tree.map(lambda term: term[None], terms)
+    return jax.lax.scan(all_images, states, length=length)
+
+
+def _transformation(optimizer, config: Config) -> optax.GradientTransformation:
+    return make_optimizer(config) if optimizer is None else optimizer
+
+
+def batch_numbers(config: Config, count: int) -> Config:
+    """`config` with every number as a float32 array `[count]`, one an image."""
+
+    def batch(number):
+        number = jnp.asarray(number, jnp.float32)
+        if number.ndim and number.shape != (count,):
+            raise ValueError(
+                f"a number of the configuration must be one, or one for each of the {count} "
+                f"outputs, got an array of shape {number.shape}"
+            )
+        return jnp.broadcast_to(number, (count,))
+
+    return jax.tree.map(batch, config)
+
+
+def run(
+    loss: Loss,
+    images: jax.Array,
+    config: Config,
+    *,
+    shared: Sequence = (),
+    each: Sequence = (),
+    optimizer: optax.GradientTransformation | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> tuple[State, dict[str, np.ndarray]]:
+    """Minimises `loss` over every image at once.
+
+    The program is compiled once for a loss, the structure of `config`, and the shapes: another
+    call with other numbers, or another number of steps, compiles nothing.
+
+    Args:
+      loss: `loss(image, *shared, *each) -> (value, terms)`; a function that stays the same
+        object between calls, since it is what the compiled program is found by.
+      images: `[N, H, W, 3]` in [0, 1], where to start.
+      config: steps, optimiser and its numbers; a number may be an array `[N]`, one an image.
+      shared: further arguments, the same for every image.
+      each: further arguments with a leading axis N, one item an image.
+      optimizer: an optax transformation in place of the configured one.
+      callback: called with a `Progress` after each dispatch.
+
+    Returns:
+      The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
+      before its step.
+
+    Raises:
+      ValueError: images that are not `[N, H, W, 3]`, or numbers of another length than N.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
+    config_each = batch_numbers(config, len(images))
+    states = _init_all(images, config_each, optimizer)
+    history = []
+    done = 0
+    while done < config.steps:
+        length = steps_per_dispatch()
+        if done + length > config.steps:
+            length = 1  # rather than compile a program for the rest
+        states, terms = _advance(
+            states,
+            tuple(shared),
+            tuple(each),
+            config_each,
+            loss=loss,
+            optimizer=optimizer,
+            length=length,
+        )
+        done += length
+        history.append(jax.tree.map(np.asarray, terms))
+        if callback is not None:
+            callback(Progress(done, history[-1], states.image, np.asarray(states.diverged)))
+    return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)

@@ -1,0 +1,191 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from nst_jax import image
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).uniform(size=(height, width, 3)).astype(np.float32)
+
+
+def pillow_resize(array, height, width, method=Image.Resampling.BICUBIC):
+    """Pillow's resize in float, channel by channel, clipped."""
+    channels = [
+        Image.fromarray(np.ascontiguousarray(array[..., c])).resize((width, height), method)
+        for c in range(3)
+    ]
+    return np.clip(np.stack([np.asarray(c) for c in channels], -1), 0, 1)
+
+
+# (height, width) -> (height, width): shrink, enlarge, each side its own way, to one pixel
+RESIZES = [
+    ((48, 64), (24, 32)),
+    ((48, 64), (17, 29)),
+    ((48, 64), (90, 131)),
+    ((48, 64), (96, 20)),
+    ((33, 40), (1, 1)),
+    ((1, 40), (7, 13)),
+]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "want"),
+    [
+        (480, 640, 256, (192, 256)),
+        (640, 480, 256, (256, 192)),
+        (100, 100, 7, (7, 7)),
+        (300, 400, 800, (600, 800)),
+        (3, 4, 2, (2, 2)),  # 1.5 rounds up
+        (5, 4, 2, (2, 2)),  # 1.6
+        (1, 4, 2, (1, 2)),  # 0.5 rounds up
+        (1, 5000, 256, (1, 256)),  # never 0
+        (123, 77, 123, (123, 77)),
+    ],
+)
+def test_fit_size(height, width, size, want):
+    assert image.fit_size(height, width, size) == want
+
+
+def test_fit_size_keeps_the_aspect_to_half_a_pixel():
+    rng = np.random.default_rng(1)
+    for height, width, size in rng.integers(1, 5000, size=(300, 3)):
+        h, w = image.fit_size(height, width, size)
+        scale = size / max(height, width)
+        assert type(h) is int and max(h, w) == size
+        assert abs(h - height * scale) <= 0.5 or h == 1
+        assert abs(w - width * scale) <= 0.5 or w == 1
+
+
+@pytest.mark.parametrize(("old", "new"), RESIZES)
+def test_resize_is_pillows_bicubic(old, new):
+    array = picture(*old)
+    got = image.resize(array, *new)
+    assert got.shape == (*new, 3) and got.dtype == jnp.float32
+    np.testing.assert_allclose(got, pillow_resize(array, *new), atol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), RESIZES)
+def test_resize_is_near_pillows_lanczos_on_a_smooth_picture(old, new):
+    y, x, phase = np.ogrid[0 : 1 : old[0] * 1j, 0 : 1 : old[1] * 1j, 0:3]
+    array = (0.5 + 0.4 * np.sin(3 * x + 2 * y + phase)).astype(np.float32)
+    want = pillow_resize(array, *new, Image.Resampling.LANCZOS)
+    np.testing.assert_allclose(image.resize(array, *new), want, atol=0.01)
+
+
+def test_resize_of_a_batch_under_jit_and_under_vmap():
+    batch = np.stack([picture(24, 30, seed) for seed in range(3)])
+    want = np.stack([image.resize(one, 11, 40) for one in batch])
+    jitted = jax.jit(image.resize, static_argnums=(1, 2))
+    mapped = jax.vmap(lambda one: image.resize(one, 11, 40))
+    for got in (image.resize(batch, 11, 40), jitted(batch, 11, 40), mapped(batch)):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_resize_clips_the_overshoot_of_an_edge():
+    edge = np.zeros((16, 16, 3), np.float32)
+    edge[:, 8:] = 1
+    raw = jax.image.resize(edge, (40, 40, 3), "cubic")
+    assert raw.min() < -0.05 and raw.max() > 1.05
+    got = image.resize(edge, 40, 40)
+    assert got.min() == 0 and got.max() == 1
+
+
+def test_resize_antialiases():
+    """A one-pixel checkerboard shrinks to even grey, not to a moiré."""
+    board = np.indices((64, 64)).sum(0) % 2
+    board = np.repeat(board[..., None], 3, -1).astype(np.float32)
+    np.testing.assert_allclose(image.resize(board, 16, 16)[2:-2, 2:-2], 0.5, atol=1e-3)
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    array = picture(9, 8) * 3 - 1  # out of range on purpose: not even clipped
+    np.testing.assert_array_equal(image.resize(array, 9, 8), array)
+
+
+def test_resize_has_a_gradient():
+    array = picture(8, 8) * 0.5 + 0.25  # away from the clip
+    total = jax.grad(lambda x: image.resize(x, 16, 16).mean())(jnp.asarray(array)).sum()
+    np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+def test_noise():
+    a = image.noise(jax.random.key(0), 60, 80)
+    assert a.shape == (60, 80, 3) and a.dtype == jnp.float32
+    assert a.min() >= 0 and a.max() <= 1
+    # mean and deviation of a uniform variable; 14400 draws, about 4 standard errors
+    np.testing.assert_allclose(a.mean((0, 1)), 0.5, atol=0.017)
+    np.testing.assert_allclose(a.std(), 1 / math.sqrt(12), atol=0.01)
+    np.testing.assert_array_equal(a, image.noise(jax.random.key(0), 60, 80))
+    assert (a != image.noise(jax.random.key(1), 60, 80)).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("size", "smallest", "factor", "want"),
+    [
+        (512, 128, math.sqrt(2), (128, 181, 256, 362, 512)),
+        (512, 129, 2, (256, 512)),
+        (100, 200, 2, (100,)),
+        (64, 64, 2, (64,)),
+        (4, 1, 1.1, (1, 2, 3, 4)),  # rounding to one size twice gives it once
+        (1, 1, 2, (1,)),
+    ],
+)
+def test_pyramid_sizes(size, smallest, factor, want):
+    assert image.pyramid_sizes(size, smallest=smallest, factor=factor) == want
+
+
+def test_pyramid_factor_is_the_root_of_two():
+    assert image.pyramid_sizes(256, smallest=128) == (128, 181, 256)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "line"),
+    [
+        (lambda: image.fit_size(0, 4, 2), ValueError, "height must be at least 1, got 0"),
+        (lambda: image.fit_size(4, -1, 2), ValueError, "width must be at least 1, got -1"),
+        (lambda: image.fit_size(4, 4, 2.5), TypeError, "size must be a whole number, got 2.5"),
+        (lambda: image.resize(picture(4, 4), 0, 4), ValueError, "height must be at least 1"),
+        (
+            lambda: image.resize(picture(4, 4), 4, "4"),
+            TypeError,
+            "width must be a whole number",
+        ),
+        (
+            lambda: image.resize(np.zeros((4, 4)), 2, 2),
+            ValueError,
+            r"image must have shape \[\.\.\., H, W, 3\], got \[4, 4\]",
+        ),
+        (lambda: image.resize(np.zeros((4, 4, 4)), 2, 2), ValueError, r"got \[4, 4, 4\]"),
+        (
+            lambda: image.resize(np.zeros((0, 4, 3)), 2, 2),
+            ValueError,
+            r"image must not be empty, got shape \[0, 4, 3\]",
+        ),
+        (
+            lambda: image.resize(np.zeros((4, 4, 3), np.uint8), 2, 2),
+            TypeError,
+            r"image must be floating point in \[0, 1\], got uint8",
+        ),
+        (lambda: image.noise(jax.random.key(0), 4, 0), ValueError, "width must be at least 1"),
+        (lambda: image.pyramid_sizes(0, smallest=1), ValueError, "size must be at least 1"),
+        (lambda: image.pyramid_sizes(9, smallest=0), ValueError, "smallest must be at least 1"),
+        (
+            lambda: image.pyramid_sizes(9, smallest=1, factor=1.0),
+            ValueError,
+            "factor must be finite and greater than 1, got 1.0",
+        ),
+        (
+            lambda: image.pyramid_sizes(9, smallest=1, factor=math.nan),
+            ValueError,
+            "factor must be finite and greater than 1, got nan",
+        ),
+    ],
+)
+def test_bad_arguments(call, error, line):
+    with pytest.raises(error, match=line):
+        call()

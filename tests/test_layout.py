@@ -1,0 +1,78 @@
+"""The module map: no import points back, and options are keyword-only."""
+
+import ast
+import inspect
+import pathlib
+
+import pytest
+
+import nst_jax
+from nst_jax import config, image, losses, objective, optimize, stylize, vgg
+
+PACKAGE = pathlib.Path(nst_jax.__file__).parent
+
+# module: the modules of the package that it may import.
+MAY_IMPORT = {
+    "version": set(),
+    "config": set(),
+    "image": set(),
+    "losses": set(),
+    "report": set(),
+    "examples": set(),
+    "vgg": {"image"},
+    "io": {"image"},
+    "objective": {"vgg", "losses", "config"},
+    "optimize": {"config"},
+    "stylize": {"config", "image", "objective", "optimize", "vgg", "losses"},
+    "weights": {"vgg", "fetch"},
+    "convert": {"vgg", "weights"},
+    "fetch": set(),
+}
+ANY = {"__init__", "__main__", "cli"}
+PURE = {"image", "vgg", "losses", "objective", "optimize"}
+
+
+def imported(module):
+    """Every imported name, as ("nst_jax", module) or (top-level package, None)."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                package, _, inner = alias.name.partition(".")
+                yield package, inner or None
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            package, _, inner = node.module.partition(".")
+            for alias in node.names:
+                yield package, inner.split(".")[0] or alias.name
+
+
+def test_imports_point_one_way():
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert modules - ANY <= set(MAY_IMPORT)
+    for module in modules - ANY:
+        inner = {name for package, name in imported(module) if package == "nst_jax"}
+        assert inner <= MAY_IMPORT[module], module
+
+
+def test_the_pure_part_knows_no_files_and_no_flags():
+    for module in PURE:
+        packages = {package for package, _ in imported(module)}
+        assert packages.isdisjoint({"PIL", "h5py", "absl", "tqdm", "os", "pathlib"}), module
+    packages = {package for package, _ in imported("config")}
+    assert packages <= {"dataclasses", "difflib", "math", "collections", "typing", "nst_jax"}
+
+
+@pytest.mark.parametrize("module", [config, image, losses, objective, optimize, stylize, vgg])
+def test_options_are_keyword_only(module):
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        if name.startswith("_") or function.__module__ != module.__name__:
+            continue
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.default is not inspect.Parameter.empty:
+                assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, f"{name}({parameter})"
+
+
+def test_public_functions_say_what_they_do():
+    for name in nst_jax.__all__:
+        assert name.startswith("__") or name == "presets" or inspect.getdoc(getattr(nst_jax, name))

@@ -1,0 +1,206 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+import nst_jax
+from nst_jax import objective
+
+GATYS = nst_jax.presets["default"].replace(
+    content_layers=("block3_conv2",), style_layers=("block1_conv1", "block3_conv1")
+)
+KERAS = GATYS.replace(
+    content_reduction="half_sum",
+    style_normalization="keras",
+    content_weight=2.5e-8,
+    style_weight=1e-6,
+    tv_weight=1e-6,
+)
+
+
+@pytest.fixture
+def pictures(rng):
+    """Content 24x32 and two styles of other shapes, smooth enough to be pictures."""
+
+    def picture(height, width):
+        coarse = rng.random((4, 4, 3), np.float32)
+        return np.kron(coarse, np.ones((height // 4, width // 4, 1), np.float32))
+
+    return picture(24, 32), [picture(28, 20), picture(36, 24)]
+
+
+def expected_terms(params, image, content, style, config):
+    """The objective again, in float64, from the papers' formulas."""
+    own, wanted, painted = (oracle.features(params, x) for x in (image, content, style))
+    content_term = 0.0
+    for layer in config.content_layers:
+        squares = (own[layer] - wanted[layer]) ** 2
+        content_term += squares.mean() if config.content_reduction == "mean" else squares.sum() / 2
+    content_term /= len(config.content_layers)
+    style_term = 0.0
+    for layer in config.style_layers:
+        height, width, channels = own[layer].shape
+        positions = height * width
+        # A style of another size counts as if it had as many positions.
+        target = oracle.gram(painted[layer]) * positions / painted[layer][..., 0].size
+        difference = ((oracle.gram(own[layer]) - target) ** 2).sum()
+        if config.style_normalization == "gatys":
+            difference /= 4 * channels**2 * positions**2
+        else:
+            difference /= 4 * 3**2 * (image.shape[0] * image.shape[1]) ** 2
+        style_term += difference / len(config.style_layers)
+    x = 255 * np.asarray(image, np.float64)
+    squares = (x[1:, :-1] - x[:-1, :-1]) ** 2 + (x[:-1, 1:] - x[:-1, :-1]) ** 2
+    return {
+        "content": config.content_weight * content_term,
+        "style": config.style_weight * style_term,
+        "total_variation": config.tv_weight * (squares**1.25).sum(),
+    }
+
+
+@pytest.mark.parametrize("config", [GATYS, KERAS], ids=["gatys", "keras"])
+def test_value_and_gradient_equal_numpy_in_float64(vgg16, pictures, rng, config):
+    content, styles = pictures
+    image = np.clip(content + 0.1 * rng.normal(size=content.shape), 0, 1).astype(np.float32)
+    targets = nst_jax.compute_targets(vgg16, content, styles, config)
+    assert targets.style["block3_conv1"].gram.shape == (2, 256, 256)
+    value_and_grad = jax.jit(
+        jax.vmap(
+            jax.value_and_grad(nst_jax.objective_value, has_aux=True), in_axes=(None, None, 0, None)
+        )
+    )
+    (totals, terms), gradients = value_and_grad(image, vgg16, targets, config)
+    direction = rng.normal(size=image.shape)
+    for n, style in enumerate(styles):
+        expected = expected_terms(vgg16, image, content, style, config)
+        for name, value in expected.items():
+            np.testing.assert_allclose(terms[name][n], value, rtol=2e-5, err_msg=name)
+        np.testing.assert_allclose(totals[n], sum(expected.values()), rtol=2e-5)
+        h = 1e-6
+        slope = [
+            sum(expected_terms(vgg16, image + s * h * direction, content, style, config).values())
+            for s in (1, -1)
+        ]
+        slope = (slope[0] - slope[1]) / (2 * h)
+        found = (np.asarray(gradients[n], np.float64) * direction).sum()
+        np.testing.assert_allclose(found, slope, rtol=1e-3)
+
+
+def test_each_style_keeps_its_own_shape(vgg16, pictures):
+    content, styles = pictures
+    together = nst_jax.compute_targets(vgg16, content, styles, GATYS)
+    for n, style in enumerate(styles):
+        features = oracle.features(vgg16, style)["block3_conv1"]
+        expected = oracle.gram(features) / features[..., 0].size
+        np.testing.assert_allclose(
+            together.style["block3_conv1"].gram[n], expected, rtol=1e-4, atol=1e-5 * expected.max()
+        )
+
+
+def test_mixing_mixes_statistics(vgg16, pictures):
+    content, styles = pictures
+    plain = nst_jax.compute_targets(vgg16, content, styles, GATYS)
+    mixing = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
+    mixed = nst_jax.compute_targets(vgg16, content, styles, GATYS, mixing=mixing)
+    gram = plain.style["block1_conv1"].gram
+    found = mixed.style["block1_conv1"].gram
+    assert mixed.content["block3_conv2"].shape[0] == 3
+    np.testing.assert_allclose(found[0], 0.25 * gram[0] + 0.75 * gram[1], rtol=1e-5)
+    np.testing.assert_allclose(found[1], gram[0], rtol=1e-6)
+
+
+def test_targets_of_one_style_are_taken_as_they_are(vgg16, pictures):
+    content, styles = pictures
+    targets = nst_jax.compute_targets(vgg16, content, styles[:1], GATYS)
+    direct, _ = nst_jax.objective_value(jnp.asarray(content), vgg16, targets, GATYS)
+    one = jax.tree.map(lambda leaf: leaf[0], targets)
+    indexed, _ = nst_jax.objective_value(jnp.asarray(content), vgg16, one, GATYS)
+    assert direct == indexed and direct > 0
+
+
+def test_loss_is_zero_at_the_targets(vgg16, pictures):
+    content, _ = pictures
+    targets = nst_jax.compute_targets(vgg16, content, [content], GATYS)
+    total, terms = nst_jax.objective_value(jnp.asarray(content), vgg16, targets, GATYS)
+    scale, _ = nst_jax.objective_value(jnp.asarray(1 - content), vgg16, targets, GATYS)
+    assert total <= 1e-9 * scale
+    assert set(terms) == {"total", "content", "style", "total_variation"}
+
+
+def test_changing_numbers_compiles_nothing_and_can_be_mapped(vgg16, pictures, compilations):
+    content, styles = pictures
+    value = jax.jit(nst_jax.objective_value)
+    targets = nst_jax.compute_targets(vgg16, content, styles[:1], GATYS)
+    image = jnp.asarray(content)
+    first, _ = value(image, vgg16, targets, GATYS)
+    with compilations() as count:
+        heavier, _ = value(image, vgg16, targets, GATYS.replace(style_weight=3.0, steps=9))
+        assert count() == 0
+        value(image, vgg16, targets, GATYS.replace(style_normalization="keras"))
+        assert count() > 0  # the counter counts
+    np.testing.assert_allclose(heavier, 3 * first, rtol=1e-5)
+    sweep = jnp.array([1.0, 2.0, 4.0])
+    totals = jax.vmap(
+        lambda weight: nst_jax.objective_value(
+            image, vgg16, targets, GATYS.replace(style_weight=weight)
+        )[0]
+    )(sweep)
+    np.testing.assert_allclose(totals, first * sweep, rtol=1e-5)
+
+
+def test_layer_weights_weigh_layers(vgg16, pictures):
+    content, styles = pictures
+    image = jnp.asarray(content)
+    targets = nst_jax.compute_targets(vgg16, content, styles[:1], GATYS)
+
+    def style(weights):
+        config = GATYS.replace(style_layer_weights=weights)
+        return nst_jax.objective_value(image, vgg16, targets, config)[1]["style"]
+
+    even, low, high = style(None), style((1.0, 0.0)), style((0.0, 1.0))
+    np.testing.assert_allclose(even, 0.5 * low + 0.5 * high, rtol=1e-5)
+    np.testing.assert_allclose(style((2.0, 3.0)), 2 * low + 3 * high, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"content": np.zeros((24, 32), np.float32)}, "content must be a picture"),
+        ({"content": np.zeros((24, 32, 3), np.uint8)}, "content must be floating point"),
+        ({"styles": []}, "at least one picture"),
+        ({"styles": [np.zeros((3, 8, 8), np.float32)]}, r"styles\[0\] must be a picture"),
+        ({"styles": [np.zeros((3, 32, 3), np.float32)]}, "at least 4 pixels"),
+        ({"mixing": [[0.5, 0.5]]}, r"mixing must be \[outputs, 1 styles\]"),
+        ({"mixing": [[0.5]]}, "must sum to 1"),
+        ({"config": GATYS.replace(style_layers=("block9_conv1",))}, "unknown layer"),
+    ],
+)
+def test_bad_input_is_refused(vgg16, change, message):
+    picture = np.zeros((32, 32, 3), np.float32)
+    arguments = {"content": picture, "styles": [picture], "config": GATYS, "mixing": None} | change
+    mixing = arguments.pop("mixing")
+    with pytest.raises(ValueError, match=message):
+        nst_jax.compute_targets(vgg16, *arguments.values(), mixing=mixing)
+
+
+def test_a_batch_is_refused_with_the_way_to_map(vgg16, pictures):
+    content, styles = pictures
+    targets = nst_jax.compute_targets(vgg16, content, styles, GATYS)
+    value = functools.partial(nst_jax.objective_value, params=vgg16, config=GATYS)
+    with pytest.raises(ValueError, match="jax.vmap"):
+        value(jnp.zeros((2, 24, 32, 3)), targets=targets)
+    with pytest.raises(ValueError, match="jax.vmap"):
+        value(jnp.asarray(content), targets=targets)
+    with pytest.raises(ValueError, match="one size"):
+        value(jnp.zeros((32, 32, 3)), targets=jax.tree.map(lambda leaf: leaf[0], targets))
+
+
+def test_no_layers_leave_total_variation_alone(vgg16, pictures):
+    content, styles = pictures
+    config = objective.Config(content_layers=(), style_layers=(), tv_weight=2.0)
+    targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
+    total, terms = nst_jax.objective_value(jnp.asarray(content), vgg16, targets, config)
+    assert total == terms["total_variation"] > 0

@@ -1,0 +1,196 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nst_jax import optimize
+from nst_jax.config import Config
+
+PLAIN = Config(normalize_gradient=False, momentum=0.0, schedule="constant", clip=False, steps=5)
+
+
+def quadratic(image, target):
+    """Half the squared distance in grey levels; its gradient by level is the distance itself."""
+    value = 0.5 * jnp.sum(jnp.square(255.0 * (image - target)))
+    return value, {"total": value}
+
+
+@pytest.fixture
+def problem(rng):
+    images = rng.random((2, 4, 3, 3), np.float32)
+    targets = rng.random((2, 4, 3, 3), np.float32)
+    return images, targets
+
+
+def test_sgd_moves_by_grey_levels(problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=0.1, steps=7)
+    states, history = optimize.run(quadratic, images, config, each=(targets,))
+    # x <- x - rate * (x - target): the error shrinks by 0.9 a step.
+    np.testing.assert_allclose(states.image - targets, 0.9**7 * (images - targets), atol=1e-6)
+    first = 0.5 * np.square(255 * (images - targets)).sum(axis=(1, 2, 3))
+    expected = first * (0.9 ** (2 * np.arange(7)))[:, None]
+    np.testing.assert_allclose(history["total"], expected, rtol=1e-4)
+
+
+def test_momentum_is_the_heavy_ball(problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=0.1, momentum=0.5, steps=6)
+    states, _ = optimize.run(quadratic, images, config, each=(targets,))
+    x, velocity = images.astype(np.float64), 0.0
+    for _ in range(6):
+        velocity = 0.5 * velocity + (x - targets)
+        x = x - 0.1 * velocity
+    np.testing.assert_allclose(states.image, x, atol=1e-6)
+
+
+def test_normalized_gradient_moves_by_the_learning_rate_on_average(problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=2.0, normalize_gradient=True, steps=1)
+    states, _ = optimize.run(quadratic, images, config, each=(targets,))
+    moved = 255 * (np.asarray(states.image) - images)
+    np.testing.assert_allclose(np.sqrt(np.square(moved).mean(axis=(1, 2, 3))), 2.0, rtol=1e-4)
+
+
+def test_adam_is_optax_adam_in_grey_levels(problem):
+    images, targets = problem
+    config = PLAIN.replace(optimizer="adam", learning_rate=3.0, steps=4)
+    states, _ = optimize.run(quadratic, images, config, each=(targets,))
+    x = 255 * images[1]
+    adam = optax.adam(3.0)
+    opt_state = adam.init(x)
+    for _ in range(4):
+        update, opt_state = adam.update(x - 255 * targets[1], opt_state, x)
+        x = x + update
+    np.testing.assert_allclose(255 * states.image[1], x, atol=1e-3)
+
+
+def test_lbfgs_solves_a_quadratic_fast(problem):
+    images, targets = problem
+    config = PLAIN.replace(optimizer="lbfgs", learning_rate=1.0, steps=10)
+    states, _ = optimize.run(quadratic, images, config, each=(targets,))
+    np.testing.assert_allclose(states.image, targets, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.lbfgs(), optax.rmsprop(1.0)])
+def test_any_optax_transformation_works(problem, optimizer):
+    images, targets = problem
+    states, history = optimize.run(quadratic, images, PLAIN, each=(targets,), optimizer=optimizer)
+    assert (history["total"][-1] < history["total"][0]).all()
+    assert states.image.shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [100.0, 100.0, 100.0]),
+        # Keras' ExponentialDecay(100, decay_steps=100, decay_rate=0.96), not staircase.
+        ("exponential", [100.0, 100 * 0.96**0.5, 100 * 0.96**2]),
+        ("cosine", [100.0, 50 * (1 + np.cos(np.pi * 50 / 400)), 50.0]),
+    ],
+)
+def test_schedules(schedule, expected):
+    config = Config(schedule=schedule, learning_rate=100.0, steps=400)
+    found = [float(optimize.learning_rate_at(config, jnp.asarray(step))) for step in (0, 50, 200)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_an_image_alone_and_among_others_ends_the_same(problem):
+    images, targets = problem
+    config = Config(steps=8)
+    together, _ = optimize.run(quadratic, images, config, each=(targets,))
+    for n in range(2):
+        alone, _ = optimize.run(quadratic, images[n : n + 1], config, each=(targets[n : n + 1],))
+        np.testing.assert_allclose(together.image[n], alone.image[0], atol=1e-6)
+
+
+def test_numbers_can_differ_by_image(problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=np.array([0.1, 0.5]), steps=3)
+    states, _ = optimize.run(quadratic, images, config, each=(targets,))
+    factors = np.array([0.9, 0.5])[:, None, None, None] ** 3
+    np.testing.assert_allclose(states.image - targets, factors * (images - targets), atol=1e-6)
+    with pytest.raises(ValueError, match="one for each of the 2"):
+        optimize.run(quadratic, images, PLAIN.replace(learning_rate=np.ones(3)), each=(targets,))
+
+
+def test_other_numbers_and_steps_compile_nothing(problem, compilations):
+    images, targets = problem
+    config = PLAIN.replace(schedule="cosine", steps=3)
+    optimize.run(quadratic, images, config, each=(targets,))
+    with compilations() as count:
+        optimize.run(
+            quadratic,
+            images,
+            config.replace(learning_rate=0.3, momentum=0.2, steps=4),
+            each=(targets,),
+        )
+        assert count() == 0
+
+
+def treacherous(image, target, limit):
+    """Turns into NaN once the loss has come below `limit`."""
+    value, terms = quadratic(image, target)
+    value = jnp.where(value < limit, jnp.nan, value)
+    return value, {"total": value}
+
+
+def test_a_diverging_image_stops_alone_with_its_last_finite_picture(problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=0.1, steps=10)
+    start = 0.5 * np.square(255 * (images - targets)).sum(axis=(1, 2, 3))
+    limits = np.array([0.0, 0.5 * start[1]], np.float32)
+    states, history = optimize.run(treacherous, images, config, each=(targets, limits))
+    calm, _ = optimize.run(treacherous, images, config, each=(targets, np.zeros(2, np.float32)))
+    assert states.diverged.tolist() == [False, True]
+    np.testing.assert_array_equal(states.image[0], calm.image[0])
+    # 0.81^4 < 0.5: the step from there is not finite, so four steps were applied.
+    np.testing.assert_allclose(
+        states.image[1] - targets[1], 0.9**4 * (images[1] - targets[1]), atol=1e-6
+    )
+    assert states.step.tolist() == [10, 4]
+    assert np.isfinite(history["total"][:, 0]).all()
+
+
+def test_a_chunk_of_steps_equals_single_steps(problem, monkeypatch):
+    images, targets = problem
+    config = Config(steps=8)
+    single, one = optimize.run(quadratic, images, config, each=(targets,))
+    monkeypatch.setattr(optimize, "steps_per_dispatch", lambda: 3)
+    seen = []
+    chunked, many = optimize.run(
+        quadratic, images, config, each=(targets,), callback=lambda p: seen.append(p.step)
+    )
+    assert seen == [3, 6, 7, 8]
+    np.testing.assert_allclose(chunked.image, single.image, atol=1e-6)
+    np.testing.assert_allclose(many["total"], one["total"], rtol=1e-5)
+
+
+def test_clip_keeps_the_range(problem):
+    images, _ = problem
+    far = np.full_like(images, 3.0)
+    config = PLAIN.replace(learning_rate=0.5, clip=True)
+    states, _ = optimize.run(quadratic, images, config, each=(far,))
+    assert states.image.max() == 1.0
+    states, _ = optimize.run(quadratic, images, config.replace(clip=False), each=(far,))
+    assert states.image.max() > 2.0
+
+
+def test_step_is_pure_and_jits(problem):
+    images, targets = problem
+    optimizer = optimize.make_optimizer(PLAIN)
+    state = optimize.init(jnp.asarray(images[0]), optimizer)
+    loss = functools.partial(quadratic, target=targets[0])
+    plain, terms = optimize.step(state, loss, optimizer)
+    jitted, _ = jax.jit(lambda state: optimize.step(state, loss, optimizer))(state)
+    np.testing.assert_allclose(plain.image, jitted.image, atol=1e-6)
+    assert plain.step == 1 and state.step == 0 and "total" in terms
+
+
+def test_images_of_another_rank_are_refused(problem):
+    images, targets = problem
+    with pytest.raises(ValueError, match=r"\[N, H, W, 3\]"):
+        optimize.run(quadratic, images[0], PLAIN, each=(targets,))

@@ -1,0 +1,128 @@
+import jax
+import numpy as np
+import pytest
+
+import nst_jax
+
+CONFIG = nst_jax.presets["default"].replace(
+    size=48,
+    steps=4,
+    content_layers=("block3_conv1",),
+    style_layers=("block1_conv1", "block2_conv1"),
+)
+
+
+def picture(rng, height, width):
+    """Patches of colour with some noise: without it, ties in the max pooling are left to chance."""
+    coarse = np.kron(rng.random((4, 4, 3)), np.ones((height // 4, width // 4, 1)))
+    return (0.8 * coarse + 0.2 * rng.random(coarse.shape)).astype(np.float32)
+
+
+@pytest.fixture
+def pictures(rng):
+    return picture(rng, 60, 80), [picture(rng, 64, 48), picture(rng, 52, 52)]
+
+
+def test_result_has_a_picture_a_style_at_the_size_asked_for(vgg16, pictures):
+    content, styles = pictures
+    seen = []
+
+    def callback(progress):
+        seen.append((progress.step, progress.images.shape, sorted(progress.terms)))
+
+    result = nst_jax.stylize(vgg16, content, styles, CONFIG, callback=callback)
+    assert result.images.shape == (2, 36, 48, 3)
+    terms = ["content", "style", "total", "total_variation"]
+    assert sorted(result.history) == terms
+    assert all(value.shape == (4, 2) for value in result.history.values())
+    np.testing.assert_allclose(
+        result.history["total"],
+        sum(result.history[name] for name in terms if name != "total"),
+        rtol=1e-5,
+    )
+    assert (result.history["total"][-1] < result.history["total"][0]).all()
+    assert not result.diverged.any()
+    assert seen == [(n, (2, 36, 48, 3), terms) for n in range(1, 5)]
+
+
+def test_a_style_alone_gives_the_picture_it_gives_among_others(vgg16, pictures):
+    content, styles = pictures
+    together = nst_jax.stylize(vgg16, content, styles, CONFIG)
+    for n, style in enumerate(styles):
+        alone = nst_jax.stylize(vgg16, content, [style], CONFIG)
+        np.testing.assert_allclose(together.images[n], alone.images[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("init", ["content", "noise"])
+def test_the_same_key_gives_the_identical_picture(vgg16, pictures, init):
+    content, styles = pictures
+    config = CONFIG.replace(init=init)
+    first, again = (
+        nst_jax.stylize(vgg16, content, styles, config, key=jax.random.key(7)) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.images, again.images)
+    other = nst_jax.stylize(vgg16, content, styles, config, key=jax.random.key(8))
+    assert np.array_equal(first.images, other.images) == (init == "content")
+
+
+def test_a_second_job_of_the_same_shapes_compiles_nothing(vgg16, pictures, compilations):
+    content, styles = pictures
+    nst_jax.stylize(vgg16, content, styles, CONFIG)
+    with compilations() as count:
+        nst_jax.stylize(
+            vgg16,
+            1 - content,
+            [1 - style for style in styles],
+            CONFIG.replace(steps=6, learning_rate=0.5, content_weight=0.3, momentum=0.5),
+        )
+        assert count() == 0
+
+
+def test_the_learning_rate_of_the_report_is_in_grey_levels(vgg16, pictures):
+    """One step of the report's SGD, against its gradient taken on the 0-255 scale by hand."""
+    content, styles = pictures
+    config = nst_jax.presets["assignment"].replace(size=48, steps=1)
+    content = np.asarray(nst_jax.image.resize(content, 36, 48))
+    result = nst_jax.stylize(vgg16, content, styles[1:], config)
+    style = nst_jax.image.resize(styles[1], 48, 48)
+    targets = nst_jax.compute_targets(vgg16, content, [style], config)
+
+    def of_levels(levels):
+        return nst_jax.objective_value(levels / 255.0, vgg16, targets, config)[0]
+
+    expected = 255 * content - 100.0 * jax.jit(jax.grad(of_levels))(255 * content)
+    np.testing.assert_allclose(255 * result.images[0], expected, atol=1e-2)
+
+
+def test_a_sweep_over_weights_is_one_program(vgg16, pictures, compilations):
+    content, styles = pictures
+    twice = [styles[0], styles[0]]
+    sweep = CONFIG.replace(content_weight=np.array([0.1, 10.0]))
+    swept = nst_jax.stylize(vgg16, content, twice, sweep)
+    for n, weight in enumerate((0.1, 10.0)):
+        single = nst_jax.stylize(vgg16, content, twice, CONFIG.replace(content_weight=weight))
+        np.testing.assert_allclose(swept.images[n], single.images[n], atol=1e-4)
+
+
+def test_blends_make_one_output_a_row(vgg16, pictures):
+    content, styles = pictures
+    mixing = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    blended = nst_jax.stylize(vgg16, content, styles, CONFIG, mixing=mixing)
+    plain = nst_jax.stylize(vgg16, content, styles, CONFIG)
+    assert blended.images.shape[0] == 3
+    np.testing.assert_allclose(blended.images[0], plain.images[0], atol=1e-4)
+    np.testing.assert_allclose(blended.images[2], plain.images[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.full((64, 64, 3), 200.0, np.float32), r"content must be in \[0, 1\]"),
+        (np.full((64, 64, 3), np.nan, np.float32), r"content must be in \[0, 1\]"),
+        (np.zeros((64, 64, 3), np.uint8), "content must be floating point"),
+        (np.zeros((2, 64, 64, 3), np.float32), "content must be a picture"),
+    ],
+)
+def test_bad_content_is_refused(vgg16, content, message):
+    with pytest.raises(ValueError, match=message):
+        nst_jax.stylize(vgg16, content, [np.zeros((64, 64, 3), np.float32)], CONFIG)

@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+import nst_jax
+from nst_jax import vgg
+
+# Table 1 and 2 of Simonyan & Zisserman round to millions; the exact counts are those of Keras'
+# model summaries: https://keras.io/api/applications/vgg/
+PARAMETERS = {"vgg16": (14_714_688, 138_357_544), "vgg19": (20_024_384, 143_667_240)}
+
+
+@pytest.mark.parametrize("model", ["vgg16", "vgg19"])
+def test_number_of_parameters_is_the_published_one(model):
+    shapes = jax.eval_shape(lambda key: vgg.init_params(key, model, head=True), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[model][1]
+    assert vgg.count_parameters(model, head=True) == PARAMETERS[model][1]
+    assert vgg.count_parameters(model) == PARAMETERS[model][0]
+
+
+@pytest.mark.parametrize("model", ["vgg16", "vgg19"])
+def test_shapes_at_224_are_those_of_the_paper(model):
+    params = jax.eval_shape(lambda key: vgg.init_params(key, model, head=True), jax.random.key(0))
+    image = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    layers = vgg.layer_names(model, head=True)
+    shapes = {
+        name: value.shape
+        for name, value in jax.eval_shape(
+            lambda p, x: nst_jax.features(p, x, layers=layers), params, image
+        ).items()
+    }
+    sides, channels = (224, 112, 56, 28, 14), (64, 128, 256, 512, 512)
+    for block, (side, width) in enumerate(zip(sides, channels, strict=True), start=1):
+        for index in range(1, vgg.CONVOLUTIONS[model][block - 1] + 1):
+            assert shapes[f"block{block}_conv{index}"] == (2, side, side, width)
+        assert shapes[f"block{block}_pool"] == (2, side // 2, side // 2, width)
+    assert params["fc1"]["kernel"].shape == (25088, 4096)
+    assert shapes["fc1"] == shapes["fc2"] == (2, 4096)
+    assert shapes["predictions"] == (2, 1000)
+
+
+@pytest.mark.parametrize("model", ["vgg16", "vgg19"])
+def test_features_equal_numpy_in_float64_alone_batched_and_mapped(model, rng, request):
+    params = request.getfixturevalue(model)
+    image = rng.random((37, 51, 3), np.float32)
+    expected = oracle.features(params, image)
+    layers = vgg.layer_names(model)
+
+    def run(images):
+        return nst_jax.features(params, images, layers=layers)
+
+    alone = jax.jit(run)(image)
+    batched = jax.jit(run)(np.stack([image, image[::-1]]))
+    mapped = jax.jit(jax.vmap(run))(image[None])
+    for layer in layers:
+        scale = np.abs(expected[layer]).max()
+        for value in (alone[layer], batched[layer][0], mapped[layer][0]):
+            np.testing.assert_allclose(value, expected[layer], atol=1e-5 * scale, rtol=0)
+
+
+def test_runs_only_as_deep_as_asked(vgg16):
+    shallow = {name: vgg16[name] for name in vgg16}
+    shallow["block2_conv1"] = {"kernel": jnp.full((3, 3, 64, 128), jnp.nan), "bias": jnp.zeros(128)}
+    image = jnp.full((32, 32, 3), 0.5)
+    found = nst_jax.features(shallow, image, layers=("block1_pool", "block1_conv1"))
+    assert list(found) == ["block1_pool", "block1_conv1"]
+    assert all(np.isfinite(value).all() for value in found.values())
+    text = str(
+        jax.make_jaxpr(lambda x: nst_jax.features(vgg16, x, layers=("block2_conv1",)))(image)
+    )
+    assert text.count("conv_general_dilated") == 3
+
+
+def test_the_last_layer_of_a_block_has_an_alias(vgg16, vgg19):
+    image = jnp.full((32, 32, 3), 0.25)
+    for params, name in ((vgg16, "block5_conv3"), (vgg19, "block5_conv4")):
+        alias = nst_jax.features(params, image, layers=("block5_last",))["block5_last"]
+        exact = nst_jax.features(params, image, layers=(name,))[name]
+        np.testing.assert_array_equal(alias, exact)
+
+
+def test_classify_gives_probabilities(rng, monkeypatch):
+    monkeypatch.setattr(vgg, "HIDDEN", 64)  # the head's arithmetic, without its 400 MB
+    params = vgg.init_params(jax.random.key(1), "vgg16", head=True)
+    images = rng.random((2, 224, 224, 3), np.float32)
+    found = nst_jax.classify(params, images)
+    assert found.shape == (2, 1000)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-5)
+    # The head again in float64, from our own features.
+    x = np.asarray(nst_jax.features(params, images, layers=("block5_pool",))["block5_pool"])
+    x = x.reshape(2, -1).astype(np.float64)
+    for name in ("fc1", "fc2", "predictions"):
+        x = x @ np.asarray(params[name]["kernel"], np.float64) + np.asarray(params[name]["bias"])
+        x = np.maximum(x, 0) if name != "predictions" else x
+    expected = np.exp(x - x.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(found, expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": ("block4_conv9",)}, "did you mean 'block4_conv"),
+        ({"layers": ("fc1",)}, "needs weights with the head"),
+        ({"pooling": "mex"}, "pooling must be one of"),
+        ({"images": np.zeros((64, 64, 3), np.uint8)}, "floating point"),
+        ({"images": np.zeros((64, 64), np.float32)}, r"\[H, W, 3\]"),
+        ({"images": np.zeros((64, 64, 4), np.float32)}, r"\[H, W, 3\]"),
+        ({"images": np.zeros((64, 15, 3), np.float32)}, "at least 16 pixels"),
+    ],
+)
+def test_bad_input_is_refused(vgg16, change, message):
+    arguments = {"images": np.zeros((64, 64, 3), np.float32), "layers": ("block5_conv1",)}
+    arguments |= change
+    with pytest.raises(ValueError, match=message):
+        nst_jax.features(vgg16, arguments.pop("images"), **arguments)
+
+
+def test_a_tree_of_neither_network_is_refused(vgg16):
+    broken = {name: layer for name, layer in vgg16.items() if name != "block3_conv2"}
+    with pytest.raises(ValueError, match="13 convolutions of VGG16 or the 16 of VGG19"):
+        nst_jax.features(broken, jnp.zeros((32, 32, 3)), layers=("block1_conv1",))
