@@ -1,0 +1,498 @@
+"""Three example pictures, drawn by formula: a content picture and two style pictures.
+
+Each is a pure function of a size and a seed, and returns float32 `[H, W, 3]`, sRGB in [0, 1].
+A picture is a colour for each point of the plane, where the shorter side of the canvas spans
+[-1, 1] and y points down. So a seed gives the same picture at any size, and a longer canvas
+shows more of it.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ["butterfly", "by_name", "rainbow", "triangles"]
+
+MIN_SIDE = 32  # in pixels
+
+_MOSAIC = "10263f 0f6b78 1fa79b f2e8c9 f4b41a e8542f b3173f 5b1a4f 16151c f08aa0 2f5fc4 fdfaf0"
+_MOSAIC_LINES = np.float32(0.06)
+
+Size = int | tuple[int, int]
+_Array = np.ndarray
+_Shade = Callable[[_Array, _Array], _Array]
+
+
+def butterfly(size: Size, *, seed: int = 0) -> np.ndarray:
+    """A monarch butterfly on a flower: a content picture.
+
+    Args:
+      size: the side of a square picture, or (height, width), in pixels; at least 32 each.
+      seed: which variant of the picture, 0 or more: its pose, and the lights behind it.
+
+    Returns:
+      float32 `[H, W, 3]`, sRGB in [0, 1].
+
+    Raises:
+      TypeError: `size` or `seed` is not made of whole numbers.
+      ValueError: a side is below 32 pixels, or `seed` is negative.
+    """
+    rng = np.random.default_rng(_whole("seed", seed, 0))
+    meadow, insect = _meadow(rng), _insect(rng)
+    return _render(lambda x, y: insect(x, y, _flower(x, y, meadow(x, y))), size)
+
+
+def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:
+    """Swirling bands of all hues in thick brush strokes: a style picture.
+
+    Arguments, result and errors are those of `butterfly`.
+    """
+    rng = np.random.default_rng(_whole("seed", seed, 0))
+    waves = rng.uniform(0, 2 * math.pi, 6)
+    noise = rng.random((256, 256), np.float32)
+    centres = np.stack(np.meshgrid(np.arange(-4.5, 5), np.arange(-4.5, 5)), -1).reshape(-1, 2)
+    centres += rng.uniform(-0.3, 0.3, centres.shape)
+    turns = rng.choice([-3.3, 3.3], len(centres))
+    whirls = np.column_stack([centres, turns]).astype(np.float32)
+
+    def shade(x: _Array, y: _Array) -> _Array:
+        u, v = np.broadcast_arrays(x, y)
+        # A whirl turns the plane about its centre and leaves it alone further out.
+        for cx, cy, turn in whirls:
+            if max(u.min() - cx, cx - u.max(), v.min() - cy, cy - v.max()) > 0.8:
+                continue
+            dx, dy = u - cx, v - cy
+            angle = turn * np.maximum(0, 1 - (dx * dx + dy * dy) / 0.64) ** 3
+            cos, sin = np.cos(angle), np.sin(angle)
+            u, v = cos * dx - sin * dy + cx, sin * dx + cos * dy + cy
+        for k, (a, b) in enumerate(waves.reshape(3, 2).astype(np.float32)):
+            f = np.float32(1.7 * 1.6**k)
+            u = u + np.float32(0.30 / f) * np.sin(f * v * 2 + a)
+            v = v + np.float32(0.24 / f) * np.sin(f * u * 2 + b)
+        return _strokes(u, v, noise)
+
+    return _render(shade, size)
+
+
+def triangles(size: Size, *, seed: int = 0) -> np.ndarray:
+    """A mosaic of sharp triangles of many sizes: a style picture.
+
+    Arguments, result and errors are those of `butterfly`.
+    """
+    height, width = _sides(size)
+    seed = _whole("seed", seed, 0)
+    tiles = _mosaic(height / min(height, width), width / min(height, width), seed)
+
+    def shade(x: _Array, y: _Array) -> _Array:
+        picture = np.full((3, y.size, x.size), _MOSAIC_LINES, np.float32)
+        for corners, tint in tiles:
+            if window := _window(x, y, corners):
+                rows, columns = window
+                _paint(picture[:, rows, columns], x[:, columns], y[rows], corners, tint)
+        return picture
+
+    return _render(shade, (height, width))
+
+
+by_name = {"butterfly": butterfly, "rainbow": rainbow, "triangles": triangles}
+"""The example pictures by name."""
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: wanted a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: wanted at least {least}, got {value}")
+    return int(value)
+
+
+def _sides(size: Size) -> tuple[int, int]:
+    height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
+    return _whole("size", height, MIN_SIDE), _whole("size", width, MIN_SIDE)
+
+
+def _render(shade: _Shade, size: Size) -> _Array:
+    """Averages a plane of colours over the pixels of a canvas.
+
+    `shade` takes x `[1, columns]` and y `[rows, 1]` and returns `[3, rows, columns]`. The
+    average is of sRGB values, so that a picture of half the size is the picture halved.
+    """
+    height, width = _sides(size)
+    # Small pictures take more samples a pixel, or fine detail would come and go with size.
+    samples = max(3, math.ceil(1024 / math.sqrt(height * width)))
+    y, x = (
+        ((2 * np.arange(side * samples) + 1) / samples - side) / min(height, width)
+        for side in (height, width)
+    )
+    x, y = x[None].astype(np.float32), y[:, None].astype(np.float32)
+    image = np.empty((height, width, 3), np.float32)
+    rows = max(1, 2**18 // (width * samples * samples))  # a strip at a time, to need little memory
+    for top in range(0, height, rows):
+        strip = shade(x, y[top * samples : (top + rows) * samples])
+        blocks = strip.reshape(3, -1, samples, width, samples)
+        image[top : top + rows] = np.moveaxis(blocks.mean(axis=(2, 4)), 0, -1)
+    return np.clip(image, 0, 1)
+
+
+def _rgb(codes: str) -> _Array:
+    """Hexadecimal colours, as `[codes, 3, 1, 1]`, or `[3, 1, 1]` for one."""
+    colours = np.array([list(bytes.fromhex(code)) for code in codes.split()], np.float32) / 255
+    return colours[..., None, None] if len(colours) > 1 else colours[0, :, None, None]
+
+
+def _mix(first: _Array, second: _Array, amount: _Array) -> _Array:
+    """From `first`, where amount is 0, to `second`, where it is 1."""
+    return first + (second - first) * amount
+
+
+def _step(edge0: float, edge1: float, value: _Array) -> _Array:
+    """Rises smoothly from 0 where value is edge0 to 1 where it is edge1."""
+    t = np.clip((value - np.float32(edge0)) / np.float32(edge1 - edge0), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _noise(x: _Array, y: _Array, table: _Array) -> tuple[_Array, _Array]:
+    """Value noise and its slope along x: smooth between the numbers of a square table."""
+    i, j = np.floor(x), np.floor(y)
+    s, t = x - i, y - j
+    rise, s, t = 6 * s * (1 - s), _step(0, 1, s), _step(0, 1, t)
+    i, j, side = i.astype(np.int32), j.astype(np.int32), len(table)
+    wrap = side - 1  # which takes a side that is a power of two
+    left, right = i & wrap, (i + 1) & wrap
+    top, bottom = (j & wrap) * side, ((j + 1) & wrap) * side
+    flat = table.ravel()
+    start = _mix(flat[top + left], flat[bottom + left], t)
+    step = _mix(flat[top + right], flat[bottom + right], t) - start
+    return start + s * step, rise * step
+
+
+def _hue(turn: _Array) -> _Array:
+    """A vivid colour wheel: turn 0 and 1 are red, returned as `[3, *turn.shape]`."""
+    stops = _rgb("e3122b f7701a fdd321 4cb92f 12a5a0 1c62d6 6a2fc0 d11e8c")
+    grid = np.linspace(0, 8, 1024, endpoint=False)
+    wheel = np.float32([np.interp(grid, range(8), c, period=8) for c in stops[:, :, 0, 0].T])
+    return np.take(wheel, (turn * 1024).astype(np.int32) % 1024, axis=1)
+
+
+def _strokes(u: _Array, v: _Array, noise: _Array) -> _Array:
+    """Paint whose strokes run along v, in bands of hue across u."""
+    flat = noise.ravel()
+    wobble = (_noise(u * 3, v * 3, noise)[0] - 0.5) * 1.5
+    picture, layers = 0, [(0.075, 0.60, 1.0), (0.050, 0.34, 1.0), (0.028, 0.20, 0.55)]
+    for layer, (wide, long, share) in enumerate(layers):
+        across = u / np.float32(wide) + wobble
+        row = np.floor(across)
+        cell = row.astype(np.int32) * 7919 + 104729 * (layer + 1)
+        along = v / np.float32(long) + flat[cell % flat.size]
+        column = np.floor(along)
+        cell = (cell + column.astype(np.int32) * 15401) % flat.size
+        s, t = across - row, along - column
+        mood, lift, chance = flat[cell], flat[cell - 1], flat[cell - 2]
+        colour = _hue(row * np.float32(wide * 0.95) + v * 0.10 + (mood - 0.5) * 0.11)
+        # Bristles scratch the paint lengthwise; light from the side makes them ridges.
+        fine, slope = _noise(across * 9, along * 2 + 57 * mood, noise)
+        colour *= 0.90 + 0.36 * lift + 0.16 * slope - 0.20 * s
+        colour += np.clip(lift - 0.72, 0, 1) * 0.9 * (1 - colour)
+        # Strokes have ragged round ends, and the layer below shows through the gaps.
+        reach = np.square(2 * s - 1) ** 2 + np.square(2 * t - 1) ** 2 + 0.5 * fine - 0.25
+        mask = (1 - _step(0.75, 1.0, reach)) * (chance < share) if layer else 1
+        rim = _step(0.35, 0.95, reach) * 0.22
+        picture = _mix(picture, colour * (1 - rim), mask)
+    return picture
+
+
+def _mosaic(half_height: float, half_width: float, seed: int) -> list[tuple]:
+    """Triangles `[3, 2]` that cover the canvas, each with its colours `[2, 3, 1, 1]`."""
+    pitch, palette = 0.62, _rgb(_MOSAIC)
+    tiles = []
+
+    def random(i: int, j: int, kind: int) -> np.random.Generator:
+        # Each place has its own numbers: a longer canvas must not change what is there.
+        return np.random.default_rng([seed, i + 2**20, j + 2**20, kind])
+
+    def point(i: int, j: int) -> _Array:
+        jitter = random(i, j, 0).uniform(-0.25, 0.25, 2)
+        return np.array([i + 0.5 * (j % 2) + jitter[0], (j + jitter[1]) * 0.87]) * pitch
+
+    def split(corners: _Array, rng: np.random.Generator, depth: int) -> None:
+        edges = np.linalg.norm(corners - np.roll(corners, -1, axis=0), axis=1)
+        if depth > 0 and edges.max() > 0.11 and rng.random() < 0.86:
+            a, b, c = np.roll(corners, -int(edges.argmax()), axis=0)
+            middle = a + (b - a) * rng.uniform(0.36, 0.64)
+            split(np.stack([a, middle, c]), rng, depth - 1)
+            split(np.stack([middle, b, c]), rng, depth - 1)
+            return
+        # The mean index drifts over the plane: neighbours are related and still contrast.
+        x, y = 2.1 * corners.mean(axis=0)
+        drift = 2.2 * math.sin(x + 0.8) + 2.2 * math.sin(0.81 * y + 0.48 * x)
+        outer = round(drift + rng.normal(0, 2.6))
+        inner = outer + int(rng.random() < 0.3) * int(rng.integers(2, 7))
+        tint = palette[[outer % 12, inner % 12]] * np.float32(rng.uniform(0.88, 1.05))
+        tiles.append((corners.astype(np.float32), tint))
+
+    rows = math.ceil(half_height / (0.87 * pitch)) + 1
+    columns = math.ceil(half_width / pitch) + 2
+    for j in range(-rows, rows + 1):
+        for i in range(-columns, columns + 1):
+            for kind, row in ((1, j + 1), (2, j - 1)):
+                rng = random(i, j, kind)
+                corners = np.stack([point(i, j), point(i + 1, j), point(i + j % 2, row)])
+                split(corners, rng, int(rng.integers(2, 8)))
+    return tiles
+
+
+def _window(x: _Array, y: _Array, corners: _Array) -> tuple[slice, slice] | None:
+    """The rows and columns of a strip within the bounding box of some points, if any."""
+    columns = np.searchsorted(x[0], [corners[:, 0].min(), corners[:, 0].max()])
+    rows = np.searchsorted(y[:, 0], [corners[:, 1].min(), corners[:, 1].max()])
+    return (slice(*rows), slice(*columns)) if np.ptp(rows) and np.ptp(columns) else None
+
+
+def _paint(picture: _Array, x: _Array, y: _Array, corners: _Array, tint: _Array) -> None:
+    """Draws one triangle with its outline into its bounding box of the picture, in place."""
+    ends = np.roll(corners, -1, axis=0)
+    doubled = float(np.linalg.det(corners[1:] - corners[0]))  # twice the area, with a sign
+    depth = np.float32(np.inf)
+    for (x0, y0), (x1, y1) in zip(corners, ends, strict=True):
+        length = np.float32(math.copysign(math.hypot(x1 - x0, y1 - y0), doubled))
+        depth = np.minimum(depth, ((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)) / length)
+    inradius = abs(doubled) / float(np.linalg.norm(ends - corners, axis=1).sum())
+    colour = np.where(depth > 0.42 * inradius, tint[1], tint[0])
+    colour = np.where(depth > min(0.006, 0.12 * inradius), colour, _MOSAIC_LINES)
+    np.copyto(picture, colour, where=depth >= 0)
+
+
+def _meadow(rng: np.random.Generator) -> _Shade:
+    """A meadow out of focus: haze, grass, and discs of light."""
+    noise = rng.random((64, 64), np.float32)
+    tints = _rgb("0d3b2e 2f7d4f 8cc06a d8e6a0 6fb7c9 f7f0c0 e58fb0")
+    tints = rng.choice(tints, 150, p=[0.1, 0.2, 0.25, 0.17, 0.13, 0.08, 0.07])
+    discs = np.float32(rng.uniform([-2.2, -2.2, 0.06, 0.12], [2.2, 2.2, 0.22, 0.5], (150, 4)))
+
+    def shade(x: _Array, y: _Array) -> _Array:
+        haze = _noise(x * 1.3 + 9, y * 1.3 + 9, noise)[0] - 0.5
+        level = 0.5 + 0.48 * y + 0.55 * haze + 0.18 * x
+        picture = _mix(_rgb("a9d3d6"), _rgb("5fa35c"), _step(0.0, 0.5, level))
+        picture = _mix(picture, _rgb("123f2f"), _step(0.4, 1.0, level))
+        glow = 0.75 * np.exp(-1.6 * np.square(np.hypot(x - 0.75, y + 0.85)))
+        picture = _mix(picture, _rgb("fff3c4"), glow)
+        grass = _noise(x * 9 + 3 * y + 4 * haze, 0.7 * y + 20, noise)[0]
+        picture *= 1 + _step(-0.6, 1.0, y) * (grass - 0.5) * 0.7
+        for (cx, cy, radius, alpha), tint in zip(discs, tints, strict=True):
+            if window := _window(x, y, np.array([[cx, cy]]) + np.array([[-radius], [radius]])):
+                rows, columns = window
+                part = picture[:, rows, columns]
+                far = np.hypot(x[:, columns] - cx, y[rows] - cy) / radius
+                rim = 0.75 + 0.25 * _step(0.6, 0.9, far)
+                part[:] = _mix(part, tint, alpha * rim * (1 - _step(0.86, 1.0, far)))
+        return picture
+
+    return shade
+
+
+def _flower(x: _Array, y: _Array, picture: _Array) -> _Array:
+    """Two rings of petals round a golden disc, seen a little from the side."""
+    x, y = x - 0.03, (y - 0.60) / 0.74
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    picture = picture * (0.55 + 0.45 * _step(0.35, 0.85, np.hypot(x, y - 0.12)))
+    rings = [(17, 0.66, "7d2a6e", "c86bb0"), (15, 0.56, "a8448f", "f3b3d6")]
+    for ring, (petals, long, base, tip) in enumerate(rings):
+        turn = angle * (petals / (2 * math.pi)) + 0.37 * ring
+        petal = np.floor(turn)
+        s = 2 * (turn - petal) - 1
+        own = 0.5 + 0.5 * np.sin(petal % petals * 12.9 + ring)
+        reach = radius / (long * (0.9 + 0.1 * own))
+        wide = np.sqrt(1 - np.square(np.clip((reach - 0.45) / 0.55, 0, 1)))
+        light = 0.92 + 0.035 * np.cos(s * 16) - 0.24 * np.abs(s) ** 3 + 0.12 * own
+        colour = _mix(_rgb(base), _rgb(tip), _step(0.25, 1.0, reach)) * light
+        inside = _step(-0.03, 0.03, (wide - np.abs(s)) * radius) * (reach < 1)
+        picture = _mix(picture, colour, inside)
+    # Florets sit where two families of spirals cross, darker towards the rim.
+    disc = radius / 0.20
+    floret = np.sin(angle * 21 + disc * 24) * np.sin(angle * 21 - disc * 24)
+    gold = _mix(_rgb("f6c12c"), _rgb("7a3b10"), _step(0, 1, 0.75 * disc * disc + 0.25 * floret))
+    return _mix(picture, gold, 1 - _step(0.95, 1.03, disc))
+
+
+# The right half of the butterfly, in hundredths: smooth curves run through these points. Its
+# head is up, its middle is x = 0, and it spans about 2.
+# fmt: off
+_FORE_OUTLINE = [
+    (3, -20), (12, -31), (30, -48), (52, -63), (74, -72), (90, -73.5), (96.5, -70), (96.5, -62),
+    (91.5, -49), (85.5, -35), (81.5, -21), (79, -9), (74.5, -0.5), (66, 2.5), (50, 3), (30, 2),
+    (12, 0), (3, -4),
+]
+_FORE_VEINS = [
+    [(38, -45.5), (58, -59.5), (76, -69), (88, -73)],
+    [(4, -17), (20, -33.5), (38, -45.5), (50, -50)],
+    [(4, -13), (18, -19), (36, -26.5), (50, -33.5)], [(6, -8), (30, -5), (55, -1), (70, 2)],
+    [(50, -50), (53.5, -42), (50, -33.5)], [(52.5, -45.5), (74, -53), (95, -59)],
+    [(53.5, -42), (74, -44), (90, -46)], [(50, -33.5), (70, -32), (85, -33)],
+    [(40, -28.3), (62, -21), (82, -19)], [(50, -50), (70, -61), (96, -69)],
+    [(28, -23), (52, -11), (77, -4)],
+]
+_FORE_SPOTS = [  # x, y, radius
+    (70, -64.5, 2), (77.5, -66.5, 2.1), (85, -67.5, 2), (72, -56.5, 2.4), (79, -58.5, 2.2),
+    (86, -60, 1.7), (80, -49, 2),
+]
+_HIND_OUTLINE = [
+    (3, -10), (20, -11), (42, -8), (60, -2), (71.5, 9), (75, 22), (72.5, 35), (65, 47),
+    (55, 57), (43, 64), (31, 66), (21, 61.5), (14.5, 52), (10, 39), (6, 22), (3, 5),
+]
+_HIND_VEINS = [
+    [(5, 2), (15, 12), (26, 20), (37, 23)], [(4, -5), (20, -3), (34, 1), (42, 7)],
+    [(35, 22.5), (46, 40), (53, 58.5)], [(17, 13.5), (22, 36), (24, 63.5)],
+    [(43, 13), (58, 23), (73, 33)], [(40, 20), (54, 33), (66, 46)],
+    [(27, 20), (34, 42), (38, 65)], [(42, 7), (43, 15), (37, 23)],
+    [(42, 7), (58, 12), (75, 19)], [(5, 6), (10, 24), (14, 50)], [(34, 1), (52, 2), (69, 6)],
+]
+_BODY_DOTS = [(1.8, -28.5, 0.8), (1.2, -25, 0.7), (2.6, -21.5, 1), (3.6, -16.5, 0.9)]
+_ANTENNA = [(1.2, -30), (7, -42), (15, -55), (25, -66), (29, -68.5)]
+# fmt: on
+_GRID_X = np.arange(-0.02, 1.08, 0.005, dtype=np.float32)[None]
+_GRID_Y = np.arange(-0.84, 0.78, 0.005, dtype=np.float32)[:, None]
+
+
+def _insect(rng: np.random.Generator) -> Callable[..., _Array]:
+    """The butterfly, as a function that paints it over a picture given at x and y."""
+    noise = rng.random((256, 256), np.float32)
+    turn = math.radians(rng.uniform(4, 10)) * float(rng.choice([-1, 1]))
+    cos, sin = math.cos(turn) / 0.9, math.sin(turn) / 0.9
+    fore = _wing(_FORE_OUTLINE, _FORE_VEINS, slice(36, 72), _FORE_SPOTS, (0.97, -0.72))
+    hind = _wing(_HIND_OUTLINE, _HIND_VEINS, slice(24, 78), [], (9, 9))
+    antenna = _curve(_ANTENNA)
+    feeler = np.maximum(0.005 - _distance(antenna), 0.012 - _distance(antenna[-7:]))
+    whole = np.maximum(fore[0], hind[0])
+
+    def paint(x: _Array, y: _Array, picture: _Array) -> _Array:
+        y = y + 0.03
+        side, v = cos * x + sin * y, cos * y - sin * x
+        # Its shadow falls a little down and to the left.
+        (under,) = _look_up([whole], np.abs(side + 0.058), v - 0.078)
+        picture = picture * (1 - 0.55 * _step(-0.055, 0.055, under))
+        _scales(picture, hind, fore[:1], side, v, noise)
+        _scales(picture, fore, [], side, v, noise)
+        (over,) = _look_up([feeler], np.abs(side), v)
+        picture = _mix(picture, _rgb("1c1210"), _step(-0.001, 0.002, over))
+        return _body(picture, side, v, noise)
+
+    return paint
+
+
+def _curve(points: list[tuple[float, float]]) -> _Array:
+    """A Catmull-Rom spline through points, as a polyline `[n, 2]` of 6 pieces a span."""
+    p = np.array([points[0], *points, points[-1]]) / 100
+    t = np.linspace(0, 1, 6, endpoint=False)[:, None, None]
+    a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
+    curve = b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    return np.concatenate([curve.swapaxes(0, 1).reshape(-1, 2), p[-1:]]).astype(np.float32)
+
+
+def _distance(curve: _Array) -> _Array:
+    """From each point of the grid to the nearest point of a polyline."""
+    best = np.float32(np.inf)
+    for (x0, y0), (ex, ey) in zip(curve[:-1], np.diff(curve, axis=0), strict=True):
+        x, y = _GRID_X - x0, _GRID_Y - y0
+        t = np.clip((x * ex + y * ey) / (ex * ex + ey * ey + 1e-12), 0, 1)
+        best = np.minimum(best, np.square(x - t * ex) + np.square(y - t * ey))
+    return np.sqrt(best)
+
+
+def _wing(outline: list, veins: list, margin: slice, spots: list, tip: tuple) -> list[_Array]:
+    """Tabulates a wing on the grid, as six functions of the plane.
+
+    They are the depth inside it, the distance to a vein, the depth in a pale spot, the width
+    of the black border, which is widest round `tip`, and the slopes of the relief along x and
+    y. Two rows of spots follow the part `margin` of the outline.
+    """
+    edge = _curve([*outline, outline[0]])
+    inside = np.zeros((_GRID_Y.size, _GRID_X.size), bool)
+    for (x0, y0), (x1, y1) in zip(edge[:-1], edge[1:], strict=True):
+        if y0 != y1:  # an edge crossed on the way to the right: in becomes out
+            crossing = x0 + (_GRID_Y - y0) * ((x1 - x0) / (y1 - y0))
+            inside ^= ((y0 > _GRID_Y) != (y1 > _GRID_Y)) & (crossing > _GRID_X)
+    depth = _distance(edge) * np.where(inside, 1, -1)
+    vein = np.minimum.reduce([_distance(_curve(line)) for line in veins])
+    dots = list(np.array(spots).reshape(-1, 3) / 100)
+    walk = edge[margin]
+    along = np.gradient(walk, axis=0)
+    inward = np.stack([-along[:, 1], along[:, 0]], -1) / np.linalg.norm(along, axis=1)[:, None]
+    length = np.cumsum(np.linalg.norm(along, axis=1))
+    for inset, radius, gap in ((0.022, 0.0095, 0.041), (0.052, 0.0125, 0.052)):
+        row = walk + inset * inward
+        for k, place in enumerate(np.arange(length[0] + gap / 2, length[-1], gap)):
+            x, y = (np.interp(place, length, axis) for axis in row.T)
+            dots.append((x, y, radius * (1.12 - 0.3 * (k % 2))))
+    pale = np.maximum.reduce([r - np.hypot(_GRID_X - x, _GRID_Y - y) for x, y, r in dots])
+    width = 0.030 + 0.028 * _step(0.3, 0.6, np.hypot(_GRID_X, _GRID_Y + 0.1))
+    width = width + 0.034 * np.exp(-vein * 60)  # the black runs a little way up each vein
+    width += 0.17 * np.exp(-11 * np.square(np.hypot(_GRID_X - tip[0], _GRID_Y - tip[1])))
+    slope_y, slope_x = np.gradient(np.minimum(np.minimum(vein, 0.06), depth), 0.005)
+    return [np.float32(f) for f in (depth, vein, pale, width, slope_x, slope_y)]
+
+
+def _look_up(tables: list[_Array], x: _Array, y: _Array) -> list[_Array]:
+    """Reads functions tabulated on the grid, linearly between its points."""
+    columns = _GRID_X.size
+    u = np.clip((x - _GRID_X[0, 0]) * 200, 0, columns - 1.001)
+    v = np.clip((y - _GRID_Y[0, 0]) * 200, 0, _GRID_Y.size - 1.001)
+    i, j = np.floor(u), np.floor(v)
+    s, t = u - i, v - j
+    at = i.astype(np.int32) + columns * j.astype(np.int32)
+    values = []
+    for table in tables:
+        upper = _mix(table.take(at), table.take(at + 1), s)
+        lower = _mix(table.take(at + columns), table.take(at + (columns + 1)), s)
+        values.append(_mix(upper, lower, t))
+    return values
+
+
+def _scales(picture: _Array, wing: list, above: list, side: _Array, v: _Array, noise: _Array):
+    """Paints a pair of wings into a picture, in the shadow of the wings above them."""
+    inside = _look_up(wing[:1], np.abs(side), v)[0] > 0
+    side, v = side[inside][None], v[inside][None]
+    depth, vein, spot, width, slope_x, slope_y = _look_up(wing, np.abs(side), v)
+    radius = np.hypot(side, v + 0.1)
+    grain = _noise(side * 97 + v * 51, v * 97 - side * 51, noise)[0] - 0.5
+    streak = _noise(60 * np.arctan2(v + 0.1, side), radius * 14, noise)[0] - 0.5
+    light = 0.7 * (np.sign(side) * slope_x - slope_y)
+    colour = _mix(_rgb("8a2306"), _rgb("e4570c"), _step(0.02, 0.36, radius + 0.1 * streak))
+    colour = _mix(colour, _rgb("fb9f1e"), _step(0.25, 0.95, radius + 0.12 * streak))
+    colour = _mix(colour, _rgb("ffd36b"), 0.6 * _step(0.012, 0.085, vein) * _step(0.3, 0.8, radius))
+    colour = _mix(colour, _rgb("a93a08"), 0.55 * (1 - _step(0.004, 0.035, vein)))
+    colour *= 1 + 0.13 * light * np.exp(-vein * 18) + 0.12 * streak + 0.16 * grain
+    border = 1 - _step(-0.008, 0.008, depth - width - 0.006 * streak)
+    line = 1 - _step(-0.0025, 0.0025, vein - 0.0055 - 0.006 * np.exp(-radius * 3))
+    black = _rgb("1b100c") + (0.06 * grain + 0.05 * np.clip(light, 0, 1)) * _rgb("a0a8ff")
+    colour = _mix(colour, black, np.maximum(border, line))
+    pale = _mix(_rgb("fffdf4"), _rgb("ffd9a0"), _step(0.05, 0.25, depth))
+    colour = _mix(colour, pale, _step(-0.003, 0.003, spot))
+    for cover in _look_up(above, np.abs(side - 0.02), v - 0.03):
+        colour *= 1 - 0.45 * _step(-0.04, 0.03, cover)
+    picture[:, inside] = colour[:, 0]
+
+
+def _body(picture: _Array, side: _Array, v: _Array, noise: _Array) -> _Array:
+    """Paints abdomen, thorax and head, which are shaded ellipses, and their white dots."""
+    near = (np.abs(side) < 0.08) & (np.abs(v - 0.03) < 0.4)
+    side, v, part = side[near][None], v[near][None], picture[:, near][:, None]
+    fur = _noise(side * 160, v * 40, noise)[0] - 0.5
+    for middle, wide, high in [
+        (0.13, 0.043, 0.255),
+        (-0.135, 0.062, 0.125),
+        (-0.278, 0.043, 0.042),
+    ]:
+        up = (v - middle) / high
+        across = side / (wide * (1 - 0.25 * np.clip(up, 0, 1)))
+        reach = np.square(across) + np.square(up) + 0.12 * fur
+        bulge = np.sqrt(np.clip(1 - reach, 0, 1))
+        light = 0.10 + bulge * (0.75 + 0.30 * across + 0.9 * fur)
+        colour = _mix(_rgb("140d0b"), _rgb("6d4a2c"), 0.8 * np.clip(light, 0, 1))
+        rings = 0.45 * bulge * _step(0.55, 0.95, np.cos(v * 68)) * (v > 0)
+        colour = _mix(colour, _rgb("e7b877"), rings)
+        part = _mix(part, colour, 1 - _step(0.92, 1.04, reach))
+    for x, y, radius in np.float32(_BODY_DOTS) / 100:
+        far = np.hypot(np.abs(side) - x, v - y)
+        part = _mix(part, _rgb("fff6e6"), _step(-0.003, 0.002, radius - far))
+    picture[:, near] = part[:, 0]
+    return picture

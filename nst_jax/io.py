@@ -1,0 +1,264 @@
+"""Reading and writing of image files: the only code that knows their formats.
+
+An image is a float array of sRGB values (gamma encoded, not linear light) in [0, 1], RGB
+order, `[H, W, 3]`. Rounding and clipping to integers happens in `to_uint8` and nowhere else.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import threading
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+__all__ = ["MAX_PIXELS", "MIN_SIDE", "ImageError", "read_image", "to_uint8", "write_image"]
+
+MIN_SIDE = 32
+"""The shortest side that is read, in pixels: five halvings leave one position."""
+
+MAX_PIXELS = 300_000_000
+"""The most pixels, height times width, that are read unless told otherwise."""
+
+_READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+
+_JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
+_TIFF = {"format": "TIFF", "compression": "tiff_adobe_deflate"}
+_WRITABLE = {
+    ".png": {"format": "PNG"},
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": {"format": "WEBP", "lossless": True},
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+}
+
+# The modes that pictures of a profile's colour space may have: grey is also a kind of RGB.
+_PROFILE_MODES = {
+    "RGB ": {"RGB", "L"},
+    "GRAY": {"L"},
+    "CMYK": {"CMYK"},
+    "Lab ": {"LAB"},
+}
+
+_log = logging.getLogger(__name__)
+_pillow_limit = threading.Lock()
+
+
+class ImageError(ValueError):
+    """An image file that cannot be read or written; the message is one line naming it."""
+
+
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image file as sRGB.
+
+    The EXIF orientation is applied, an embedded colour profile is converted to sRGB (a broken
+    one is ignored with a logged warning), transparent parts are laid on white, and of an
+    animation or a file of several pages the first is read. CMYK without a profile becomes
+    (1 - C)(1 - K) and so on.
+
+    Grey of 16 bits keeps all of them. Colour of 16 bits a channel, and 16-bit grey with an
+    alpha channel, come with their upper 8 bits only: Pillow holds no more. Floating-point
+    files are taken as grey sRGB values in [0, 1].
+
+    Args:
+      path: a PNG, JPEG, WebP, TIFF, GIF, BMP, PPM/PGM/PFM, AVIF or JPEG 2000 file.
+      max_pixels: the most pixels (height times width) to accept. The file's header is held
+        against it before anything is decoded.
+
+    Returns:
+      float32 `[H, W, 3]`, values in [0, 1].
+
+    Raises:
+      ImageError: the file is missing, a folder, empty, not an image, broken, smaller than
+        `MIN_SIDE` on a side, larger than `max_pixels`, or holds values out of range.
+      ValueError: `max_pixels` is not positive.
+    """
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels: wanted a positive number, got {max_pixels}")
+    path = Path(path)
+    picture = _decode(path, max_pixels)
+    profile = _profile(picture, path)
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        values, opaque = _deep_grey(picture, path)
+        # A profile of grey is a curve; reading between its 256 points keeps the precision.
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        curve = _srgb(ramp, profile, path)[0]
+        grid = np.linspace(0, 1, 256)
+        image = np.stack([np.interp(values, grid, channel) for channel in curve.T], axis=-1)
+        image[~opaque] = 1
+        return image.astype(np.float32)
+    if not picture.has_transparency_data:
+        return _srgb(picture, profile, path)
+    rgba = picture.convert("RGBA")
+    alpha = np.asarray(rgba.getchannel("A"), np.float32)[..., None] / 255
+    # The alpha channel of grey goes, but grey it stays: its profile may be a grey one.
+    bare = rgba.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+    return _srgb(bare, profile, path) * alpha + (1 - alpha)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Rounds an image to 8 bits: values outside [0, 1] are clipped, NaN becomes 0.
+
+    Args:
+      image: float `[..., H, W, 3]`, sRGB, nominally in [0, 1].
+
+    Returns:
+      uint8 `[..., H, W, 3]`: the nearest of the 256 levels.
+
+    Raises:
+      TypeError: `image` is not float16, float32 or float64.
+      ValueError: `image` has another shape.
+    """
+    image = np.asarray(image)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(f"image: wanted float16, float32 or float64, got {image.dtype}")
+    if image.ndim < 3 or image.shape[-1] != 3:
+        raise ValueError(f"image: wanted the shape [..., H, W, 3], got {list(image.shape)}")
+    # In half precision the product would be rounded before np.rint sees it.
+    clipped = np.clip(np.nan_to_num(image, nan=0.0), 0, 1).astype(np.float32)
+    return np.rint(clipped * 255).astype(np.uint8)
+
+
+def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Writes one image, in the format that the extension names.
+
+    PNG, WebP and TIFF hold the 8-bit values exactly; JPEG is written at quality 95 with full
+    colour resolution. Missing folders are made. The file appears whole or not at all: an
+    existing one stays as it was until the new one is complete.
+
+    Args:
+      path: ends in .png, .jpg, .jpeg, .webp, .tif or .tiff.
+      image: float `[H, W, 3]`, sRGB in [0, 1], rounded and clipped as by `to_uint8`.
+
+    Raises:
+      ImageError: the extension is unknown, or the file cannot be written.
+      TypeError: `image` is not float16, float32 or float64.
+      ValueError: `image` is not `[H, W, 3]` or has no pixels.
+    """
+    path = Path(path)
+    options = _WRITABLE.get(path.suffix.lower())
+    if options is None:
+        known = ", ".join(_WRITABLE)
+        raise ImageError(f"{path}: wanted one of {known}, got {path.suffix or 'no extension'}")
+    pixels = to_uint8(image)
+    if pixels.ndim != 3 or pixels.size == 0:
+        raise ValueError(f"image: wanted the shape [H, W, 3], got {list(pixels.shape)}")
+    # In the same folder, since a file is replaced atomically only within one file system.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            Image.fromarray(pixels).save(file, **options)
+        temporary.replace(path)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be written: {_reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _decode(path: Path, max_pixels: int) -> Image.Image:
+    """Reads a file's first picture, upright, in whatever mode it has."""
+    Image.init()  # an optional format that this Pillow was built without must not be named
+    formats = [name for name in _READABLE if name in Image.OPEN]
+    try:
+        with path.open("rb") as file, _pixel_limit(max_pixels):
+            if os.fstat(file.fileno()).st_size == 0:
+                raise ImageError(f"{path}: the file is empty")
+            with Image.open(file, formats=formats) as picture:
+                width, height = picture.size
+                if min(width, height) < MIN_SIDE:
+                    raise ImageError(
+                        f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
+                        f"got {width} x {height} (width x height)"
+                    )
+                picture.load()
+                return ImageOps.exif_transpose(picture)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{path}: has more than max_pixels = {max_pixels:,} pixels") from None
+    except UnidentifiedImageError:
+        known = ", ".join(formats)
+        raise ImageError(f"{path}: not an image in a known format ({known})") from None
+    except Exception as error:  # broken bytes make decoders raise nearly anything
+        raise ImageError(f"{path}: cannot be read: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _pixel_limit(max_pixels: int) -> Iterator[None]:
+    """Makes `max_pixels` Pillow's own limit, with an error at it in place of a warning.
+
+    Pillow checks the header of a file against a global, when opening it and for some formats
+    once more when decoding. So the global is set for the time of one reading, under a lock.
+    """
+    with _pillow_limit, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _profile(picture: Image.Image, path: Path) -> ImageCms.ImageCmsProfile | None:
+    """The colour profile embedded in a picture, if there is one and it can be used."""
+    data = picture.info.get("icc_profile")
+    if not data:
+        return None
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(data))
+    except (OSError, TypeError, ValueError) as error:
+        _log.warning("%s: broken colour profile ignored: %s", path, _reason(error))
+        return None
+
+
+def _srgb(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None, path: Path) -> np.ndarray:
+    """An opaque picture of 8 bits a channel as float32 `[H, W, 3]`, sRGB in [0, 1]."""
+    if picture.mode not in ("L", "CMYK", "LAB"):
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+    if profile is not None:
+        space = profile.profile.xcolor_space
+        # The quick way through a grey profile is off by up to 10 of 255 levels in the shadows.
+        exact = ImageCms.Flags.NOOPTIMIZE if picture.mode == "L" else ImageCms.Flags.NONE
+        try:
+            if picture.mode not in _PROFILE_MODES.get(space, ()):
+                raise ImageCms.PyCMSError(f"it is for {space.strip()}, not {picture.mode}")
+            picture = ImageCms.profileToProfile(
+                picture.convert("RGB") if space == "RGB " else picture,
+                profile,
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+                flags=exact,
+            )
+        except ImageCms.PyCMSError as error:
+            _log.warning("%s: unusable colour profile ignored: %s", path, _reason(error))
+    image = np.array(picture.convert("RGB"), np.float32)
+    image /= 255
+    return image
+
+
+def _deep_grey(picture: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Grey of more than 8 bits: values in [0, 1] and which are opaque, both `[H, W]`."""
+    samples = np.asarray(picture)
+    top = 1 if picture.mode == "F" else 65535
+    # Negated, so that NaN is refused too.
+    if not (samples.min() >= 0 and samples.max() <= top):
+        raise ImageError(
+            f"{path}: wanted grey values in [0, {top}], "
+            f"got values from {samples.min()} to {samples.max()}"
+        )
+    return samples / np.float64(top), samples != picture.info.get("transparency")
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line and without repeating the file's name."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())

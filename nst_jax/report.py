@@ -1,0 +1,285 @@
+"""The report of a run: a contact sheet of its pictures and the curves of its losses.
+
+Images are float32 sRGB in RGB order, range [0, 1], [H, W, 3], as everywhere; the sheet is
+composed in float, so rounding to integers stays with the code that writes files.
+"""
+
+import math
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_BACKGROUND = 0.965
+_INK = 0.15
+_FAINT = 0.45
+
+
+def _check_image(name: str, image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ValueError(f"{name} must have shape [H, W, 3], got {list(image.shape)}")
+    if not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(f"{name} must be floating point in [0, 1], got {image.dtype}")
+    return image
+
+
+def _check_labels(name: str, labels: Iterable[str], count: int) -> list[str]:
+    labels = [str(label) for label in labels]
+    if len(labels) != count:
+        raise ValueError(f"{name} must hold {count} labels, got {len(labels)}")
+    return labels
+
+
+def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes to fit into height × width with the aspect kept."""
+    scale = min(height / image.shape[0], width / image.shape[1])
+    size = [max(1, round(side * scale)) for side in (image.shape[1], image.shape[0])]
+    channels = [
+        Image.fromarray(np.asarray(image[..., c], np.float32, order="C")).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        for c in range(3)
+    ]
+    return np.clip(np.stack([np.asarray(channel) for channel in channels], -1), 0, 1)
+
+
+def _paste(sheet: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
+    sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+
+
+def _ascii(text: str) -> str:
+    """Pillow's built-in font has ASCII alone: accents are dropped, other scripts become "?"."""
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(c if " " <= c <= "~" else "?" for c in letters if not unicodedata.combining(c))
+
+
+def _shorten(text: str, width: int, length: Callable[[str], float] = len) -> str:
+    """Cuts as much out of the middle of a text as brings its length down to `width`."""
+    if length(text) <= width:
+        return text
+    for keep in range(len(text) - 1, 0, -1):
+        cut = text[: (keep + 1) // 2].rstrip() + "…" + text[len(text) - keep // 2 :].lstrip()
+        if length(cut) <= width:
+            return cut
+    return "…"
+
+
+def _write(
+    sheet: np.ndarray,
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    top: int,
+    left: int,
+    width: int,
+    grey: float,
+) -> None:
+    """Blends one line of text into the sheet."""
+    text = _shorten(_ascii(text), width, font.getlength)
+    height = sum(font.getmetrics())
+    mask = Image.new("L", (width, height))
+    ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=font)
+    cover = np.asarray(mask, np.float32)[..., None] / 255
+    region = sheet[top : top + height, left : left + width]
+    region += cover * (grey - region)
+
+
+def _columns(cards: int, card_height: int, card_width: int) -> int:
+    """The number of columns that brings the sheet near 3:2 and leaves few cells empty."""
+
+    def badness(columns: int) -> float:
+        rows = math.ceil(cards / columns)
+        shape = abs(math.log(columns * card_width / (rows * card_height) / 1.5))
+        return shape + (rows * columns - cards) / cards
+
+    return min(range(1, cards + 1), key=badness)
+
+
+def contact_sheet(
+    content: np.ndarray,
+    styles: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
+    *,
+    content_label: str = "content",
+    style_labels: Sequence[str] | None = None,
+    cell: int = 320,
+) -> np.ndarray:
+    """One picture of a whole run: the content, then each style above the output made from it.
+
+    Every style keeps its own aspect ratio. A label too long for its place loses its middle;
+    letters beyond ASCII lose their accents or become "?".
+
+    Args:
+      content: [H, W, 3], range [0, 1].
+      styles: sequence of N images [h, w, 3], range [0, 1], each of its own size.
+      outputs: N images, [N, H, W, 3] or a sequence of [H, W, 3], range [0, 1].
+      content_label: text beside the content's heading.
+      style_labels: N texts, one a style; "style 1", "style 2", … when None.
+      cell: longer side of each picture on the sheet, in pixels, at least 64.
+
+    Returns:
+      [height, width, 3] NumPy float32, range [0, 1].
+
+    Raises:
+      TypeError: an image is not floating point.
+      ValueError: there is no style, the numbers of styles, outputs and labels differ, an image
+        has another layout, or `cell` is less than 64.
+    """
+    content = _check_image("content", content)
+    styles = [_check_image(f"styles[{i}]", style) for i, style in enumerate(styles)]
+    outputs = [_check_image(f"outputs[{i}]", output) for i, output in enumerate(outputs)]
+    if not styles:
+        raise ValueError("styles must hold at least 1 image, got none")
+    if len(outputs) != len(styles):
+        raise ValueError(f"outputs must hold {len(styles)} images, one a style, got {len(outputs)}")
+    if style_labels is None:
+        style_labels = [f"style {i + 1}" for i in range(len(styles))]
+    style_labels = _check_labels("style_labels", style_labels, len(styles))
+    if cell < 64:
+        raise ValueError(f"cell must be at least 64 pixels, got {cell}")
+
+    large = ImageFont.load_default(size=max(11, cell // 18))
+    small = ImageFont.load_default(size=max(9, cell // 25))
+    gap = cell // 14
+    # All outputs have the content's shape, so all cards are equal and rows line up.
+    pictures = [_fit(image, cell, cell) for image in (content, *outputs)]
+    height = max(picture.shape[0] for picture in pictures)
+    width = max(picture.shape[1] for picture in pictures)
+    width = max(width, cell // 2)  # room for the label under a narrow picture
+    line, small_line = sum(large.getmetrics()), sum(small.getmetrics())
+    head = max(cell // 4, line + small_line)
+    card_height, card_width = head + gap // 3 + height, width
+    columns = _columns(len(pictures), card_height + 2 * gap, card_width + gap)
+    rows = math.ceil(len(pictures) / columns)
+
+    shape = (
+        2 * gap + rows * card_height + (rows - 1) * 2 * gap,
+        2 * gap + columns * card_width + (columns - 1) * gap,
+        3,
+    )
+    sheet = np.full(shape, _BACKGROUND, np.float32)
+    headings = [("content", content_label)] + [("style", label) for label in style_labels]
+    for i, picture in enumerate(pictures):
+        top = gap + i // columns * (card_height + 2 * gap)
+        left = gap + i % columns * (card_width + gap)
+        kind, label = headings[i]
+        text_left = left
+        if i:
+            thumbnail = _fit(styles[i - 1], head, width * 3 // 8)
+            _paste(sheet, thumbnail, top + head - thumbnail.shape[0], left)
+            text_left = left + thumbnail.shape[1] + gap // 3
+        room = left + width - text_left
+        text_top = top + head - line
+        _write(sheet, kind, small, text_top - small_line, text_left, room, _FAINT)
+        _write(sheet, label, large, text_top, text_left, room, _INK)
+        _paste(sheet, picture, top + card_height - height, left)
+    return sheet
+
+
+# Okabe and Ito's palette, which colour-blind readers tell apart too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def _check_history(history: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    history = {name: np.asarray(values, np.float64) for name, values in history.items()}
+    if "total" not in history:
+        raise ValueError(f'history must have a "total", got {sorted(history)}')
+    shape = history["total"].shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"history['total'] must have shape [steps, N], got {list(shape)}")
+    for name, values in history.items():
+        if values.shape != shape:
+            raise ValueError(
+                f"history[{name!r}] must have the shape of the total, {list(shape)}, "
+                f"got {list(values.shape)}"
+            )
+    return history
+
+
+def loss_curves(
+    path: str | os.PathLike[str],
+    history: Mapping[str, np.ndarray],
+    labels: Sequence[str],
+    *,
+    title: str | None = None,
+) -> None:
+    """Draws the loss and its terms over the steps, one panel a style, on one log scale.
+
+    Values that are not finite or not above zero leave a gap; a term that is zero throughout
+    is left out.
+
+    Args:
+      path: the file to write, which takes its format from the suffix (.png, .svg, .pdf); it
+        appears whole or not at all.
+      history: dict of [steps, N] arrays; "total" and the weighted terms that sum to it.
+      labels: N texts, the headings of the panels.
+      title: text above all panels.
+
+    Raises:
+      ImportError: matplotlib (the extra `plots`) is not installed.
+      ValueError: `history` has no "total" or its arrays differ in shape, or the number of
+        labels is not N.
+    """
+    path = Path(path)
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        raise ImportError(f"{path.name} needs matplotlib: pip install 'nst-jax[plots]'") from None
+
+    history = _check_history(history)
+    steps, count = history["total"].shape
+    labels = _check_labels("labels", labels, count)
+
+    # A logarithm has no place for the others; NaN is matplotlib's gap.
+    curves = {
+        name: np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        for name, values in history.items()
+    }
+    terms = [name for name in curves if name != "total" and np.isfinite(curves[name]).any()]
+    # The total is drawn wide and first, so that a term that makes up all of it stays visible.
+    looks = {"total": {"color": "black", "linewidth": 3, "markersize": 10}}
+    looks |= {name: {"color": _COLOURS[i % len(_COLOURS)]} for i, name in enumerate(terms)}
+
+    columns = count if count <= 3 else math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    width, height = max(5, 3.4 * columns), 2.7 * rows + 0.5
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    x = np.arange(1, steps + 1)
+    for i, (panel, label) in enumerate(zip(panels, labels, strict=False)):
+        for name, look in looks.items():
+            # A single step is a point, which a line does not show.
+            marker = "o" if steps == 1 else None
+            text = name.replace("_", " ")
+            panel.plot(x, curves[name][:, i], label=text, marker=marker, **look)
+        panel.set_title(_shorten(label, 36), fontsize=10, parse_math=False)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelbottom=i + columns >= count)  # with nothing below it
+    for panel in panels[count:]:
+        panel.remove()
+    panels[0].set_xlim(0, steps * 1.03)
+    panels[0].xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
+    positive = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
+    if positive.size:
+        panels[0].set_yscale("log")
+        # A content term that starts at nothing would press every curve against the top.
+        low, high = max(positive.min(), positive.max() * 1e-6), positive.max()
+        panels[0].set_ylim(low / 1.5, high * 1.5)
+    # Losses fall: this corner is free.
+    panels[0].legend(loc="upper right", frameon=False, fontsize=9)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("loss", fontsize=10)
+    if title is not None:
+        figure.suptitle(title, fontsize=12, parse_math=False)
+
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        figure.savefig(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
