@@ -1,0 +1,31 @@
+"""Neural style transfer as pure JAX/Flax functions.
+
+Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` for one and `[N, H, W, 3]` for many.
+"""
+
+from nst_jax import image, losses
+from nst_jax.config import Config, presets
+from nst_jax.objective import Targets, compute_targets, objective_value
+from nst_jax.optimize import Progress
+from nst_jax.stylize import Result, stylize
+from nst_jax.version import __version__
+from nst_jax.vgg import classify, features
+from nst_jax.weights import load_params, save_params
+
+__all__ = [
+    "Config",
+    "Progress",
+    "Result",
+    "Targets",
+    "__version__",
+    "classify",
+    "compute_targets",
+    "features",
+    "image",
+    "load_params",
+    "losses",
+    "objective_value",
+    "presets",
+    "save_params",
+    "stylize",
+]

@@ -1,0 +1,5 @@
+"""`python -m nst_jax` is the `nst-jax` command."""
+
+from nst_jax.cli import main
+
+main()

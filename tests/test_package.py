@@ -1,0 +1,65 @@
+"""The wheel and the sdist: what they hold, and that the wheel works away from the checkout."""
+
+import pathlib
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    # The wheel is built from the sdist. Without isolation: the test extra brings setuptools, so
+    # nothing is downloaded.
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "-o", folder, ROOT],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def test_the_wheel_carries_weights_types_and_licence(distributions):
+    names = set(zipfile.ZipFile(distributions[0]).namelist())
+    for name in ("vgg16.h5", "vgg19.h5", "SHA256SUMS", "README.md"):
+        assert f"nst_jax/bundled/{name}" in names
+    assert "nst_jax/py.typed" in names
+    assert any(name.endswith("LICENSE") for name in names)
+    assert not any(name.startswith(("tests/", "scripts/", "weights/")) for name in names)
+
+
+def test_the_sdist_carries_what_builds_and_tests_it(distributions):
+    with tarfile.open(distributions[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    modules = {f"nst_jax/{path.name}" for path in (ROOT / "nst_jax").glob("*.py")}
+    assert modules <= names
+    wanted = {"weights/vgg16.h5", "weights/vgg19.h5", "scripts/demo.sh", "tests/conftest.py"}
+    assert wanted | {"LICENSE", "README.md", "setup.cfg", "pyproject.toml"} <= names
+
+
+def test_the_wheel_runs_the_demo_away_from_the_checkout(distributions, tmp_path):
+    site = tmp_path / "site"
+    zipfile.ZipFile(distributions[0]).extractall(site)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import nst_jax.cli; "
+        "assert nst_jax.__file__.startswith(sys.path[0]); nst_jax.cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, site, "--demo", "--size=64", "--steps=3"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "out" / "butterfly__rainbow.png").exists()
