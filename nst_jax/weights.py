@@ -157,7 +157,10 @@ def open_params(
         with readable(path):
             arrays = {
                 name: StoredArray(
-                    path, dataset.shape, dataset.dtype, functools.partial(dataset.__getitem__, ())
+                    path,
+                    dataset.shape or (),
+                    dataset.dtype,
+                    functools.partial(dataset.__getitem__, ()),
                 )
                 for name, dataset in _datasets(file).items()
             }
@@ -192,8 +195,8 @@ def save_params(
     """Writes parameters in Keras' HDF5 layout, which Keras and :func:`load_params` read.
 
     The file appears under its name only when it is complete, and the same parameters give
-    the same bytes. Arrays are taken one at a time, so that those of :func:`open_params`
-    never are in memory together.
+    the same bytes. Arrays are taken one at a time: those of :func:`open_params` are never all
+    in memory.
 
     Args:
       path: the file to write; an existing one is replaced.
@@ -224,7 +227,8 @@ def save_params(
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({_reason(error)})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def verify_params(

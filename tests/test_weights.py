@@ -8,6 +8,7 @@ import h5py
 import jax
 import numpy as np
 import pytest
+from foreign import constant_params
 
 from nst_jax import fetch, vgg, weights
 
@@ -17,14 +18,6 @@ MODELS = ("vgg16", "vgg19")
 @pytest.fixture(scope="module", params=MODELS)
 def bundled(request):
     return request.param, weights.load_params(request.param)
-
-
-def constant_params(model, *, value=0.5, **options):
-    """Parameters of the right shapes that take no memory."""
-    return {
-        layer: {kind: np.broadcast_to(np.float32(value), shape) for kind, shape in arrays.items()}
-        for layer, arrays in vgg.parameter_shapes(model, **options).items()
-    }
 
 
 @pytest.fixture
@@ -327,6 +320,12 @@ def reshape(file):
     file[name] = np.zeros((64, 1), np.float32)
 
 
+def leave_empty(file):
+    name = "block1_conv2/block1_conv2_b_1:0"
+    del file[name]
+    file[name] = h5py.Empty(np.float32)
+
+
 def put_nan(file):
     file["block2_conv2/block2_conv2_b_1:0"][7] = np.nan
 
@@ -345,6 +344,7 @@ def put_infinity(file):
         (drop_layer, "of vgg16: missing: block1_conv2/kernel, block1_conv2/bias$"),
         (add_data_set, "of vgg16: unexpected: block1_conv1/extra:0$"),
         (reshape, r"misshapen: block1_conv2/bias \(wanted \[64\], got \[64, 1\]\)"),
+        (leave_empty, r"misshapen: block1_conv2/bias \(wanted \[64\], got \[\]\)"),
         (put_nan, "block2_conv2/bias holds 1 values that are NaN or infinite"),
         (put_infinity, "block2_conv2/kernel holds 2 values that are NaN or infinite"),
     ],
@@ -475,11 +475,13 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(vgg16_file):
     assert [entry.name for entry in vgg16_file.parent.iterdir()] == [vgg16_file.name]
 
 
-def test_saving_into_an_absent_folder_names_the_file(tmp_path):
-    path = tmp_path / "absent" / "a.h5"
+@pytest.mark.parametrize("folder", ["absent", "file"])
+def test_saving_into_what_is_no_folder_names_the_file(tmp_path, folder):
+    (tmp_path / "file").touch()
+    path = tmp_path / folder / "a.h5"
     with pytest.raises(ValueError, match="cannot be written") as error:
         weights.save_params(path, constant_params("vgg16"))
-    assert str(path) in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
 
 
 def test_no_other_package_is_imported_until_a_file_needs_it():

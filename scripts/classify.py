@@ -1,0 +1,143 @@
+"""Names what a picture shows: the most probable classes of ImageNet.
+
+    python scripts/fetch_weights.py --files=vgg16,imagenet_classes
+    python scripts/classify.py --image=cat.jpg                            # with the files fetched
+    python scripts/classify.py --image=cat.jpg --weights=mine.h5 --top=3
+
+The picture is prepared as is usual for these networks: its shorter side is resized to 256
+pixels, and the middle 224x224 are cut out. (Keras leaves this to its users, whose examples
+squash to 224x224: the numbers differ a little.) Prints one line a class, the most probable
+first: probability and name. Exits 0 on success, 1 on bad input.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import nst_jax
+from nst_jax import fetch, image, io, vgg, weights
+
+FAILED = 1
+RESIZED = 256  # pixels
+CLASS_INDEX = "imagenet_classes"
+
+
+def prepare(picture: np.ndarray) -> jax.Array:
+    """The part of a picture that the networks look at.
+
+    Args:
+      picture: float ``[H, W, 3]``, sRGB in [0, 1].
+
+    Returns:
+      ``[224, 224, 3]``: the middle of the picture with its shorter side resized to 256.
+
+    Source: torchvision's evaluation of VGG,
+    https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.vgg16.html.
+    """
+    # Cutting the longer side first changes nothing in the middle and bounds the work.
+    square = _middle(jnp.asarray(picture), min(picture.shape[:2]))
+    return _middle(image.resize(square, RESIZED, RESIZED), vgg.HEAD_SIZE)
+
+
+def _middle(picture: jax.Array, side: int) -> jax.Array:
+    top, left = ((length - side) // 2 for length in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
+
+
+def top_classes(
+    params: weights.Params, picture: np.ndarray, names: list[str], *, top: int = 5
+) -> list[tuple[str, float]]:
+    """The most probable classes and their probabilities, the most probable first.
+
+    Args:
+      params: the parameter tree with head.
+      picture: float ``[H, W, 3]``, sRGB in [0, 1].
+      names: a name for each class of the head.
+      top: how many classes.
+
+    Raises:
+      ValueError: `names` or `top` do not go with the head.
+    """
+    classes = params["predictions"]["bias"].shape[0]
+    if len(names) != classes:
+        raise ValueError(f"wanted {classes} class names, as in the weights, got {len(names)}")
+    if not 1 <= top <= classes:
+        raise ValueError(f"top: wanted 1 to {classes}, got {top}")
+    probabilities = nst_jax.classify(params, prepare(picture))
+    values, numbers = jax.lax.top_k(probabilities, top)
+    return [
+        (names[number], value)
+        for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
+    ]
+
+
+def read_class_names(path: Path) -> list[str]:
+    """The names in a class index, JSON such as ``{"0": ["n01440764", "tench"], ...}``.
+
+    Raises:
+      ValueError: the file is absent, damaged, of another form, or has gaps in its numbers.
+    """
+    with weights.readable(path):
+        index = json.loads(path.read_text("utf-8"))
+        try:
+            names = [index[str(number)][1] for number in range(len(index))]
+        except (LookupError, TypeError):
+            names = []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError('wanted {"0": ["n01440764", "tench"], ...}')
+        return names
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("image", None, "Picture to classify.", required=True)
+    flags.DEFINE_string(
+        "weights",
+        "vgg16",
+        "HDF5 file with head; vgg16 or vgg19 stand for the files that scripts/fetch_weights.py "
+        "fetches.",
+    )
+    flags.DEFINE_integer("top", 5, "Number of classes to print.")
+    flags.DEFINE_string(
+        "class_index",
+        None,
+        'JSON file with the names of the classes, {"0": ["n01440764", "tench"], ...}. By default '
+        "Keras' index, which scripts/fetch_weights.py fetches.",
+    )
+
+
+def run() -> None:
+    """Prints the classes of the picture."""
+    values = flags.FLAGS
+    picture = io.read_image(values.image)
+    index = values.class_index
+    if index is None:
+        index = fetch.cache_dir() / fetch.FILES[CLASS_INDEX].name
+        if not index.exists():
+            command = f"python scripts/fetch_weights.py --files={CLASS_INDEX}"
+            raise ValueError(f"{index}: no such file; this fetches it: {command}")
+    names = read_class_names(Path(index))
+    precision = "full" if values.weights in vgg.CONVOLUTIONS else "bundled"
+    params = nst_jax.load_params(values.weights, precision=precision, head=True)
+    for name, probability in top_classes(params, picture, names, top=values.top):
+        print(f"{probability:7.2%}  {name}")
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}: the picture goes into --image")
+        run()
+    except ValueError as error:
+        print(f"classify: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

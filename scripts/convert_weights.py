@@ -1,0 +1,87 @@
+"""Converts VGG weights from Keras, torchvision or safetensors into the package's HDF5 layout.
+
+    python scripts/convert_weights.py --input=vgg19-dcbb9e9d.pth --output=vgg19_torch.h5
+    python scripts/convert_weights.py --input=model.weights.h5 --output=model.h5 --dtype=float16
+    python scripts/convert_weights.py --input=vgg16.safetensors --output=vgg16.h5 --nohead
+
+The result is what ``nst-jax --weights=`` and ``nst_jax.load_params`` take. ``.pth`` files need
+PyTorch (``pip install 'nst_jax[torch]'``), ``.safetensors`` files need safetensors
+(``pip install 'nst_jax[safetensors]'``). Exits 0 when the output is written, 1 otherwise.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from nst_jax import convert
+
+FAILED = 1
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("input", None, "File to convert.")
+    flags.DEFINE_string("output", None, "HDF5 file to write.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "How kernels are stored.")
+    flags.DEFINE_enum("format", "auto", convert.FORMATS, "What the input is.")
+    flags.DEFINE_enum("model", None, ["vgg16", "vgg19"], "Network that the input must hold.")
+    flags.DEFINE_bool(
+        "head",
+        None,
+        "Whether the classifier head is wanted (--head) or left out (--nohead). By default as "
+        "in the input.",
+    )
+    flags.DEFINE_list(
+        "mean",
+        None,
+        "For torchvision's layout: what the network wants subtracted from its input, RGB in "
+        f"[0, 1]. By default {','.join(map(str, convert.TORCHVISION_MEAN))}.",
+    )
+    flags.DEFINE_list(
+        "std",
+        None,
+        "For torchvision's layout: what the network then wants its input divided by. By default "
+        f"{','.join(map(str, convert.TORCHVISION_STD))}.",
+    )
+    flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
+    flags.mark_flags_as_required(["input", "output"])
+
+
+def run() -> None:
+    """Converts as the flags say, printing what was written."""
+    values = flags.FLAGS
+    model = convert.convert(
+        values.input,
+        values.output,
+        format=values.format,
+        dtype=values.dtype,
+        model=values.model,
+        head=values.head,
+        mean=_floats("mean", values.mean),
+        std=_floats("std", values.std),
+        overwrite=values.overwrite,
+    )
+    print(f"{values.output}: {model}, {Path(values.output).stat().st_size / 1e6:.1f} MB")
+
+
+def _floats(name: str, texts: list[str] | None) -> list[float] | None:
+    try:
+        return None if texts is None else [float(text) for text in texts]
+    except ValueError:
+        raise ValueError(f"--{name}: wanted numbers, got {','.join(texts)!r}") from None
+
+
+def main(argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}: files go into --input, --output")
+        run()
+    except (ImportError, ValueError) as error:
+        print(f"convert_weights: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
