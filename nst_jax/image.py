@@ -1,6 +1,7 @@
-"""Image arrays: sizes, resizing, noise. Arrays in, arrays out; files are the business of `io`.
+"""Image arrays: sizes, resizing, masks, noise. Arrays in, arrays out; files are for `io`.
 
-Every image is float32 sRGB in RGB order, range [0, 1], layout [..., H, W, 3].
+Every image is float32 sRGB in RGB order, range [0, 1], layout [..., H, W, 3]. A mask is float32,
+range [0, 1], layout [..., H, W]: 1 where a style rules, 0 where it has no say.
 """
 
 import math
@@ -10,23 +11,50 @@ import jax
 import jax.numpy as jnp
 
 
-def _positive_int(name: str, value: int) -> int:
+def _whole_number(name: str, value: int, smallest: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
+    if number < smallest:
+        raise ValueError(f"{name} must be at least {smallest}, got {number}")
     return number
 
 
-def _check_image(image: jax.Array) -> None:
-    if image.ndim < 3 or image.shape[-1] != 3:
-        raise ValueError(f"image must have shape [..., H, W, 3], got {list(image.shape)}")
-    if 0 in image.shape:
-        raise ValueError(f"image must not be empty, got shape {list(image.shape)}")
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise TypeError(f"image must be floating point in [0, 1], got {image.dtype}")
+def _positive_int(name: str, value: int) -> int:
+    return _whole_number(name, value, 1)
+
+
+def _check_array(
+    name: str, array: jax.Array, axes: int, layout: str, *, values: str = "floating point in [0, 1]"
+) -> None:
+    if array.ndim < axes:
+        raise ValueError(f"{name} must have shape {layout}, got {list(array.shape)}")
+    if 0 in array.shape:
+        raise ValueError(f"{name} must not be empty, got shape {list(array.shape)}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be {values}, got {array.dtype}")
+
+
+def check_image(name: str, image: jax.Array) -> None:
+    """Refuses an array that is no picture, by its shape and type alone.
+
+    Args:
+      name: what the message calls it.
+      image: any array.
+
+    Raises:
+      TypeError: `image` is not floating point.
+      ValueError: `image` is not [..., H, W, 3] or is empty.
+    """
+    _check_array(name, image, 3, "[..., H, W, 3]")
+    if image.shape[-1] != 3:
+        raise ValueError(f"{name} must have shape [..., H, W, 3], got {list(image.shape)}")
+
+
+def _scaled(side: int, wanted: int, given: int) -> int:
+    """side · wanted / given to the nearest pixel (halves up), at least 1; exact at any size."""
+    return max(1, (2 * side * wanted + given) // (2 * given))
 
 
 def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -51,9 +79,30 @@ def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
     width = _positive_int("width", width)
     size = _positive_int("size", size)
     longer = max(height, width)
-    # In integers: floor(side · size / longer + 1/2), exact at any size.
-    h, w = (max(1, (2 * side * size + longer) // (2 * longer)) for side in (height, width))
-    return h, w
+    return _scaled(height, size, longer), _scaled(width, size, longer)
+
+
+def fit_height(height: int, width: int, rows: int) -> tuple[int, int]:
+    """The height and width of an image scaled so that its height is `rows`.
+
+    The width keeps the aspect ratio, rounded to the nearest pixel (halves up) and at least 1.
+
+    Args:
+      height: height in pixels.
+      width: width in pixels.
+      rows: height wanted, in pixels.
+
+    Returns:
+      (height, width), two ints.
+
+    Raises:
+      TypeError: an argument is not a whole number.
+      ValueError: an argument is less than 1.
+    """
+    height = _positive_int("height", height)
+    width = _positive_int("width", width)
+    rows = _positive_int("rows", rows)
+    return rows, _scaled(width, rows, height)
 
 
 def resize(image: jax.Array, height: int, width: int) -> jax.Array:
@@ -75,13 +124,133 @@ def resize(image: jax.Array, height: int, width: int) -> jax.Array:
       ValueError: `image` has another layout or is empty, or a size is less than 1.
     """
     image = jnp.asarray(image)
-    _check_image(image)
+    check_image("image", image)
     height = _positive_int("height", height)
     width = _positive_int("width", width)
     if image.shape[-3:-1] == (height, width):
         return image
     shape = (*image.shape[:-3], height, width, 3)
     return jnp.clip(jax.image.resize(image, shape, method="cubic"), 0, 1)
+
+
+def cover(image: jax.Array, height: int, width: int) -> jax.Array:
+    """Resizes to the least size that covers `height` by `width`, and cuts out the middle.
+
+    The aspect ratio stays, to the rounding of one side to a whole pixel. Filter: see `resize`.
+
+    Args:
+      image: [..., H, W, 3], range [0, 1].
+      height: height wanted, in pixels; static under `jax.jit`.
+      width: width wanted, in pixels; static under `jax.jit`.
+
+    Returns:
+      [..., height, width, 3], range [0, 1]. Where an odd number of rows or columns is cut off,
+      the end loses one more than the beginning.
+
+    Raises:
+      TypeError: `image` is not floating point, or a size is not a whole number.
+      ValueError: `image` has another layout or is empty, or a size is less than 1.
+    """
+    image = jnp.asarray(image)
+    check_image("image", image)
+    height = _positive_int("height", height)
+    width = _positive_int("width", width)
+    old_height, old_width = image.shape[-3:-1]
+    if height * old_width >= width * old_height:
+        full_height, full_width = height, _scaled(old_width, height, old_height)
+    else:
+        full_height, full_width = _scaled(old_height, width, old_width), width
+    top, left = (full_height - height) // 2, (full_width - width) // 2
+    full = resize(image, full_height, full_width)
+    return full[..., top : top + height, left : left + width, :]
+
+
+def resample(array: jax.Array, height: int, width: int) -> jax.Array:
+    """Resizes an array of any range with the linear filter, antialiased along a side that shrinks.
+
+    Each value of the result is a weighted mean of values of the array, with weights that are
+    not negative: nothing overshoots, and what was positive everywhere stays so. Made for what is
+    kept beside an image, such as an optimiser's moments; for an image itself, `resize` is
+    sharper.
+
+    Args:
+      array: floating point, [..., H, W, C], any range.
+      height: height wanted; static under `jax.jit`.
+      width: width wanted; static under `jax.jit`.
+
+    Returns:
+      [..., height, width, C]; the array untouched when it has that size.
+
+    Raises:
+      TypeError: `array` is not floating point, or a size is not a whole number.
+      ValueError: `array` has fewer axes or is empty, or a size is less than 1.
+    """
+    array = jnp.asarray(array)
+    _check_array("array", array, 3, "[..., H, W, C]", values="floating point")
+    height = _positive_int("height", height)
+    width = _positive_int("width", width)
+    if array.shape[-3:-1] == (height, width):
+        return array
+    shape = (*array.shape[:-3], height, width, array.shape[-1])
+    return jax.image.resize(array, shape, method="linear")
+
+
+def resize_mask(mask: jax.Array, height: int, width: int) -> jax.Array:
+    """Resizes a mask with the linear filter, antialiased along a side that shrinks.
+
+    Args:
+      mask: [..., H, W], range [0, 1].
+      height: height wanted, in pixels; static under `jax.jit`.
+      width: width wanted, in pixels; static under `jax.jit`.
+
+    Returns:
+      [..., height, width], clipped to [0, 1] (rounding).
+
+    Raises:
+      TypeError: `mask` is not floating point, or a size is not a whole number.
+      ValueError: `mask` has fewer than two axes or is empty, or a size is less than 1.
+    """
+    mask = jnp.asarray(mask)
+    _check_array("mask", mask, 2, "[..., H, W]")
+    return jnp.clip(resample(mask[..., None], height, width)[..., 0], 0, 1)
+
+
+def shrink_mask(mask: jax.Array, *, times: int) -> jax.Array:
+    """A mask of a picture as a mask of what a network makes of it after `times` poolings.
+
+    Each pooling takes the mean of windows of 2x2 and leaves out an odd last row or column, as
+    the network does, so that a value of the mask belongs to the same pixels as the activation
+    at its position. Guidance channels brought down to each layer are due to Leon A. Gatys,
+    Alexander S. Ecker, Matthias Bethge, Aaron Hertzmann, Eli Shechtman: "Controlling Perceptual
+    Factors in Neural Style Transfer", 2017, https://arxiv.org/abs/1611.07865.
+
+    Args:
+      mask: [..., H, W], range [0, 1].
+      times: number of poolings, 0 or more; static under `jax.jit`.
+
+    Returns:
+      [..., H // 2**times, W // 2**times], range [0, 1].
+
+    Raises:
+      TypeError: `mask` is not floating point, or `times` is not a whole number.
+      ValueError: `mask` has fewer than two axes, or a side shorter than 2**times, or `times` is
+        negative.
+    """
+    mask = jnp.asarray(mask)
+    _check_array("mask", mask, 2, "[..., H, W]")
+    times = _whole_number("times", times, 0)
+    side = 2**times
+    if min(mask.shape[-2:]) < side:
+        raise ValueError(
+            f"mask must be at least {side} by {side} to be shrunk {times} times, "
+            f"got shape {list(mask.shape)}"
+        )
+    # The mean of means over 2x2 is the mean over the whole window, and the rows that floor
+    # divisions drop one after another are those past the last whole window.
+    height, width = (length // side for length in mask.shape[-2:])
+    whole = mask[..., : height * side, : width * side]
+    windows = whole.reshape(*mask.shape[:-2], height, side, width, side)
+    return windows.mean(axis=(-3, -1))
 
 
 def noise(key: jax.Array, height: int, width: int) -> jax.Array:

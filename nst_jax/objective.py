@@ -15,10 +15,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from nst_jax import image as image_lib
 from nst_jax import losses, vgg
 from nst_jax.config import NUMBERS, STRUCTURE, Config
 
 jax.tree_util.register_dataclass(Config, data_fields=NUMBERS, meta_fields=STRUCTURE)
+
+# Published weights of these are for grey levels.
+_TOTAL_VARIATION = {
+    "keras": lambda image: losses.total_variation(255.0 * image),
+    "nine_point": losses.total_variation_nine_point,
+    "l1": lambda image: losses.total_variation_l1(255.0 * image),
+}
 
 
 class Targets(NamedTuple):
@@ -27,27 +35,46 @@ class Targets(NamedTuple):
 
     Attributes:
       content: activations of the content picture, `{layer: [..., h, w, C]}`.
-      style: statistics of the style picture as means over positions, `{layer: Statistics}`.
+      style: statistics of the style picture as means over positions, `{layer: Statistics}`;
+        where there are masks, with an axis of regions.
+      masks: share of each position in each region, `{layer: [..., regions, h, w]}`, or None:
+        one region, the whole picture.
+      picture: the content picture `[..., H, W, 3]` if `config.jitter` will move it, else None.
     """
 
     content: dict[str, jax.Array]
     style: dict[str, losses.Statistics]
+    masks: dict[str, jax.Array] | None = None
+    picture: jax.Array | None = None
+
+
+def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config: Config) -> dict:
+    """`vgg.features` of one picture at `layers`, with the network that `config` describes."""
+    if not layers:
+        return {}
+    return vgg.features(
+        params,
+        image,
+        layers=layers,
+        pooling=config.pooling,
+        pooling_correction=config.pooling_correction,
+        padding=config.padding,
+    )
 
 
 def content_targets(params: Mapping, content: jax.Array, config: Config) -> dict:
     """Activations of `content` `[H, W, 3]` at the content layers."""
-    if not config.content_layers:
-        return {}
-    return vgg.features(params, content, layers=config.content_layers, pooling=config.pooling)
+    return activations(params, content, config.content_layers, config)
 
 
-def style_targets(params: Mapping, style: jax.Array, config: Config) -> dict:
-    """Per-position statistics of `style` `[h, w, 3]`, at its own size, at the style layers."""
-    if not config.style_layers:
-        return {}
-    features = vgg.features(params, style, layers=config.style_layers, pooling=config.pooling)
+def style_targets(
+    params: Mapping, style: jax.Array, config: Config, *, mask: jax.Array | None = None
+) -> dict:
+    """Per-position statistics of `style` `[h, w, 3]`, at its own size, at the style layers;
+    of the part of it that `mask` `[h, w]` names, if there is one."""
     return {
-        layer: losses.per_position(losses.statistics(value)) for layer, value in features.items()
+        layer: losses.per_position(losses.statistics(value, weights=_at_layer(mask, layer)))
+        for layer, value in activations(params, style, config.style_layers, config).items()
     }
 
 
@@ -63,6 +90,8 @@ def compute_targets(
     config: Config,
     *,
     mixing: jax.Array | None = None,
+    masks: jax.Array | None = None,
+    style_masks: Sequence[jax.Array | None] | None = None,
 ) -> Targets:
     """Targets of every output: the content's activations and the styles' statistics.
 
@@ -70,36 +99,64 @@ def compute_targets(
       params: parameter tree of VGG16 or VGG19.
       content: `[H, W, 3]`.
       styles: pictures `[h, w, 3]`, each of its own size.
-      config: layers and pooling.
+      config: layers and network options.
       mixing: `[outputs, styles]`, rows sum to 1: the target statistics of an output are that
         mixture of the styles'. None is the identity, one output a style.
+      masks: `[styles, H, W]` in [0, 1], where in the content each style applies, for one output
+        of all styles; `[outputs, styles, H, W]` for several. A region's style loss counts by
+        its share of the picture. After Gatys et al.: "Controlling Perceptual Factors in Neural
+        Style Transfer", CVPR 2017, https://arxiv.org/abs/1611.07865, section 4.
+      style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
 
     Returns:
       `Targets` with a leading axis of outputs on every leaf, ready for `jax.vmap`.
 
     Raises:
       ValueError: a picture of another shape or integer type, no style, a layer that the network
-        doesn't have, a picture too small for the deepest layer, or a bad mixing.
+        doesn't have, a picture too small for the deepest layer, a bad mixing, a mask of another
+        size than its picture, or masks together with mixing or jitter.
     """
     check_image("content", content)
     if not len(styles):
         raise ValueError("styles must hold at least one picture, got none")
     for index, style in enumerate(styles):
         check_image(f"styles[{index}]", style)
-    each = [_style_targets(params, jnp.asarray(style), config) for style in styles]
+    style_masks = check_style_masks(style_masks, styles)
+    each = [
+        _style_targets(params, jnp.asarray(style), config, mask=mask)
+        for style, mask in zip(styles, style_masks, strict=True)
+    ]
     style = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     outputs = len(styles)
-    if mixing is not None:
+    regions = None
+    if masks is not None:
+        if mixing is not None:
+            raise ValueError("give masks or mixing, not both")
+        if config.jitter:
+            raise ValueError("jitter would move the picture under its masks: use one or the other")
+        masks = check_masks(masks, len(styles), content.shape[:2])
+        outputs = len(masks)
+        regions = {layer: _at_layer(masks, layer) for layer in config.style_layers}
+        style = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (outputs, *leaf.shape)), style)
+    elif mixing is not None:
         mixing = check_mixing(mixing, len(styles))
+        if config.style_loss == "wasserstein" and jnp.min(mixing) < 0:
+            raise ValueError("mixing must not be negative with the wasserstein style loss")
         outputs = len(mixing)
         style = jax.tree.map(lambda leaf: jnp.tensordot(mixing, leaf, axes=1), style)
-    shared = _content_targets(params, jnp.asarray(content), config)
-    repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (outputs, *x.shape)), shared)
-    return Targets(content=repeated, style=style)
+    content = jnp.asarray(content)
+    shared = (_content_targets(params, content, config), content if config.jitter else None)
+    features, picture = jax.tree.map(lambda x: jnp.broadcast_to(x, (outputs, *x.shape)), shared)
+    return Targets(content=features, style=style, masks=regions, picture=picture)
 
 
 def objective_value(
-    image: jax.Array, params: Mapping, targets: Targets, config: Config
+    image: jax.Array,
+    params: Mapping,
+    targets: Targets,
+    config: Config,
+    *,
+    shift: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one picture. Pure: `jax.grad`, `jax.jit` and `jax.vmap` it.
 
@@ -109,9 +166,11 @@ def objective_value(
     Args:
       image: `[H, W, 3]` in [0, 1], of the content's shape.
       params: parameter tree of VGG16 or VGG19.
-      targets: one output's, from `compute_targets`; those of a single style may be passed
+      targets: one output's, from `compute_targets`; those of a single output may be passed
         with their leading axis of one.
       config: layers, normalisations and weights.
+      shift: pixels `[2]` down and to the right by which image and content are rolled before the
+        network sees them; needs targets made with `config.jitter`.
 
     Returns:
       The total, and its weighted terms: `{"total", "content", "style", "total_variation"}`,
@@ -126,24 +185,25 @@ def objective_value(
             "jax.vmap(objective_value, in_axes=(0, None, 0, None))"
         )
     targets = _one_output(targets)
+    terms = {"total_variation": config.tv_weight * _TOTAL_VARIATION[config.tv_form](image)}
+    wanted = targets.content
+    if shift is not None:
+        image = jnp.roll(image, shift, axis=(0, 1))
+        moved = jnp.roll(targets.picture, shift, axis=(0, 1))
+        wanted = content_targets(params, jax.lax.stop_gradient(moved), config)
     layers = tuple(dict.fromkeys(config.content_layers + config.style_layers))
-    features = {}
-    if layers:
-        features = vgg.features(params, image, layers=layers, pooling=config.pooling)
+    features = activations(params, image, layers, config)
     content = jnp.zeros(())
     for layer, weight in _weighted(config.content_layers, config.content_layer_weights):
-        content += weight * content_term(features[layer], targets.content[layer], config)
+        content += weight * content_term(features[layer], wanted[layer], config)
     style = jnp.zeros(())
     for layer, weight in _weighted(config.style_layers, config.style_layer_weights):
-        style += style_term(
-            features[layer], targets.style[layer], config, shape=image.shape, weight=weight
+        mask = None if targets.masks is None else targets.masks[layer]
+        style += weight * style_term(
+            features[layer], targets.style[layer], config, shape=image.shape, mask=mask
         )
-    terms = {
-        "content": config.content_weight * content,
-        "style": config.style_weight * style,
-        # Published weights are for grey levels.
-        "total_variation": config.tv_weight * losses.total_variation(255.0 * image),
-    }
+    terms["content"] = config.content_weight * content
+    terms["style"] = config.style_weight * style
     total = terms["content"] + terms["style"] + terms["total_variation"]
     return total, {"total": total, **terms}
 
@@ -155,9 +215,8 @@ def content_term(features: jax.Array, target: jax.Array, config: Config) -> jax.
             f"image and content must be of one size, got activations {features.shape} "
             f"against {target.shape}"
         )
-    if config.content_reduction == "mean":
-        return 2.0 * losses.content_loss(features, target) / features.size
-    return losses.content_loss(features, target)
+    factor = {"half_sum": 1.0, "sum": 2.0, "mean": 2.0 / features.size}
+    return factor[config.content_reduction] * losses.content_loss(features, target)
 
 
 def style_term(
@@ -166,7 +225,7 @@ def style_term(
     config: Config,
     *,
     shape: tuple[int, ...],
-    weight: jax.Array | float,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """Style loss of one layer: `[h, w, C]` against per-position statistics.
 
@@ -175,18 +234,36 @@ def style_term(
     their square: the same number, without sums of 1e15.
 
     Args:
+      features: `[h, w, C]`.
+      target: per-position statistics; with a mask, a leading axis of regions.
+      config: the form of the loss.
       shape: of the picture, for Keras' normaliser.
+      mask: `[regions, h, w]`; each region's loss then counts by its share of the picture.
     """
     height, width, channels = features.shape
     positions = height * width
-    if config.style_normalization == "keras":
-        normalizer = losses.keras_normalizer(*shape[:2])
-    else:
-        normalizer = losses.gatys_normalizer(channels, positions)
+    if mask is not None:
+        share = jnp.mean(mask, axis=(1, 2))
+        own = losses.per_position(
+            jax.vmap(lambda region: losses.statistics(features, weights=region))(mask)
+        )
+        compare = jax.vmap(lambda a, b: _compare(a, b, config, shape, channels, positions))
+        return jnp.sum(share * compare(own, target))
     own = losses.per_position(losses.statistics(features))
-    return losses.style_loss(
-        own.gram, target.gram, normalizer=normalizer / float(positions) ** 2, weight=weight
-    )
+    return _compare(own, target, config, shape, channels, positions)
+
+
+def _compare(own, target, config, shape, channels, positions):
+    """The configured loss between two sets of per-position statistics."""
+    if config.style_loss == "wasserstein":
+        return losses.wasserstein_loss(own, target)
+    normalizer = {
+        "gatys": losses.gatys_normalizer(channels, positions),
+        "keras": losses.keras_normalizer(*shape[:2]),
+        "mean": losses.mean_normalizer(channels, positions),
+        "pastiche": losses.mean_normalizer(channels, positions) * float(channels) ** 2,
+    }[config.style_normalization]
+    return losses.style_loss(own.gram, target.gram, normalizer=normalizer / float(positions) ** 2)
 
 
 def check_image(name: str, image: jax.Array) -> None:
@@ -209,6 +286,43 @@ def check_mixing(mixing: jax.Array, styles: int) -> jax.Array:
     return mixing
 
 
+def check_masks(masks: jax.Array, styles: int, size: tuple[int, int]) -> jax.Array:
+    """`masks` as `[outputs, styles, H, W]`, if it is that or one output's, over the content."""
+    masks = jnp.asarray(masks, jnp.float32)
+    if masks.ndim == 3:
+        masks = masks[None]
+    if masks.ndim != 4 or masks.shape[1:] != (styles, *size):
+        raise ValueError(
+            f"masks must be [{styles} styles, {size[0]}, {size[1]}], the content's size, or that "
+            f"with a leading axis of outputs, got {masks.shape}"
+        )
+    return masks
+
+
+def check_style_masks(
+    masks: Sequence[jax.Array | None] | None, styles: Sequence[jax.Array]
+) -> list[jax.Array | None]:
+    """One mask or None a style, if each mask has its style's size."""
+    masks = [None] * len(styles) if masks is None else list(masks)
+    if len(masks) != len(styles):
+        raise ValueError(f"style_masks must hold one for each of {len(styles)}, got {len(masks)}")
+    for index, (mask, style) in enumerate(zip(masks, styles, strict=True)):
+        if mask is not None and mask.shape != style.shape[:2]:
+            raise ValueError(
+                f"style_masks[{index}] must have its style's size {style.shape[:2]}, "
+                f"got {mask.shape}"
+            )
+    return [None if mask is None else jnp.asarray(mask, jnp.float32) for mask in masks]
+
+
+def _at_layer(mask: jax.Array | None, layer: str) -> jax.Array | None:
+    """A mask `[..., H, W]` of the picture, brought to `layer` as pooling brings the features."""
+    if mask is None:
+        return None
+    poolings = vgg.smallest_side(layer).bit_length() - 1
+    return image_lib.shrink_mask(mask, times=poolings)
+
+
 def _weighted(layers, weights):
     """(layer, weight) pairs; `weights` is a sequence, an array, or None for equal shares."""
     return [
@@ -219,8 +333,9 @@ def _weighted(layers, weights):
 
 def _one_output(targets: Targets) -> Targets:
     """Drops the leading axis of `compute_targets` when it is one."""
+    regions = targets.masks is not None
     ranks = {value.ndim for value in targets.content.values()}
-    ranks |= {value.gram.ndim + 1 for value in targets.style.values()}
+    ranks |= {value.gram.ndim + 1 - regions for value in targets.style.values()}
     if ranks <= {3}:
         return targets
     outputs = {leaf.shape[0] for leaf in jax.tree.leaves(targets)}

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from nst_jax import image as image_lib
 from nst_jax.config import Config
 
 LEVELS = 255.0
@@ -32,12 +33,17 @@ class State(NamedTuple):
       opt_state: of the optax transformation.
       step: number of steps taken.
       diverged: whether a step was not finite; from then on the image stays as it is.
+      average: exponential moving average of the images, as optax keeps it.
+      picture: what the run would return now, the average corrected for its bias: with a decay
+        of 0 the image itself.
     """
 
     image: jax.Array
     opt_state: Any
     step: jax.Array
     diverged: jax.Array
+    average: optax.EmaState
+    picture: jax.Array
 
 
 class Progress(NamedTuple):
@@ -45,12 +51,14 @@ class Progress(NamedTuple):
 
     Attributes:
       step: steps taken so far.
+      steps: steps of the whole run.
       terms: `{name: [steps of this dispatch, N]}`, NumPy.
       images: `[N, H, W, 3]`; valid during the call only: the next dispatch reuses the memory.
       diverged: `[N]`, NumPy.
     """
 
     step: int
+    steps: int
     terms: dict[str, np.ndarray]
     images: jax.Array
     diverged: np.ndarray
@@ -74,16 +82,23 @@ def normalize_by_rms(*, epsilon: float = 1e-12) -> optax.GradientTransformation:
     )
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """The optax transformation that `config` describes. Its numbers may be traced arrays."""
-    schedule = functools.partial(learning_rate_at, config)
+def make_optimizer(config: Config, step: jax.Array) -> optax.GradientTransformation:
+    """The optax transformation that `config` describes, at step number `step`.
+
+    The numbers of `config` and `step` may be traced arrays. The learning rate is a function of
+    `step`, not of a count in the optimiser's state, so that the state can go over to another
+    scale.
+    """
+    descend = optax.scale(-learning_rate_at(config, step))
     chain = [normalize_by_rms()] if config.normalize_gradient else []
     if config.optimizer == "sgd":
-        chain += [optax.trace(config.momentum), optax.scale_by_learning_rate(schedule)]
+        chain += [optax.trace(config.momentum), descend]
     elif config.optimizer == "adam":
-        chain += [optax.adam(schedule)]
+        chain += [optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), descend]
+    elif config.linesearch:
+        chain += [optax.lbfgs(memory_size=config.memory)]
     else:
-        chain += [optax.lbfgs(schedule, memory_size=100, linesearch=None)]
+        chain += [optax.scale_by_lbfgs(config.memory), descend]
     return optax.chain(*chain)
 
 
@@ -94,6 +109,8 @@ def init(image: jax.Array, optimizer: optax.GradientTransformation) -> State:
         opt_state=optimizer.init(LEVELS * image),
         step=jnp.zeros((), jnp.int32),
         diverged=jnp.zeros((), bool),
+        average=optax.ema(0.0).init(image),
+        picture=image,
     )
 
 
@@ -103,6 +120,7 @@ def step(
     optimizer: optax.GradientTransformation,
     *,
     clip: bool = False,
+    average_decay: jax.Array | float = 0.0,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One step on one image; pure.
 
@@ -111,6 +129,7 @@ def step(
       loss: `loss(image) -> (value, terms)`.
       optimizer: any optax transformation, with or without extra arguments.
       clip: keep the image inside [0, 1].
+      average_decay: of the average of the images.
 
     Returns:
       The next state, and the terms of the loss before the step. A step with a value, gradient
@@ -132,7 +151,8 @@ def step(
     # Of the update rather than the image: clipping may turn NaN into a number.
     finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(update))
     diverged = state.diverged | ~finite
-    moved = State(image=image, opt_state=opt_state, step=state.step + 1, diverged=diverged)
+    picture, average = optax.ema(average_decay).update(image, state.average)
+    moved = State(image, opt_state, state.step + 1, diverged, average, picture)
     kept = state._replace(diverged=diverged)
     return jax.tree.map(functools.partial(jnp.where, diverged), kept, moved), terms
 
@@ -149,7 +169,7 @@ def steps_per_dispatch() -> int:
 @functools.partial(jax.jit, static_argnames="optimizer")
 def _init_all(images, config, optimizer):
     def one(image, config):
-        return init(image, _transformation(optimizer, config))
+        return init(image, _transformation(optimizer, config, 0))
 
     return jax.vmap(one)(images, config)
 
@@ -157,15 +177,23 @@ def _init_all(images, config, optimizer):
 @functools.partial(
     jax.jit, static_argnames=("loss", "optimizer", "length"), donate_argnames="states"
 )
-def _advance(states, shared, each, config, *, loss, optimizer, length):
+def _advance(states, shared, each, config, key, *, loss, optimizer, length):
     """`length` steps on every image in one program; terms are `[length, N]`."""
 
     def one(state, each, config):
+        def value(image):
+            if not config.jitter:
+                return loss(image, *shared, *each)
+            step_key = jax.random.fold_in(key, state.step)
+            shift = jax.random.randint(step_key, (2,), -config.jitter, config.jitter + 1)
+            return loss(image, *shared, *each, shift=shift)
+
         return step(
             state,
-            lambda image: loss(image, *shared, *each),
-            _transformation(optimizer, config),
+            value,
+            _transformation(optimizer, config, state.step),
             clip=config.clip,
+            average_decay=config.average_decay,
         )
 
     def all_images(states, _):
@@ -177,8 +205,8 @@ def _advance(states, shared, each, config, *, loss, optimizer, length):
     return jax.lax.scan(all_images, states, length=length)
 
 
-def _transformation(optimizer, config: Config) -> optax.GradientTransformation:
-    return make_optimizer(config) if optimizer is None else optimizer
+def _transformation(optimizer, config: Config, step) -> optax.GradientTransformation:
+    return make_optimizer(config, step) if optimizer is None else optimizer
 
 
 def batch_numbers(config: Config, count: int) -> Config:
@@ -196,6 +224,34 @@ def batch_numbers(config: Config, count: int) -> Config:
     return jax.tree.map(batch, config)
 
 
+def start(
+    images: jax.Array,
+    config: Config,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    previous: State | None = None,
+) -> State:
+    """States before the first step on `images` `[N, H, W, 3]`.
+
+    With the states of a run at another scale as `previous`, what diverged there stays so, and
+    the moments of SGD and Adam, arrays of the images' shape, go along, resampled. L-BFGS starts
+    afresh: its memory is of steps and gradients of a problem of another size.
+    """
+    states = _init_all(images, batch_numbers(config, len(images)), optimizer)
+    if previous is None:
+        return states
+    states = states._replace(diverged=previous.diverged)
+    if optimizer is not None or config.optimizer == "lbfgs":
+        return states
+
+    def resample(old, new):
+        if old.shape == previous.image.shape:
+            return image_lib.resample(old, *images.shape[1:3])
+        return old
+
+    return states._replace(opt_state=jax.tree.map(resample, previous.opt_state, states.opt_state))
+
+
 def run(
     loss: Loss,
     images: jax.Array,
@@ -204,6 +260,8 @@ def run(
     shared: Sequence = (),
     each: Sequence = (),
     optimizer: optax.GradientTransformation | None = None,
+    previous: State | None = None,
+    key: jax.Array | None = None,
     callback: Callable[[Progress], None] | None = None,
 ) -> tuple[State, dict[str, np.ndarray]]:
     """Minimises `loss` over every image at once.
@@ -213,12 +271,16 @@ def run(
 
     Args:
       loss: `loss(image, *shared, *each) -> (value, terms)`; a function that stays the same
-        object between calls, since it is what the compiled program is found by.
+        object between calls, since it is what the compiled program is found by. With
+        `config.jitter` it is also given `shift=`, pixels `[2]`.
       images: `[N, H, W, 3]` in [0, 1], where to start.
       config: steps, optimiser and its numbers; a number may be an array `[N]`, one an image.
       shared: further arguments, the same for every image.
       each: further arguments with a leading axis N, one item an image.
-      optimizer: an optax transformation in place of the configured one.
+      optimizer: an optax transformation in place of the configured one; pass the same object
+        again to find the compiled program again.
+      previous: states of a run on the same pictures at another scale, see `start`.
+      key: random key of the jitter; None is key 0.
       callback: called with a `Progress` after each dispatch.
 
     Returns:
@@ -230,19 +292,22 @@ def run(
     """
     if images.ndim != 4:
         raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
-    config_each = batch_numbers(config, len(images))
-    states = _init_all(images, config_each, optimizer)
+    steps = int(config.steps)
+    states = start(images, config, optimizer=optimizer, previous=previous)
+    config = batch_numbers(config, len(images))
+    key = jax.random.key(0) if key is None else key
     history = []
     done = 0
-    while done < config.steps:
+    while done < steps:
         length = steps_per_dispatch()
-        if done + length > config.steps:
+        if done + length > steps:
             length = 1  # rather than compile a program for the rest
         states, terms = _advance(
             states,
             tuple(shared),
             tuple(each),
-            config_each,
+            config,
+            key,
             loss=loss,
             optimizer=optimizer,
             length=length,
@@ -250,5 +315,6 @@ def run(
         done += length
         history.append(jax.tree.map(np.asarray, terms))
         if callback is not None:
-            callback(Progress(done, history[-1], states.image, np.asarray(states.diverged)))
+            diverged = np.asarray(states.diverged)
+            callback(Progress(done, steps, history[-1], states.picture, diverged))
     return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from nst_jax import color, objective, optimize
 from nst_jax import image as image_lib
-from nst_jax import objective, optimize
 from nst_jax.config import Config
 
 
@@ -24,7 +25,7 @@ class Result(NamedTuple):
     Attributes:
       images: `[N, H, W, 3]`, one picture an output.
       history: `{"total", "content", "style", "total_variation"}`, NumPy `[steps, N]`, weighted,
-        each before its step.
+        each before its step; the steps of every scale, one after the other.
       diverged: `[N]` of bool, NumPy: outputs that met a value that is not finite; their picture
         is the last one before it.
     """
@@ -36,24 +37,37 @@ class Result(NamedTuple):
 
 def stylize(
     params: Mapping,
-    content: jax.Array,
+    content: jax.Array | Sequence[jax.Array],
     styles: Sequence[jax.Array],
     config: Config,
     *,
     key: jax.Array | None = None,
     mixing: jax.Array | None = None,
+    masks: jax.Array | None = None,
+    style_masks: Sequence[jax.Array | None] | None = None,
+    initial: jax.Array | None = None,
+    optimizer: optax.GradientTransformation | None = None,
     callback: Callable[[optimize.Progress], None] | None = None,
 ) -> Result:
-    """Paints one content picture in many styles, all in one compiled program.
+    """Paints pictures in many styles, all in one compiled program a scale.
+
+    The outputs are contents x styles, those of the first content first. With arrays `[N]` as
+    numbers of the configuration there are N outputs: one content in one style is then painted
+    once for each of the N settings.
 
     Args:
       params: parameter tree of VGG16 or VGG19.
-      content: `[H, W, 3]`, brought to `config.size`.
-      styles: pictures `[h, w, 3]`, each brought to `config.size` in its own shape.
-      config: what to do.
-      key: random key (`jax.random.key`) of an image that starts from noise; None is key 0. Every
-        output starts from the same noise.
-      mixing: `[outputs, styles]`, rows sum to 1: blends of styles; None is one output a style.
+      content: `[H, W, 3]`; or several of one shape, a sequence or `[M, H, W, 3]`.
+      styles: pictures `[h, w, 3]`, each of its own shape.
+      config: what to do. Pictures are brought to `config.size`, none changes its shape.
+      key: random key (`jax.random.key`) of the noise to start from and of the jitter; None is
+        key 0. Every output starts from the same noise.
+      mixing: `[rows, styles]`, rows sum to 1: blends of styles, one output a row and content.
+      masks: `[styles, H, W]` in [0, 1], over the content: one output, in which each style holds
+        where its mask is; `[rows, styles, H, W]` for several.
+      style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
+      initial: a picture `[h, w, 3]` to start from in place of `config.init`.
+      optimizer: an optax transformation in place of the configured one, working in grey levels.
       callback: called with a `Progress` after each dispatch of the compiled program.
 
     Returns:
@@ -61,29 +75,52 @@ def stylize(
 
     Raises:
       ValueError: pictures of another shape, type or range, too small for the deepest layer, an
-        unknown layer, a bad mixing, or a number of another length than the outputs.
+        unknown layer, bad masks or mixing, or numbers of another length than the outputs.
     """
-    content = prepare("content", content, config.size)
-    styles = [prepare(f"styles[{i}]", style, config.size) for i, style in enumerate(styles)]
-    targets = objective.compute_targets(params, content, styles, config, mixing=mixing)
-    start = content
-    if config.init == "noise":
-        key = jax.random.key(0) if key is None else key
-        start = image_lib.noise(key, *content.shape[:2])
-    outputs = len(jax.tree.leaves(targets.style)[0]) if targets.style else len(styles)
-    states, history = optimize.run(
-        objective.objective_value,
-        jnp.broadcast_to(start, (outputs, *start.shape)),
-        config,
-        shared=(params,),
-        each=(targets, optimize.batch_numbers(config, outputs)),
-        callback=callback,
-    )
-    return Result(states.image, history, np.asarray(states.diverged))
+    contents = _several(content)
+    styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
+    if initial is not None:
+        initial = checked("initial", initial)
+    key = jax.random.key(0) if key is None else key
+    sizes = scales(config)
+    total = config.steps * len(sizes)
+    if config.first_steps is not None:
+        total += config.first_steps - config.steps
+    states, histories = None, []
+    for number, size in enumerate(sizes):
+        here = config.replace(size=size, first_size=None, first_steps=None)
+        if number == 0 and config.first_steps is not None:
+            here = here.replace(steps=config.first_steps)
+        sized = [fit(picture, here) for picture in contents]
+        targets = _targets(params, sized, styles, here, mixing, masks, style_masks)
+        targets = _sweep(here, targets)
+        outputs = len(jax.tree.leaves(targets)[0])
+        if states is None:
+            images = _start(sized, styles, here, outputs, key, mixing, initial)
+        else:
+            images = image_lib.resize(states.picture, *sized[0].shape[:2])
+        done = sum(len(history["total"]) for history in histories)
+        states, history = optimize.run(
+            objective.objective_value,
+            images,
+            here,
+            shared=(params,),
+            each=(targets, optimize.batch_numbers(here, outputs)),
+            optimizer=optimizer,
+            previous=states,
+            key=key,
+            callback=callback and _shifted(callback, done, total),
+        )
+        histories.append(history)
+    images = states.picture
+    if config.color == "luminance":
+        images = color.with_luminance_of(_each_output(sized, outputs), images)
+    history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
+    return Result(images, history, np.asarray(states.diverged))
 
 
-def prepare(name: str, image: jax.Array, size: int | None) -> jax.Array:
-    """Holds a picture against the contract and brings its longer side to `size`."""
+def checked(name: str, image: jax.Array) -> jax.Array:
+    """`image` as float32, if it is a picture `[H, W, 3]` in [0, 1]."""
     objective.check_image(name, image)
     image = jnp.asarray(image, jnp.float32)
     if not jnp.all(jnp.isfinite(image)):
@@ -91,6 +128,108 @@ def prepare(name: str, image: jax.Array, size: int | None) -> jax.Array:
     low, high = float(jnp.min(image)), float(jnp.max(image))
     if low < 0.0 or high > 1.0:
         raise ValueError(f"{name} must be in [0, 1], got values from {low:g} to {high:g}")
-    if size is None:
-        return image
-    return image_lib.resize(image, *image_lib.fit_size(*image.shape[:2], size))
+    return image
+
+
+def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
+    """Height and width of a picture of `shape` `[H, W, ...]` brought to the configured size."""
+    height, width = shape[:2]
+    if config.size is None:
+        return height, width
+    if config.size_of == "height":
+        return image_lib.fit_height(height, width, config.size)
+    return image_lib.fit_size(height, width, config.size)
+
+
+def fit(image: jax.Array, config: Config) -> jax.Array:
+    """`image` `[H, W, 3]` brought to the configured size, in its own shape."""
+    return image_lib.resize(image, *fit_shape(image.shape, config))
+
+
+def scales(config: Config) -> tuple[int | None, ...]:
+    """The sizes of a run from coarse to fine, each larger by sqrt(2); the last is the size."""
+    if config.first_size is None:
+        return (config.size,)
+    return image_lib.pyramid_sizes(config.size, smallest=config.first_size)
+
+
+def _several(content) -> list[jax.Array]:
+    if getattr(content, "ndim", None) == 3:
+        return [checked("content", content)]
+    contents = [checked(f"content[{index}]", picture) for index, picture in enumerate(content)]
+    if not contents:
+        raise ValueError("content must hold at least one picture, got none")
+    shapes = {picture.shape for picture in contents}
+    if len(shapes) > 1:
+        raise ValueError(f"several contents must be of one shape, got {sorted(shapes)}")
+    return contents
+
+
+def _targets(params, contents, styles, config, mixing, masks, style_masks):
+    """Targets of contents x styles; pictures in, so that colours can be kept."""
+    height, width = contents[0].shape[:2]
+    if masks is not None:
+        masks = image_lib.resize_mask(jnp.asarray(masks, jnp.float32), height, width)
+    sized = [fit(style, config) for style in styles]
+    if style_masks is not None and len(style_masks) == len(sized):
+        style_masks = [
+            mask if mask is None else image_lib.resize_mask(jnp.asarray(mask), *style.shape[:2])
+            for mask, style in zip(style_masks, sized, strict=True)
+        ]
+    parts = []
+    for content in contents:
+        coloured = sized
+        if config.color == "luminance":
+            coloured = [color.grey(color.match_luminance(style, content)) for style in sized]
+            content = color.grey(content)
+        elif config.color == "match":
+            coloured = [color.match_colors(style, content) for style in sized]
+        parts.append(
+            objective.compute_targets(
+                params,
+                content,
+                coloured,
+                config,
+                mixing=mixing,
+                masks=masks,
+                style_masks=style_masks,
+            )
+        )
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _sweep(config: Config, targets: objective.Targets) -> objective.Targets:
+    """Repeats the targets of a single output when the configuration's numbers are arrays."""
+    lengths = {np.shape(number)[0] for number in jax.tree.leaves(config) if np.ndim(number)}
+    if len(lengths) != 1 or len(jax.tree.leaves(targets)[0]) != 1:
+        return targets  # numbers that don't match the outputs are refused where they are used
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, *lengths, axis=0), targets)
+
+
+def _each_output(pictures, outputs):
+    """`[outputs, H, W, 3]`: each content repeated for its outputs."""
+    return jnp.repeat(jnp.stack(pictures), outputs // len(pictures), axis=0)
+
+
+def _start(contents, styles, config, outputs, key, mixing, initial):
+    """The pictures to start from, `[outputs, H, W, 3]`."""
+    height, width = contents[0].shape[:2]
+    if initial is not None:
+        pictures = [image_lib.cover(initial, height, width)]
+    elif config.init == "noise":
+        pictures = [image_lib.noise(key, height, width)]
+    elif config.init == "style":
+        weights = np.eye(len(styles)) if mixing is None else np.asarray(mixing)
+        covered = [image_lib.cover(style, height, width) for style in styles]
+        chosen = np.resize(np.argmax(weights, axis=1), outputs)
+        pictures = [covered[index] for index in chosen]
+    else:
+        pictures = contents
+    if config.color == "luminance":
+        pictures = [color.grey(picture) for picture in pictures]
+    return _each_output(pictures, outputs)
+
+
+def _shifted(callback, done, total):
+    """`callback` with the steps of all scales in place of those of one."""
+    return lambda progress: callback(progress._replace(step=done + progress.step, steps=total))

@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import nst_jax
-from nst_jax import cli
+from nst_jax import cli, jobs
 
 FAST = ("--model=vgg16", "--size=48", "--steps=2", "--style_layers=block1_conv1,block2_conv1")
 FAST += ("--content_layers=block2_conv2",)
@@ -64,7 +64,7 @@ def test_writes_every_file_of_a_run(run, pictures, tmp_path):
         (2, "c"),
     ]
     assert set(lines[0]) == {
-        "step", "style", "total", "content", "style_loss", "total_variation", "seconds",
+        "step", "style", "output", "total", "content", "style_loss", "total_variation", "seconds",
     }  # fmt: skip
     assert lines[2]["total"] < lines[0]["total"]
     recorded = json.loads((out / "config.json").read_text())
@@ -110,7 +110,7 @@ def test_a_diverging_style_is_named_and_the_exit_code_says_so(run, pictures, tmp
         "--learning_rate=1e30",
         "--steps=4",
     )
-    assert code == cli.DIVERGED
+    assert code == jobs.DIVERGED
     assert "b: stopped at a value that is not finite" in err
     assert (tmp_path / "a__b.png").exists()
 
@@ -163,5 +163,5 @@ def test_help_lists_our_flags():
         timeout=120,
         check=False,
     )
-    for name in (*cli.RUN_FLAGS, *cli.CONFIG_FLAGS):
+    for name in (*cli.RUN_FLAGS, *cli.CONFIG_FLAGS, *cli.SWEEP_FLAGS):
         assert f"--{name}" in done.stdout.replace("--[no]", "--"), name

@@ -25,7 +25,7 @@ def test_every_field_is_structure_or_number():
 
 def test_numbers_are_the_leaves_of_a_pytree():
     config = nst_jax.presets["assignment"]
-    doubled = jax.tree.map(lambda number: 2 * number, config)
+    doubled = jax.tree.map(lambda number: 2 * jax.numpy.asarray(number), config)
     assert doubled.learning_rate == 200 and doubled.size == config.size
     structure = jax.tree.structure(config)
     assert structure == jax.tree.structure(config.replace(content_weight=3.0, steps=7))

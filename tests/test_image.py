@@ -61,6 +61,22 @@ def test_fit_size_keeps_the_aspect_to_half_a_pixel():
         assert abs(w - width * scale) <= 0.5 or w == 1
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "want"),
+    [
+        (480, 640, 400, (400, 533)),  # 533.3
+        (640, 480, 400, (400, 300)),
+        (4, 3, 2, (2, 2)),  # 1.5 rounds up
+        (4, 5, 2, (2, 3)),  # 2.5 rounds up
+        (5000, 1, 256, (256, 1)),  # never 0
+        (123, 77, 123, (123, 77)),
+        (3, 10**9, 10**9, (10**9, 333333333333333333)),  # exact where a double is not
+    ],
+)
+def test_fit_height(height, width, rows, want):
+    assert image.fit_height(height, width, rows) == want
+
+
 @pytest.mark.parametrize(("old", "new"), RESIZES)
 def test_resize_is_pillows_bicubic(old, new):
     array = picture(*old)
@@ -111,6 +127,51 @@ def test_resize_has_a_gradient():
     array = picture(8, 8) * 0.5 + 0.25  # away from the clip
     total = jax.grad(lambda x: image.resize(x, 16, 16).mean())(jnp.asarray(array)).sum()
     np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+# (height, width) -> (height, width), the size that covers it, (top, left) of the cut
+COVERS = [
+    ((48, 64), (24, 20), (24, 32), (0, 6)),  # too wide
+    ((48, 64), (20, 40), (30, 40), (5, 0)),  # too high
+    ((48, 64), (24, 32), (24, 32), (0, 0)),  # the same aspect
+    ((48, 64), (48, 61), (48, 64), (0, 1)),  # of an odd number the end loses one more
+    ((10, 30), (25, 40), (25, 75), (0, 17)),  # enlarged
+    ((10, 9), (7, 7), (8, 7), (0, 0)),  # 7.8 rounds to 8
+    ((1, 1), (3, 5), (5, 5), (1, 0)),
+    ((33, 40), (1, 1), (1, 1), (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "full", "corner"), COVERS)
+def test_cover_cuts_the_middle_out_of_the_resized_picture(old, new, full, corner):
+    array = picture(*old)
+    top, left = corner
+    want = pillow_resize(array, *full)[top : top + new[0], left : left + new[1]]
+    got = image.cover(array, *new)
+    assert got.shape == (*new, 3) and got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_cover_keeps_the_aspect():
+    """A slope of 1 in each direction, in units of the longer side, keeps its proportions."""
+    y, x = np.mgrid[0:40, 0:60] / 60
+    slopes = np.stack([y, x, 0 * x], -1).astype(np.float32)
+    down, across, _ = image.cover(slopes, 30, 20)[5:-5, 5:-5].transpose(2, 0, 1)
+    # 40 rows become 30, and so 60 columns 45, but for the ripple of the cubic filter.
+    np.testing.assert_allclose(np.diff(down, axis=0), 1 / 45, atol=1e-3)
+    np.testing.assert_allclose(np.diff(across, axis=1), 1 / 45, atol=1e-3)
+    np.testing.assert_allclose(down.mean(), y.mean(), atol=1e-4)
+    # Of 25 columns too many, 12 go on the left.
+    np.testing.assert_allclose(across.mean(), x.mean() - 0.5 / 45, atol=1e-4)
+
+
+def test_cover_of_a_batch_under_jit_and_under_vmap():
+    batch = np.stack([picture(24, 30, seed) for seed in range(3)])
+    want = np.stack([image.cover(one, 11, 40) for one in batch])
+    jitted = jax.jit(image.cover, static_argnums=(1, 2))
+    mapped = jax.vmap(lambda one: image.cover(one, 11, 40))
+    for got in (image.cover(batch, 11, 40), jitted(batch, 11, 40), mapped(batch)):
+        np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_noise():
@@ -171,6 +232,10 @@ def test_pyramid_factor_is_the_root_of_two():
             TypeError,
             r"image must be floating point in \[0, 1\], got uint8",
         ),
+        (lambda: image.fit_height(4, 4, 0), ValueError, "rows must be at least 1, got 0"),
+        (lambda: image.fit_height(4.0, 4, 1), TypeError, "height must be a whole number"),
+        (lambda: image.cover(picture(4, 4), 4, 0), ValueError, "width must be at least 1, got 0"),
+        (lambda: image.cover(np.zeros((4, 4)), 2, 2), ValueError, "image must have shape"),
         (lambda: image.noise(jax.random.key(0), 4, 0), ValueError, "width must be at least 1"),
         (lambda: image.pyramid_sizes(0, smallest=1), ValueError, "size must be at least 1"),
         (lambda: image.pyramid_sizes(9, smallest=0), ValueError, "smallest must be at least 1"),

@@ -15,21 +15,23 @@ PACKAGE = pathlib.Path(nst_jax.__file__).parent
 MAY_IMPORT = {
     "version": set(),
     "config": set(),
+    "presets": {"config"},
     "image": set(),
+    "color": {"image"},
     "losses": set(),
     "report": set(),
     "examples": set(),
     "vgg": {"image"},
     "io": {"image"},
-    "objective": {"vgg", "losses", "config"},
-    "optimize": {"config"},
-    "stylize": {"config", "image", "objective", "optimize", "vgg", "losses"},
+    "objective": {"vgg", "losses", "config", "image"},
+    "optimize": {"config", "image"},
+    "stylize": {"config", "image", "color", "objective", "optimize"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
 }
-ANY = {"__init__", "__main__", "cli"}
-PURE = {"image", "vgg", "losses", "objective", "optimize"}
+ANY = {"__init__", "__main__", "cli", "jobs"}
+PURE = {"image", "color", "vgg", "losses", "objective", "optimize"}
 
 
 def imported(module):

@@ -10,7 +10,10 @@ import nst_jax
 from nst_jax import objective
 
 GATYS = nst_jax.presets["default"].replace(
-    content_layers=("block3_conv2",), style_layers=("block1_conv1", "block3_conv1")
+    content_layers=("block3_conv2",),
+    style_layers=("block1_conv1", "block3_conv1"),
+    style_normalization="gatys",
+    style_weight=1.0,
 )
 KERAS = GATYS.replace(
     content_reduction="half_sum",

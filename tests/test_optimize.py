@@ -181,7 +181,7 @@ def test_clip_keeps_the_range(problem):
 
 def test_step_is_pure_and_jits(problem):
     images, targets = problem
-    optimizer = optimize.make_optimizer(PLAIN)
+    optimizer = optimize.make_optimizer(PLAIN, 0)
     state = optimize.init(jnp.asarray(images[0]), optimizer)
     loss = functools.partial(quadratic, target=targets[0])
     plain, terms = optimize.step(state, loss, optimizer)

@@ -5,7 +5,7 @@ import oracle
 import pytest
 
 import nst_jax
-from nst_jax import vgg
+from nst_jax import examples, vgg
 
 # Table 1 and 2 of Simonyan & Zisserman round to millions; the exact counts are those of Keras'
 # model summaries: https://keras.io/api/applications/vgg/
@@ -60,6 +60,108 @@ def test_features_equal_numpy_in_float64_alone_batched_and_mapped(model, rng, re
             np.testing.assert_allclose(value, expected[layer], atol=1e-5 * scale, rtol=0)
 
 
+OPTIONS = [
+    {"pooling": "average"},
+    {"pooling": "average", "pooling_correction": False},
+    {"pooling": "l2"},
+    {"pooling": "l2", "pooling_correction": False},
+    {"padding": "replicate"},
+    {"pooling": "l2", "padding": "replicate"},
+]
+
+
+@pytest.mark.parametrize(
+    "options", OPTIONS, ids=lambda options: "-".join(map(str, options.values()))
+)
+def test_options_equal_numpy_in_float64_alone_batched_and_mapped(vgg16, options, rng):
+    image = rng.random((19, 26, 3), np.float32)
+    layers = ("block1_conv1", "block1_pool", "block2_conv2", "block3_pool", "block5_conv1")
+    expected = oracle.features(vgg16, image, **options)
+
+    def run(images):
+        return nst_jax.features(vgg16, images, layers=layers, **options)
+
+    alone = jax.jit(run)(image)
+    batched = jax.jit(run)(np.stack([image[::-1], image]))
+    mapped = jax.jit(jax.vmap(run))(image[None])
+    for layer in layers:
+        scale = np.abs(expected[layer]).max()
+        for value in (alone[layer], batched[layer][1], mapped[layer][0]):
+            np.testing.assert_allclose(value, expected[layer], atol=1e-5 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, *OPTIONS[::2], OPTIONS[-1]], ids=str)
+def test_gradient_equals_finite_differences_in_float64(vgg16, options, rng):
+    image = rng.random((13, 10, 3), np.float32)
+    layer = "block3_conv1"
+    weights = rng.random((3, 2, 256), np.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(image):
+        return jnp.sum(weights * nst_jax.features(vgg16, image, layers=(layer,), **options)[layer])
+
+    found = np.asarray(gradient(image), np.float64)
+    direction = rng.normal(size=image.shape)
+    slope = oracle.slope(
+        lambda x: (weights * oracle.features(vgg16, x, **options)[layer]).sum(),
+        image.astype(np.float64),
+        direction,
+    )
+    np.testing.assert_allclose((found * direction).sum(), slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", vgg.POOLINGS)
+def test_pooling_equals_numpy_on_odd_sides_and_any_leading_axes(pooling, rng):
+    x = rng.normal(size=(2, 3, 7, 9, 4)).astype(np.float32)
+    found = jax.jit(vgg.POOLINGS[pooling])(x)
+    assert found.shape == (2, 3, 3, 4, 4)
+    expected = oracle.pool(x[1, 2].astype(np.float64), pooling, correction=False)
+    np.testing.assert_allclose(found[1, 2], expected, rtol=1e-6)
+
+
+def test_l2_pooling_of_zeros_has_a_zero_gradient(rng):
+    x = rng.random((4, 4, 2), np.float32)
+    x[:2, :2] = 0
+    gradient = jax.grad(lambda x: vgg.l2_pool(x).sum())(x)
+    np.testing.assert_array_equal(gradient[:2, :2], 0)
+    # Elsewhere x over the root of its window's sum of squares.
+    window = x[2:, 2:, 1].astype(np.float64)
+    np.testing.assert_allclose(gradient[2:, 2:, 1], window / np.sqrt((window**2).sum()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["average", "l2"])
+def test_pooling_correction_keeps_deep_activations_on_the_scale_of_max_pooling(pooling, vgg19):
+    image = examples.butterfly(96).astype(np.float32)
+
+    def size(**options):
+        found = nst_jax.features(vgg19, image, layers=("block5_conv1",), **options)
+        return float(jnp.sqrt(jnp.mean(jnp.square(found["block5_conv1"]))))
+
+    reference = size()
+    corrected = abs(np.log(size(pooling=pooling) / reference))
+    uncorrected = abs(np.log(size(pooling=pooling, pooling_correction=False) / reference))
+    assert corrected < 0.75 * uncorrected
+    assert np.exp(corrected) < 3
+
+
+def test_replicate_padding_keeps_a_flat_picture_flat_at_the_first_layer(vgg16):
+    image = jnp.full((16, 16, 3), 0.8)
+
+    def spread(padding):
+        found = nst_jax.features(vgg16, image, layers=("block1_conv1",), padding=padding)
+        return float(jnp.ptp(found["block1_conv1"], axis=(0, 1)).max())
+
+    assert spread("replicate") < 1e-3
+    assert spread("zeros") > 10
+
+
+def test_replicate_padding_leaves_deeper_convolutions_padded_with_zeros(vgg16):
+    image = jnp.full((16, 16, 3), 0.8)
+    found = nst_jax.features(vgg16, image, layers=("block1_conv2",), padding="replicate")
+    assert float(jnp.ptp(found["block1_conv2"], axis=(0, 1)).max()) > 10
+
+
 def test_runs_only_as_deep_as_asked(vgg16):
     shallow = {name: vgg16[name] for name in vgg16}
     shallow["block2_conv1"] = {"kernel": jnp.full((3, 3, 64, 128), jnp.nan), "bias": jnp.zeros(128)}
@@ -103,7 +205,8 @@ def test_classify_gives_probabilities(rng, monkeypatch):
     [
         ({"layers": ("block4_conv9",)}, "did you mean 'block4_conv"),
         ({"layers": ("fc1",)}, "needs weights with the head"),
-        ({"pooling": "mex"}, "pooling must be one of"),
+        ({"pooling": "mex"}, "one of max, average, l2, got 'mex' .did you mean 'max'"),
+        ({"padding": "zero"}, "one of zeros, replicate, got 'zero' .did you mean 'zeros'"),
         ({"images": np.zeros((64, 64, 3), np.uint8)}, "floating point"),
         ({"images": np.zeros((64, 64), np.float32)}, r"\[H, W, 3\]"),
         ({"images": np.zeros((64, 64, 4), np.float32)}, r"\[H, W, 3\]"),

@@ -1,0 +1,287 @@
+"""A job of the command line: pictures in, a folder of pictures, curves and records out."""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from nst_jax import io, report, vgg
+from nst_jax.config import Config
+from nst_jax.image import resize_mask
+from nst_jax.optimize import Progress
+from nst_jax.stylize import fit_shape, stylize
+from nst_jax.version import __version__
+
+DIVERGED = 3
+
+
+class Picture(NamedTuple):
+    """A named picture, `[H, W, 3]` in [0, 1]."""
+
+    name: str
+    image: np.ndarray
+
+
+class Output(NamedTuple):
+    """One picture to be made.
+
+    Attributes:
+      content: name of the content.
+      label: of the style or blend, and of the settings explored.
+      thumbnail: index of the style to show for it.
+      row: index into the rows of the mixing, or of the styles.
+      settings: the explored numbers.
+    """
+
+    content: str
+    label: str
+    thumbnail: int
+    row: int
+    settings: Mapping[str, float]
+
+    @property
+    def stem(self) -> str:
+        """Its file's name without the extension."""
+        return f"{self.content}__{self.label}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Attributes:
+      contents, styles: the pictures; the outputs are contents x styles (or rows of `mixing`, or
+        one of all styles where there are `masks`) x the combinations of `sweep`.
+      config: the settings.
+      sweep: numbers of the configuration with several values.
+      mixing: `[rows, styles]` or None.
+      masks: for each style its mask `[h, w]` over the contents, or None.
+      style_masks: for each style its mask or None, or None.
+      initial: a picture to start from, or None.
+      seed: of the random key.
+    """
+
+    contents: Sequence[Picture]
+    styles: Sequence[Picture]
+    config: Config
+    sweep: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    mixing: np.ndarray | None = None
+    masks: Sequence[np.ndarray] | None = None
+    style_masks: Sequence[np.ndarray | None] | None = None
+    initial: np.ndarray | None = None
+    seed: int = 0
+
+    def rows(self) -> list[tuple[str, int]]:
+        """(label, index of the style to show) of each row of styles."""
+        names = [style.name for style in self.styles]
+        if self.masks is not None:
+            return [("+".join(names), 0)]
+        if self.mixing is None:
+            return [(name, index) for index, name in enumerate(names)]
+        labels = [
+            "+".join(f"{w:g}_{name}" for w, name in zip(row, names, strict=True) if w)
+            for row in self.mixing
+        ]
+        return [
+            (label, int(np.argmax(row)))
+            for label, row in zip(unique(labels), self.mixing, strict=True)
+        ]
+
+    def outputs(self, contents: Sequence[Picture]) -> list[Output]:
+        """The outputs of `contents`, in the order in which `stylize` gives them."""
+        combinations = [
+            dict(zip(self.sweep, values, strict=True))
+            for values in itertools.product(*self.sweep.values())
+        ]
+        return [
+            Output(
+                content.name,
+                "__".join([label, *(f"{name}={value:g}" for name, value in settings.items())]),
+                thumbnail,
+                row,
+                settings,
+            )
+            for content in contents
+            for row, (label, thumbnail) in enumerate(self.rows())
+            for settings in combinations
+        ]
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that came before, so that no output hides another."""
+    found: list[str] = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in found:
+            number += 1
+            candidate = f"{name}_{number}"
+        found.append(candidate)
+    return found
+
+
+def say(line: str) -> None:
+    """A line for whoever runs the command, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Monitor:
+    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
+
+    def __init__(self, path: pathlib.Path, outputs: Sequence[Output], log_every: int):
+        self._outputs, self._log_every = outputs, log_every
+        self._start = time.perf_counter()
+        self._file = path.open("a", encoding="utf-8")
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(unit="step", dynamic_ncols=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        seconds = time.perf_counter() - self._start
+        total = progress.terms["total"]
+        first = progress.step - len(total) + 1
+        for row, step in enumerate(range(first, progress.step + 1)):
+            if step == 1 or step % self._log_every == 0 or step == progress.steps:
+                for index, output in enumerate(self._outputs):
+                    terms = {name: float(v[row, index]) for name, v in progress.terms.items()}
+                    # "style" is the picture's name, so the term goes by another.
+                    terms["style_loss"] = terms.pop("style")
+                    line = {"step": step, "style": output.label, "output": output.stem}
+                    line |= terms | {"seconds": round(seconds, 3)}
+                    self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        losses = ", ".join(
+            f"{output.label} {loss:.4g}"
+            for output, loss in zip(self._outputs[:4], total[-1], strict=False)
+        )
+        losses += ", ..." if len(self._outputs) > 4 else ""
+        if self._bar is not None:
+            self._bar.total = progress.steps
+            self._bar.set_postfix_str(f"loss: {losses}", refresh=False)
+            self._bar.update(len(total))
+        elif (
+            first == 1 or progress.step * 10 // progress.steps > (first - 1) * 10 // progress.steps
+        ):
+            say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, loss: {losses}")
+
+
+def environment() -> dict:
+    """Device and versions, for the record."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+    return {
+        "device": jax.devices()[0].device_kind,
+        "versions": {"nst_jax": __version__}
+        | {package: importlib.metadata.version(package) for package in packages},
+    }
+
+
+def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log_every: int) -> int:
+    """Runs `job` and writes its files into `folder`; returns the exit code.
+
+    Contents of one shape are painted together; `described` goes into config.json.
+    """
+    groups: dict[tuple[int, int], list[Picture]] = {}
+    for content in job.contents:
+        groups.setdefault(fit_shape(content.image.shape, job.config), []).append(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    described = described | {
+        "network": vgg.network_name(params),
+        "seed": job.seed,
+        "sweep": dict(job.sweep),
+        "config": dataclasses.asdict(job.config),
+        **environment(),
+    }
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+    metrics = folder / "metrics.jsonl"
+    metrics.unlink(missing_ok=True)
+    diverged = []
+    for contents in groups.values():
+        outputs = job.outputs(contents)
+        with Monitor(metrics, outputs, log_every) as monitor:
+            result = _stylize(job, params, contents, outputs, monitor)
+        write_outputs(job, folder, contents, outputs, result)
+        diverged += [o.label for o, bad in zip(outputs, result.diverged, strict=True) if bad]
+    if diverged:
+        say(
+            f"nst-jax: {', '.join(diverged)}: stopped at a value that is not finite, the last "
+            "finite picture is kept; try a smaller --learning_rate"
+        )
+        return DIVERGED
+    return 0
+
+
+def _stylize(job: Job, params, contents, outputs, monitor):
+    """`stylize` on contents of one shape, with a row of styles and a number for each output."""
+    of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
+    config, mixing, masks = job.config, job.mixing, job.masks
+    if job.sweep:
+        numbers = {name: np.array([o.settings[name] for o in outputs]) for name in job.sweep}
+        config = config.replace(**numbers)
+        if masks is None:
+            rows = np.eye(len(job.styles)) if mixing is None else mixing
+            mixing = rows[[output.row for output in of_one]]
+    if masks is not None:
+        shape = fit_shape(contents[0].image.shape, job.config)
+        masks = np.stack([np.asarray(resize_mask(mask, *shape)) for mask in masks])
+        masks = np.stack([masks] * len(of_one))
+    return stylize(
+        params,
+        [content.image for content in contents],
+        [style.image for style in job.styles],
+        config,
+        key=jax.random.key(job.seed),
+        mixing=mixing,
+        masks=masks,
+        style_masks=job.style_masks,
+        initial=job.initial,
+        callback=monitor,
+    )
+
+
+def write_outputs(
+    job: Job,
+    folder: pathlib.Path,
+    contents: Sequence[Picture],
+    outputs: Sequence[Output],
+    result,
+) -> None:
+    """The pictures, and for each content a contact sheet and the loss curves."""
+    images = np.asarray(result.images)
+    for output, image in zip(outputs, images, strict=True):
+        path = folder / f"{output.stem}.png"
+        io.write_image(path, image)
+        say(f"wrote {path}")
+    share = len(outputs) // len(contents)
+    for number, content in enumerate(contents):
+        prefix = "" if len(job.contents) == 1 else f"{content.name}__"
+        own = slice(number * share, (number + 1) * share)
+        labels = [output.label for output in outputs[own]]
+        sheet = report.contact_sheet(
+            content.image,
+            [job.styles[output.thumbnail].image for output in outputs[own]],
+            images[own],
+            content_label=content.name,
+            style_labels=labels,
+        )
+        io.write_image(folder / f"{prefix}contact_sheet.png", sheet)
+        history = {name: values[:, own] for name, values in result.history.items()}
+        try:
+            report.loss_curves(folder / f"{prefix}loss_curves.png", history, labels)
+        except ImportError as error:
+            say(f"nst-jax: {error}")

@@ -1,0 +1,115 @@
+"""Named configurations, each with its source."""
+
+from nst_jax.config import Config
+
+# Root mean square of VGG19's activations (bundled weights) over three photographs and paintings
+# and the three built-in pictures at 256x256, at block1_conv1 ... block5_conv1, and at
+# block4_conv2.
+_STYLE_SCALE = (60.0, 305.3, 459.0, 1391.9, 178.3)
+_CONTENT_SCALE = 1065.7
+
+presets = {
+    # A good picture for someone who reads nothing: Gatys' layers; for the terms pastiche's
+    # constants, 0.01 * mean squared content error and, summed over the five layers, 10 / C^2 *
+    # mean squared difference of Gram matrices per position; and SGD with normalised gradient, momentum and cosine decay. Of
+    # momentum 0.9, 0.95, 0.97 and rates 0.5, 1, 2, on Tuebingen in the style of The Starry Night
+    # (VGG19, 128 px, 150 steps) 0.9 and 1 fell fastest early and ended within 4% of the lowest:
+    # loss at steps 50, 100, 150 of 249k, 149k, 132k against 389k, 166k, 128k (0.95, 1), 407k,
+    # 179k, 136k (0.9, 2), 251k, 160k, 143k (0.9, 0.5). At 256 px, 120 steps, its pictures show
+    # the style's strokes as plainly as L-BFGS' do, at a loss of 44k where Adam (rate 5) has 99k
+    # and L-BFGS 30k.
+    "default": Config(
+        content_weight=0.01,
+        style_weight=50.0,
+    ),
+    # The experiment of the report that this project grew out of: Gatys' content loss at the last
+    # convolution, squared Gram differences at the first convolution of each block, weight 1/5
+    # each, plain SGD from 100 for 3000 steps. What it leaves open is taken from Keras' example
+    # (below): the loss weights, the normaliser, and the decay of the learning rate.
+    "assignment": Config(
+        size=224,
+        content_layers=("block5_last",),
+        content_reduction="half_sum",
+        content_weight=2.5e-8,
+        style_weight=1e-6,
+        style_normalization="keras",
+        normalize_gradient=False,
+        momentum=0.0,
+        learning_rate=100.0,
+        schedule="exponential",
+        clip=False,
+        steps=3000,
+    ),
+    # https://keras.io/examples/generative/neural_style_transfer/ ; styles keep their own shape
+    # here, where the example squashes them to the content's.
+    "keras": Config(
+        size=400,
+        size_of="height",
+        content_layers=("block5_conv2",),
+        content_reduction="sum",
+        content_weight=2.5e-8,
+        style_weight=1e-6,
+        style_normalization="keras",
+        tv_weight=1e-6,
+        normalize_gradient=False,
+        momentum=0.0,
+        learning_rate=100.0,
+        schedule="exponential",
+        clip=False,
+        steps=4000,
+    ),
+    # https://pypi.org/project/pastiche/ 1.6.0, which optimises as Gatys et al. did, at the
+    # layers of Gatys, Ecker, Bethge, CVPR 2016.
+    "gatys": Config(
+        content_weight=0.01,
+        style_weight=50.0,
+        optimizer="lbfgs",
+        learning_rate=1.0,
+        normalize_gradient=False,
+        schedule="constant",
+        clip=False,
+        steps=1000,
+    ),
+    # Raymond Yuan: "Neural Style Transfer: Creating Art with Deep Learning using tf.keras and
+    # eager execution", TensorFlow blog, 2018, https://blog.tensorflow.org/2018/08/
+    # neural-style-transfer-creating-art-with-deep-learning-using-tf-keras-and-eager-execution.html
+    "tf_blog": Config(
+        content_layers=("block5_conv2",),
+        content_weight=1e3,
+        style_weight=1e-2,
+        optimizer="adam",
+        learning_rate=5.0,
+        beta1=0.99,
+        epsilon=0.1,
+        normalize_gradient=False,
+        schedule="constant",
+        clip=True,
+        steps=1000,
+    ),
+    # https://github.com/crowsonkb/style-transfer-pytorch : coarse to fine, Wasserstein-2 style
+    # loss, layer weights 256:64:16:4:1, content 0.015, total variation 2, Adam 0.02 on [0, 1],
+    # iterate average 0.99. Its weights were tuned for networks whose activations are near one;
+    # those of the Oxford networks, of 0-255 inputs, are not, so each layer's loss, quadratic in
+    # the features, is divided by their mean square.
+    "quality": Config(
+        first_size=128,
+        first_steps=1000,
+        steps=500,
+        style_loss="wasserstein",
+        style_layer_weights=tuple(
+            share / 341 / scale**2
+            for share, scale in zip((256, 64, 16, 4, 1), _STYLE_SCALE, strict=True)
+        ),
+        content_weight=0.015 / _CONTENT_SCALE**2,
+        tv_form="nine_point",
+        tv_weight=2.0,
+        optimizer="adam",
+        learning_rate=0.02 * 255,
+        beta2=0.99,
+        epsilon=1e-8 / 255,
+        average_decay=0.99,
+        normalize_gradient=False,
+        schedule="constant",
+        padding="replicate",
+    ),
+}

@@ -1,0 +1,337 @@
+"""Every option of a style transfer by its effect."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import nst_jax
+from nst_jax import color, objective
+
+FAST = nst_jax.presets["default"].replace(
+    size=48,
+    steps=6,
+    content_layers=("block2_conv1",),
+    style_layers=("block1_conv1", "block2_conv1"),
+)
+
+
+def picture(rng, height, width, *, cell=4):
+    """Patches of colour with some noise: without it, ties in the max pooling are left to chance."""
+    coarse = np.kron(rng.random((height // cell, width // cell, 3)), np.ones((cell, cell, 1)))
+    return (0.8 * coarse + 0.2 * rng.random(coarse.shape)).astype(np.float32)
+
+
+@pytest.fixture
+def content(rng):
+    return picture(rng, 36, 48)
+
+
+@pytest.fixture
+def styles(rng):
+    return [picture(rng, 40, 48, cell=8), picture(rng, 48, 36, cell=2)]
+
+
+def yiq(image):
+    """I and Q of an image, from the definition of YIQ (FCC 1953)."""
+    matrix = np.array([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    return np.asarray(image, np.float64) @ matrix.T
+
+
+def style_loss_of(params, image, style, config):
+    targets = nst_jax.compute_targets(params, image, [style], config)
+    return nst_jax.objective_value(jnp.asarray(image), params, targets, config)[1]["style"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs"])
+def test_every_optimizer_lowers_every_output(vgg16, content, styles, optimizer):
+    rates = {"sgd": 2.0, "adam": 5.0, "lbfgs": 1.0}
+    config = FAST.replace(
+        optimizer=optimizer,
+        learning_rate=rates[optimizer],
+        normalize_gradient=optimizer == "sgd",
+        steps=10,
+    )
+    total = nst_jax.stylize(vgg16, content, styles, config).history["total"]
+    assert (total[-1] < 0.5 * total[0]).all()
+
+
+def test_line_search_never_lets_the_loss_rise(vgg16, content, styles):
+    config = FAST.replace(
+        optimizer="lbfgs", linesearch=True, normalize_gradient=False, clip=False, steps=5
+    )
+    total = nst_jax.stylize(vgg16, content, styles, config).history["total"]
+    assert (np.diff(total, axis=0) <= 0).all()
+    assert (total[-1] < 0.5 * total[0]).all()
+
+
+def test_a_transformation_of_the_users_own_is_used(vgg16, content, styles):
+    still = optax.set_to_zero()
+    result = nst_jax.stylize(vgg16, content, styles, FAST, optimizer=still)
+    np.testing.assert_allclose(result.images[0], content, atol=1e-6)
+    signs = optax.chain(optax.scale_by_sign(), optax.scale(-3.0))
+    result = nst_jax.stylize(
+        vgg16, content, styles, FAST.replace(steps=1, clip=False), optimizer=signs
+    )
+    moved = 255 * np.abs(np.asarray(result.images) - content)
+    np.testing.assert_allclose(moved, 3.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pooling": "average"},
+        {"pooling": "l2"},
+        {"pooling": "l2", "pooling_correction": False},
+        {"padding": "replicate"},
+        {"style_loss": "wasserstein"},
+        {"style_normalization": "mean"},
+        {"style_normalization": "gatys"},
+        {"style_normalization": "keras"},
+        {"content_reduction": "sum"},
+        {"tv_form": "nine_point"},
+        {"tv_form": "l1"},
+    ],
+    ids=lambda change: ",".join(f"{k}={v}" for k, v in change.items()),
+)
+def test_structure_changes_the_objective_and_its_descent_still_works(
+    vgg16, content, styles, change
+):
+    config = FAST.replace(tv_weight=1e-3, learning_rate=0.5)
+    noisy = content[::-1]
+    values = []
+    for each in (config, config.replace(**change)):
+        targets = nst_jax.compute_targets(vgg16, content, styles[:1], each)
+        values.append(nst_jax.objective_value(jnp.asarray(noisy), vgg16, targets, each)[0])
+    assert values[0] != values[1]
+    total = nst_jax.stylize(vgg16, content, styles, config.replace(**change)).history["total"]
+    assert np.isfinite(total).all() and (total[-1] < total[0]).all()
+
+
+def test_init_style_starts_from_the_style_cut_to_shape(vgg16, content, styles):
+    config = FAST.replace(init="style", steps=1)
+    result = nst_jax.stylize(vgg16, content, styles, config, optimizer=optax.set_to_zero())
+    assert result.images.shape == (2, 36, 48, 3)
+    expected = nst_jax.image.cover(jnp.asarray(styles[0]), 36, 48)
+    np.testing.assert_allclose(result.images[0], expected, atol=1e-6)
+
+
+def test_any_picture_can_be_the_start(vgg16, content, styles, rng):
+    initial = picture(rng, 36, 48)
+    frozen = optax.set_to_zero()
+    result = nst_jax.stylize(vgg16, content, styles, FAST, initial=initial, optimizer=frozen)
+    for image in result.images:
+        np.testing.assert_allclose(image, initial, atol=1e-6)
+
+
+def test_several_contents_give_contents_times_styles(vgg16, content, styles):
+    contents = [content, content[::-1]]
+    result = nst_jax.stylize(vgg16, contents, styles, FAST)
+    assert result.images.shape == (4, 36, 48, 3)
+    for m, each in enumerate(contents):
+        alone = nst_jax.stylize(vgg16, each, styles, FAST)
+        np.testing.assert_allclose(result.images[2 * m : 2 * m + 2], alone.images, atol=1e-4)
+
+
+def test_luminance_transfer_keeps_the_contents_chroma(vgg16, content, styles):
+    config = FAST.replace(color="luminance", steps=12, learning_rate=3.0)
+    result = nst_jax.stylize(vgg16, content, styles, config)
+    plain = nst_jax.stylize(vgg16, content, styles, config.replace(color="style"))
+    for image, coloured in zip(result.images, plain.images, strict=True):
+        assert np.abs(yiq(image) - yiq(content)).max() < 2 / 255
+        assert np.abs(yiq(coloured) - yiq(content)).max() > 20 / 255
+        assert np.abs(np.asarray(image) - content).mean() > 5 / 255  # it did change
+
+
+def test_matching_gives_the_style_the_contents_colours(vgg16, content, styles):
+    # A style of one hue; without content, the picture takes the colours of its target.
+    red = styles[0] * np.array([1.0, 0.2, 0.2], np.float32)
+    config = FAST.replace(content_layers=(), steps=30, learning_rate=3.0, init="noise")
+    means = {
+        mode: np.asarray(
+            nst_jax.stylize(vgg16, content, [red], config.replace(color=mode)).images[0]
+        ).mean(axis=(0, 1))
+        for mode in ("style", "match")
+    }
+    wanted = content.mean(axis=(0, 1))
+    assert np.abs(means["match"] - wanted).max() < 0.5 * np.abs(means["style"] - wanted).max()
+
+
+def test_a_mask_keeps_a_styles_statistics_inside_its_region(vgg16, content, styles):
+    masks = np.zeros((2, 36, 48), np.float32)
+    masks[0, :, :24] = 1
+    masks[1, :, 24:] = 1
+    config = FAST.replace(content_layers=(), steps=40, learning_rate=3.0)
+    result = nst_jax.stylize(vgg16, content, styles, config, masks=masks)
+    assert result.images.shape == (1, 36, 48, 3)
+    halves = np.asarray(result.images[0])[:, :24], np.asarray(result.images[0])[:, 24:]
+    plain = config.replace(content_layers=())
+    for index, half in enumerate(halves):
+        own = style_loss_of(vgg16, half, styles[index], plain)
+        other = style_loss_of(vgg16, half, styles[1 - index], plain)
+        assert own < 0.3 * other, (index, own, other)
+
+
+def test_outside_every_mask_nothing_moves(vgg16, content, styles):
+    masks = np.zeros((1, 36, 48), np.float32)
+    masks[0, :, :16] = 1
+    config = FAST.replace(content_layers=(), steps=3)
+    result = nst_jax.stylize(vgg16, content, styles[:1], config, masks=masks)
+    moved = np.abs(np.asarray(result.images[0]) - content).max(axis=(0, 2))
+    # block2_conv1 sees 10 pixels: 5 beyond the edge of the mask, and 2 for the pooling's grid.
+    assert moved[:16].min() > 0
+    np.testing.assert_allclose(moved[24:], 0.0, atol=1e-6)
+
+
+def test_a_full_mask_is_no_mask(vgg16, content, styles):
+    full = np.ones((1, 36, 48), np.float32)
+    masked = nst_jax.stylize(vgg16, content, styles[:1], FAST, masks=full)
+    plain = nst_jax.stylize(vgg16, content, styles[:1], FAST)
+    np.testing.assert_allclose(masked.images, plain.images, atol=1e-4)
+
+
+def test_a_style_mask_learns_from_a_part_of_the_style(vgg16, content, styles):
+    both = np.concatenate([styles[0][:, :24], 1 - styles[0][:, :24]], axis=1)
+    left = np.zeros(both.shape[:2], np.float32)
+    left[:, :24] = 1
+    targets = nst_jax.compute_targets(vgg16, content, [both], FAST, style_masks=[left])
+    half = nst_jax.compute_targets(vgg16, content, [both[:, :24]], FAST)
+    whole = nst_jax.compute_targets(vgg16, content, [both], FAST)
+    layer = "block1_conv1"
+    far = np.abs(whole.style[layer].gram - half.style[layer].gram).max()
+    near = np.abs(targets.style[layer].gram - half.style[layer].gram).max()
+    assert near < 0.2 * far  # but for the column where the halves meet
+
+
+def test_averaging_returns_the_bias_corrected_average_of_the_iterates(vgg16, content, styles):
+    seen = []
+    config = FAST.replace(steps=5, average_decay=0.6, clip=False)
+    last = FAST.replace(steps=5, clip=False)
+
+    def keep(progress):
+        seen.append(np.asarray(progress.images))
+
+    nst_jax.stylize(vgg16, content, styles, last, callback=keep)
+    averaged = nst_jax.stylize(vgg16, content, styles, config).images
+    weights = 0.6 ** np.arange(4, -1, -1.0)
+    expected = np.tensordot(weights / weights.sum(), np.stack(seen), axes=1)
+    np.testing.assert_allclose(averaged, expected, atol=1e-5)
+
+
+def test_jitter_moves_no_picture(vgg16, content, styles):
+    # Content alone, with any shift, is already at its minimum: nothing may pull the picture.
+    config = FAST.replace(jitter=4, style_layers=(), steps=6)
+    result = nst_jax.stylize(vgg16, content, styles, config)
+    np.testing.assert_allclose(result.images[0], content, atol=1e-5)
+    # With style, pictures differ by the key and yet stay in place: each correlates best with
+    # the picture made without jitter when not shifted.
+    config = config.replace(style_layers=FAST.style_layers, steps=12)
+    still = np.asarray(nst_jax.stylize(vgg16, content, styles, config.replace(jitter=0)).images[0])
+    found = [
+        np.asarray(nst_jax.stylize(vgg16, content, styles, config, key=jax.random.key(k)).images[0])
+        for k in (1, 2)
+    ]
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    for image in found:
+        shifts = {
+            (dy, dx): np.mean(np.square(np.roll(image, (dy, dx), axis=(0, 1)) - still))
+            for dy in range(-4, 5)
+            for dx in range(-4, 5)
+        }
+        assert min(shifts, key=shifts.get) == (0, 0)
+
+
+def test_jittered_objective_is_that_of_the_rolled_pictures(vgg16, content, styles):
+    config = FAST.replace(jitter=5)
+    image = content[:, ::-1]
+    shift = jnp.array([3, -2])
+    targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
+    found, _ = nst_jax.objective_value(jnp.asarray(image), vgg16, targets, config, shift=shift)
+    rolled = [np.roll(x, (3, -2), axis=(0, 1)) for x in (image, content)]
+    plain = FAST.replace(jitter=0)
+    targets = nst_jax.compute_targets(vgg16, rolled[1], styles[:1], plain)
+    expected, _ = nst_jax.objective_value(jnp.asarray(rolled[0]), vgg16, targets, plain)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_coarse_to_fine_runs_every_scale_and_ends_at_the_size(vgg16, content, styles):
+    sizes = []
+    config = FAST.replace(first_size=24, steps=3, first_steps=5, optimizer="adam")
+    result = nst_jax.stylize(
+        vgg16,
+        content,
+        styles,
+        config,
+        callback=lambda p: sizes.append((p.step, p.steps, p.images.shape[2])),
+    )
+    assert [width for _, _, width in sizes] == 5 * [24] + 3 * [34] + 3 * [48]
+    assert [step for step, _, _ in sizes] == list(range(1, 12))
+    assert {steps for _, steps, _ in sizes} == {11}
+    assert result.history["total"].shape == (11, 2)
+    assert result.images.shape == (2, 36, 48, 3)
+
+
+def test_moments_go_over_to_the_next_scale(vgg16, content, styles):
+    from nst_jax import optimize
+
+    config = FAST.replace(optimizer="adam", steps=2)
+    images = jnp.asarray(content)[None]
+    targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
+    each = (targets, optimize.batch_numbers(config, 1))
+    states, _ = optimize.run(objective.objective_value, images, config, shared=(vgg16,), each=each)
+    larger = nst_jax.image.resize(states.picture, 54, 72)
+    carried = optimize.start(larger, config, previous=states)
+    moments, before = (jax.tree.leaves(s.opt_state) for s in (carried, states))
+    images_shaped = [leaf for leaf in moments if leaf.shape == larger.shape]
+    assert len(images_shaped) == 2  # Adam's two moments
+    for new, old in zip(moments, before, strict=True):
+        if old.ndim == 4:
+            np.testing.assert_allclose(np.mean(new), np.mean(old), rtol=0.05, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(new, old)
+    assert (np.asarray(images_shaped[1]) >= 0).all()
+
+
+def test_numbers_explore_one_style_in_one_program(vgg16, content, styles, compilations):
+    sweep = FAST.replace(content_weight=np.array([0.01, 1.0, 100.0]))
+    result = nst_jax.stylize(vgg16, content, styles[:1], sweep)
+    assert result.images.shape[0] == 3
+    far = np.abs(np.asarray(result.images) - content).mean(axis=(1, 2, 3))
+    assert far[0] > far[1] > far[2]
+    with compilations() as count:
+        nst_jax.stylize(vgg16, content, styles[:1], sweep.replace(content_weight=np.arange(3.0)))
+        assert count() == 0
+
+
+def test_texture_synthesis_needs_no_content(vgg16, styles):
+    config = FAST.replace(content_layers=(), init="noise", steps=40, learning_rate=4.0)
+    blank = np.full((36, 48, 3), 0.5, np.float32)
+    result = nst_jax.stylize(vgg16, blank, styles, config)
+    assert (result.history["total"][-1] < 0.02 * result.history["total"][0]).all()
+    for image, style in zip(result.images, styles, strict=True):
+        np.testing.assert_allclose(
+            np.asarray(image).mean(axis=(0, 1)), style.mean(axis=(0, 1)), atol=0.1
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"masks": np.ones((2, 36, 48)), "mixing": np.eye(2)}, "masks or mixing"),
+        ({"masks": np.ones((1, 36, 48))}, "masks must be"),
+        ({"style_masks": [None]}, "style_masks"),
+        ({"mixing": [[0.5, 0.6]]}, "sum to 1"),
+        ({"initial": np.full((36, 48, 3), 7.0)}, r"initial must be in \[0, 1\]"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(vgg16, content, styles, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        nst_jax.stylize(vgg16, content, styles, FAST, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_luminance_is_of_yiq(content):
+    # The test above trusts `yiq`; hold it and the package's luminance against each other.
+    grey = np.asarray(color.grey(content))
+    np.testing.assert_allclose(yiq(grey), 0, atol=1e-3)
