@@ -75,6 +75,7 @@ presets = {
     # neural-style-transfer-creating-art-with-deep-learning-using-tf-keras-and-eager-execution.html
     "tf_blog": Config(
         content_layers=("block5_conv2",),
+        style_normalization="mean",
         content_weight=1e3,
         style_weight=1e-2,
         optimizer="adam",

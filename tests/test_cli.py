@@ -165,3 +165,120 @@ def test_help_lists_our_flags():
     )
     for name in (*cli.RUN_FLAGS, *cli.CONFIG_FLAGS, *cli.SWEEP_FLAGS):
         assert f"--{name}" in done.stdout.replace("--[no]", "--"), name
+
+
+def test_blends_are_named_by_their_rows(run, pictures, tmp_path):
+    content, *styles = pictures
+    code, err = run(
+        f"--content={content}",
+        f"--styles={styles[0]},{styles[1]}",
+        "--mixing=0.7,0.3;0,1",
+        f"--output_dir={tmp_path}",
+        *FAST,
+    )
+    assert code == 0, err
+    assert (tmp_path / "a__0.7_b+0.3_c.png").exists() and (tmp_path / "a__1_c.png").exists()
+
+
+def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_path):
+    content, style, _ = pictures
+    code, err = run(
+        f"--content={content}",
+        f"--styles={style}",
+        "--content_weight=1e-3,1e3",
+        "--learning_rate=1,2",
+        f"--output_dir={tmp_path}",
+        *FAST,
+    )
+    assert code == 0, err
+    labels = [
+        f"b__content_weight={w}__learning_rate={r}" for w in ("0.001", "1000") for r in (1, 2)
+    ]
+    images = {}
+    for label in labels:
+        with Image.open(tmp_path / f"a__{label}.png") as picture:
+            images[label] = np.asarray(picture, float)
+    with Image.open(content) as picture:
+        start = np.asarray(picture.resize((48, 36)), float)
+    moved = [np.abs(image - start).mean() for image in images.values()]
+    assert moved[1] > moved[0] and moved[3] > moved[2]  # a larger rate moves further
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {line["style"] for line in lines} == set(labels)
+    assert json.loads((tmp_path / "config.json").read_text())["sweep"] == {
+        "content_weight": [0.001, 1000.0],
+        "learning_rate": [1.0, 2.0],
+    }
+
+
+def test_several_contents_of_several_shapes(run, pictures, tmp_path):
+    a, b, c = pictures
+    code, err = run(f"--content={a},{b}", f"--styles={c}", f"--output_dir={tmp_path / 'o'}", *FAST)
+    assert code == 0, err
+    names = {path.name for path in (tmp_path / "o").iterdir()}
+    assert {"a__c.png", "b__c.png", "a__contact_sheet.png", "b__loss_curves.png"} <= names
+    with Image.open(tmp_path / "o" / "b__c.png") as picture:
+        assert picture.size == (36, 48)
+
+
+def test_masks_from_files(run, pictures, tmp_path):
+    content, *styles = pictures
+    left = np.zeros((60, 80), np.uint8)
+    left[:, :40] = 255
+    Image.fromarray(left).save(tmp_path / "left.png")
+    Image.fromarray(255 - left).save(tmp_path / "right.png")
+    code, err = run(
+        f"--content={content}",
+        f"--styles={styles[0]},{styles[1]}",
+        f"--masks={tmp_path / 'left.png'},{tmp_path / 'right.png'}",
+        f"--style_masks=,{tmp_path / 'right.png'}",
+        f"--output_dir={tmp_path / 'o'}",
+        *FAST,
+    )
+    assert code == 0, err
+    assert (tmp_path / "o" / "a__b+c.png").exists()
+
+
+def test_a_texture_needs_no_content(run, pictures, tmp_path):
+    code, err = run(
+        f"--styles={pictures[1]}",
+        "--content_weight=0",
+        "--init=noise",
+        f"--output_dir={tmp_path / 'o'}",
+        *FAST,
+    )
+    assert code == 0, err
+    with Image.open(tmp_path / "o" / "texture__b.png") as picture:
+        assert picture.size == (36, 48)
+
+
+def test_a_picture_to_start_from(run, pictures, tmp_path):
+    content, style, other = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--learning_rate=1e-6")
+    code, err = run(*arguments, f"--init={other}", f"--output_dir={tmp_path / 'o'}")
+    assert code == 0, err
+    with Image.open(tmp_path / "o" / "a__b.png") as picture:
+        found = np.asarray(picture, float)
+    with Image.open(other) as picture:
+        whole = np.asarray(picture, np.float32) / 255
+    expected = 255 * np.asarray(nst_jax.image.cover(whole, 36, 48))
+    np.testing.assert_allclose(found, expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--mixing=0.5,0.4",), "--mixing: each row must sum to 1"),
+        (("--mixing=1",), "--mixing needs a weight for each of the 2 styles"),
+        (("--mixing=a,b",), "--mixing must be numbers"),
+        (("--masks=x.png",), "--masks needs one for each of the 2 styles"),
+        (("--init=nowhere.png",), "nowhere.png"),
+        (("--content_weight=1,-1",), "content_weight must be at least 0"),
+        (("--color=lumin",), "did you mean 'luminance'"),
+        (("--first_size=600",), "first_size must be at most size"),
+    ],
+)
+def test_bad_options_get_one_line(run, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, err = run("--demo", *arguments)
+    assert code == cli.BAD_INPUT
+    assert message in err and err.count("\n") == 1, err
