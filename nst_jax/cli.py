@@ -245,7 +245,7 @@ def run() -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    if FLAGS["verbosity"].using_default_value:
+    if not FLAGS["verbosity"].present:
         # What JAX and matplotlib note of their set-up is no news to whoever runs this.
         logging.set_verbosity(logging.WARNING)
     try:

@@ -163,7 +163,8 @@ def fold_normalization(
     since it depends on the position. It is small: with the original weights in torchvision's
     form, below 0.3 % of the layer's largest activation. Over whole 224x224 pictures (a drawing
     and noise), this layer and the later ones were off by at most 0.07 % in root mean square,
-    their Gram matrices by at most 0.05 %.
+    their Gram matrices by at most 0.05 %. Gradients feel the border more: that of a style loss
+    with respect to a 65x83 picture differed by about 1 % (0.7 % VGG16, 1.4 % VGG19).
 
     Args:
       kernel: ``[3, 3, 3, out]``, input channels red, green, blue.

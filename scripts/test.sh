@@ -28,6 +28,7 @@ status=0
 "$venv/bin/python" -m ruff check . || status=$?
 "$venv/bin/python" -m ruff format --check . || status=$?
 # bash 3.2 takes an empty array for an unset one, hence the ${a[@]+...}.
-"$venv/bin/python" -m pytest ${selection[@]+"${selection[@]}"} \
+# Two workers: compiling, which is most of the time, keeps one core busy each.
+"$venv/bin/python" -m pytest -n 2 ${selection[@]+"${selection[@]}"} \
   ${arguments[@]+"${arguments[@]}"} || status=$?
 exit "$status"

@@ -1,0 +1,163 @@
+"""How far are the networks from Keras' own, layer by layer?
+
+    python -m benchmarks.parity [--height=97] [--width=131] [--json=PATH]
+
+Both sides load the same bundled file and get the same picture of random pixels; Keras
+preprocesses it itself. For each convolution (after ReLU) and pooling of VGG16 and VGG19 the
+table shows the relative error: the largest absolute difference of the layer, divided by the
+layer's largest absolute value in Keras.
+
+Keras (`pip install 'nst_jax[test]'`) runs on JAX. There it compiles to the same convolutions as
+ours, so that equal networks agree to nearly the last bit; KERAS_BACKEND=torch chooses others.
+"""
+
+import datetime
+import functools
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+import nst_jax
+from nst_jax import vgg, weights
+
+FAILED = 1
+
+
+def import_keras() -> Any:
+    """Keras, on its JAX backend unless the environment names another.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        import keras
+    except ImportError as error:
+        raise ImportError(f"needs Keras: pip install 'nst_jax[test]' ({error})") from error
+    return keras
+
+
+def bundled_file(model: str) -> Path:
+    return weights.BUNDLED_FOLDER / f"{model}.h5"
+
+
+def keras_network(model: str, path: str | os.PathLike) -> Any:
+    """Keras' `model` with the weights of the file: the outputs of all its layers, without head."""
+    keras = import_keras()
+    network = getattr(keras.applications, model.upper())(weights=str(path), include_top=False)
+    outputs = {name: network.get_layer(name).output for name in vgg.layer_names(model)}
+    return keras.Model(network.input, outputs)
+
+
+def keras_predict(network: Any, images: np.ndarray) -> Any:
+    """What a Keras network makes of sRGB images `[N, H, W, 3]` in [0, 1]."""
+    inputs = import_keras().applications.vgg16.preprocess_input(255.0 * images)
+    # Keras adds biases to arrays of higher rank, which a strict caller may have forbidden.
+    with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
+        return network.predict(inputs, verbose=0)
+
+
+def layer_errors(params: Mapping, network: Any, images: np.ndarray) -> dict[str, float]:
+    """Relative error of each layer: largest absolute difference / Keras' largest absolute value.
+
+    Args:
+      params: the parameter tree.
+      network: of `keras_network`.
+      images: float32 `[N, H, W, 3]`, sRGB in [0, 1].
+
+    Returns:
+      `{layer: error}` from the image upwards.
+    """
+    expected = keras_predict(network, images)
+    layers = vgg.layer_names(vgg.network_name(params))
+    # By default, accelerators multiply float32 in fewer digits than are compared here.
+    with jax.default_matmul_precision("highest"):
+        found = jax.jit(functools.partial(nst_jax.features, layers=layers))(params, images)
+    return {
+        name: float(np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max())
+        for name in layers
+    }
+
+
+def random_images(count: int, *, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).random((count, height, width, 3), np.float32)
+
+
+def run(*, height: int, width: int) -> dict[str, Any]:
+    """Compares both networks with Keras and prints the table.
+
+    Returns:
+      What was printed, ready for JSON.
+    """
+    keras = import_keras()
+    device = jax.devices()[0]
+    report = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": f"{device.platform} ({device.device_kind})",
+        "height": height,
+        "width": width,
+        "versions": {
+            "nst_jax": nst_jax.__version__,
+            "jax": jax.__version__,
+            "keras": f"{keras.__version__} on {keras.backend.backend()}",
+            "python": platform.python_version(),
+        },
+    }
+    print("Relative error against Keras: largest difference / largest value, by layer")
+    print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
+    print(f"{report['device']}, {report['date']}, picture {height}x{width}\n")
+    images = random_images(1, height=height, width=width)
+    errors = {}
+    for model in vgg.CONVOLUTIONS:
+        path = bundled_file(model)
+        errors[model] = layer_errors(nst_jax.load_params(path), keras_network(model, path), images)
+    # Unlike max, np.max never hides a NaN.
+    largest = [float(np.max(list(found.values()))) for found in errors.values()]
+    report |= {"relative_error": errors, "largest": float(np.max(largest))}
+    print(_row("layer", errors))
+    for name in max(errors.values(), key=len):
+        found = (errors[model].get(name) for model in errors)
+        print(_row(name, ("-" if error is None else f"{error:.1e}" for error in found)))
+    print(_row("largest", (f"{error:.1e}" for error in largest)))
+    print(f"\nLargest of all layers of both networks: {report['largest']:.1e}")
+    return report
+
+
+def _row(name: str, cells: Iterable[str]) -> str:
+    return f"{name:<14}" + "".join(f"{cell:>10}" for cell in cells)
+
+
+def define_flags() -> None:
+    # Below 32 pixels nothing is left after the fifth pooling.
+    flags.DEFINE_integer("height", 97, "Height of the picture in pixels.", lower_bound=32)
+    flags.DEFINE_integer("width", 131, "Width of the picture in pixels.", lower_bound=32)
+    flags.DEFINE_string("json", None, "Also write the result to this file.")
+
+
+def main(argv: list[str]) -> int:
+    if not flags.FLAGS["verbosity"].present:
+        # JAX tells at INFO which backends it could not find.
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}")
+        report = run(height=flags.FLAGS.height, width=flags.FLAGS.width)
+        if flags.FLAGS.json:
+            Path(flags.FLAGS.json).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    except (ImportError, OSError, ValueError) as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
