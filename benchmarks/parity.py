@@ -11,11 +11,8 @@ Keras (`pip install 'nst_jax[test]'`) runs on JAX. There it compiles to the same
 ours, so that equal networks agree to nearly the last bit; KERAS_BACKEND=torch chooses others.
 """
 
-import datetime
 import functools
-import json
 import os
-import platform
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,6 +23,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import nst_jax
+from benchmarks import common
 from nst_jax import vgg, weights
 
 FAILED = 1
@@ -98,22 +96,11 @@ def run(*, height: int, width: int) -> dict[str, Any]:
       What was printed, ready for JSON.
     """
     keras = import_keras()
-    device = jax.devices()[0]
-    report = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": f"{device.platform} ({device.device_kind})",
-        "height": height,
-        "width": width,
-        "versions": {
-            "nst_jax": nst_jax.__version__,
-            "jax": jax.__version__,
-            "keras": f"{keras.__version__} on {keras.backend.backend()}",
-            "python": platform.python_version(),
-        },
-    }
+    report = common.environment() | {"height": height, "width": width}
+    report["versions"]["keras"] = f"{keras.__version__} on {keras.backend.backend()}"
     print("Relative error against Keras: largest difference / largest value, by layer")
-    print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
-    print(f"{report['device']}, {report['date']}, picture {height}x{width}\n")
+    common.print_environment(report)
+    print(f"picture {height}x{width}\n")
     images = random_images(1, height=height, width=width)
     errors = {}
     for model in vgg.CONVOLUTIONS:
@@ -151,7 +138,7 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"unexpected argument {argv[1]!r}")
         report = run(height=flags.FLAGS.height, width=flags.FLAGS.width)
         if flags.FLAGS.json:
-            Path(flags.FLAGS.json).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+            common.write_json(flags.FLAGS.json, report)
     except (ImportError, OSError, ValueError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return FAILED

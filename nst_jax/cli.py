@@ -184,22 +184,22 @@ def masks_from_flag(name: str, styles: int) -> list[np.ndarray | None] | None:
 
 def read_inputs(config: Config) -> tuple[list[jobs.Picture], list[jobs.Picture]]:
     """Contents and styles, from files or built in."""
+    needs_content = bool(config.content_layers) and np.any(config.content_weight)
     if FLAGS.demo:
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")
-        drawn = [
+        butterfly, *styles = [
             jobs.Picture(name, examples.by_name[name](config.size))
             for name in ("butterfly", "rainbow", "triangles")
         ]
-        return drawn[:1], drawn[1:]
-    needs_content = bool(config.content_layers) and np.any(config.content_weight)
-    if not FLAGS.styles or (needs_content and not FLAGS.content):
-        raise ValueError("--content and --styles are needed (or --demo)")
-    styles = _read(FLAGS.styles)
-    if not FLAGS.content:
-        # Texture synthesis: a picture of the first style's shape, of which nothing is kept.
-        return [jobs.Picture("texture", np.full_like(styles[0].image, 0.5))], styles
-    return _read(FLAGS.content), styles
+        contents = [butterfly] if needs_content else []
+    else:
+        if not FLAGS.styles or (needs_content and not FLAGS.content):
+            raise ValueError("--content and --styles are needed (or --demo)")
+        contents, styles = _read(FLAGS.content), _read(FLAGS.styles)
+    # Texture synthesis: a picture of the first style's shape, of which nothing is kept.
+    blank = jobs.Picture("texture", np.full_like(styles[0].image, 0.5))
+    return contents or [blank], styles
 
 
 def _read(paths: Sequence[str]) -> list[jobs.Picture]:

