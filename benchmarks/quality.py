@@ -62,6 +62,9 @@ STYLES = {
 _HOW = {
     "size",
     "size_of",
+    "first_size",
+    "scale_factor",
+    "first_steps",
     "optimizer",
     "linesearch",
     "memory",
@@ -108,7 +111,8 @@ def paint(params: Mapping, content: Picture, style: Picture, config: Config) -> 
     ends = sorted(clock)
     taken = [next(clock[end] for end in ends if end > step) for step in range(ends[-1])]
     losses = result.history["total"][:, 0].tolist()
-    return painted._replace(curve=list(zip([0.0, *taken], losses, strict=False)))
+    curve = list(zip([0.0, *taken], losses, strict=False))
+    return painted._replace(curve=curve[-config.steps :])  # coarser scales' losses are others
 
 
 def minimises_formula(config: Config) -> bool:

@@ -5,8 +5,9 @@
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 from absl import app, flags, logging
 
@@ -18,7 +19,7 @@ from nst_jax.weights import load_params
 BAD_INPUT = 1
 
 # What `--demo` uses where no flag says otherwise: small enough for a laptop's processor.
-DEMO = {"size": 256, "steps": 120}
+DEMO = {"size": 256, "steps": 80}
 
 RUN_FLAGS = {
     "content": (flags.DEFINE_list, [], "content pictures, separated by commas"),
@@ -56,7 +57,11 @@ def _choices(name: str) -> str:
 CONFIG_FLAGS = {
     "size": (flags.DEFINE_integer, "side of the pictures, pixels"),
     "size_of": (flags.DEFINE_string, f"the side meant: {_choices('size_of')}"),
-    "first_size": (flags.DEFINE_integer, "side to start at, coarse to fine, pixels"),
+    "first_size": (
+        flags.DEFINE_integer,
+        "coarse to fine: start at the smallest scale not below this side, pixels",
+    ),
+    "scale_factor": (flags.DEFINE_float, "how much larger each scale is than the one before"),
     "content_layers": (flags.DEFINE_list, "layers compared with the content"),
     "style_layers": (flags.DEFINE_list, "layers whose statistics are compared with the style"),
     "content_layer_weights": (flags.DEFINE_list, "a weight for each content layer"),
@@ -129,6 +134,8 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
     }
     if FLAGS.demo:
         given = DEMO | given
+    if "steps" in given:
+        given.setdefault("first_steps", None)  # the preset's would outlast them
     if given.get("init") not in (None, *CHOICES["init"]):
         del given["init"]  # a file, which `run` reads
     sweep = {}
@@ -173,18 +180,23 @@ def mixing_from_flag(styles: int) -> np.ndarray | None:
 
 
 def masks_from_flag(name: str, styles: int) -> list[np.ndarray | None] | None:
-    """The luminance of each mask picture `[H, W]`; None for an empty name."""
+    """Each mask picture's brightness `[H, W]`; None for an empty name."""
     paths = FLAGS[name].value
     if not paths:
         return None
     if len(paths) != styles:
         raise ValueError(f"--{name} needs one for each of the {styles} styles, got {len(paths)}")
+    if name == "masks" and not all(paths):
+        raise ValueError("--masks needs a file for each of the styles")
     return [io.read_image(path).mean(axis=-1) if path else None for path in paths]
 
 
-def read_inputs(config: Config) -> tuple[list[jobs.Picture], list[jobs.Picture]]:
+def read_inputs(
+    config: Config, sweep: Mapping[str, Sequence[float]]
+) -> tuple[list[jobs.Picture], list[jobs.Picture]]:
     """Contents and styles, from files or built in."""
-    needs_content = bool(config.content_layers) and np.any(config.content_weight)
+    weights = sweep.get("content_weight", (config.content_weight,))
+    needs_content = bool(config.content_layers) and any(weights)
     if FLAGS.demo:
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")
@@ -214,9 +226,13 @@ def run() -> int:
     config, sweep = config_from_flags()
     if FLAGS.log_every < 1:
         raise ValueError(f"--log_every must be at least 1, got {FLAGS.log_every}")
-    contents, styles = read_inputs(config)
+    if not 0 <= FLAGS.seed < 2**32:
+        raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
+    contents, styles = read_inputs(config, sweep)
     initial = None
     if FLAGS.init not in (None, *CHOICES["init"]):
+        if not pathlib.Path(FLAGS.init).exists():
+            check_choice("--init (or an existing file)", FLAGS.init, CHOICES["init"])
         initial = io.read_image(FLAGS.init)
     job = jobs.Job(
         contents=contents,
@@ -252,7 +268,10 @@ def _main(argv: Sequence[str]) -> int:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}: pictures go into flags, see --help")
         return run()
-    except (ValueError, TypeError, OSError) as error:
+    except KeyboardInterrupt:
+        jobs.say("nst-jax: interrupted")
+        return 130
+    except (ValueError, TypeError, OSError, jax.errors.JaxRuntimeError) as error:
         logging.debug("the error in full", exc_info=True)
         first, *_ = str(error).splitlines() or [type(error).__name__]
         jobs.say(f"nst-jax: {first}")

@@ -40,8 +40,9 @@ class Config:
       size: side of the pictures in pixels, for content and styles alike; None keeps the size
         that each has.
       size_of: the side meant, "longer" or "height".
-      first_size: side at which a coarse-to-fine run starts; each scale is larger by a factor of
-        sqrt(2) until `size` is reached. None is a single scale.
+      first_size: a coarse-to-fine run starts at the smallest scale not below this side, of the
+        scales `size`, `size` / `scale_factor`, ...; None is a single scale.
+      scale_factor: how much larger each scale is than the one before.
       content_layers: layers compared with the content picture.
       style_layers: layers whose statistics are compared with the style picture's.
       content_reduction: "half_sum" is 1/2 the sum of squared differences (Gatys), "sum" twice
@@ -62,7 +63,8 @@ class Config:
       linesearch: of L-BFGS: zoom line search instead of the learning rate.
       memory: number of past steps that L-BFGS keeps.
       normalize_gradient: divide each picture's gradient by its root mean square, so that the
-        learning rate says how far pixels move, whatever the loss's units.
+        learning rate says how far pixels move, whatever the loss's units. Not of L-BFGS, which
+        reads curvature off gradients.
       schedule: of the learning rate: "constant", "exponential" (times decay_rate every
         decay_steps, smoothly) or "cosine" (to zero at the last step).
       clip: keep the picture inside [0, 1] after each step.
@@ -76,7 +78,8 @@ class Config:
 
     Numbers:
       steps: number of optimisation steps, at each scale.
-      first_steps: number of steps at the first scale; None is `steps`.
+      first_steps: number of steps at the first scale; None is `steps`. These two are numbers
+        of the whole run; every other number may be an array, one an output.
       content_weight, style_weight, tv_weight: weights of the three terms.
       content_layer_weights, style_layer_weights: a weight a layer; None is 1 / number of layers.
       learning_rate: in grey levels (of a range of 255).
@@ -93,6 +96,7 @@ class Config:
     size: int | None = 512
     size_of: str = "longer"
     first_size: int | None = None
+    scale_factor: float = 2**0.5
     content_layers: tuple[str, ...] = ("block4_conv2",)
     style_layers: tuple[str, ...] = FIRST_CONVOLUTIONS
     content_reduction: str = "mean"
@@ -134,10 +138,9 @@ class Config:
         for name in ("size", "first_size"):
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), low=1, whole=True)
-        if self.first_size is not None and (self.size is None or self.first_size > self.size):
-            raise ValueError(
-                f"first_size must be at most size, got {self.first_size} and {self.size}"
-            )
+        if self.first_size is not None and self.size is None:
+            raise ValueError("first_size needs a size to end at, got size None")
+        _check_number("scale_factor", self.scale_factor, low=1.1, high=16.0)
         for name in ("content_layers", "style_layers"):
             _check_layers(name, getattr(self, name))
         for name in ("pooling_correction", "linesearch", "normalize_gradient", "clip"):
@@ -158,7 +161,7 @@ class Config:
         for kind in ("content", "style"):
             weights = getattr(self, f"{kind}_layer_weights")
             layers = getattr(self, f"{kind}_layers")
-            if isinstance(weights, tuple | list):
+            if hasattr(weights, "__len__"):
                 object.__setattr__(self, f"{kind}_layer_weights", tuple(weights))
                 if len(weights) != len(layers):
                     raise ValueError(

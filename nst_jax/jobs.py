@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
+import math
 import pathlib
 import sys
 import time
@@ -16,9 +17,8 @@ from tqdm import tqdm
 
 from nst_jax import io, report, vgg
 from nst_jax.config import Config
-from nst_jax.image import resize_mask
 from nst_jax.optimize import Progress
-from nst_jax.stylize import fit_shape, stylize
+from nst_jax.stylize import stylize
 from nst_jax.version import __version__
 
 DIVERGED = 3
@@ -40,6 +40,7 @@ class Output(NamedTuple):
       thumbnail: index of the style to show for it.
       row: index into the rows of the mixing, or of the styles.
       settings: the explored numbers.
+      stem: its file's name without the extension.
     """
 
     content: str
@@ -47,11 +48,7 @@ class Output(NamedTuple):
     thumbnail: int
     row: int
     settings: Mapping[str, float]
-
-    @property
-    def stem(self) -> str:
-        """Its file's name without the extension."""
-        return f"{self.content}__{self.label}"
+    stem: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +99,7 @@ class Job:
             dict(zip(self.sweep, values, strict=True))
             for values in itertools.product(*self.sweep.values())
         ]
-        return [
+        outputs = [
             Output(
                 content.name,
                 "__".join([label, *(f"{name}={value:g}" for name, value in settings.items())]),
@@ -114,6 +111,11 @@ class Job:
             for row, (label, thumbnail) in enumerate(self.rows())
             for settings in combinations
         ]
+        # Of the sheets and curves, too, no output may take the name; nor one too long for a disk.
+        taken = [f"{c.name}__{kind}" for c in contents for kind in ("contact_sheet", "loss_curves")]
+        stems = [f"{output.content}__{output.label}" for output in outputs]
+        stems = unique([*taken, *(stem[:100] for stem in stems)])[len(taken) :]
+        return [output._replace(stem=stem) for output, stem in zip(outputs, stems, strict=True)]
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -163,8 +165,10 @@ class Monitor:
                     # "style" is the picture's name, so the term goes by another.
                     terms["style_loss"] = terms.pop("style")
                     line = {"step": step, "style": output.label, "output": output.stem}
-                    line |= terms | {"seconds": round(seconds, 3)}
-                    self._file.write(json.dumps(line) + "\n")
+                    # JSON has no NaN.
+                    line |= {k: v if math.isfinite(v) else None for k, v in terms.items()}
+                    line["seconds"] = round(seconds, 3)
+                    self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         losses = ", ".join(
             f"{output.label} {loss:.4g}"
@@ -198,7 +202,7 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log
     """
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
-        groups.setdefault(fit_shape(content.image.shape, job.config), []).append(content)
+        groups.setdefault(content.image.shape[:2], []).append(content)
     folder.mkdir(parents=True, exist_ok=True)
     described = described | {
         "network": vgg.network_name(params),
@@ -216,7 +220,7 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log
         with Monitor(metrics, outputs, log_every) as monitor:
             result = _stylize(job, params, contents, outputs, monitor)
         write_outputs(job, folder, contents, outputs, result)
-        diverged += [o.label for o, bad in zip(outputs, result.diverged, strict=True) if bad]
+        diverged += [o.stem for o, bad in zip(outputs, result.diverged, strict=True) if bad]
     if diverged:
         say(
             f"nst-jax: {', '.join(diverged)}: stopped at a value that is not finite, the last "
@@ -237,9 +241,10 @@ def _stylize(job: Job, params, contents, outputs, monitor):
             rows = np.eye(len(job.styles)) if mixing is None else mixing
             mixing = rows[[output.row for output in of_one]]
     if masks is not None:
-        shape = fit_shape(contents[0].image.shape, job.config)
-        masks = np.stack([np.asarray(resize_mask(mask, *shape)) for mask in masks])
-        masks = np.stack([masks] * len(of_one))
+        shapes = {np.shape(mask) for mask in masks}
+        if len(shapes) > 1:
+            raise ValueError(f"--masks must be of one size, got {sorted(shapes)}")
+        masks = np.stack([np.stack(masks)] * len(of_one))
     return stylize(
         params,
         [content.image for content in contents],

@@ -122,6 +122,16 @@ def compute_targets(
     for index, style in enumerate(styles):
         check_image(f"styles[{index}]", style)
     style_masks = check_style_masks(style_masks, styles)
+    if masks is not None:
+        if mixing is not None:
+            raise ValueError("give masks or mixing, not both")
+        if config.jitter:
+            raise ValueError("jitter would move the picture under its masks: use one or the other")
+        masks = check_masks(masks, len(styles), content.shape[:2])
+    if mixing is not None:
+        mixing = check_mixing(mixing, len(styles))
+        if config.style_loss == "wasserstein" and jnp.min(mixing) < 0:
+            raise ValueError("mixing must not be negative with the wasserstein style loss")
     each = [
         _style_targets(params, jnp.asarray(style), config, mask=mask)
         for style, mask in zip(styles, style_masks, strict=True)
@@ -130,18 +140,10 @@ def compute_targets(
     outputs = len(styles)
     regions = None
     if masks is not None:
-        if mixing is not None:
-            raise ValueError("give masks or mixing, not both")
-        if config.jitter:
-            raise ValueError("jitter would move the picture under its masks: use one or the other")
-        masks = check_masks(masks, len(styles), content.shape[:2])
         outputs = len(masks)
         regions = {layer: _at_layer(masks, layer) for layer in config.style_layers}
         style = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (outputs, *leaf.shape)), style)
     elif mixing is not None:
-        mixing = check_mixing(mixing, len(styles))
-        if config.style_loss == "wasserstein" and jnp.min(mixing) < 0:
-            raise ValueError("mixing must not be negative with the wasserstein style loss")
         outputs = len(mixing)
         style = jax.tree.map(lambda leaf: jnp.tensordot(mixing, leaf, axes=1), style)
     content = jnp.asarray(content)
@@ -296,6 +298,8 @@ def check_masks(masks: jax.Array, styles: int, size: tuple[int, int]) -> jax.Arr
             f"masks must be [{styles} styles, {size[0]}, {size[1]}], the content's size, or that "
             f"with a leading axis of outputs, got {masks.shape}"
         )
+    if not jnp.all((masks >= 0) & (masks <= 1)):
+        raise ValueError("masks must be in [0, 1]")
     return masks
 
 

@@ -90,7 +90,9 @@ def make_optimizer(config: Config, step: jax.Array) -> optax.GradientTransformat
     scale.
     """
     descend = optax.scale(-learning_rate_at(config, step))
-    chain = [normalize_by_rms()] if config.normalize_gradient else []
+    # Differences of gradients scaled each by itself would tell L-BFGS no curvature.
+    normalize = config.normalize_gradient and config.optimizer != "lbfgs"
+    chain = [normalize_by_rms()] if normalize else []
     if config.optimizer == "sgd":
         chain += [optax.trace(config.momentum), descend]
     elif config.optimizer == "adam":

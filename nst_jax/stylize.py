@@ -23,7 +23,8 @@ class Result(NamedTuple):
     """What `stylize` returns.
 
     Attributes:
-      images: `[N, H, W, 3]`, one picture an output.
+      images: `[N, H, W, 3]`, one picture an output; without `config.clip` values may leave
+        [0, 1].
       history: `{"total", "content", "style", "total_variation"}`, NumPy `[steps, N]`, weighted,
         each before its step; the steps of every scale, one after the other.
       diverged: `[N]` of bool, NumPy: outputs that met a value that is not finite; their picture
@@ -77,6 +78,8 @@ def stylize(
       ValueError: pictures of another shape, type or range, too small for the deepest layer, an
         unknown layer, bad masks or mixing, or numbers of another length than the outputs.
     """
+    if not config.content_layers + config.style_layers:
+        raise ValueError("config must name a layer in content_layers or style_layers")
     contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
     if initial is not None:
@@ -96,9 +99,11 @@ def stylize(
         targets = _sweep(here, targets)
         outputs = len(jax.tree.leaves(targets)[0])
         if states is None:
-            images = _start(sized, styles, here, outputs, key, mixing, initial)
+            images = _start(sized, styles, here, outputs, key, mixing, masks is not None, initial)
         else:
             images = image_lib.resize(states.picture, *sized[0].shape[:2])
+        # What is dealt with by now is no reason to compile the step anew.
+        here = here.replace(size=None, size_of="longer", init="content", color="style")
         done = sum(len(history["total"]) for history in histories)
         states, history = optimize.run(
             objective.objective_value,
@@ -147,10 +152,11 @@ def fit(image: jax.Array, config: Config) -> jax.Array:
 
 
 def scales(config: Config) -> tuple[int | None, ...]:
-    """The sizes of a run from coarse to fine, each larger by sqrt(2); the last is the size."""
+    """The sizes of a run from coarse to fine; the last is the size."""
     if config.first_size is None:
         return (config.size,)
-    return image_lib.pyramid_sizes(config.size, smallest=config.first_size)
+    smallest = min(config.first_size, config.size)
+    return image_lib.pyramid_sizes(config.size, smallest=smallest, factor=config.scale_factor)
 
 
 def _several(content) -> list[jax.Array]:
@@ -169,12 +175,12 @@ def _targets(params, contents, styles, config, mixing, masks, style_masks):
     """Targets of contents x styles; pictures in, so that colours can be kept."""
     height, width = contents[0].shape[:2]
     if masks is not None:
-        masks = image_lib.resize_mask(jnp.asarray(masks, jnp.float32), height, width)
+        masks = _fit_mask("masks", masks, height, width)
     sized = [fit(style, config) for style in styles]
     if style_masks is not None and len(style_masks) == len(sized):
         style_masks = [
-            mask if mask is None else image_lib.resize_mask(jnp.asarray(mask), *style.shape[:2])
-            for mask, style in zip(style_masks, sized, strict=True)
+            mask if mask is None else _fit_mask(f"style_masks[{index}]", mask, *style.shape[:2])
+            for index, (mask, style) in enumerate(zip(style_masks, sized, strict=True))
         ]
     parts = []
     for content in contents:
@@ -198,6 +204,19 @@ def _targets(params, contents, styles, config, mixing, masks, style_masks):
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
+def _fit_mask(name: str, mask: jax.Array, height: int, width: int) -> jax.Array:
+    """A mask `[..., h, w]` of a picture's shape brought to its size."""
+    mask = jnp.asarray(mask, jnp.float32)
+    own = mask.shape[-1] / mask.shape[-2] if mask.ndim >= 2 and mask.size else 0.0
+    # Within the rounding of the sides to pixels.
+    if abs(own * height / width - 1) > 1.5 / min(height, width):
+        raise ValueError(
+            f"{name} must have the shape of its picture, {height}x{width} or in proportion, "
+            f"got {mask.shape}"
+        )
+    return image_lib.resize_mask(mask, height, width)
+
+
 def _sweep(config: Config, targets: objective.Targets) -> objective.Targets:
     """Repeats the targets of a single output when the configuration's numbers are arrays."""
     lengths = {np.shape(number)[0] for number in jax.tree.leaves(config) if np.ndim(number)}
@@ -211,7 +230,7 @@ def _each_output(pictures, outputs):
     return jnp.repeat(jnp.stack(pictures), outputs // len(pictures), axis=0)
 
 
-def _start(contents, styles, config, outputs, key, mixing, initial):
+def _start(contents, styles, config, outputs, key, mixing, masked, initial):
     """The pictures to start from, `[outputs, H, W, 3]`."""
     height, width = contents[0].shape[:2]
     if initial is not None:
@@ -219,10 +238,10 @@ def _start(contents, styles, config, outputs, key, mixing, initial):
     elif config.init == "noise":
         pictures = [image_lib.noise(key, height, width)]
     elif config.init == "style":
-        weights = np.eye(len(styles)) if mixing is None else np.asarray(mixing)
         covered = [image_lib.cover(style, height, width) for style in styles]
-        chosen = np.resize(np.argmax(weights, axis=1), outputs)
-        pictures = [covered[index] for index in chosen]
+        # Of a blend the heaviest, of masked styles the first.
+        rows = np.eye(1 if masked else len(styles)) if mixing is None else np.asarray(mixing)
+        pictures = [covered[index] for index in np.resize(np.argmax(rows, axis=1), outputs)]
     else:
         pictures = contents
     if config.color == "luminance":

@@ -226,11 +226,12 @@ def test_masks_from_files(run, pictures, tmp_path):
     left[:, :40] = 255
     Image.fromarray(left).save(tmp_path / "left.png")
     Image.fromarray(255 - left).save(tmp_path / "right.png")
+    Image.fromarray(left[:50, 15:65]).save(tmp_path / "part.png")
     code, err = run(
         f"--content={content}",
         f"--styles={styles[0]},{styles[1]}",
         f"--masks={tmp_path / 'left.png'},{tmp_path / 'right.png'}",
-        f"--style_masks=,{tmp_path / 'right.png'}",
+        f"--style_masks=,{tmp_path / 'part.png'}",
         f"--output_dir={tmp_path / 'o'}",
         *FAST,
     )
@@ -271,10 +272,13 @@ def test_a_picture_to_start_from(run, pictures, tmp_path):
         (("--mixing=1",), "--mixing needs a weight for each of the 2 styles"),
         (("--mixing=a,b",), "--mixing must be numbers"),
         (("--masks=x.png",), "--masks needs one for each of the 2 styles"),
-        (("--init=nowhere.png",), "nowhere.png"),
+        (("--init=nowhere.png",), "--init (or an existing file) must be one of"),
         (("--content_weight=1,-1",), "content_weight must be at least 0"),
         (("--color=lumin",), "did you mean 'luminance'"),
-        (("--first_size=600",), "first_size must be at most size"),
+        (("--first_size=0",), "first_size must be at least 1"),
+        (("--init=noize",), "did you mean 'noise'"),
+        (("--seed=-1",), "--seed must be from 0"),
+        (("--content_layers=", "--style_layers="), "config must name a layer"),
     ],
 )
 def test_bad_options_get_one_line(run, arguments, message, tmp_path, monkeypatch):
@@ -282,3 +286,42 @@ def test_bad_options_get_one_line(run, arguments, message, tmp_path, monkeypatch
     code, err = run("--demo", *arguments)
     assert code == cli.BAD_INPUT
     assert message in err and err.count("\n") == 1, err
+
+
+def test_a_mask_of_another_shape_is_refused(run, pictures, tmp_path):
+    content, *styles = pictures
+    Image.fromarray(np.full((40, 160), 255, np.uint8)).save(tmp_path / "wide.png")
+    masks = ",".join([str(tmp_path / "wide.png")] * 2)
+    code, err = run(
+        f"--content={content}", f"--styles={styles[0]},{styles[1]}", f"--masks={masks}", *FAST,
+        f"--output_dir={tmp_path / 'o'}",
+    )  # fmt: skip
+    assert code == cli.BAD_INPUT and "masks must have the shape of its picture" in err
+
+
+def test_contents_of_one_shape_and_several_resolutions(run, pictures, tmp_path, rng):
+    content, style, _ = pictures
+    Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8)).save(tmp_path / "big.png")
+    code, err = run(
+        f"--content={content},{tmp_path / 'big.png'}",
+        f"--styles={style}",
+        "--content_weight=0,1",
+        f"--output_dir={tmp_path / 'o'}",
+        *FAST,
+    )
+    assert code == 0, err
+    names = {path.name for path in (tmp_path / "o").glob("*content_weight*")}
+    assert len(names) == 4 and "big__b__content_weight=0.png" in names
+
+
+def test_settings_that_print_alike_keep_their_own_files(run, pictures, tmp_path):
+    content, style, _ = pictures
+    code, err = run(
+        f"--content={content}",
+        f"--styles={style}",
+        "--content_weight=1,1.0000001",
+        f"--output_dir={tmp_path / 'o'}",
+        *FAST,
+    )
+    assert code == 0, err
+    assert len(list((tmp_path / "o").glob("a__b__*.png"))) == 2
