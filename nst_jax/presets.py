@@ -8,6 +8,25 @@ from nst_jax.config import Config
 _STYLE_SCALE = (60.0, 305.3, 459.0, 1391.9, 178.3)
 _CONTENT_SCALE = 1065.7
 
+# https://keras.io/examples/generative/neural_style_transfer/ ; styles keep their own shape here,
+# where the example squashes them to the content's.
+_KERAS = Config(
+    size=400,
+    size_of="height",
+    content_layers=("block5_conv2",),
+    content_reduction="sum",
+    content_weight=2.5e-8,
+    style_weight=1e-6,
+    style_normalization="keras",
+    tv_weight=1e-6,
+    normalize_gradient=False,
+    momentum=0.0,
+    learning_rate=100.0,
+    schedule="exponential",
+    clip=False,
+    steps=4000,
+)
+
 presets = {
     # A good picture for someone who reads nothing: Gatys' layers; for the terms pastiche's
     # constants, 0.01 * mean squared content error and, summed over the five layers, 10 / C^2 *
@@ -30,40 +49,17 @@ presets = {
     ),
     # The experiment of the report that this project grew out of: Gatys' content loss at the last
     # convolution, squared Gram differences at the first convolution of each block, weight 1/5
-    # each, plain SGD from 100 for 3000 steps. What it leaves open is taken from Keras' example
-    # (below): the loss weights, the normaliser, and the decay of the learning rate.
-    "assignment": Config(
+    # each, plain SGD from 100 for 3000 steps. What it leaves open is taken from Keras' example:
+    # the loss weights, the normaliser, and the decay of the learning rate.
+    "assignment": _KERAS.replace(
         size=224,
+        size_of="longer",
         content_layers=("block5_last",),
         content_reduction="half_sum",
-        content_weight=2.5e-8,
-        style_weight=1e-6,
-        style_normalization="keras",
-        normalize_gradient=False,
-        momentum=0.0,
-        learning_rate=100.0,
-        schedule="exponential",
-        clip=False,
+        tv_weight=0.0,
         steps=3000,
     ),
-    # https://keras.io/examples/generative/neural_style_transfer/ ; styles keep their own shape
-    # here, where the example squashes them to the content's.
-    "keras": Config(
-        size=400,
-        size_of="height",
-        content_layers=("block5_conv2",),
-        content_reduction="sum",
-        content_weight=2.5e-8,
-        style_weight=1e-6,
-        style_normalization="keras",
-        tv_weight=1e-6,
-        normalize_gradient=False,
-        momentum=0.0,
-        learning_rate=100.0,
-        schedule="exponential",
-        clip=False,
-        steps=4000,
-    ),
+    "keras": _KERAS,
     # https://pypi.org/project/pastiche/ 1.6.0, which optimises as Gatys et al. did, at the
     # layers of Gatys, Ecker, Bethge, CVPR 2016.
     "gatys": Config(
