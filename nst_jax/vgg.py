@@ -16,6 +16,7 @@ hidden dense layers and `predictions` for the class probabilities.
 """
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +24,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from nst_jax import winograd
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
@@ -128,16 +131,24 @@ class VGG(nn.Module):
         ):
             for index in range(1, depth + 1):
                 name = f"block{block}_conv{index}"
-                replicate = self.padding == "replicate" and name == "block1_conv1"
-                padding = "VALID" if replicate else "SAME"
-                convolution = nn.Conv(channels, (3, 3), padding=padding, name=name)
-                border = [replicate_border] if replicate else []
-                yield name, nn.Sequential([*border, convolution, nn.relu])
+                yield name, nn.Sequential([*self._convolution(name, channels), nn.relu])
             yield f"block{block}_pool", self._pool
         yield "flatten", lambda x: x.reshape(*x.shape[:-3], -1)
         for name in HEAD_LAYERS[:2]:
             yield name, nn.Sequential([nn.Dense(HIDDEN, name=name), nn.relu])
         yield "predictions", nn.Sequential([nn.Dense(self.classes, name="predictions"), nn.softmax])
+
+    def _convolution(self, name, channels):
+        """The functions that make up the convolution `name`."""
+        params = self.get_variable("params", name, {})
+        if "winograd" in params:
+            return [
+                lambda x: winograd.convolve(x, params["winograd"]),
+                lambda x: x + jnp.broadcast_to(params["bias"], x.shape),
+            ]
+        if self.padding == "replicate" and name == "block1_conv1":
+            return [replicate_border, nn.Conv(channels, (3, 3), padding="VALID", name=name)]
+        return [nn.Conv(channels, (3, 3), name=name)]
 
     def _pool(self, x):
         pooled = POOLINGS[self.pooling](x)
@@ -296,6 +307,31 @@ def features(
         {"params": params}, images, layers=tuple(dict.fromkeys(resolved.values()))
     )
     return {name: found[layer] for name, layer in resolved.items()}
+
+
+@functools.partial(jax.jit, static_argnames="layers")
+def prepare(params: Mapping, *, layers: tuple[str, ...]) -> dict:
+    """Parameters with which `features` takes about half the time on a CPU, for many calls.
+
+    The kernels of the convolutions up to the deepest of `layers`, but for the first, which has
+    three input channels, give way to their transforms for Winograd's algorithm, of eight times
+    the size: 0.4 GB for VGG19 up to block5_conv1. Features then differ by rounding, in float32
+    about 1e-5 of a layer's largest activation. The parameters are constants: gradients are of
+    images alone.
+
+    Args:
+      params: the parameter tree of VGG16 or VGG19.
+      layers: as in `features`.
+    """
+    model = network_name(params)
+    names = layer_names(model, head=True)
+    depth = 1 + max((names.index(resolve_layer(model, name)) for name in layers), default=-1)
+    prepared = dict(params)
+    for name in names[1:depth]:
+        if "_conv" in name and "kernel" in params[name]:
+            kernel = winograd.prepare(params[name]["kernel"])
+            prepared[name] = {"winograd": kernel, "bias": params[name]["bias"]}
+    return prepared
 
 
 def classify(params: Mapping, images: jax.Array) -> jax.Array:

@@ -21,17 +21,18 @@ MAY_IMPORT = {
     "losses": set(),
     "report": set(),
     "examples": set(),
-    "vgg": {"image"},
+    "winograd": set(),
+    "vgg": {"image", "winograd"},
     "io": {"image"},
     "objective": {"vgg", "losses", "config", "image"},
     "optimize": {"config", "image"},
-    "stylize": {"config", "image", "color", "objective", "optimize"},
+    "stylize": {"config", "image", "color", "vgg", "objective", "optimize"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
 }
 ANY = {"__init__", "__main__", "cli", "jobs"}
-PURE = {"image", "color", "vgg", "losses", "objective", "optimize"}
+PURE = {"image", "color", "winograd", "vgg", "losses", "objective", "optimize"}
 
 
 def imported(module):
