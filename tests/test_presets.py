@@ -1,5 +1,7 @@
 """Each preset's loss on given arrays against its published formula, in NumPy float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,9 +46,9 @@ def assignment(own, content, style, image):
     return loss
 
 
-def pastiche(own, content, style, image):
+def pastiche(own, content, style, image, content_weight=0.01):
     """pastiche 1.6.0: 0.01 * mse, and 10 / C^2 * mse of Gram matrices over positions."""
-    loss = 0.01 * ((own["block4_conv2"] - content["block4_conv2"]) ** 2).mean()
+    loss = content_weight * ((own["block4_conv2"] - content["block4_conv2"]) ** 2).mean()
     for layer in FIRST:
         channels = own[layer].shape[-1]
         difference = mean_gram(own[layer]) - mean_gram(style[layer])
@@ -75,7 +77,7 @@ def quality(own, content, style, image):
 
 FORMULAS = {
     "assignment": assignment,
-    "default": pastiche,
+    "default": functools.partial(pastiche, content_weight=0.5),
     "gatys": pastiche,
     "keras": keras,
     "quality": quality,
