@@ -17,7 +17,7 @@ which on recent NVIDIA cards is TF32 for the convolutions of both.
 s/style-step   median over the rounds, divided by the styles
 / float32      the same as a multiple of ours with SGD in float32: what more than 1 is, we save
 / bfloat16     the same of ours with SGD in bfloat16
-first s        seconds until the first step was taken, from set-up and compilation on
+first s        seconds of set-up, compilation and the first two steps (of ours, dispatches)
 loss error     relative, of the starting pictures, against ours in float32 at full precision
 gradient error relative, in the Euclidean norm
 """
