@@ -1,43 +1,140 @@
-"""What the benchmarks share: what they measured with, their pictures, tables and JSON files."""
+"""What the benchmarks share: flags and errors, what they measured with, pictures, JSON files."""
 
 import datetime
+import functools
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from absl import app, flags, logging
+from jax.extend import backend
 from PIL import Image, ImageDraw, ImageFont
 
-import nst_jax
-from nst_jax import io
+from nst_jax import io, jobs
 
+FAILED = 1
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
+
+# What `environment` tells.
+ENVIRONMENT = (
+    *("date", "platform", "device", "runtime", "versions"),
+    *("processor", "cores", "load", "matmul_precision"),
+)
+
+# {flag: (how absl defines it, default, help)}
+Flags = Mapping[str, tuple[Callable, Any, str]]
+
+positive = functools.partial(flags.DEFINE_integer, lower_bound=1)
+# Below 32 pixels nothing is left after the fifth pooling.
+pixels = functools.partial(flags.DEFINE_integer, lower_bound=32)
+
+
+def define(table: Flags, values: flags.FlagValues) -> None:
+    for name, (define_one, default, text) in table.items():
+        define_one(name, default, text, flag_values=values)
+
+
+def run_command(name: str, table: Flags, command: Callable[[flags.FlagValues], Any]) -> None:
+    """The main program of a benchmark: its flags, and bad input as one line on stderr."""
+
+    def main(argv: Sequence[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            # JAX tells at INFO which backends it could not find.
+            logging.set_verbosity(logging.WARNING)
+        # What was compiled in an earlier run would pass for compiled in no time.
+        jax.config.update("jax_enable_compilation_cache", False)
+        try:
+            if len(argv) > 1:
+                raise ValueError(f"unexpected argument {argv[1]!r}")
+            command(flags.FLAGS)
+        except (ImportError, OSError, ValueError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return FAILED
+        return 0
+
+    define(table, flags.FLAGS)
+    for flag in table:
+        # `--help` shows the flags of the main module.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
+    app.run(main)
+
+
+def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:
+    """The values of a list flag, each at least 1."""
+    if not all(re.fullmatch("0*[1-9][0-9]*", text) for text in texts):
+        raise ValueError(f"--{name} must be whole numbers of at least 1, got {','.join(texts)!r}")
+    return [int(text) for text in texts]
+
+
+def shapes(name: str, texts: Sequence[str]) -> list[tuple[int, int]]:
+    """The values of a list flag of sizes, HEIGHTxWIDTH, or one number for a square."""
+    sides = [whole_numbers(name, text.split("x")) for text in texts]
+    if not all(len(pair) <= 2 and min(pair) >= 32 for pair in sides):
+        raise ValueError(
+            f"--{name} must be HEIGHTxWIDTH or the side of a square, at least 32 pixels, "
+            f"got {','.join(texts)!r}"
+        )
+    return [(pair[0], pair[-1]) for pair in sides]
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    try:
+        found = re.search(
+            r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M
+        )
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def load() -> float:
+    """How busy the machine has been in the last minute, in processes."""
+    return round(os.getloadavg()[0], 1)
 
 
 def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
-    """Date, device, how busy its host is, and versions: of Python, JAX, ours and `packages`."""
-    device = jax.devices()[0]
-    versions = {"nst_jax": nst_jax.__version__, "jax": jax.__version__}
-    versions |= {name: metadata.version(name) for name in packages}
+    """Date, device, how busy its host is, and versions, also of further `packages`."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": f"{device.platform} ({device.device_kind})",
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "versions": versions | {"python": platform.python_version()},
+        **jobs.environment(packages),
+        # Of an accelerator, the versions of its libraries, on several lines.
+        "runtime": " ".join(backend.get_backend().platform_version.split()),
+        "processor": processor(),
+        "cores": cores(),
+        "load": load(),
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
     }
+
+
+def device_name(report: Mapping[str, Any]) -> str:
+    """The device of an `environment`, as a person calls it."""
+    if report["platform"] == "cpu":
+        return f"{report['processor']}, {report['cores']} cores"
+    return report["device"]
 
 
 def print_environment(report: Mapping[str, Any]) -> None:
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     print(
-        f"{report['device']}, {report['cores']} CPU cores with a load of {report['load']} before, "
-        f"{report['date']}"
+        f"{report['runtime']}: {report['device']}, on {report['cores']} cores of "
+        f"{report['processor']} with a load of {report['load']} before, "
+        f"matmul precision {report['matmul_precision']}, {report['date']}"
     )
 
 

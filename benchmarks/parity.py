@@ -13,20 +13,17 @@ ours, so that equal networks agree to nearly the last bit; KERAS_BACKEND=torch c
 
 import functools
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 import nst_jax
 from benchmarks import common
 from nst_jax import vgg, weights
-
-FAILED = 1
 
 
 def import_keras() -> Any:
@@ -122,29 +119,18 @@ def _row(name: str, cells: Iterable[str]) -> str:
     return f"{name:<14}" + "".join(f"{cell:>10}" for cell in cells)
 
 
-def define_flags() -> None:
-    # Below 32 pixels nothing is left after the fifth pooling.
-    flags.DEFINE_integer("height", 97, "Height of the picture in pixels.", lower_bound=32)
-    flags.DEFINE_integer("width", 131, "Width of the picture in pixels.", lower_bound=32)
-    flags.DEFINE_string("json", None, "Also write the result to this file.")
+FLAGS = {
+    "height": (common.pixels, 97, "Height of the picture in pixels."),
+    "width": (common.pixels, 131, "Width of the picture in pixels."),
+    "json": (flags.DEFINE_string, None, "Also write the result to this file."),
+}
 
 
-def main(argv: list[str]) -> int:
-    if not flags.FLAGS["verbosity"].present:
-        # JAX tells at INFO which backends it could not find.
-        logging.set_verbosity(logging.WARNING)
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}")
-        report = run(height=flags.FLAGS.height, width=flags.FLAGS.width)
-        if flags.FLAGS.json:
-            common.write_json(flags.FLAGS.json, report)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"parity: {error}", file=sys.stderr)
-        return FAILED
-    return 0
+def main(options: flags.FlagValues) -> None:
+    report = run(height=options.height, width=options.width)
+    if options.json:
+        common.write_json(options.json, report)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    common.run_command("parity", FLAGS, main)

@@ -33,7 +33,6 @@ reached  seconds (as above, without set-up) until the running picture had pastic
 import functools
 import math
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +41,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 import nst_jax
 from benchmarks import common
@@ -51,7 +50,6 @@ from nst_jax import examples, io, optimize
 from nst_jax.config import Config, check_choice
 from nst_jax.stylize import fit
 
-FAILED = 1
 AGREEMENT = 1e-3  # relative, of our loss and pastiche's of one picture and one network
 
 PASTICHE = "pastiche"
@@ -379,62 +377,51 @@ def _cells(found: Mapping[str, Any]) -> list[str]:
     return [*cells, "  diverged"] if found["diverged"] else cells
 
 
-def define_flags() -> None:
-    flags.DEFINE_integer("size", 256, "Longer side of all pictures in pixels.", lower_bound=32)
-    flags.DEFINE_integer("iterations", 200, "Of pastiche and of ours.", lower_bound=1)
-    flags.DEFINE_boolean("iterations_all", False, "Also at each scale of presets with several.")
-    flags.DEFINE_list("presets", ["default@pastiche", "gatys"], "Of ours, by name.")
-    flags.DEFINE_boolean("pastiche", True, "Paint with pastiche too, if it is installed.")
-    flags.DEFINE_integer("torch_threads", None, "Of pastiche; PyTorch's choice.", lower_bound=1)
-    flags.DEFINE_string("contents", None, "Folder of content pictures.")
-    flags.DEFINE_string("styles", None, "Folder of style pictures.")
-    flags.DEFINE_integer("pairs", None, "Stop after so many pairs.", lower_bound=1)
-    flags.DEFINE_string("output_dir", None, "Folder for the pictures and their grid, grid.jpg.")
-    flags.DEFINE_string("json", None, "Also write the result to this file.")
+FLAGS = {
+    "size": (common.pixels, 256, "Longer side of all pictures in pixels."),
+    "iterations": (common.positive, 200, "Of pastiche and of ours."),
+    "iterations_all": (flags.DEFINE_boolean, False, "Also at each scale of several."),
+    "presets": (flags.DEFINE_list, ["default@pastiche", "gatys"], "Of ours, by name."),
+    "pastiche": (flags.DEFINE_boolean, True, "Paint with pastiche too, if it is installed."),
+    "torch_threads": (common.positive, None, "Of pastiche; PyTorch's choice."),
+    "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
+    "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
+    "pairs": (common.positive, None, "Stop after so many pairs."),
+    "output_dir": (flags.DEFINE_string, None, "Folder for the pictures and their grid, grid.jpg."),
+    "json": (flags.DEFINE_string, None, "Also write the result to this file."),
+}
 
 
-def main(argv: list[str]) -> int:
-    options = flags.FLAGS
-    if not options["verbosity"].present:
-        # JAX tells at INFO which backends it could not find.
-        logging.set_verbosity(logging.WARNING)
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}")
-        configs = {
-            name: configured(
-                name,
-                size=options.size,
-                iterations=options.iterations,
-                iterations_all=options.iterations_all,
-            )
-            for name in options.presets
-        }
-        contents = common.read_folder(options.contents) if options.contents else None
-        styles = common.read_folder(options.styles) if options.styles else None
-        report = run(
-            contents or common.photographs(),
-            styles or {name: draw(options.size) for name, draw in STYLES.items()},
-            configs,
+def main(options: flags.FlagValues) -> None:
+    configs = {
+        name: configured(
+            name,
             size=options.size,
             iterations=options.iterations,
-            limit=options.pairs,
-            with_pastiche=options.pastiche and import_pastiche(options.torch_threads),
-            output_dir=options.output_dir,
-            json_path=options.json,
+            iterations_all=options.iterations_all,
         )
-        apart = report["apart"].get("its_weights", 0.0)
-        if apart > AGREEMENT:
-            raise ValueError(
-                f"our loss of one of pastiche's pictures is {apart:.1e} from pastiche's, more "
-                f"than {AGREEMENT:g}: the two are not of one formula"
-            )
-    except (ImportError, OSError, ValueError) as error:
-        print(f"quality: {error}", file=sys.stderr)
-        return FAILED
-    return 0
+        for name in options.presets
+    }
+    contents = common.read_folder(options.contents) if options.contents else None
+    styles = common.read_folder(options.styles) if options.styles else None
+    report = run(
+        contents or common.photographs(),
+        styles or {name: draw(options.size) for name, draw in STYLES.items()},
+        configs,
+        size=options.size,
+        iterations=options.iterations,
+        limit=options.pairs,
+        with_pastiche=options.pastiche and import_pastiche(options.torch_threads),
+        output_dir=options.output_dir,
+        json_path=options.json,
+    )
+    apart = report["apart"].get("its_weights", 0.0)
+    if apart > AGREEMENT:
+        raise ValueError(
+            f"our loss of one of pastiche's pictures is {apart:.1e} from pastiche's, more "
+            f"than {AGREEMENT:g}: the two are not of one formula"
+        )
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    common.run_command("quality", FLAGS, main)

@@ -6,9 +6,10 @@ import itertools
 import json
 import math
 import pathlib
+import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -185,12 +186,13 @@ class Monitor:
             say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, loss: {losses}")
 
 
-def environment() -> dict:
-    """Device and versions, for the record."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+def environment(packages: Iterable[str] = ()) -> dict:
+    """Device and versions, also of further `packages`, for the record."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
     return {
+        "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "versions": {"nst_jax": __version__}
+        "versions": {"python": platform.python_version(), "nst_jax": __version__}
         | {package: importlib.metadata.version(package) for package in packages},
     }
 

@@ -62,6 +62,16 @@ def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config
     )
 
 
+def prepare(params: Mapping, config: Config) -> Mapping:
+    """`params` as suits many steps on this backend: on a CPU those of `vgg.prepare`.
+
+    Accelerators' own libraries choose an algorithm for each convolution.
+    """
+    if jax.default_backend() != "cpu":
+        return params
+    return vgg.prepare(params, layers=config.content_layers + config.style_layers)
+
+
 def content_targets(params: Mapping, content: jax.Array, config: Config) -> dict:
     """Activations of `content` `[H, W, 3]` at the content layers."""
     return activations(params, content, config.content_layers, config)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nst_jax import color, objective, optimize, vgg
+from nst_jax import color, objective, optimize
 from nst_jax import image as image_lib
 from nst_jax.config import Config
 
@@ -85,8 +85,7 @@ def stylize(
     if initial is not None:
         initial = checked("initial", initial)
     key = jax.random.key(0) if key is None else key
-    if jax.default_backend() == "cpu":  # cuDNN and a TPU have ways of their own
-        params = vgg.prepare(params, layers=config.content_layers + config.style_layers)
+    params = objective.prepare(params, config)
     sizes = scales(config)
     total = config.steps * len(sizes)
     if config.first_steps is not None:

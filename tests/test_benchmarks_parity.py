@@ -25,7 +25,7 @@ def test_the_table_names_every_layer_and_the_largest_error(tmp_path):
     assert (ended.returncode, ended.stderr) == (0, "")
     report = json.loads(path.read_text("utf-8"))
     assert (report["height"], report["width"]) == (33, 32)
-    assert report["versions"].keys() == {"nst_jax", "jax", "keras", "python"}
+    assert report["versions"].keys() >= {"nst_jax", "jax", "keras", "python"}
     errors = report["relative_error"]
     assert {model: tuple(found) for model, found in errors.items()} == {
         model: vgg.layer_names(model) for model in vgg.CONVOLUTIONS

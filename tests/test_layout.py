@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "io": {"image"},
     "objective": {"vgg", "losses", "config", "image"},
     "optimize": {"config", "image"},
-    "stylize": {"config", "image", "color", "vgg", "objective", "optimize"},
+    "stylize": {"config", "image", "color", "objective", "optimize"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),

@@ -169,6 +169,18 @@ def test_a_chunk_of_steps_equals_single_steps(problem, monkeypatch):
     np.testing.assert_allclose(many["total"], one["total"], rtol=1e-5)
 
 
+def test_a_lowered_program_is_a_dispatch_of_run(problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=0.1, steps=3)
+    compiled = optimize.lower(quadratic, images, config, each=(targets,), length=3).compile()
+    arguments = optimize.start(images, config), (), (targets,), optimize.batch_numbers(config, 2)
+    found, terms = compiled(*arguments, jax.random.key(0))
+    expected, history = optimize.run(quadratic, images, config, each=(targets,))
+    np.testing.assert_allclose(found.image, expected.image, atol=1e-6)
+    np.testing.assert_allclose(terms["total"], history["total"], rtol=1e-5)
+    assert compiled.memory_analysis().argument_size_in_bytes >= images.nbytes + targets.nbytes
+
+
 def test_clip_keeps_the_range(problem):
     images, _ = problem
     far = np.full_like(images, 3.0)

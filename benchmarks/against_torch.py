@@ -1,0 +1,352 @@
+"""How does the step compare with the same step in PyTorch, and with pastiche's?
+
+    python -m benchmarks.against_torch [--models=vgg19] [--sizes=256x192,512x512]
+        [--styles=1,8] [--precisions=float32,bfloat16] [--optimizers=sgd,lbfgs]
+        [--variants=eager,channels_last,compile+channels_last,...] [--[no]pastiche]
+        [--steps=3] [--rounds=5] [--json=PATH]
+
+PyTorch (`pip install 'nst_jax[torch]'`) runs the same objective with the same weights and the
+same SGD in the variants of `benchmarks.torch_side`; pastiche (the same extra) runs its own L-BFGS,
+on one style at a time. PyTorch in float32 must give our loss and gradient before it is timed.
+
+Everything is in one process, on as many threads as the process has cores. In each round every
+method takes its turn, in every second round in reverse order: one step (of ours one dispatch) that
+is not timed, then at least `--steps` that are. Each side multiplies float32 as it does by default,
+which on recent NVIDIA cards is TF32 for the convolutions of both.
+
+s/style-step   median over the rounds, divided by the styles
+/ float32      the same as a multiple of ours with SGD in float32: what more than 1 is, we save
+/ bfloat16     the same of ours with SGD in bfloat16
+first s        seconds of set-up, compilation and the first two steps (of ours, dispatches)
+loss error     relative, of the starting pictures, against ours in float32 at full precision
+gradient error relative, in the Euclidean norm
+"""
+
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+import nst_jax
+from benchmarks import common, stepping
+from benchmarks.pastiche_side import Pastiche, Picture
+from benchmarks.reporting import JSON_FLAG, Column, Report, ratio, significant
+from benchmarks.stepping import Case
+from benchmarks.torch_side import TorchSide, import_torch
+from nst_jax import io, optimize
+
+NAME = "against_torch"
+TITLE = "Seconds of a step against PyTorch"
+COLUMNS = [
+    *stepping.CASE_COLUMNS[:3],
+    Column("method", "method", width=42),
+    Column("s/style-step", "style_step_seconds", significant),
+    Column("/ float32", "float32_ratio", ratio),
+    Column("/ bfloat16", "bfloat16_ratio", ratio),
+    Column("first s", "first_seconds", "{:.1f}".format),
+    Column("loss error", "loss_error", "{:.0e}".format),
+    Column("gradient error", "gradient_error", "{:.0e}".format),
+]
+_VARIANTS = ("eager", "channels_last", "compile", "compile+channels_last")
+VARIANTS = {
+    "cpu": _VARIANTS,
+    "gpu": (*_VARIANTS, "channels_last+bfloat16", "compile+channels_last+bfloat16"),
+}
+FLAGS = {
+    **stepping.CASE_FLAGS,
+    "styles": (flags.DEFINE_list, ["1"], "Numbers of styles painted at once."),
+    "optimizers": (flags.DEFINE_list, ["sgd", "lbfgs"], "Of ours; PyTorch's is SGD."),
+    "variants": (flags.DEFINE_list, None, "Of PyTorch; by default all that suit the device."),
+    "pastiche": (flags.DEFINE_boolean, True, "Compare with pastiche, too."),
+    "steps": (common.positive, 3, "Timed steps of a turn; of ours, whole dispatches."),
+    "rounds": (common.positive, 5, "Turns, of whose times the median is taken."),
+    **JSON_FLAG,
+}
+
+# Relative, of the loss and of the gradient, in float32 and of one set of weights; of the loss
+# with pastiche's weights, which are rounded otherwise.
+AGREEMENT = 1e-3
+AGREEMENT_OF_WEIGHTS = 0.05
+
+
+class Method:
+    """One side's way of taking steps.
+
+    Args:
+      row: what its row says already.
+      start: makes it ready. Returns a function that takes so many steps, after some untimed
+        ones, and tells the seconds of one, on all styles at once; and a function that tells how
+        far its loss and gradient are from the exact ones, for the row.
+    """
+
+    def __init__(self, row: dict[str, Any], start: Callable[[], tuple[Callable, Callable]]):
+        self.row, self._start = row, start
+        self.turns: list[float] = []
+
+    def warm_up(self) -> None:
+        self._attempt(self._warm_up)
+
+    def take_turn(self, steps: int) -> None:
+        if "note" not in self.row:
+            self._attempt(lambda: self.turns.append(self._take(steps)))
+
+    def _warm_up(self) -> None:
+        begin = time.perf_counter()
+        self._take, check = self._start()
+        self._take(1)
+        self.row["first_seconds"] = time.perf_counter() - begin
+        self.row.update(check())
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        """What one method can't do, such as compile without a compiler, must not end the others."""
+        try:
+            action()
+        except Disagreement:
+            raise
+        except Exception as error:  # PyTorch's compilers raise errors of many kinds
+            lines = str(error).strip().splitlines()
+            self.row["note"] = f"{type(error).__name__}: {lines[0] if lines else ''}"[:120]
+
+
+class Disagreement(ValueError):
+    """Two sides that should minimise the same loss don't."""
+
+
+def starting_pictures(case: Case) -> np.ndarray:
+    """The butterfly behind noise, so that no term of the loss is zero; `[N, H, W, 3]`."""
+    content = stepping.picture("butterfly", case.height, case.width)
+    noise = np.random.default_rng(0).random((case.styles, *content.shape), np.float32)
+    return 0.7 * content[None] + 0.3 * noise
+
+
+def errors(losses, gradient, exact: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    """Relative errors of losses `[N]` and gradients `[N, H, W, 3]`."""
+    wanted_losses, wanted = exact
+    return {
+        "loss_error": float(np.max(np.abs(losses / wanted_losses - 1))),
+        "gradient_error": float(np.linalg.norm(gradient - wanted) / np.linalg.norm(wanted)),
+    }
+
+
+@jax.jit
+def _value_and_gradient(images, params, targets, config):
+    differentiate = jax.value_and_grad(nst_jax.objective_value, has_aux=True)
+    (losses, _), gradient = jax.vmap(differentiate, in_axes=(0, None, 0, None))(
+        images, params, targets, config
+    )
+    return losses, gradient
+
+
+def our_value_and_gradient(
+    problem: stepping.Problem, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses `[N]` and gradients `[N, H, W, 3]` of `images`."""
+    (params,), (targets, _) = problem.shared, problem.each
+    losses, gradient = _value_and_gradient(images, params, targets, problem.config)
+    return np.asarray(losses), np.asarray(gradient)
+
+
+def ours(params: Mapping, case: Case, images: np.ndarray, exact) -> Method:
+    def start():
+        problem = stepping.problem(params, case)
+        length = optimize.steps_per_dispatch()
+
+        def take(steps):
+            _, taken = problem.run(dispatches=1 + -(-steps // length))
+            return statistics.mean(taken) / length
+
+        return take, lambda: errors(*our_value_and_gradient(problem, images), exact)
+
+    return Method({"method": f"nst_jax {case.optimizer} {case.precision}"}, start)
+
+
+def torchs(params: Mapping, case: Case, images: np.ndarray, exact, *, variant, device) -> Method:
+    method = f"torch sgd {variant}"
+
+    def start():
+        content, *styles = (
+            stepping.picture(name, case.height, case.width)
+            for name in ("butterfly", "rainbow", "triangles")
+        )
+        styles = [styles[index % len(styles)] for index in range(case.styles)]
+        config = stepping.CONFIGS["sgd"]
+        side = TorchSide(params, content, styles, config, variant=variant, device=device)
+
+        def check():
+            found = errors(*side.value_and_gradient(images), exact)
+            if "bfloat16" not in variant:
+                must_agree(method, max(found.values()), AGREEMENT)
+            return found
+
+        return side.seconds, check
+
+    return Method({"method": method}, start)
+
+
+def pastiches(case: Case, images: np.ndarray, exact, *, folder: Path) -> Method:
+    """pastiche on the first of the styles; its steps count for one style each."""
+    method = "pastiche lbfgs"
+
+    def start():
+        content, style = (
+            _written(name, case.height, case.width, folder) for name in ("butterfly", "rainbow")
+        )
+        artist = Pastiche(content, style)
+
+        def take(steps):
+            artist.paint(1)
+            return case.styles * artist.paint(steps).seconds / steps
+
+        def check():
+            error = abs(artist.loss(images[0]) / float(exact[0][0]) - 1)
+            must_agree(method, error, AGREEMENT_OF_WEIGHTS)
+            return {"loss_error": error}
+
+        return take, check
+
+    return Method({"method": method}, start)
+
+
+def _written(name: str, height: int, width: int, folder: Path) -> Picture:
+    pixels = stepping.picture(name, height, width)
+    path = folder / f"{name}.png"
+    io.write_image(path, pixels)
+    return Picture(name, path, pixels)
+
+
+def must_agree(method: str, error: float, tolerance: float) -> None:
+    if not error <= tolerance:
+        raise Disagreement(
+            f"{method}: loss or gradient is {error:.1e} from ours, more than {tolerance:g}: "
+            "the two do not minimise the same"
+        )
+
+
+def compare(
+    params: Mapping,
+    case: Case,
+    *,
+    own: Sequence[tuple[str, str]],
+    variants: Sequence[str],
+    device: str,
+    pastiche: bool,
+    steps: int,
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """One network, size and number of styles by every method.
+
+    Args:
+      params: of the network.
+      case: what is painted.
+      own: optimisers and precisions of ours.
+      variants: of PyTorch.
+      device: PyTorch's.
+      pastiche: whether to run it.
+      steps, rounds: see the flags.
+
+    Returns:
+      A row a method; one that could not run has a note in place of its times.
+
+    Raises:
+      Disagreement: PyTorch's loss or gradient is not ours.
+    """
+    images = starting_pictures(case)
+    with jax.default_matmul_precision("highest"):
+        exact = our_value_and_gradient(stepping.problem(params, case), images)
+    with tempfile.TemporaryDirectory() as folder:
+        methods = [
+            ours(params, case._replace(optimizer=optimizer, precision=precision), images, exact)
+            for optimizer, precision in own
+        ]
+        methods += [
+            torchs(params, case, images, exact, variant=variant, device=device)
+            for variant in variants
+        ]
+        if pastiche:
+            methods.append(pastiches(case, images, exact, folder=Path(folder)))
+        for method in methods:
+            method.warm_up()
+        for number in range(rounds):
+            for method in reversed(methods) if number % 2 else methods:
+                method.take_turn(steps)
+    medians = {
+        method.row["method"]: statistics.median(method.turns) for method in methods if method.turns
+    }
+    place = {key: case.described()[key] for key in ("model", "size", "styles")}
+    rows = []
+    for method in methods:
+        row = place | method.row
+        median = medians.get(row["method"])
+        if "note" not in row and median is not None:
+            row["style_step_seconds"] = median / case.styles
+            row["turns"] = [taken / case.styles for taken in method.turns]
+            for precision in ("float32", "bfloat16"):
+                if base := medians.get(f"nst_jax sgd {precision}"):
+                    row[f"{precision}_ratio"] = median / base
+        rows.append(row)
+    return rows
+
+
+def torch_device() -> str:
+    """PyTorch's name for the device that JAX uses.
+
+    Raises:
+      ValueError: PyTorch can't use it.
+    """
+    platform = jax.default_backend()
+    if platform == "cpu":
+        return "cpu"
+    if platform == "gpu" and import_torch().cuda.is_available():
+        return "cuda"
+    raise ValueError(f"JAX runs on the {platform}, this PyTorch doesn't: no comparison is possible")
+
+
+def main(options: flags.FlagValues) -> dict:
+    # Read when JAX first meets the device, of which PyTorch needs its share of the memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    torch = import_torch()
+    device = torch_device()
+    variants = options.variants or VARIANTS[jax.default_backend()]
+    precisions = stepping.precisions(options.precisions)
+    cases = stepping.cases(options)
+    exact = [case._replace(optimizer="sgd", precision="float32") for case in cases]
+    report = Report(
+        NAME,
+        TITLE,
+        COLUMNS,
+        environment=common.environment(("torch",)),
+        settings={
+            "torch_device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "torch_threads": torch.get_num_threads(),
+            "steps": options.steps,
+            "rounds": options.rounds,
+        },
+        path=options.json,
+    )
+    for case in dict.fromkeys(exact):
+        torch.compiler.reset()  # it gives up on a function that it has compiled too often
+        rows = compare(
+            nst_jax.load_params(case.model),
+            case,
+            own=list(itertools.product(options.optimizers, precisions)),
+            variants=variants,
+            device=device,
+            pastiche=options.pastiche and case.model == "vgg19",
+            steps=options.steps,
+            rounds=options.rounds,
+        )
+        for row in rows:
+            report.add(row)
+    return report.report
+
+
+if __name__ == "__main__":
+    common.run_command(NAME, FLAGS, main)

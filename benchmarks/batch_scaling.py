@@ -1,0 +1,54 @@
+"""How does the cost of a step grow with the number of styles painted at once?
+
+    python -m benchmarks.batch_scaling [--styles=1,2,4,8,16,32,64] [--models=vgg19]
+        [--sizes=256x192] [--precisions=float32,bfloat16] [--optimizers=sgd] [--repeats=10]
+        [--seconds=60] [--matmul_size=N] [--json=PATH]
+
+The columns are those of `step_time`, and
+
+/ first            seconds a style-step as a share of those of the same case with the fewest
+                   styles: 1 is a cost that grows with the work, less is a gain
+MiB/further style  how much each style adds to the memory with the fewest
+"""
+
+from absl import flags
+
+from benchmarks import common, stepping
+from benchmarks.reporting import JSON_FLAG, Column, mebibytes, ratio
+
+NAME = "batch_scaling"
+TITLE = "Cost of a step by the number of styles"
+_MEASURED = {column.heading: column for column in stepping.MEASURE_COLUMNS}
+COLUMNS = [
+    *stepping.CASE_COLUMNS,
+    *(_MEASURED[name] for name in ("s/step", "s/style-step", "style-steps/s")),
+    Column("/ first", "first_ratio", ratio),
+    *(_MEASURED[name] for name in ("GFLOP/s", "of matmul", "compile s")),
+    _MEASURED["program MiB"],
+    Column("MiB/further style", "further_bytes", mebibytes),
+    _MEASURED["device peak MiB"],
+]
+_STYLES = (flags.DEFINE_list, [str(2**power) for power in range(7)], "Numbers of styles.")
+FLAGS = {**stepping.CASE_FLAGS, "styles": _STYLES, **stepping.MEASURE_FLAGS, **JSON_FLAG}
+
+
+def main(options: flags.FlagValues) -> dict:
+    # The numbers of styles of one case stand together.
+    cases = sorted(stepping.cases(options), key=lambda case: (case._replace(styles=0), case))
+    first = {}
+
+    def complete(case, row):
+        if "note" in row:
+            return row
+        least = first.setdefault(case._replace(styles=0), row)
+        found = {"first_ratio": row["style_step_seconds"] / least["style_step_seconds"]}
+        further = case.styles - least["styles"]
+        if further and row["program_bytes"]:
+            found["further_bytes"] = (row["program_bytes"] - least["program_bytes"]) / further
+        return row | found
+
+    return stepping.run(options, cases, name=NAME, title=TITLE, columns=COLUMNS, complete=complete)
+
+
+if __name__ == "__main__":
+    common.run_command(NAME, FLAGS, main)

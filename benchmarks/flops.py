@@ -1,0 +1,83 @@
+"""Floating-point operations of the networks, counted out of the layer table, and a matmul's rate.
+
+A multiplication and an addition are two operations. Bias, ReLU, pooling and the losses, one in a
+hundred, are not counted: XLA's own count, which has them, stands beside this one in the tables.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nst_jax import vgg
+
+
+def convolutions(model: str, layers: Sequence[str]) -> tuple[str, ...]:
+    """The convolutions of `model` that run for `layers`, from the image upwards."""
+    names = vgg.layer_names(model)
+    deepest = max(names.index(vgg.resolve_layer(model, layer)) for layer in layers)
+    return tuple(name for name in names[: deepest + 1] if not name.endswith("_pool"))
+
+
+def flops_per_pixel(model: str, layers: Sequence[str]) -> int:
+    """Operations of the convolutions for one pixel of the picture, forward.
+
+    The gradient with respect to the picture costs the same again. VGG19 to block5_conv1 has
+    722,304, VGG16 574,848. Of pictures whose sides are no multiples of 16, pooling leaves out
+    the odd rows and columns, so that there are slightly fewer.
+
+    Raises:
+      ValueError: a layer that the network doesn't have.
+    """
+    shapes = vgg.parameter_shapes(model)
+    return sum(
+        2 * math.prod(shapes[name]["kernel"]) // vgg.smallest_side(name) ** 2
+        for name in convolutions(model, layers)
+    )
+
+
+def step_flops(model: str, layers: Sequence[str], *, height: int, width: int) -> int:
+    """Operations of one step on one picture: forward, and the gradient of the picture."""
+    return 2 * flops_per_pixel(model, layers) * height * width
+
+
+def parameter_bytes(params: Mapping, layers: Sequence[str]) -> int:
+    """Size of the parameters that run for `layers`."""
+    names = convolutions(vgg.network_name(params), layers)
+    return sum(leaf.nbytes for leaf in jax.tree.leaves([params[name] for name in names]))
+
+
+@functools.partial(jax.jit, static_argnames="times")
+def _multiply(a, b, *, times):
+    # Unrolled: a loop has its own cost on some backends.
+    for _ in range(times):
+        a = a @ b
+    return a
+
+
+def matmul_rate(dtype: Any, *, size: int, times: int = 4, repeats: int = 5) -> float:
+    """The best rate in operations a second of `times` chained products of `[size, size]`.
+
+    At JAX's default matmul precision, in which the network's convolutions of that type run too:
+    of float32 that is TF32 on recent NVIDIA cards, and bfloat16 on a TPU.
+    """
+    keys = jax.random.split(jax.random.key(0))
+    # Of a scale that keeps the product's values, since powers of large ones overflow.
+    a, b = (jax.random.normal(key, (size, size)).astype(dtype) for key in keys)
+    b /= jnp.asarray(math.sqrt(size), dtype)
+    jax.block_until_ready(_multiply(a, b, times=times))
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(_multiply(a, b, times=times))
+        taken.append(time.perf_counter() - start)
+    return 2 * size**3 * times / min(taken)
+
+
+def default_matmul_size() -> int:
+    """Large enough to reach the device's rate, small enough to take no time."""
+    return 2048 if jax.default_backend() == "cpu" else 8192

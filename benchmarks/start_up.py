@@ -1,0 +1,144 @@
+"""How long until the first step is done?
+
+    python -m benchmarks.start_up [--model=vgg19] [--size=256] [--styles=2] [--repeats=3]
+        [--interfaces=api,command_line] [--json=PATH]
+
+Each start is a process of its own, of the default preset on generated pictures: of the API
+(`benchmarks.first_step`), and of the command line (`python -m nst_jax --demo`). Each is measured
+without JAX's persistent compilation cache, with an empty one, which it fills, and with that filled
+one. The machine's own cache of files is warm, since the first start of all is not counted.
+
+import s      from the start of the process to the package imported
+load s        parameters read, checked and on the device
+first step s  from the call of `stylize` until the first dispatch came back: targets, tracing,
+              compilation, and the step itself (on accelerators a chunk of steps)
+total s       their sum; of the command line, from the start of the process to the first line
+              that tells of a step, drawing the pictures included
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from benchmarks import common
+from benchmarks.reporting import JSON_FLAG, Column, Report
+from nst_jax import vgg
+from nst_jax.config import check_choice
+
+NAME = "start_up"
+TITLE = "Seconds until the first step is done"
+COLUMNS = [
+    Column("start of", "interface", width=14),
+    Column("compilation cache", "cache"),
+    Column("import s", "import_seconds", "{:.2f}".format),
+    Column("load s", "load_seconds", "{:.2f}".format),
+    Column("first step s", "first_step_seconds", "{:.2f}".format),
+    Column("total s", "total_seconds", "{:.2f}".format),
+]
+INTERFACES = ("api", "command_line")
+FLAGS = {
+    "interfaces": (flags.DEFINE_list, list(INTERFACES), "What is started."),
+    "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
+    "size": (common.pixels, 256, "Longer side of the pictures in pixels."),
+    # The command line's demonstration has two.
+    "styles": (common.positive, 2, "Number of styles, of the API."),
+    "repeats": (common.positive, 3, "Starts of each kind, of which the medians are shown."),
+    **JSON_FLAG,
+}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start_api(environment: dict[str, str], *, model: str, size: int, styles: int) -> dict[str, Any]:
+    """One start of the API: its moments, and the environment that it saw."""
+    command = [sys.executable, "-m", "benchmarks.first_step", model, str(size), str(styles)]
+    # The children's clock is this one: time since the epoch.
+    ended = subprocess.run(
+        [*command, str(time.time())], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    if ended.returncode:
+        raise ValueError(f"a start failed: {_last_line(ended.stderr)}")
+    found = json.loads(ended.stdout.splitlines()[-1])
+    found["moments"]["total_seconds"] = sum(found["moments"].values())
+    return found
+
+
+def start_command_line(environment: dict[str, str], *, model: str, size: int) -> dict[str, float]:
+    """One start of the command line, ended after its first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags_given = ["--demo", f"--model={model}", f"--size={size}", f"--output_dir={folder}"]
+        start = time.time()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nst_jax", *flags_given],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        lines = []
+        try:
+            for line in process.stderr:
+                lines.append(line)
+                if line.startswith("step "):
+                    return {"total_seconds": time.time() - start}
+        finally:
+            process.kill()
+            process.stderr.close()
+            process.wait()
+    raise ValueError(f"a start of the command line failed: {_last_line(''.join(lines))}")
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1]
+
+
+def caches(folder: str) -> dict[str, dict[str, str]]:
+    """The environment of each kind of start, on top of this process' own."""
+    on = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        # By default, what compiles within a second is not kept.
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return {"none": {"JAX_ENABLE_COMPILATION_CACHE": "false"}, "filling": on, "filled": on}
+
+
+def main(options: flags.FlagValues) -> dict:
+    check_choice("--model", options.model, vgg.CONVOLUTIONS)
+    for name in options.interfaces:
+        check_choice("--interfaces", name, INTERFACES)
+    same = {"model": options.model, "size": options.size}
+    interfaces = {
+        "api": lambda environment: start_api(environment, **same, styles=options.styles)["moments"],
+        "command_line": lambda environment: start_command_line(environment, **same),
+    }
+    settings = same | {"styles": options.styles, "repeats": options.repeats}
+    load = common.load()
+    # Of a child, because some devices serve one process at a time.
+    seen = start_api(os.environ | caches("")["none"], **same, styles=options.styles)["environment"]
+    seen["load"] = load
+    report = Report(NAME, TITLE, COLUMNS, environment=seen, settings=settings, path=options.json)
+    for interface in options.interfaces:
+        start = interfaces[interface]
+        found = {"none": [], "filling": [], "filled": []}
+        for _ in range(options.repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                for cache, variables in caches(folder).items():
+                    found[cache].append(start(os.environ | variables))
+        for cache, starts in found.items():
+            medians = {key: statistics.median(one[key] for one in starts) for key in starts[0]}
+            report.add({"interface": interface, "cache": cache, **medians})
+    return report.report
+
+
+if __name__ == "__main__":
+    common.run_command(NAME, FLAGS, main)

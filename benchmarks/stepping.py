@@ -1,0 +1,299 @@
+"""The step that the benchmarks time: the program that `stylize` runs, on generated pictures."""
+
+import dataclasses
+import functools
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import nst_jax
+from benchmarks import common, flops
+from benchmarks.reporting import Column, Report, giga, mebibytes, percent, ratio, significant
+from nst_jax import examples, objective, optimize, vgg
+from nst_jax.config import CHOICES, Config, check_choice
+
+_SINGLE_SCALE = nst_jax.presets["default"].replace(first_size=None, size=None)
+# One objective, Gatys' layers and pastiche's constants, by three optimisers.
+CONFIGS = {
+    "sgd": _SINGLE_SCALE,
+    "adam": _SINGLE_SCALE.replace(optimizer="adam"),
+    "lbfgs": nst_jax.presets["gatys"].replace(size=None),
+}
+PRECISIONS = CHOICES.get("precision", ("float32",))
+
+
+class Case(NamedTuple):
+    """What is timed: a network, `styles` pictures of one size, and how they are optimised."""
+
+    model: str
+    height: int
+    width: int
+    styles: int
+    precision: str
+    optimizer: str
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "size": f"{self.height}x{self.width}",
+            "styles": self.styles,
+            "precision": self.precision,
+            "optimizer": self.optimizer,
+        }
+
+
+class Problem(NamedTuple):
+    """The arguments of `optimize.run`, as `stylize` makes them."""
+
+    images: jax.Array
+    config: Config
+    shared: tuple
+    each: tuple
+
+    def arguments(self) -> dict[str, Any]:
+        return {"shared": self.shared, "each": self.each}
+
+    def run(self, *, dispatches: int) -> tuple[optimize.State, list[float]]:
+        """So many dispatches of the compiled program.
+
+        Returns:
+          The final states, and the seconds of each dispatch but the first, which may compile.
+          A dispatch ends when its losses are on the host, as in any run.
+        """
+        ends = []
+        states, _ = optimize.run(
+            objective.objective_value,
+            self.images,
+            self.config.replace(steps=dispatches * optimize.steps_per_dispatch()),
+            **self.arguments(),
+            callback=lambda _: ends.append(time.perf_counter()),
+        )
+        return states, np.diff(ends).tolist()
+
+
+CASE_FLAGS = {
+    "models": (flags.DEFINE_list, ["vgg19"], "Networks: vgg16, vgg19."),
+    "sizes": (flags.DEFINE_list, ["256x192"], "Sizes, HEIGHTxWIDTH, in pixels."),
+    "styles": (flags.DEFINE_list, ["1", "4"], "Numbers of styles painted at once."),
+    "precisions": (
+        flags.DEFINE_list,
+        None,
+        "Of the features; by default float32 on a CPU, and every one there is elsewhere.",
+    ),
+    "optimizers": (flags.DEFINE_list, ["sgd"], f"Any of {', '.join(CONFIGS)}."),
+}
+MEASURE_FLAGS = {
+    "repeats": (common.positive, 10, "Timed dispatches a case, of which the median is shown."),
+    "seconds": (
+        functools.partial(flags.DEFINE_float, lower_bound=0.0),
+        60.0,
+        "Fewer repeats, though at least one, rather than so much time for a case.",
+    ),
+    "matmul_size": (common.pixels, None, "Side of the matrices whose product's rate is measured."),
+}
+
+
+def precisions(names: Sequence[str] | None) -> list[str]:
+    if names is None:
+        names = PRECISIONS[:1] if jax.default_backend() == "cpu" else PRECISIONS
+    for name in names:
+        check_choice("--precisions", name, PRECISIONS)
+    return list(names)
+
+
+def cases(options: flags.FlagValues) -> list[Case]:
+    """All combinations of the `CASE_FLAGS`."""
+    for name, known in (("models", vgg.CONVOLUTIONS), ("optimizers", CONFIGS)):
+        for value in options[name].value:
+            check_choice(f"--{name}", value, known)
+    return [
+        Case(model, *size, styles, precision, optimizer)
+        for model, size, styles, precision, optimizer in itertools.product(
+            options.models,
+            common.shapes("sizes", options.sizes),
+            common.whole_numbers("styles", options.styles),
+            precisions(options.precisions),
+            options.optimizers,
+        )
+    ]
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    """`config` at a precision of `PRECISIONS`."""
+    if any(field.name == "precision" for field in dataclasses.fields(config)):
+        return config.replace(precision=precision)
+    return config
+
+
+@functools.lru_cache(maxsize=8)
+def picture(name: str, height: int, width: int) -> np.ndarray:
+    """A generated picture by its name, `[height, width, 3]`."""
+    return examples.by_name[name]((height, width))
+
+
+def problem(params: Mapping, case: Case) -> Problem:
+    """The butterfly, to be painted in `case.styles` styles."""
+    config = with_precision(CONFIGS[case.optimizer], case.precision)
+    content, *styles = (
+        picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
+    )
+    # Two styles' statistics, repeated: no step is faster or slower for the numbers in them.
+    targets = nst_jax.compute_targets(params, content, styles, config)
+    which = np.arange(case.styles) % len(styles)
+    targets = jax.tree.map(lambda leaf: leaf[which], targets)
+    images = jnp.repeat(jnp.asarray(content)[None], case.styles, axis=0)
+    params = objective.prepare(params, config)
+    numbers = optimize.batch_numbers(config, case.styles)
+    return Problem(images, config, (params,), (targets, numbers))
+
+
+def measure(
+    params: Mapping, case: Case, *, repeats: int, limit: float, matmul: float
+) -> dict[str, Any]:
+    """Compiles, analyses and times the step of one case.
+
+    Args:
+      params: of the case's network.
+      case: what to time.
+      repeats: timed dispatches.
+      limit: seconds after which there are fewer.
+      matmul: rate in operations a second to compare with.
+
+    Returns:
+      The row: the case, and what was found. Where the device's memory does not hold it, the case
+      with a note.
+    """
+    row = case.described()
+    try:
+        return row | _measured(params, case, repeats, limit, matmul)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return row | {"note": "out of memory"}
+
+
+def _measured(params, case, repeats, limit, matmul):
+    before = _device_peak()
+    work = problem(params, case)
+    layers = work.config.content_layers + work.config.style_layers
+    arguments = (objective.objective_value, work.images, work.config)
+    start = time.perf_counter()
+    lowered = optimize.lower(*arguments, **work.arguments())
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    ended = time.perf_counter()
+    single = optimize.lower(*arguments, **work.arguments(), length=1)
+    counted = flops.step_flops(case.model, layers, height=case.height, width=case.width)
+    program = _program_bytes(compiled)
+    _, warm = work.run(dispatches=3)
+    fewer = max(1, min(repeats, int(limit / warm[-1])))
+    _, taken = work.run(dispatches=1 + fewer)
+    steps = optimize.steps_per_dispatch()
+    step = statistics.median(taken) / steps
+    peak = _device_peak()
+    return {
+        "steps_per_dispatch": steps,
+        "repeats": fewer,
+        "step_seconds": step,
+        "step_seconds_range": [min(taken) / steps, max(taken) / steps],
+        "style_step_seconds": step / case.styles,
+        "style_steps_per_second": case.styles / step,
+        "style_step_flops": counted,
+        "flops_per_second": counted * case.styles / step,
+        "matmul_share": counted * case.styles / step / matmul,
+        "xla_lowered_ratio": _flops(single) / (counted * case.styles),
+        "xla_compiled_ratio": _flops(compiled) / (counted * case.styles),
+        "trace_seconds": traced - start,
+        "compile_seconds": ended - traced,
+        "program_bytes": program,
+        "style_bytes": program and (program - flops.parameter_bytes(params, layers)) / case.styles,
+        # The highest of the process so far: of this case only where it rose.
+        "device_peak_bytes": peak if peak and peak > (before or 0) else None,
+    }
+
+
+def _flops(stage: jax.stages.Lowered | jax.stages.Compiled) -> float:
+    """XLA's count; of a loop that is one pass through its body."""
+    return (stage.cost_analysis() or {}).get("flops", 0.0)
+
+
+def _program_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """What the program's arguments, results and intermediates take together."""
+    memory = compiled.memory_analysis()
+    return memory and (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+def _device_peak() -> int | None:
+    """The most memory that arrays and programs have had, where the device tells (a CPU doesn't)."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+CASE_COLUMNS = [
+    Column("model", "model", width=5),
+    Column("size", "size", width=9),
+    Column("styles", "styles"),
+    Column("precision", "precision"),
+    Column("optimizer", "optimizer"),
+]
+MEASURE_COLUMNS = [
+    Column("s/step", "step_seconds", significant, width=8),
+    Column("s/style-step", "style_step_seconds", significant),
+    Column("style-steps/s", "style_steps_per_second", "{:.2f}".format),
+    Column("GFLOP/s", "flops_per_second", giga),
+    Column("of matmul", "matmul_share", percent),
+    Column("XLA/counted", "xla_lowered_ratio", ratio),
+    Column("compiled/counted", "xla_compiled_ratio", ratio),
+    Column("trace s", "trace_seconds", "{:.2f}".format),
+    Column("compile s", "compile_seconds", "{:.1f}".format),
+    Column("program MiB", "program_bytes", mebibytes),
+    Column("MiB/style", "style_bytes", mebibytes),
+    Column("device peak MiB", "device_peak_bytes", mebibytes),
+]
+
+
+def run(
+    options: flags.FlagValues,
+    wanted: Sequence[Case],
+    *,
+    name: str,
+    title: str,
+    columns: Sequence[Column],
+    complete: Callable[[Case, dict[str, Any]], dict[str, Any]] = lambda case, row: row,
+) -> dict[str, Any]:
+    """Measures each case and reports its row, as `complete` extends it; returns the report."""
+    size = options.matmul_size or flops.default_matmul_size()
+    matmul = {
+        precision: flops.matmul_rate(precision, size=size)
+        for precision in dict.fromkeys(case.precision for case in wanted)
+    }
+    report = Report(
+        name,
+        title,
+        columns,
+        environment=common.environment(),
+        settings={f"matmul_{key}_gflops": rate / 1e9 for key, rate in matmul.items()},
+        path=options.json,
+    )
+    load = functools.lru_cache(nst_jax.load_params)
+    for case in wanted:
+        row = measure(
+            load(case.model),
+            case,
+            repeats=options.repeats,
+            limit=options.seconds,
+            matmul=matmul[case.precision],
+        )
+        report.add(complete(case, row))
+    return report.report
