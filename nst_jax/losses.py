@@ -48,14 +48,31 @@ def gram_matrix(features: jax.Array, *, weights: jax.Array | None = None) -> jax
     Returns:
       `[..., C, C]`, symmetric, float32.
     """
-    weighted = features if weights is None else weights[..., None] * features
+    if weights is None:
+        return _gram_matrix(features)
+    return _sum_of_products(weights[..., None] * features, features)
+
+
+def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(
         "...hwc,...hwd->...cd",
-        weighted,
-        features,
+        a,
+        b,
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
+
+
+@jax.custom_jvp
+def _gram_matrix(features):
+    return _sum_of_products(features, features)
+
+
+@_gram_matrix.defjvp
+def _gram_matrix_jvp(primals, tangents):
+    # The derivative of a square is symmetric: one product, forwards and backwards, not two.
+    half = _sum_of_products(*tangents, *primals)
+    return _gram_matrix(*primals), half + half.mT
 
 
 def statistics(features: jax.Array, *, weights: jax.Array | None = None) -> Statistics:

@@ -319,3 +319,23 @@ def test_total_variations_of_a_ramp_are_known():
         flat = np.full((4, 4, 3), 0.5, np.float32)
         assert function(flat) == 0
         assert np.isfinite(jax.grad(function)(flat)).all()
+
+
+def test_gram_matrix_differentiates_both_ways(rng):
+    """Against the product rule in NumPy float64; its rule of its own makes one product of two."""
+    features, tangent = (rng.standard_normal((2, 3, 4, 5)).astype(np.float32) for _ in range(2))
+    cotangent = rng.standard_normal((2, 5, 5)).astype(np.float32)  # not symmetric
+    flat, moved = (x.reshape(2, 12, 5).astype(np.float64) for x in (features, tangent))
+    _, forwards = jax.jvp(losses.gram_matrix, (features,), (tangent,))
+    expected = moved.mT @ flat + flat.mT @ moved
+    np.testing.assert_allclose(forwards, expected, rtol=1e-5, atol=1e-5)
+    (backwards,) = jax.vjp(losses.gram_matrix, features)[1](cotangent)
+    expected = flat @ (cotangent + cotangent.mT)
+    np.testing.assert_allclose(backwards.reshape(2, 12, 5), expected, rtol=1e-5, atol=1e-5)
+
+    def value(features):
+        return (losses.gram_matrix(features) * cotangent).sum()
+
+    _, second = jax.jvp(jax.grad(value), (features,), (tangent,))
+    expected = moved @ (cotangent + cotangent.mT)
+    np.testing.assert_allclose(second.reshape(2, 12, 5), expected, rtol=1e-5, atol=1e-5)
