@@ -19,9 +19,9 @@ MAY_IMPORT = {
     "image": set(),
     "color": {"image"},
     "losses": set(),
-    "report": set(),
+    "report": {"image"},
     "examples": set(),
-    "vgg": {"image"},
+    "vgg": {"config"},
     "io": {"image"},
     "objective": {"vgg", "losses", "config", "image"},
     "optimize": {"config", "image"},
@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
+    "compilation": {"fetch"},
+    "profiling": {"optimize"},
 }
 ANY = {"__init__", "__main__", "cli", "jobs"}
 PURE = {"image", "color", "vgg", "losses", "objective", "optimize"}
