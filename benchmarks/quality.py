@@ -73,6 +73,7 @@ _HOW = {
     "schedule",
     "clip",
     "init",
+    "precision",
     "steps",
     "learning_rate",
     "momentum",

@@ -1,6 +1,5 @@
 """The step that the benchmarks time: the program that `stylize` runs, on generated pictures."""
 
-import dataclasses
 import functools
 import itertools
 import statistics
@@ -26,7 +25,7 @@ CONFIGS = {
     "adam": _SINGLE_SCALE.replace(optimizer="adam"),
     "lbfgs": nst_jax.presets["gatys"].replace(size=None),
 }
-PRECISIONS = CHOICES.get("precision", ("float32",))
+PRECISIONS = CHOICES["precision"]
 
 
 class Case(NamedTuple):
@@ -125,13 +124,6 @@ def cases(options: flags.FlagValues) -> list[Case]:
     ]
 
 
-def with_precision(config: Config, precision: str) -> Config:
-    """`config` at a precision of `PRECISIONS`."""
-    if any(field.name == "precision" for field in dataclasses.fields(config)):
-        return config.replace(precision=precision)
-    return config
-
-
 @functools.lru_cache(maxsize=8)
 def picture(name: str, height: int, width: int) -> np.ndarray:
     """A generated picture by its name, `[height, width, 3]`."""
@@ -140,7 +132,7 @@ def picture(name: str, height: int, width: int) -> np.ndarray:
 
 def problem(params: Mapping, case: Case) -> Problem:
     """The butterfly, to be painted in `case.styles` styles."""
-    config = with_precision(CONFIGS[case.optimizer], case.precision)
+    config = CONFIGS[case.optimizer].replace(precision=case.precision)
     content, *styles = (
         picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
     )

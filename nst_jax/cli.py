@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from nst_jax import examples, io, jobs
-from nst_jax.config import CHOICES, Config, check_choice
+from nst_jax import compilation, examples, io, jobs
+from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.presets import presets
 from nst_jax.weights import load_params
 
@@ -46,6 +46,12 @@ RUN_FLAGS = {
     ),
     "seed": (flags.DEFINE_integer, 0, "of the noise to start from and of the jitter"),
     "log_every": (flags.DEFINE_integer, 10, "steps between lines of metrics.jsonl"),
+    "profile_dir": (flags.DEFINE_string, None, "folder for a profiler trace of a few steps"),
+    "compilation_cache": (
+        flags.DEFINE_boolean,
+        True,
+        "keep compiled programs for the next run, in nst_jax/compiled of the user's cache folder",
+    ),
 }
 
 
@@ -82,6 +88,7 @@ CONFIG_FLAGS = {
         "scale average and l2 pooling to the magnitude of max pooling",
     ),
     "padding": (flags.DEFINE_string, f"of the first convolution: {_choices('padding')}"),
+    "precision": (flags.DEFINE_string, f"of the network: {_choices('precision')}"),
     "optimizer": (flags.DEFINE_string, _choices("optimizer")),
     "linesearch": (flags.DEFINE_boolean, "line search of L-BFGS"),
     "memory": (flags.DEFINE_integer, "past steps that L-BFGS keeps"),
@@ -245,6 +252,8 @@ def run() -> int:
         initial=initial,
         seed=FLAGS.seed,
     )
+    if FLAGS.compilation_cache:
+        compilation.keep_programs(lambda line: jobs.say(f"nst-jax: {line}"))
     params = load_params(FLAGS.weights or FLAGS.model)
     described = {
         "preset": FLAGS.preset,
@@ -257,7 +266,14 @@ def run() -> int:
         "initial": FLAGS.init if initial is not None else None,
     }
     folder = pathlib.Path(FLAGS.output_dir)
-    return jobs.run(job, params, folder, described=described, log_every=FLAGS.log_every)
+    return jobs.run(
+        job,
+        params,
+        folder,
+        described=described,
+        log_every=FLAGS.log_every,
+        profile_dir=FLAGS.profile_dir,
+    )
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -278,9 +294,20 @@ def _main(argv: Sequence[str]) -> int:
         return BAD_INPUT
 
 
+def _parse(argv: Sequence[str]) -> list[str]:
+    """The arguments that are no flags; a bad flag ends the process with one line."""
+    try:
+        return FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        jobs.say(f"nst-jax: unknown flag --{error.flagname}{nearest(error.flagname, FLAGS)}")
+    except flags.Error as error:
+        jobs.say(f"nst-jax: {' '.join(str(error).split())}")
+    sys.exit(BAD_INPUT)
+
+
 def main() -> None:
     """Entry point of the `nst-jax` command."""
     for name in (*RUN_FLAGS, *CONFIG_FLAGS, *SWEEP_FLAGS):
         # `--help` shows the flags of the main module: make ours its own, however it is started.
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
-    app.run(_main)
+    app.run(_main, flags_parser=_parse)

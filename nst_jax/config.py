@@ -25,6 +25,7 @@ CHOICES = {
     "tv_form": ("keras", "nine_point", "l1"),
     "pooling": ("max", "average", "l2"),
     "padding": ("zeros", "replicate"),
+    "precision": ("float32", "bfloat16"),
     "optimizer": ("sgd", "adam", "lbfgs"),
     "schedule": ("constant", "exponential", "cosine"),
     "init": ("content", "noise", "style"),
@@ -59,6 +60,11 @@ class Config:
       pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
       padding: of the first convolution: "zeros" as trained, or "replicate", which lessens
         artefacts along the border.
+      precision: in which the network runs. "float32" is float32 in every product, also on a TPU,
+        which would else multiply in bfloat16. "bfloat16" rounds kernels and activations to 8
+        bits and keeps their range; statistics, losses, picture and optimiser stay float32. It
+        is for accelerators with units for it; a CPU is slower for it. The default is the same
+        on every backend, until a measurement speaks for another.
       optimizer: "sgd", "adam" or "lbfgs".
       linesearch: of L-BFGS: zoom line search instead of the learning rate.
       memory: number of past steps that L-BFGS keeps.
@@ -106,6 +112,7 @@ class Config:
     pooling: str = "max"
     pooling_correction: bool = True
     padding: str = "zeros"
+    precision: str = "float32"
     optimizer: str = "sgd"
     linesearch: bool = False
     memory: int = 100

@@ -28,6 +28,8 @@ def _positive_int(name: str, value: int) -> int:
 def _check_array(
     name: str, array: jax.Array, axes: int, layout: str, *, values: str = "floating point in [0, 1]"
 ) -> None:
+    if not hasattr(array, "shape"):
+        raise TypeError(f"{name} must be an array {layout}, got {type(array)}")
     if array.ndim < axes:
         raise ValueError(f"{name} must have shape {layout}, got {list(array.shape)}")
     if 0 in array.shape:
@@ -36,20 +38,22 @@ def _check_array(
         raise TypeError(f"{name} must be {values}, got {array.dtype}")
 
 
-def check_image(name: str, image: jax.Array) -> None:
+def check_image(name: str, image: jax.Array, *, single: bool = False) -> None:
     """Refuses an array that is no picture, by its shape and type alone.
 
     Args:
       name: what the message calls it.
-      image: any array.
+      image: anything.
+      single: whether it must be one picture, without leading axes.
 
     Raises:
-      TypeError: `image` is not floating point.
-      ValueError: `image` is not [..., H, W, 3] or is empty.
+      TypeError: `image` is no array or not floating point.
+      ValueError: `image` is not [..., H, W, 3], or [H, W, 3], or is empty.
     """
-    _check_array(name, image, 3, "[..., H, W, 3]")
-    if image.shape[-1] != 3:
-        raise ValueError(f"{name} must have shape [..., H, W, 3], got {list(image.shape)}")
+    layout = "[H, W, 3]" if single else "[..., H, W, 3]"
+    _check_array(name, image, 3, layout)
+    if image.shape[-1] != 3 or (single and image.ndim != 3):
+        raise ValueError(f"{name} must have shape {layout}, got {list(image.shape)}")
 
 
 def _scaled(side: int, wanted: int, given: int) -> int:

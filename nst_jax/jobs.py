@@ -1,5 +1,6 @@
 """A job of the command line: pictures in, a folder of pictures, curves and records out."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
@@ -19,7 +20,8 @@ from tqdm import tqdm
 from nst_jax import io, report, vgg
 from nst_jax.config import Config
 from nst_jax.optimize import Progress
-from nst_jax.stylize import stylize
+from nst_jax.profiling import Profile
+from nst_jax.stylize import check_content, fit_shape, stylize
 from nst_jax.version import __version__
 
 DIVERGED = 3
@@ -136,13 +138,38 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class Monitor:
-    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
+class Records:
+    """config.json and metrics.jsonl of a run, begun with its first step: what ends before, such
+    as bad input, leaves those of an earlier run alone.
+    """
 
-    def __init__(self, path: pathlib.Path, outputs: Sequence[Output], log_every: int):
-        self._outputs, self._log_every = outputs, log_every
+    def __init__(self, folder: pathlib.Path, described: Mapping):
+        self._folder, self._described = folder, described
+        self._metrics = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def write(self, lines: Sequence[Mapping]) -> None:
+        """Appends lines to metrics.jsonl."""
+        if self._metrics is None:
+            text = json.dumps(self._described, indent=2) + "\n"
+            (self._folder / "config.json").write_text(text, "utf-8")
+            self._metrics = (self._folder / "metrics.jsonl").open("w", encoding="utf-8")
+        self._metrics.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        self._metrics.flush()
+
+
+class Monitor:
+    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records."""
+
+    def __init__(self, records: Records, outputs: Sequence[Output], log_every: int):
+        self._records, self._outputs, self._log_every = records, outputs, log_every
         self._start = time.perf_counter()
-        self._file = path.open("a", encoding="utf-8")
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(unit="step", dynamic_ncols=True)
@@ -151,7 +178,6 @@ class Monitor:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -159,6 +185,7 @@ class Monitor:
         seconds = time.perf_counter() - self._start
         total = progress.terms["total"]
         first = progress.step - len(total) + 1
+        lines = []
         for row, step in enumerate(range(first, progress.step + 1)):
             if step == 1 or step % self._log_every == 0 or step == progress.steps:
                 for index, output in enumerate(self._outputs):
@@ -169,8 +196,8 @@ class Monitor:
                     # JSON has no NaN.
                     line |= {k: v if math.isfinite(v) else None for k, v in terms.items()}
                     line["seconds"] = round(seconds, 3)
-                    self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+                    lines.append(line)
+        self._records.write(lines)
         losses = ", ".join(
             f"{output.label} {loss:.4g}"
             for output, loss in zip(self._outputs[:4], total[-1], strict=False)
@@ -197,14 +224,26 @@ def environment(packages: Iterable[str] = ()) -> dict:
     }
 
 
-def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log_every: int) -> int:
+def run(
+    job: Job,
+    params: Mapping,
+    folder: pathlib.Path,
+    *,
+    described: dict,
+    log_every: int,
+    profile_dir: str | None = None,
+) -> int:
     """Runs `job` and writes its files into `folder`; returns the exit code.
 
-    Contents of one shape are painted together; `described` goes into config.json.
+    Contents of one shape are painted together; `described` goes into config.json. With a
+    `profile_dir`, a few steps of the first of them are traced into that folder.
     """
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
+    if len(groups) > 1:  # or a later one might be refused when the first is painted already
+        for shape in groups:
+            check_content(params, shape, job.config, masks=job.masks)
     folder.mkdir(parents=True, exist_ok=True)
     described = described | {
         "network": vgg.network_name(params),
@@ -213,16 +252,26 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log
         "config": dataclasses.asdict(job.config),
         **environment(),
     }
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
-    metrics = folder / "metrics.jsonl"
-    metrics.unlink(missing_ok=True)
     diverged = []
-    for contents in groups.values():
-        outputs = job.outputs(contents)
-        with Monitor(metrics, outputs, log_every) as monitor:
-            result = _stylize(job, params, contents, outputs, monitor)
-        write_outputs(job, folder, contents, outputs, result)
-        diverged += [o.stem for o, bad in zip(outputs, result.diverged, strict=True) if bad]
+    with contextlib.ExitStack() as stack:
+        records = stack.enter_context(Records(folder, described))
+        profile = None
+        if profile_dir is not None:
+            size = fit_shape(next(iter(groups)), job.config)
+            profile = stack.enter_context(Profile(profile_dir, size))
+        for contents in groups.values():
+            outputs = job.outputs(contents)
+            with Monitor(records, outputs, log_every) as monitor:
+                callbacks = [monitor] if profile is None else [monitor, profile]
+                result = _stylize(job, params, contents, outputs, callbacks)
+            write_outputs(job, folder, contents, outputs, result)
+            diverged += [o.stem for o, bad in zip(outputs, result.diverged, strict=True) if bad]
+    if profile is not None:
+        say(
+            f"traced {profile.traced} steps into {profile_dir}"
+            if profile.traced
+            else "nst-jax: --profile_dir: too few steps at the last scale to trace steady ones"
+        )
     if diverged:
         say(
             f"nst-jax: {', '.join(diverged)}: stopped at a value that is not finite, the last "
@@ -232,7 +281,7 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log
     return 0
 
 
-def _stylize(job: Job, params, contents, outputs, monitor):
+def _stylize(job: Job, params, contents, outputs, callbacks):
     """`stylize` on contents of one shape, with a row of styles and a number for each output."""
     of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
     config, mixing, masks = job.config, job.mixing, job.masks
@@ -247,6 +296,11 @@ def _stylize(job: Job, params, contents, outputs, monitor):
         if len(shapes) > 1:
             raise ValueError(f"--masks must be of one size, got {sorted(shapes)}")
         masks = np.stack([np.stack(masks)] * len(of_one))
+
+    def follow(progress):
+        for callback in callbacks:
+            callback(progress)
+
     return stylize(
         params,
         [content.image for content in contents],
@@ -257,7 +311,7 @@ def _stylize(job: Job, params, contents, outputs, monitor):
         masks=masks,
         style_masks=job.style_masks,
         initial=job.initial,
-        callback=monitor,
+        callback=follow,
     )
 
 

@@ -4,7 +4,8 @@ Features are real arrays `[..., H, W, C]`. Every function is pure and differenti
 item or any number of leading axes as said, and can be jitted and vmapped.
 
 Sums over positions are accumulated in float32 at the highest matmul precision: a TPU would
-otherwise multiply float32 in bfloat16, and a Gram sum in half precision overflows.
+otherwise multiply float32 in bfloat16, and a Gram sum in float16 overflows. Features may be
+bfloat16: products of two are then taken as they are, each exact in the float32 that they add to.
 
 [1] Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "A Neural Algorithm of Artistic Style",
     2015, https://arxiv.org/abs/1508.06576
@@ -49,30 +50,40 @@ def gram_matrix(features: jax.Array, *, weights: jax.Array | None = None) -> jax
       `[..., C, C]`, symmetric, float32.
     """
     if weights is None:
-        return _gram_matrix(features)
-    return _sum_of_products(weights[..., None] * features, features)
+        return _plain_gram(features)
+    return _outer_products(_weighted(features, weights), features)
 
 
-def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
+@jax.custom_jvp
+def _plain_gram(features: jax.Array) -> jax.Array:
+    return _outer_products(features, features)
+
+
+@_plain_gram.defjvp
+def _plain_gram_jvp(primals, tangents):
+    """By symmetry one product gives both halves of the derivative, and its transpose the gradient
+    in one product of the features' own precision, where the usual rules take two of float32."""
+    (features,), (direction,) = primals, tangents
+    # float16 would overflow, in the sum as in its cotangent.
+    dtype = jnp.float32 if features.dtype == jnp.float16 else features.dtype
+    half = _outer_products(direction, features, dtype=dtype).astype(jnp.float32)
+    return _plain_gram(features), half + half.mT
+
+
+def _outer_products(a: jax.Array, b: jax.Array, *, dtype=jnp.float32) -> jax.Array:
+    """`sum_k a_ki b_kj` over the positions k: [..., C, C]."""
     return jnp.einsum(
         "...hwc,...hwd->...cd",
         a,
         b,
         precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=dtype,
     )
 
 
-@jax.custom_jvp
-def _gram_matrix(features):
-    return _sum_of_products(features, features)
-
-
-@_gram_matrix.defjvp
-def _gram_matrix_jvp(primals, tangents):
-    # The derivative of a square is symmetric: one product, forwards and backwards, not two.
-    half = _sum_of_products(*tangents, *primals)
-    return _gram_matrix(*primals), half + half.mT
+def _weighted(features: jax.Array, weights: jax.Array) -> jax.Array:
+    """Features times their position's weight, in the precision of the features."""
+    return (weights[..., None] * features).astype(features.dtype)
 
 
 def statistics(features: jax.Array, *, weights: jax.Array | None = None) -> Statistics:
@@ -99,7 +110,7 @@ def statistics(features: jax.Array, *, weights: jax.Array | None = None) -> Stat
                 f"weights must be one a position, {features.shape[:-1]}, got {weights.shape}"
             )
         count = jnp.sum(weights, axis=(-2, -1), dtype=jnp.float32)
-        weighted = weights[..., None] * features
+        weighted = _weighted(features, weights)
     return Statistics(
         count=count,
         total=jnp.sum(weighted, axis=(-3, -2), dtype=jnp.float32),
@@ -136,9 +147,10 @@ def content_loss(features: jax.Array, target: jax.Array) -> jax.Array:
       features, target: arrays of one shape.
 
     Returns:
-      A scalar.
+      A scalar, float32 also of half-precision features.
     """
-    return 0.5 * jnp.sum(jnp.square(features - target))
+    wide = jnp.promote_types(features.dtype, jnp.float32)
+    return 0.5 * jnp.sum(jnp.square(features.astype(wide) - target.astype(wide)))
 
 
 def style_loss(

@@ -34,9 +34,10 @@ class Targets(NamedTuple):
     outputs; `objective_value` takes the targets of one output.
 
     Attributes:
-      content: activations of the content picture, `{layer: [..., h, w, C]}`.
-      style: statistics of the style picture as means over positions, `{layer: Statistics}`;
-        where there are masks, with an axis of regions.
+      content: activations of the content picture, `{layer: [..., h, w, C]}`, in the precision
+        of the configuration.
+      style: statistics of the style picture as means over positions, `{layer: Statistics}`,
+        float32; where there are masks, with an axis of regions.
       masks: share of each position in each region, `{layer: [..., regions, h, w]}`, or None:
         one region, the whole picture.
       picture: the content picture `[..., H, W, 3]` if `config.jitter` will move it, else None.
@@ -59,15 +60,16 @@ def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config
         pooling=config.pooling,
         pooling_correction=config.pooling_correction,
         padding=config.padding,
+        precision=config.precision,
     )
 
 
 def prepare(params: Mapping, config: Config) -> Mapping:
-    """`params` as suits many steps on this backend: on a CPU those of `vgg.prepare`.
+    """`params` as suits many steps on this backend: in float32 on a CPU those of `vgg.prepare`.
 
     Accelerators' own libraries choose an algorithm for each convolution.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or config.precision != "float32":
         return params
     return vgg.prepare(params, layers=config.content_layers + config.style_layers)
 
@@ -122,15 +124,16 @@ def compute_targets(
       `Targets` with a leading axis of outputs on every leaf, ready for `jax.vmap`.
 
     Raises:
-      ValueError: a picture of another shape or integer type, no style, a layer that the network
-        doesn't have, a picture too small for the deepest layer, a bad mixing, a mask of another
+      TypeError: a picture that is not floating point.
+      ValueError: a picture of another shape, no style, a layer that the network doesn't have, a
+        picture too small for the deepest layer, a bad mixing, a mask of another
         size than its picture, or masks together with mixing or jitter.
     """
-    check_image("content", content)
+    image_lib.check_image("content", content, single=True)
     if not len(styles):
         raise ValueError("styles must hold at least one picture, got none")
     for index, style in enumerate(styles):
-        check_image(f"styles[{index}]", style)
+        image_lib.check_image(f"styles[{index}]", style, single=True)
     style_masks = check_style_masks(style_masks, styles)
     if masks is not None:
         if mixing is not None:
@@ -146,7 +149,15 @@ def compute_targets(
         _style_targets(params, jnp.asarray(style), config, mask=mask)
         for style, mask in zip(styles, style_masks, strict=True)
     ]
-    style = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    content = jnp.asarray(content)
+    features = _content_targets(params, content, config)
+    return _each_output(each, features, content if config.jitter else None, mixing, masks, config)
+
+
+@jax.jit  # its many small operations would else be compiled one by one
+def _each_output(styles, features, picture, mixing, masks, config) -> Targets:
+    """Gives every leaf its leading axis of outputs."""
+    style = jax.tree.map(lambda *leaves: jnp.stack(leaves), *styles)
     outputs = len(styles)
     regions = None
     if masks is not None:
@@ -155,10 +166,12 @@ def compute_targets(
         style = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (outputs, *leaf.shape)), style)
     elif mixing is not None:
         outputs = len(mixing)
-        style = jax.tree.map(lambda leaf: jnp.tensordot(mixing, leaf, axes=1), style)
-    content = jnp.asarray(content)
-    shared = (_content_targets(params, content, config), content if config.jitter else None)
-    features, picture = jax.tree.map(lambda x: jnp.broadcast_to(x, (outputs, *x.shape)), shared)
+        style = jax.tree.map(
+            lambda leaf: jnp.tensordot(mixing, leaf, axes=1, precision="highest"), style
+        )
+    features, picture = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (outputs, *x.shape)), (features, picture)
+    )
     return Targets(content=features, style=style, masks=regions, picture=picture)
 
 
@@ -276,15 +289,6 @@ def _compare(own, target, config, shape, channels, positions):
         "pastiche": losses.mean_normalizer(channels, positions) * float(channels) ** 2,
     }[config.style_normalization]
     return losses.style_loss(own.gram, target.gram, normalizer=normalizer / float(positions) ** 2)
-
-
-def check_image(name: str, image: jax.Array) -> None:
-    """Refuses what is no picture, by its shape and type alone."""
-    shape = getattr(image, "shape", None)
-    if shape is None or len(shape) != 3 or shape[-1] != 3:
-        raise ValueError(f"{name} must be a picture [H, W, 3], got {shape or type(image)}")
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise ValueError(f"{name} must be floating point in [0, 1], got {image.dtype}")
 
 
 def check_mixing(mixing: jax.Array, styles: int) -> jax.Array:

@@ -215,13 +215,13 @@ def batch_numbers(config: Config, count: int) -> Config:
     """`config` with every number as a float32 array `[count]`, one an image."""
 
     def batch(number):
-        number = jnp.asarray(number, jnp.float32)
+        number = np.asarray(number, np.float32)  # NumPy compiles nothing
         if number.ndim and number.shape != (count,):
             raise ValueError(
                 f"a number of the configuration must be one, or one for each of the {count} "
                 f"outputs, got an array of shape {number.shape}"
             )
-        return jnp.broadcast_to(number, (count,))
+        return jnp.asarray(np.broadcast_to(number, (count,)))
 
     return jax.tree.map(batch, config)
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nst_jax.image import check_image
+
 _BACKGROUND = 0.965
 _INK = 0.15
 _FAINT = 0.45
 
 
-def _check_image(name: str, image: np.ndarray) -> np.ndarray:
+def _picture(name: str, image: np.ndarray) -> np.ndarray:
+    """An array or nested list as NumPy, if it is a picture."""
     image = np.asarray(image)
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ValueError(f"{name} must have shape [H, W, 3], got {list(image.shape)}")
-    if not np.issubdtype(image.dtype, np.floating):
-        raise TypeError(f"{name} must be floating point in [0, 1], got {image.dtype}")
+    check_image(name, image, single=True)
     return image
 
 
@@ -128,9 +128,9 @@ def contact_sheet(
       ValueError: there is no style, the numbers of styles, outputs and labels differ, an image
         has another layout, or `cell` is less than 64.
     """
-    content = _check_image("content", content)
-    styles = [_check_image(f"styles[{i}]", style) for i, style in enumerate(styles)]
-    outputs = [_check_image(f"outputs[{i}]", output) for i, output in enumerate(outputs)]
+    content = _picture("content", content)
+    styles = [_picture(f"styles[{i}]", style) for i, style in enumerate(styles)]
+    outputs = [_picture(f"outputs[{i}]", output) for i, output in enumerate(outputs)]
     if not styles:
         raise ValueError("styles must hold at least 1 image, got none")
     if len(outputs) != len(styles):

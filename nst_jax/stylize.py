@@ -6,6 +6,7 @@ Neural Networks", CVPR 2016.
 Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` for one and `[N, H, W, 3]` for many.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -75,7 +76,8 @@ def stylize(
       A `Result`.
 
     Raises:
-      ValueError: pictures of another shape, type or range, too small for the deepest layer, an
+      TypeError: pictures that are not floating point.
+      ValueError: pictures of another shape or range, too small for the deepest layer, an
         unknown layer, bad masks or mixing, or numbers of another length than the outputs.
     """
     if not config.content_layers + config.style_layers:
@@ -120,21 +122,47 @@ def stylize(
         histories.append(history)
     images = states.picture
     if config.color == "luminance":
-        images = color.with_luminance_of(_each_output(sized, outputs), images)
+        images = color.with_luminance_of(_each_output(sized, outputs=outputs), images)
     history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
     return Result(images, history, np.asarray(states.diverged))
 
 
 def checked(name: str, image: jax.Array) -> jax.Array:
     """`image` as float32, if it is a picture `[H, W, 3]` in [0, 1]."""
-    objective.check_image(name, image)
-    image = jnp.asarray(image, jnp.float32)
-    if not jnp.all(jnp.isfinite(image)):
+    image_lib.check_image(name, image, single=True)
+    values = np.asarray(image, np.float32)  # NumPy compiles nothing
+    if not np.all(np.isfinite(values)):
         raise ValueError(f"{name} must be in [0, 1], got values that are not finite")
-    low, high = float(jnp.min(image)), float(jnp.max(image))
+    low, high = values.min(), values.max()
     if low < 0.0 or high > 1.0:
         raise ValueError(f"{name} must be in [0, 1], got values from {low:g} to {high:g}")
-    return image
+    return jnp.asarray(image, jnp.float32)
+
+
+def check_content(
+    params: Mapping,
+    shape: Sequence[int],
+    config: Config,
+    *,
+    masks: Sequence[jax.Array] | None = None,
+) -> None:
+    """Refuses what a run with a content of `shape` `[H, W]` would refuse, computing nothing.
+
+    Raises:
+      ValueError: a layer that the network doesn't have, a picture too small for the deepest one
+        at some scale, or masks of another shape than the content.
+    """
+    layers = tuple(dict.fromkeys(config.content_layers + config.style_layers))
+
+    def features(params, image):
+        return objective.activations(params, image, layers, config)
+
+    for size in scales(config):
+        height, width = fit_shape(shape, config.replace(size=size, first_size=None))
+        picture = jax.ShapeDtypeStruct((height, width, 3), jnp.float32)
+        jax.eval_shape(features, params, picture)
+        for mask in [] if masks is None else masks:
+            _check_mask_shape("masks", mask, height, width)
 
 
 def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
@@ -208,6 +236,11 @@ def _targets(params, contents, styles, config, mixing, masks, style_masks):
 def _fit_mask(name: str, mask: jax.Array, height: int, width: int) -> jax.Array:
     """A mask `[..., h, w]` of a picture's shape brought to its size."""
     mask = jnp.asarray(mask, jnp.float32)
+    _check_mask_shape(name, mask, height, width)
+    return image_lib.resize_mask(mask, height, width)
+
+
+def _check_mask_shape(name: str, mask: jax.Array, height: int, width: int) -> None:
     own = mask.shape[-1] / mask.shape[-2] if mask.ndim >= 2 and mask.size else 0.0
     # Within the rounding of the sides to pixels.
     if abs(own * height / width - 1) > 1.5 / min(height, width):
@@ -215,7 +248,6 @@ def _fit_mask(name: str, mask: jax.Array, height: int, width: int) -> jax.Array:
             f"{name} must have the shape of its picture, {height}x{width} or in proportion, "
             f"got {mask.shape}"
         )
-    return image_lib.resize_mask(mask, height, width)
 
 
 def _sweep(config: Config, targets: objective.Targets) -> objective.Targets:
@@ -226,7 +258,8 @@ def _sweep(config: Config, targets: objective.Targets) -> objective.Targets:
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, *lengths, axis=0), targets)
 
 
-def _each_output(pictures, outputs):
+@functools.partial(jax.jit, static_argnames="outputs")
+def _each_output(pictures, *, outputs):
     """`[outputs, H, W, 3]`: each content repeated for its outputs."""
     return jnp.repeat(jnp.stack(pictures), outputs // len(pictures), axis=0)
 
@@ -247,7 +280,7 @@ def _start(contents, styles, config, outputs, key, mixing, masked, initial):
         pictures = contents
     if config.color == "luminance":
         pictures = [color.grey(picture) for picture in pictures]
-    return _each_output(pictures, outputs)
+    return _each_output(pictures, outputs=outputs)
 
 
 def _shifted(callback, done, total):

@@ -15,17 +15,17 @@ Layers carry Keras' names. A convolution's name stands for its activation after 
 hidden dense layers and `predictions` for the class probabilities.
 """
 
-import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from nst_jax import winograd
+from nst_jax.config import check_choice, nearest
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
@@ -86,6 +86,13 @@ POOLING_CORRECTIONS = {"max": 1.0, "average": 2.0, "l2": 0.78}
 # see zeros there, as in training.
 PADDINGS = ("zeros", "replicate")
 
+# What each precision asks of a layer. float32 has to be asked for: a TPU else multiplies it in
+# bfloat16, and newer GPUs in TF32.
+PRECISIONS = {
+    "float32": {"dtype": jnp.float32, "precision": jax.lax.Precision.HIGHEST},
+    "bfloat16": {"dtype": jnp.bfloat16},
+}
+
 
 def replicate_border(x: jax.Array) -> jax.Array:
     """Repeats the border pixels once on each side: [..., H, W, C] -> [..., H + 2, W + 2, C]."""
@@ -101,6 +108,7 @@ class VGG(nn.Module):
       pooling: a name in `POOLINGS`.
       pooling_correction: whether pooling is followed by its factor in `POOLING_CORRECTIONS`.
       padding: a name in `PADDINGS`, of the first convolution.
+      precision: a name in `PRECISIONS`.
       classes: width of the last dense layer.
     """
 
@@ -108,6 +116,7 @@ class VGG(nn.Module):
     pooling: str = "max"
     pooling_correction: bool = True
     padding: str = "zeros"
+    precision: str = "float32"
     classes: int = CLASSES
 
     @nn.compact
@@ -126,19 +135,21 @@ class VGG(nn.Module):
 
     def _chain(self):
         """The layers from the image upwards, as (name, function), made when they are reached."""
+        options = PRECISIONS[self.precision]
         for block, (depth, channels) in enumerate(
             zip(self.convolutions, CHANNELS, strict=True), start=1
         ):
             for index in range(1, depth + 1):
                 name = f"block{block}_conv{index}"
-                yield name, nn.Sequential([*self._convolution(name, channels), nn.relu])
+                yield name, nn.Sequential([*self._convolution(name, channels, options), nn.relu])
             yield f"block{block}_pool", self._pool
         yield "flatten", lambda x: x.reshape(*x.shape[:-3], -1)
         for name in HEAD_LAYERS[:2]:
-            yield name, nn.Sequential([nn.Dense(HIDDEN, name=name), nn.relu])
-        yield "predictions", nn.Sequential([nn.Dense(self.classes, name="predictions"), nn.softmax])
+            yield name, nn.Sequential([nn.Dense(HIDDEN, name=name, **options), nn.relu])
+        logits = nn.Dense(self.classes, name="predictions", **options)
+        yield "predictions", lambda x: nn.softmax(logits(x).astype(jnp.float32))
 
-    def _convolution(self, name, channels):
+    def _convolution(self, name, channels, options):
         """The functions that make up the convolution `name`."""
         params = self.get_variable("params", name, {})
         if "winograd" in params:
@@ -147,8 +158,9 @@ class VGG(nn.Module):
                 lambda x: x + jnp.broadcast_to(params["bias"], x.shape),
             ]
         if self.padding == "replicate" and name == "block1_conv1":
-            return [replicate_border, nn.Conv(channels, (3, 3), padding="VALID", name=name)]
-        return [nn.Conv(channels, (3, 3), name=name)]
+            convolution = nn.Conv(channels, (3, 3), padding="VALID", name=name, **options)
+            return [replicate_border, convolution]
+        return [nn.Conv(channels, (3, 3), name=name, **options)]
 
     def _pool(self, x):
         pooled = POOLINGS[self.pooling](x)
@@ -216,23 +228,10 @@ def resolve_layer(model: str, name: str) -> str:
     names = layer_names(model, head=True)
     if name not in names:
         raise ValueError(
-            f"unknown layer {name!r} of {model}{_nearest(name, names)}; "
-            f"the layers are {', '.join(names)}"
+            f"unknown layer {name!r} of {model}; the layers are {', '.join(names)}"
+            f"{nearest(name, names)}"
         )
     return name
-
-
-def _nearest(name: str, names: Collection[str]) -> str:
-    """ " (did you mean ...?)" with the nearest of `names`, or nothing where none is near."""
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"{name} must be one of {', '.join(choices)}, got {value!r}{_nearest(value, choices)}"
-        )
 
 
 def smallest_side(layer: str) -> int:
@@ -251,6 +250,7 @@ def features(
     pooling: str = "max",
     pooling_correction: bool = True,
     padding: str = "zeros",
+    precision: str = "float32",
 ) -> dict[str, jax.Array]:
     """Activations of `layers`; the network runs only as deep as the deepest of them.
 
@@ -264,18 +264,23 @@ def features(
       padding: of the first convolution, "zeros" as in training, or "replicate", which repeats
         the border pixels and reduces artefacts at the edges, as the same source does. Deeper
         convolutions pad with zeros.
+      precision: "float32", in every product and on every backend, or "bfloat16": the images as
+        the first convolution takes them, the kernels and every activation are rounded to it.
 
     Returns:
       `{layer: [..., h, w, C]}` in the order of `layers`, under the names that were given; for
-      the layers of the head `[..., C]`.
+      the layers of the head `[..., C]`. Arrays are of the type that `precision` names, so that
+      what is made of them may read half the memory; `predictions` are float32 always.
 
     Raises:
-      ValueError: unknown layer, pooling or padding, images of another shape or integer type, a
-        picture too small for the deepest layer, or a head asked for that `params` don't hold.
+      ValueError: unknown layer, pooling, padding or precision, images of another shape or integer
+        type, a picture too small for the deepest layer, or a head asked for that `params` don't
+        hold.
     """
     model = network_name(params)
-    _check_choice("pooling", pooling, POOLINGS)
-    _check_choice("padding", padding, PADDINGS)
+    check_choice("pooling", pooling, POOLINGS)
+    check_choice("padding", padding, PADDINGS)
+    check_choice("precision", precision, PRECISIONS)
     images = jnp.asarray(images)
     if images.ndim not in (3, 4) or images.shape[-1] != 3:
         raise ValueError(f"images must be [H, W, 3] or [N, H, W, 3], got {images.shape}")
@@ -301,6 +306,7 @@ def features(
         pooling=pooling,
         pooling_correction=pooling_correction,
         padding=padding,
+        precision=precision,
         classes=classes,
     )
     found = network.apply(

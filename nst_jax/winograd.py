@@ -89,8 +89,10 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x = _transform_inputs(own + [x[1:, i] for i in range(INPUTS - OUTPUTS)], axis=0)
     own = [x[:, :, :-1, i] for i in range(OUTPUTS)]
     x = _transform_inputs(own + [x[:, :, 1:, i] for i in range(INPUTS - OUTPUTS)], axis=1)
-    x = jnp.einsum("pti,pio->pto", x.reshape(INPUTS**2, down * across, channels), kernel)
-    x = jnp.asarray(np.kron(_A, _A), x.dtype) @ x.reshape(INPUTS**2, -1)
+    x = x.reshape(INPUTS**2, down * across, channels)
+    x = jnp.einsum("pti,pio->pto", x, kernel, precision="highest")
+    sums = jnp.asarray(np.kron(_A, _A), x.dtype)
+    x = jnp.matmul(sums, x.reshape(INPUTS**2, -1), precision="highest")
     x = x.reshape(OUTPUTS, OUTPUTS, down, across, -1).transpose(2, 0, 3, 1, 4)
     return x.reshape(OUTPUTS * down, OUTPUTS * across, -1)[:height, :width]
 

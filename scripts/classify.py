@@ -11,6 +11,7 @@ first: probability and name. Exits 0 on success, 1 on bad input.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -101,6 +102,12 @@ def define_flags() -> None:
         "HDF5 file with head; vgg16 or vgg19 stand for the files that scripts/fetch_weights.py "
         "fetches.",
     )
+    flags.DEFINE_string(
+        "cache_dir",
+        None,
+        "Folder with the fetched files. By default $NST_JAX_CACHE, or nst_jax in "
+        "$XDG_CACHE_HOME or ~/.cache.",
+    )
     flags.DEFINE_integer("top", 5, "Number of classes to print.")
     flags.DEFINE_string(
         "class_index",
@@ -113,6 +120,8 @@ def define_flags() -> None:
 def run() -> None:
     """Prints the classes of the picture."""
     values = flags.FLAGS
+    if values.cache_dir is not None:
+        os.environ["NST_JAX_CACHE"] = values.cache_dir  # where the package looks
     picture = io.read_image(values.image)
     index = values.class_index
     if index is None:

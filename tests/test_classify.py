@@ -149,6 +149,19 @@ def test_the_script_prints_the_top_five(files, tmp_path):
     )
 
 
+def test_the_script_takes_the_folder_of_the_fetched_files(files, tmp_path):
+    model, index, picture = files
+    (tmp_path / "mine").mkdir()
+    index.rename(tmp_path / "mine" / fetch.FILES["imagenet_classes"].name)
+    usual = (f"--weights={model}", f"--image={picture}", f"--cache_dir={tmp_path / 'mine'}")
+    result = run_script(tmp_path / "other", *usual, "--top=1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == " 40.00%  stingray\n"
+    # The weights by name are looked for there, too.
+    result = run_script(tmp_path / "other", *usual, "--weights=vgg16")
+    assert result.stderr.startswith(f"classify: {tmp_path / 'mine' / fetch.FILES['vgg16'].name}: ")
+
+
 def test_the_script_tells_how_to_fetch_what_is_absent(files, tmp_path):
     model, index, picture = files
     cache = tmp_path / "cache"

@@ -19,10 +19,10 @@ MAY_IMPORT = {
     "image": set(),
     "color": {"image"},
     "losses": set(),
-    "report": set(),
+    "report": {"image"},
     "examples": set(),
     "winograd": set(),
-    "vgg": {"image", "winograd"},
+    "vgg": {"config", "winograd"},
     "io": {"image"},
     "objective": {"vgg", "losses", "config", "image"},
     "optimize": {"config", "image"},
@@ -30,6 +30,8 @@ MAY_IMPORT = {
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
+    "compilation": {"fetch"},
+    "profiling": {"optimize"},
 }
 ANY = {"__init__", "__main__", "cli", "jobs"}
 PURE = {"image", "color", "winograd", "vgg", "losses", "objective", "optimize"}

@@ -171,10 +171,10 @@ def test_layer_weights_weigh_layers(vgg16, pictures):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"content": np.zeros((24, 32), np.float32)}, "content must be a picture"),
-        ({"content": np.zeros((24, 32, 3), np.uint8)}, "content must be floating point"),
+        ({"content": np.zeros((24, 32), np.float32)}, r"content must have shape \[H, W, 3\]"),
+        ({"content": np.zeros((2, 24, 32, 3), np.float32)}, r"content must have shape \[H, W, 3\]"),
         ({"styles": []}, "at least one picture"),
-        ({"styles": [np.zeros((3, 8, 8), np.float32)]}, r"styles\[0\] must be a picture"),
+        ({"styles": [np.zeros((3, 8, 8), np.float32)]}, r"styles\[0\] must have shape"),
         ({"styles": [np.zeros((3, 32, 3), np.float32)]}, "at least 4 pixels"),
         ({"mixing": [[0.5, 0.5]]}, r"mixing must be \[outputs, 1 styles\]"),
         ({"mixing": [[0.5]]}, "must sum to 1"),
@@ -187,6 +187,13 @@ def test_bad_input_is_refused(vgg16, change, message):
     mixing = arguments.pop("mixing")
     with pytest.raises(ValueError, match=message):
         nst_jax.compute_targets(vgg16, *arguments.values(), mixing=mixing)
+
+
+@pytest.mark.parametrize("content", [np.zeros((24, 32, 3), np.uint8), [[0.5]]])
+def test_what_is_no_array_of_floats_is_refused(vgg16, content):
+    style = np.zeros((32, 32, 3), np.float32)
+    with pytest.raises(TypeError, match="content must be (floating point|an array)"):
+        nst_jax.compute_targets(vgg16, content, [style], GATYS)
 
 
 def test_a_batch_is_refused_with_the_way_to_map(vgg16, pictures):

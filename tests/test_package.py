@@ -54,7 +54,16 @@ def test_the_wheel_runs_the_demo_away_from_the_checkout(distributions, tmp_path)
         "assert nst_jax.__file__.startswith(sys.path[0]); nst_jax.cli.main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, site, "--demo", "--size=64", "--steps=3"],
+        [
+            sys.executable,
+            "-c",
+            code,
+            site,
+            "--demo",
+            "--size=64",
+            "--steps=3",
+            "--nocompilation_cache",
+        ],
         cwd=elsewhere,
         capture_output=True,
         text=True,

@@ -115,16 +115,20 @@ def test_blends_make_one_output_a_row(vgg16, pictures):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "error", "message"),
     [
-        (np.full((64, 64, 3), 200.0, np.float32), r"content must be in \[0, 1\]"),
-        (np.full((64, 64, 3), np.nan, np.float32), r"content must be in \[0, 1\]"),
-        (np.zeros((64, 64, 3), np.uint8), "content must be floating point"),
-        (np.zeros((64, 64), np.float32), r"content\[0\] must be a picture"),
-        ([np.zeros((64, 64, 3), np.float32), np.zeros((64, 48, 3), np.float32)], "of one shape"),
-        ([], "content must hold at least one"),
+        (np.full((64, 64, 3), 200.0, np.float32), ValueError, r"content must be in \[0, 1\]"),
+        (np.full((64, 64, 3), np.nan, np.float32), ValueError, r"content must be in \[0, 1\]"),
+        (np.zeros((64, 64, 3), np.uint8), TypeError, "content must be floating point"),
+        (np.zeros((64, 64), np.float32), ValueError, r"content\[0\] must have shape"),
+        (
+            [np.zeros((64, 64, 3), np.float32), np.zeros((64, 48, 3), np.float32)],
+            ValueError,
+            "of one shape",
+        ),
+        ([], ValueError, "content must hold at least one"),
     ],
 )
-def test_bad_content_is_refused(vgg16, content, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_content_is_refused(vgg16, content, error, message):
+    with pytest.raises(error, match=message):
         nst_jax.stylize(vgg16, content, [np.zeros((64, 64, 3), np.float32)], CONFIG)

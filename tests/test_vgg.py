@@ -205,8 +205,9 @@ def test_classify_gives_probabilities(rng, monkeypatch):
     [
         ({"layers": ("block4_conv9",)}, "did you mean 'block4_conv"),
         ({"layers": ("fc1",)}, "needs weights with the head"),
-        ({"pooling": "mex"}, "one of max, average, l2, got 'mex' .did you mean 'max'"),
-        ({"padding": "zero"}, "one of zeros, replicate, got 'zero' .did you mean 'zeros'"),
+        ({"pooling": "mex"}, "one of max, average, l2, got 'mex'; did you mean 'max'"),
+        ({"padding": "zero"}, "one of zeros, replicate, got 'zero'; did you mean 'zeros'"),
+        ({"precision": "float16"}, "one of float32, bfloat16, got 'float16'; did you mean"),
         ({"images": np.zeros((64, 64, 3), np.uint8)}, "floating point"),
         ({"images": np.zeros((64, 64), np.float32)}, r"\[H, W, 3\]"),
         ({"images": np.zeros((64, 64, 4), np.float32)}, r"\[H, W, 3\]"),
