@@ -47,7 +47,7 @@ presets = {
     "default": Config(
         first_size=128,
         scale_factor=2.0,
-        steps=150,
+        steps=200,
         content_weight=0.5,
         style_weight=50.0,
     ),
