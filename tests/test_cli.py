@@ -350,6 +350,8 @@ def test_a_profile_changes_no_picture(run, pictures, tmp_path):
     assert plain == traced
     (folder,) = (trace / "plugins" / "profile").iterdir()
     assert list(folder.glob("*.xplane.pb")) and (folder / "perfetto_trace.json.gz").exists()
+    code, err = run(*arguments, "--steps=2", f"--output_dir={tmp_path}", f"--profile_dir={trace}")
+    assert code == 0 and "--profile_dir: too few steps" in err, err
 
 
 def test_precision_is_a_flag(run, pictures, tmp_path):
