@@ -45,6 +45,12 @@ RUN_FLAGS = {
         "for each style a picture, white where to learn from it; nothing between commas is all",
     ),
     "seed": (flags.DEFINE_integer, 0, "of the noise to start from and of the jitter"),
+    "tile": (
+        flags.DEFINE_integer,
+        None,
+        "longest side of the windows in which larger pictures are looked at, pixels: the same "
+        "result in less memory",
+    ),
     "log_every": (flags.DEFINE_integer, 10, "steps between lines of metrics.jsonl"),
 }
 
@@ -247,6 +253,7 @@ def run() -> int:
         style_masks=masks_from_flag("style_masks", len(styles)),
         initial=initial,
         seed=FLAGS.seed,
+        tile=FLAGS.tile,
     )
     params = load_params(FLAGS.weights or FLAGS.model)
     described = {

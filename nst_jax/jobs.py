@@ -65,6 +65,7 @@ class Job:
       style_masks: for each style its mask or None, or None.
       initial: a picture to start from, or None.
       seed: of the random key.
+      tile: longest side of the windows in which larger pictures are looked at, or None.
     """
 
     contents: Sequence[Picture]
@@ -76,6 +77,7 @@ class Job:
     style_masks: Sequence[np.ndarray | None] | None = None
     initial: np.ndarray | None = None
     seed: int = 0
+    tile: int | None = None
 
     def rows(self) -> list[tuple[str, int]]:
         """(label, index of the style to show) of each row of styles."""
@@ -142,7 +144,7 @@ class Monitor:
         self._outputs, self._log_every = outputs, log_every
         self._start = time.perf_counter()
         self._file = path.open("a", encoding="utf-8")
-        self._bar = None
+        self._bar = self._windows = None
         if sys.stderr.isatty():
             self._bar = tqdm(unit="step", dynamic_ncols=True)
 
@@ -151,8 +153,19 @@ class Monitor:
 
     def __exit__(self, *_):
         self._file.close()
-        if self._bar is not None:
-            self._bar.close()
+        for bar in (self._windows, self._bar):
+            if bar is not None:
+                bar.close()
+
+    def window(self, done: int, total: int) -> None:
+        """Follows the windows of a tiled step, on a terminal."""
+        if self._bar is None:
+            return
+        if self._windows is None:
+            self._windows = tqdm(unit="window", dynamic_ncols=True, leave=False, position=1)
+        if done == 1:
+            self._windows.reset(total)
+        self._windows.update()
 
     def __call__(self, progress: Progress) -> None:
         seconds = time.perf_counter() - self._start
@@ -207,6 +220,7 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log
     described = described | {
         "network": vgg.network_name(params),
         "seed": job.seed,
+        "tile": job.tile,
         "sweep": dict(job.sweep),
         "config": dataclasses.asdict(job.config),
         **environment(),
@@ -256,6 +270,8 @@ def _stylize(job: Job, params, contents, outputs, monitor):
         style_masks=job.style_masks,
         initial=job.initial,
         callback=monitor,
+        tile=job.tile,
+        on_window=monitor.window,
     )
 
 

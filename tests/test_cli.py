@@ -325,3 +325,22 @@ def test_settings_that_print_alike_keep_their_own_files(run, pictures, tmp_path)
     )
     assert code == 0, err
     assert len(list((tmp_path / "o").glob("a__b__*.png"))) == 2
+
+
+def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
+    content, style, _ = pictures
+    painted = []
+    for name, *flag in (("whole",), ("tiled", "--tile=24")):
+        out = tmp_path / name
+        code, err = run(
+            f"--content={content}", f"--styles={style}", f"--output_dir={out}", *FAST, *flag
+        )
+        assert code == 0, err
+        with Image.open(out / "a__b.png") as picture:
+            painted.append(np.asarray(picture, np.int32))
+    assert np.abs(painted[0] - painted[1]).max() <= 1  # a level, where rounding falls otherwise
+    assert json.loads((out / "config.json").read_text())["tile"] == 24
+    code, err = run(
+        f"--content={content}", f"--styles={style}", f"--output_dir={out}", *FAST, "--tile=9"
+    )
+    assert (code, err.strip()) == (1, "nst-jax: tile must be at least 11 for these layers, got 9")

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 import nst_jax
-from nst_jax import config, image, losses, objective, optimize, stylize, vgg
+from nst_jax import config, image, losses, objective, optimize, stylize, tiling, vgg
 
 PACKAGE = pathlib.Path(nst_jax.__file__).parent
 
@@ -25,13 +25,14 @@ MAY_IMPORT = {
     "io": {"image"},
     "objective": {"vgg", "losses", "config", "image"},
     "optimize": {"config", "image"},
-    "stylize": {"config", "image", "color", "objective", "optimize"},
+    "tiling": {"config", "image", "vgg", "losses", "objective"},
+    "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
 }
 ANY = {"__init__", "__main__", "cli", "jobs"}
-PURE = {"image", "color", "vgg", "losses", "objective", "optimize"}
+PURE = {"image", "color", "vgg", "losses", "objective", "optimize", "tiling"}
 
 
 def imported(module):
@@ -65,7 +66,9 @@ def test_the_pure_part_knows_no_files_and_no_flags():
     assert packages <= {"dataclasses", "difflib", "math", "collections", "typing", "nst_jax"}
 
 
-@pytest.mark.parametrize("module", [config, image, losses, objective, optimize, stylize, vgg])
+@pytest.mark.parametrize(
+    "module", [config, image, losses, objective, optimize, stylize, tiling, vgg]
+)
 def test_options_are_keyword_only(module):
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("_") or function.__module__ != module.__name__:
