@@ -1,5 +1,6 @@
 """A job of the command line: pictures in, a folder of pictures, curves and records out."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax import io, report, vgg
+from nst_jax import io, report, sharding, vgg
 from nst_jax.config import Config
 from nst_jax.optimize import Progress
 from nst_jax.stylize import stylize
@@ -66,6 +67,7 @@ class Job:
       initial: a picture to start from, or None.
       seed: of the random key.
       tile: longest side of the windows in which larger pictures are looked at, or None.
+      mesh: sizes of the mesh's axes; None is as `sharding.make_mesh` divides by itself.
     """
 
     contents: Sequence[Picture]
@@ -78,6 +80,7 @@ class Job:
     initial: np.ndarray | None = None
     seed: int = 0
     tile: int | None = None
+    mesh: Mapping[str, int] | None = None
 
     def rows(self) -> list[tuple[str, int]]:
         """(label, index of the style to show) of each row of styles."""
@@ -221,27 +224,30 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log
         "network": vgg.network_name(params),
         "seed": job.seed,
         "tile": job.tile,
+        "mesh": job.mesh and dict(job.mesh),
+        "processes": jax.process_count(),
         "sweep": dict(job.sweep),
         "config": dataclasses.asdict(job.config),
         **environment(),
     }
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
     metrics = folder / "metrics.jsonl"
-    metrics.unlink(missing_ok=True)
+    leads = jax.process_index() == 0
+    if leads:  # of several processes one writes what they share
+        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+        metrics.unlink(missing_ok=True)
     diverged = []
     for contents in groups.values():
         outputs = job.outputs(contents)
-        with Monitor(metrics, outputs, log_every) as monitor:
+        with Monitor(metrics, outputs, log_every) if leads else contextlib.nullcontext() as monitor:
             result = _stylize(job, params, contents, outputs, monitor)
         write_outputs(job, folder, contents, outputs, result)
         diverged += [o.stem for o, bad in zip(outputs, result.diverged, strict=True) if bad]
-    if diverged:
+    if diverged and leads:
         say(
             f"nst-jax: {', '.join(diverged)}: stopped at a value that is not finite, the last "
             "finite picture is kept; try a smaller --learning_rate"
         )
-        return DIVERGED
-    return 0
+    return DIVERGED if diverged else 0
 
 
 def _stylize(job: Job, params, contents, outputs, monitor):
@@ -259,6 +265,9 @@ def _stylize(job: Job, params, contents, outputs, monitor):
         if len(shapes) > 1:
             raise ValueError(f"--masks must be of one size, got {sorted(shapes)}")
         masks = np.stack([np.stack(masks)] * len(of_one))
+    mesh = None
+    if job.tile is None or job.mesh is not None:
+        mesh = sharding.make_mesh(len(outputs), sizes=job.mesh)
     return stylize(
         params,
         [content.image for content in contents],
@@ -271,7 +280,8 @@ def _stylize(job: Job, params, contents, outputs, monitor):
         initial=job.initial,
         callback=monitor,
         tile=job.tile,
-        on_window=monitor.window,
+        on_window=monitor and monitor.window,
+        mesh=mesh,
     )
 
 
@@ -282,12 +292,15 @@ def write_outputs(
     outputs: Sequence[Output],
     result,
 ) -> None:
-    """The pictures, and for each content a contact sheet and the loss curves."""
+    """The pictures, and for each content a contact sheet and the loss curves; of several
+    processes each writes its share of the pictures, and the first one the rest."""
     images = np.asarray(result.images)
-    for output, image in zip(outputs, images, strict=True):
-        path = folder / f"{output.stem}.png"
-        io.write_image(path, image)
+    for number in sharding.share(len(outputs)):
+        path = folder / f"{outputs[number].stem}.png"
+        io.write_image(path, images[number])
         say(f"wrote {path}")
+    if jax.process_index() > 0:
+        return
     share = len(outputs) // len(contents)
     for number, content in enumerate(contents):
         prefix = "" if len(job.contents) == 1 else f"{content.name}__"

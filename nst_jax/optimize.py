@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from nst_jax import image as image_lib
+from nst_jax import sharding
 from nst_jax.config import Config
 
 LEVELS = 255.0
@@ -204,9 +205,9 @@ def _init_all(images, config, optimizer):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("loss", "optimizer", "length"), donate_argnames="states"
+    jax.jit, static_argnames=("loss", "optimizer", "length", "mesh"), donate_argnames="states"
 )
-def _advance(states, shared, each, config, key, *, loss, optimizer, length):
+def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh=None):
     """`length` steps on every image in one program; terms are `[length, N]`."""
 
     def one(state, each, config):
@@ -223,8 +224,12 @@ def _advance(states, shared, each, config, key, *, loss, optimizer, length):
             average_decay=config.average_decay,
         )
 
+    picture = states.image.shape[1:]
+
     def all_images(states, _):
-        return jax.vmap(one)(states, each, config)
+        states = sharding.divide(mesh, states, picture=picture)
+        states, terms = jax.vmap(one)(states, each, config)
+        return sharding.keep(mesh, states, picture=picture), sharding.keep(mesh, terms, picture=())
 
     if length == 1:
         states, terms = all_images(states, None)
@@ -313,6 +318,7 @@ def run(
     previous: State | None = None,
     key: jax.Array | None = None,
     callback: Callable[[Progress], None] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[State, dict[str, np.ndarray]]:
     """Minimises `loss` over every image at once.
 
@@ -332,6 +338,7 @@ def run(
       previous: states of a run on the same pictures at another scale, see `start`.
       key: random key of the jitter; None is key 0.
       callback: called with a `Progress` after each dispatch.
+      mesh: devices to divide the images among, from `sharding.make_mesh`; None is one device.
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
@@ -344,6 +351,9 @@ def run(
     states = start(images, config, optimizer=optimizer, previous=previous)
     numbers = batch_numbers(config, len(images))
     key = jax.random.key(0) if key is None else key
+    states = sharding.place(mesh, states, picture=images.shape[1:])
+    each, numbers = sharding.place(mesh, (tuple(each), numbers))
+    shared, key = sharding.place(mesh, (tuple(shared), key), whole=True)
 
     def advance(states, left):
         length = steps_per_dispatch()
@@ -351,16 +361,18 @@ def run(
             length = 1  # rather than compile a program for the rest
         return _advance(
             states,
-            tuple(shared),
-            tuple(each),
+            shared,
+            each,
             numbers,
             key,
             loss=loss,
             optimizer=optimizer,
             length=length,
+            mesh=mesh,
         )
 
-    return _loop(advance, states, int(config.steps), callback)
+    states, history = _loop(advance, states, int(config.steps), callback)
+    return sharding.gather(mesh, states), history
 
 
 def run_given_gradients(

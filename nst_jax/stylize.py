@@ -67,6 +67,7 @@ def stylize(
     callback: Callable[[optimize.Progress], None] | None = None,
     tile: int | None = None,
     on_window: tiling.OnWindow | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Result:
     """Paints pictures in many styles, all in one compiled program a scale.
 
@@ -91,6 +92,7 @@ def stylize(
       tile: the longest side, in pixels, of the windows in which larger pictures are looked at:
         the same result up to rounding, in device memory that depends on the tile, see
         `nst_jax.tiling`. Pictures and the optimiser's state are then in host memory.
+      mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one.
       on_window: called with the number of windows done and of all in a step, for each window.
 
     Returns:
@@ -101,6 +103,8 @@ def stylize(
         unknown layer, bad masks or mixing, numbers of another length than the outputs, or a tile
         that is too small for the layers or meets a line search.
     """
+    if tile is not None and mesh is not None:
+        raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
     if not config.content_layers + config.style_layers:
         raise ValueError("config must name a layer in content_layers or style_layers")
     contents = _several(content)
@@ -159,6 +163,7 @@ def stylize(
                     here,
                     shared=(params,),
                     each=(targets, numbers),
+                    mesh=mesh,
                     **options,
                 )
         histories.append(history)
@@ -166,7 +171,7 @@ def stylize(
     if config.color == "luminance":
         images = color.with_luminance_of(_each_output(sized, outputs), images)
     history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
-    return Result(images, history, np.asarray(states.diverged))
+    return Result(jnp.asarray(images), history, np.asarray(states.diverged))
 
 
 def checked(name: str, image: jax.Array) -> jax.Array:

@@ -1,4 +1,6 @@
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -344,3 +346,64 @@ def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
         f"--content={content}", f"--styles={style}", f"--output_dir={out}", *FAST, "--tile=9"
     )
     assert (code, err.strip()) == (1, "nst-jax: tile must be at least 11 for these layers, got 9")
+
+
+def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
+    """Four CPU devices each, on loopback, through the command itself."""
+    content, *styles = pictures
+    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST)
+    code, err = run(f"--output_dir={tmp_path / 'one'}", *flags, "--mesh=style:1")
+    assert code == 0, err
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    command = [sys.executable, "-m", "nst_jax", *flags, f"--output_dir={tmp_path / 'two'}"]
+    command += ["--mesh=style:2,space:4", f"--coordinator_address={address}", "--num_processes=2"]
+    processes = [
+        subprocess.Popen(
+            [*command, f"--process_id={number}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
+        )
+        for number in range(2)
+    ]
+    try:
+        errs = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errs
+    assert "step 2/2" in errs[0] and "step" not in errs[1]
+    for number, name in enumerate(("a__b.png", "a__c.png")):  # each has written its own
+        assert [f"wrote {tmp_path / 'two' / name}" in err for err in errs] == [
+            number == 0,
+            number == 1,
+        ]
+    files = [sorted(path.name for path in (tmp_path / n).iterdir()) for n in ("one", "two")]
+    assert files[0] == files[1]
+    for name in ("a__b.png", "a__c.png", "contact_sheet.png"):
+        one, two = (np.asarray(Image.open(tmp_path / n / name), np.int32) for n in ("one", "two"))
+        assert np.abs(one - two).max() <= 1  # a level, where rounding falls otherwise
+    lines = [
+        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
+        for n in ("one", "two")
+    ]
+    for one, two in zip(*lines, strict=True):
+        assert (one["step"], one["style"]) == (two["step"], two["style"])
+        np.testing.assert_allclose(two["total"], one["total"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("--mesh=style:x", "mesh must be like 'style:4,space:2', got 'style:x'"),
+        ("--mesh=style:9", "mesh style:9,space:1 is of 9 devices, but there are 8"),
+        ("--num_processes=2", "coordinator_address, num_processes and process_id go together"),
+    ],
+)
+def test_bad_meshes_and_processes_are_one_line(run, pictures, tmp_path, bad, message):
+    content, style, _ = pictures
+    code, err = run(f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path}", bad)
+    assert (code, err.strip()) == (1, f"nst-jax: {message}")

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 import nst_jax
-from nst_jax import config, image, losses, objective, optimize, stylize, tiling, vgg
+from nst_jax import config, image, losses, objective, optimize, sharding, stylize, tiling, vgg
 
 PACKAGE = pathlib.Path(nst_jax.__file__).parent
 
@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "vgg": {"image"},
     "io": {"image"},
     "objective": {"vgg", "losses", "config", "image"},
-    "optimize": {"config", "image"},
+    "sharding": set(),
+    "optimize": {"config", "image", "sharding"},
     "tiling": {"config", "image", "vgg", "losses", "objective"},
     "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
     "weights": {"vgg", "fetch"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "fetch": set(),
 }
 ANY = {"__init__", "__main__", "cli", "jobs"}
-PURE = {"image", "color", "vgg", "losses", "objective", "optimize", "tiling"}
+PURE = {"image", "color", "vgg", "losses", "objective", "optimize", "sharding", "tiling"}
 
 
 def imported(module):
@@ -67,7 +68,7 @@ def test_the_pure_part_knows_no_files_and_no_flags():
 
 
 @pytest.mark.parametrize(
-    "module", [config, image, losses, objective, optimize, stylize, tiling, vgg]
+    "module", [config, image, losses, objective, optimize, sharding, stylize, tiling, vgg]
 )
 def test_options_are_keyword_only(module):
     for name, function in inspect.getmembers(module, inspect.isfunction):
