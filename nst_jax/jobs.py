@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax import io, report, sharding, vgg
+from nst_jax import io, preflight, report, sharding, vgg
 from nst_jax.config import Config
 from nst_jax.optimize import Progress
 from nst_jax.stylize import stylize
@@ -141,12 +141,19 @@ def say(line: str) -> None:
 
 
 class Monitor:
-    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and metrics.jsonl."""
+    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and metrics.jsonl.
 
-    def __init__(self, path: pathlib.Path, outputs: Sequence[Output], log_every: int):
+    Attributes:
+      pictures: `[N, H, W, 3]` after the last step, for when the next one runs out of memory; of
+        one process and untiled.
+    """
+
+    def __init__(self, path: pathlib.Path, outputs: Sequence[Output], log_every: int, keeps: bool):
+        self._keeps = keeps and jax.process_count() == 1
         self._outputs, self._log_every = outputs, log_every
         self._start = time.perf_counter()
         self._file = path.open("a", encoding="utf-8")
+        self.pictures = None
         self._bar = self._windows = None
         if sys.stderr.isatty():
             self._bar = tqdm(unit="step", dynamic_ncols=True)
@@ -172,6 +179,8 @@ class Monitor:
 
     def __call__(self, progress: Progress) -> None:
         seconds = time.perf_counter() - self._start
+        if self._keeps:
+            self.pictures = np.array(progress.images)
         total = progress.terms["total"]
         first = progress.step - len(total) + 1
         for row, step in enumerate(range(first, progress.step + 1)):
@@ -238,8 +247,21 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: dict, log
     diverged = []
     for contents in groups.values():
         outputs = job.outputs(contents)
-        with Monitor(metrics, outputs, log_every) if leads else contextlib.nullcontext() as monitor:
-            result = _stylize(job, params, contents, outputs, monitor)
+        keeps = job.tile is None
+        with contextlib.ExitStack() as stack:
+            monitor = None
+            if leads:
+                monitor = stack.enter_context(Monitor(metrics, outputs, log_every, keeps))
+            try:
+                result = _stylize(job, params, contents, outputs, monitor)
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                if not preflight.ran_out(error) or not leads:
+                    raise
+                if monitor.pictures is not None:
+                    write_pictures(folder, outputs, monitor.pictures)
+                shape = contents[0].image.shape[:2]
+                line = preflight.advice(params, shape, len(outputs), job.config)
+                raise ValueError(f"out of memory: {line}") from error
         write_outputs(job, folder, contents, outputs, result)
         diverged += [o.stem for o, bad in zip(outputs, result.diverged, strict=True) if bad]
     if diverged and leads:
@@ -268,6 +290,10 @@ def _stylize(job: Job, params, contents, outputs, monitor):
     mesh = None
     if job.tile is None or job.mesh is not None:
         mesh = sharding.make_mesh(len(outputs), sizes=job.mesh)
+    if mesh is None and job.tile is None:
+        regions = 0 if masks is None else masks.shape[1]
+        shape = contents[0].image.shape[:2]
+        preflight.check(params, shape, len(outputs), config, regions=regions)
     return stylize(
         params,
         [content.image for content in contents],
@@ -285,6 +311,14 @@ def _stylize(job: Job, params, contents, outputs, monitor):
     )
 
 
+def write_pictures(folder: pathlib.Path, outputs: Sequence[Output], images: np.ndarray) -> None:
+    """This process's share of the pictures `[N, H, W, 3]`."""
+    for number in sharding.share(len(outputs)):
+        path = folder / f"{outputs[number].stem}.png"
+        io.write_image(path, images[number])
+        say(f"wrote {path}")
+
+
 def write_outputs(
     job: Job,
     folder: pathlib.Path,
@@ -295,10 +329,7 @@ def write_outputs(
     """The pictures, and for each content a contact sheet and the loss curves; of several
     processes each writes its share of the pictures, and the first one the rest."""
     images = np.asarray(result.images)
-    for number in sharding.share(len(outputs)):
-        path = folder / f"{outputs[number].stem}.png"
-        io.write_image(path, images[number])
-        say(f"wrote {path}")
+    write_pictures(folder, outputs, images)
     if jax.process_index() > 0:
         return
     share = len(outputs) // len(contents)

@@ -440,3 +440,35 @@ def _loop(advance, states, steps, callback):
             diverged = np.asarray(states.diverged)
             callback(Progress(done, steps, history[-1], states.picture, diverged))
     return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
+
+
+def lower(
+    loss: Loss,
+    images: jax.Array,
+    config: Config,
+    *,
+    shared: Sequence = (),
+    each: Sequence = (),
+    optimizer: optax.GradientTransformation | None = None,
+    length: int | None = None,
+) -> jax.stages.Lowered:
+    """The program that a dispatch of `run` executes, ahead of time and without running it.
+
+    Its `cost_analysis()`, and of its `compile()` the `memory_analysis()`, tell what a run takes.
+
+    Args:
+      loss, images, config, shared, each, optimizer: as `run` takes them; of the images only the
+        shape matters.
+      length: steps in the program; None is `steps_per_dispatch()`.
+    """
+    states = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
+    return _advance.lower(
+        states,
+        tuple(shared),
+        tuple(each),
+        batch_numbers(config, images.shape[0]),
+        jax.random.key(0),
+        loss=loss,
+        optimizer=optimizer,
+        length=steps_per_dispatch() if length is None else length,
+    )

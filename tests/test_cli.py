@@ -1,9 +1,11 @@
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -11,7 +13,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import nst_jax
-from nst_jax import cli, jobs
+from nst_jax import cli, jobs, optimize, preflight
 
 FAST = ("--model=vgg16", "--size=48", "--steps=2", "--style_layers=block1_conv1,block2_conv1")
 FAST += ("--content_layers=block2_conv2",)
@@ -407,3 +409,37 @@ def test_bad_meshes_and_processes_are_one_line(run, pictures, tmp_path, bad, mes
     content, style, _ = pictures
     code, err = run(f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path}", bad)
     assert (code, err.strip()) == (1, f"nst-jax: {message}")
+
+
+def test_too_large_a_picture_is_refused_before_the_first_step(run, pictures, tmp_path, monkeypatch):
+    content, style, _ = pictures
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 5_000_000)
+    arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'o'}")
+    code, err = run(*arguments, *FAST, "--mesh=style:1")
+    assert code == 1 and "step" not in err
+    assert re.fullmatch(
+        r"nst-jax: a picture of 48x36 would take 0\.\d\d GiB of memory, and there are 0\.00 GiB: "
+        r".*fits.*\n",
+        err,
+    )
+
+
+def test_running_out_of_memory_keeps_the_last_pictures(run, pictures, tmp_path, monkeypatch):
+    content, style, _ = pictures
+    advance, calls = optimize._advance, []
+
+    def exhausted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        return advance(*arguments, **options)
+
+    exhausted.lower = advance.lower
+    monkeypatch.setattr(optimize, "_advance", exhausted)
+    arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'o'}")
+    code, err = run(*arguments, *FAST, "--steps=5", "--mesh=style:1")
+    assert code == 1
+    assert "nst-jax: out of memory: a picture of 48x36 would take" in err and "fits" in err
+    kept = np.asarray(Image.open(tmp_path / "o" / "a__b.png"))
+    assert kept.shape == (36, 48, 3) and not (tmp_path / "o" / "contact_sheet.png").exists()
+    assert kept.std() > 1

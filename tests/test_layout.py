@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "optimize": {"config", "image", "sharding"},
     "tiling": {"config", "image", "vgg", "losses", "objective"},
     "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
+    "preflight": {"config", "objective", "optimize", "stylize", "tiling", "vgg"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
