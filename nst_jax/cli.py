@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from nst_jax import compilation, examples, io, jobs
+from nst_jax import compilation, examples, io, jobs, sharding
 from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.presets import presets
 from nst_jax.weights import load_params
@@ -45,6 +45,30 @@ RUN_FLAGS = {
         "for each style a picture, white where to learn from it; nothing between commas is all",
     ),
     "seed": (flags.DEFINE_integer, 0, "of the noise to start from and of the jitter"),
+    "tile": (
+        flags.DEFINE_integer,
+        None,
+        "longest side of the windows in which larger pictures are looked at, pixels: the same "
+        "result in less memory",
+    ),
+    "mesh": (
+        flags.DEFINE_string,
+        None,
+        "devices along which the outputs and the pictures' heights are divided: "
+        "--mesh=style:4,space:2 (default: all devices, the outputs first)",
+    ),
+    "distributed": (
+        flags.DEFINE_boolean,
+        False,
+        "join the processes that the cluster's environment names (TPU pods, Slurm, Open MPI)",
+    ),
+    "coordinator_address": (
+        flags.DEFINE_string,
+        None,
+        "host:port of the first of several processes, where no cluster says so",
+    ),
+    "num_processes": (flags.DEFINE_integer, None, "number of the processes"),
+    "process_id": (flags.DEFINE_integer, None, "which of the processes this is, from 0"),
     "log_every": (flags.DEFINE_integer, 10, "steps between lines of metrics.jsonl"),
     "profile_dir": (flags.DEFINE_string, None, "folder for a profiler trace of a few steps"),
     "compilation_cache": (
@@ -230,6 +254,11 @@ def _read(paths: Sequence[str]) -> list[jobs.Picture]:
 
 def run() -> int:
     """One job, from the flags to the files; returns the exit code."""
+    processes = {
+        name: FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")
+    }
+    if FLAGS.distributed or any(value is not None for value in processes.values()):
+        sharding.connect(**processes)
     config, sweep = config_from_flags()
     if FLAGS.log_every < 1:
         raise ValueError(f"--log_every must be at least 1, got {FLAGS.log_every}")
@@ -251,6 +280,8 @@ def run() -> int:
         style_masks=masks_from_flag("style_masks", len(styles)),
         initial=initial,
         seed=FLAGS.seed,
+        tile=FLAGS.tile,
+        mesh=sharding.parse_mesh(FLAGS.mesh) if FLAGS.mesh is not None else None,
     )
     if FLAGS.compilation_cache:
         compilation.keep_programs(lambda line: jobs.say(f"nst-jax: {line}"))

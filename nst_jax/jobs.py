@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax import io, report, vgg
+from nst_jax import io, preflight, report, sharding, vgg
 from nst_jax.config import Config
 from nst_jax.optimize import Progress
 from nst_jax.profiling import Profile
@@ -68,6 +68,8 @@ class Job:
       style_masks: for each style its mask or None, or None.
       initial: a picture to start from, or None.
       seed: of the random key.
+      tile: longest side of the windows in which larger pictures are looked at, or None.
+      mesh: sizes of the mesh's axes; None is as `sharding.make_mesh` divides by itself.
     """
 
     contents: Sequence[Picture]
@@ -79,6 +81,8 @@ class Job:
     style_masks: Sequence[np.ndarray | None] | None = None
     initial: np.ndarray | None = None
     seed: int = 0
+    tile: int | None = None
+    mesh: Mapping[str, int] | None = None
 
     def rows(self) -> list[tuple[str, int]]:
         """(label, index of the style to show) of each row of styles."""
@@ -165,12 +169,19 @@ class Records:
 
 
 class Monitor:
-    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records."""
+    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records.
 
-    def __init__(self, records: Records, outputs: Sequence[Output], log_every: int):
+    Attributes:
+      pictures: `[N, H, W, 3]` after the last step, for when the next one runs out of memory; of
+        one process and untiled.
+    """
+
+    def __init__(self, records: Records, outputs: Sequence[Output], log_every: int, keeps: bool):
         self._records, self._outputs, self._log_every = records, outputs, log_every
+        self._keeps = keeps and jax.process_count() == 1
         self._start = time.perf_counter()
-        self._bar = None
+        self.pictures = None
+        self._bar = self._windows = None
         if sys.stderr.isatty():
             self._bar = tqdm(unit="step", dynamic_ncols=True)
 
@@ -178,11 +189,24 @@ class Monitor:
         return self
 
     def __exit__(self, *_):
-        if self._bar is not None:
-            self._bar.close()
+        for bar in (self._windows, self._bar):
+            if bar is not None:
+                bar.close()
+
+    def window(self, done: int, total: int) -> None:
+        """Follows the windows of a tiled step, on a terminal."""
+        if self._bar is None:
+            return
+        if self._windows is None:
+            self._windows = tqdm(unit="window", dynamic_ncols=True, leave=False, position=1)
+        if done == 1:
+            self._windows.reset(total)
+        self._windows.update()
 
     def __call__(self, progress: Progress) -> None:
         seconds = time.perf_counter() - self._start
+        if self._keeps:
+            self.pictures = np.array(progress.images)
         total = progress.terms["total"]
         first = progress.step - len(total) + 1
         lines = []
@@ -248,22 +272,38 @@ def run(
     described = described | {
         "network": vgg.network_name(params),
         "seed": job.seed,
+        "tile": job.tile,
+        "mesh": job.mesh and dict(job.mesh),
+        "processes": jax.process_count(),
         "sweep": dict(job.sweep),
         "config": dataclasses.asdict(job.config),
         **environment(),
     }
     diverged = []
+    leads = jax.process_index() == 0  # of several processes one writes what they share
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(Records(folder, described))
         profile = None
-        if profile_dir is not None:
+        if profile_dir is not None and leads:
             size = fit_shape(next(iter(groups)), job.config)
             profile = stack.enter_context(Profile(profile_dir, size))
         for contents in groups.values():
             outputs = job.outputs(contents)
-            with Monitor(records, outputs, log_every) as monitor:
-                callbacks = [monitor] if profile is None else [monitor, profile]
-                result = _stylize(job, params, contents, outputs, callbacks)
+            with contextlib.ExitStack() as inner:
+                monitor = None
+                if leads:
+                    keeps = job.tile is None
+                    monitor = inner.enter_context(Monitor(records, outputs, log_every, keeps))
+                try:
+                    result = _stylize(job, params, contents, outputs, monitor, profile)
+                except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                    if not preflight.ran_out(error) or not leads:
+                        raise
+                    if monitor.pictures is not None:
+                        write_pictures(folder, outputs, monitor.pictures)
+                    shape = contents[0].image.shape[:2]
+                    line = preflight.advice(params, shape, len(outputs), job.config)
+                    raise ValueError(f"out of memory: {line}") from error
             write_outputs(job, folder, contents, outputs, result)
             diverged += [o.stem for o, bad in zip(outputs, result.diverged, strict=True) if bad]
     if profile is not None:
@@ -272,16 +312,15 @@ def run(
             if profile.traced
             else "nst-jax: --profile_dir: too few steps at the last scale to trace steady ones"
         )
-    if diverged:
+    if diverged and leads:
         say(
             f"nst-jax: {', '.join(diverged)}: stopped at a value that is not finite, the last "
             "finite picture is kept; try a smaller --learning_rate"
         )
-        return DIVERGED
-    return 0
+    return DIVERGED if diverged else 0
 
 
-def _stylize(job: Job, params, contents, outputs, callbacks):
+def _stylize(job: Job, params, contents, outputs, monitor, profile):
     """`stylize` on contents of one shape, with a row of styles and a number for each output."""
     of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
     config, mixing, masks = job.config, job.mixing, job.masks
@@ -298,9 +337,17 @@ def _stylize(job: Job, params, contents, outputs, callbacks):
         masks = np.stack([np.stack(masks)] * len(of_one))
 
     def follow(progress):
-        for callback in callbacks:
-            callback(progress)
+        for callback in (monitor, profile):
+            if callback is not None:
+                callback(progress)
 
+    mesh = None
+    if job.tile is None or job.mesh is not None:
+        mesh = sharding.make_mesh(len(outputs), sizes=job.mesh)
+    if mesh is None and job.tile is None:
+        regions = 0 if masks is None else masks.shape[1]
+        shape = contents[0].image.shape[:2]
+        preflight.check(params, shape, len(outputs), config, regions=regions)
     return stylize(
         params,
         [content.image for content in contents],
@@ -312,7 +359,18 @@ def _stylize(job: Job, params, contents, outputs, callbacks):
         style_masks=job.style_masks,
         initial=job.initial,
         callback=follow,
+        tile=job.tile,
+        on_window=monitor and monitor.window,
+        mesh=mesh,
     )
+
+
+def write_pictures(folder: pathlib.Path, outputs: Sequence[Output], images: np.ndarray) -> None:
+    """This process's share of the pictures `[N, H, W, 3]`."""
+    for number in sharding.share(len(outputs)):
+        path = folder / f"{outputs[number].stem}.png"
+        io.write_image(path, images[number])
+        say(f"wrote {path}")
 
 
 def write_outputs(
@@ -322,12 +380,12 @@ def write_outputs(
     outputs: Sequence[Output],
     result,
 ) -> None:
-    """The pictures, and for each content a contact sheet and the loss curves."""
+    """The pictures, and for each content a contact sheet and the loss curves; of several
+    processes each writes its share of the pictures, and the first one the rest."""
     images = np.asarray(result.images)
-    for output, image in zip(outputs, images, strict=True):
-        path = folder / f"{output.stem}.png"
-        io.write_image(path, image)
-        say(f"wrote {path}")
+    write_pictures(folder, outputs, images)
+    if jax.process_index() > 0:
+        return
     share = len(outputs) // len(contents)
     for number, content in enumerate(contents):
         prefix = "" if len(job.contents) == 1 else f"{content.name}__"

@@ -288,13 +288,18 @@ def _symmetric(a: jax.Array) -> jax.Array:
     return 0.5 * (a + a.T)
 
 
-def total_variation(image: jax.Array, *, exponent: float = 1.25) -> jax.Array:
+def total_variation(
+    image: jax.Array, *, exponent: float = 1.25, weights: jax.Array | None = None
+) -> jax.Array:
     """Total variation `sum (dy^2 + dx^2)^exponent` of [3], over all pixels but the last row and
     column and over the colours.
 
     Args:
       image: `[H, W, 3]`; the published weights are for grey levels of 0-255.
       exponent: 1.25 in [3].
+      weights: `[H, W]`, of each pixel's difference to the pixels right of it and below; None is
+        1 everywhere. So the values of overlapping windows sum to the value of a whole picture,
+        where the windows' weights of a pixel sum to 1.
 
     Returns:
       A scalar.
@@ -302,10 +307,15 @@ def total_variation(image: jax.Array, *, exponent: float = 1.25) -> jax.Array:
     corner = image[:-1, :-1]
     dy = image[1:, :-1] - corner
     dx = image[:-1, 1:] - corner
-    return jnp.sum((jnp.square(dy) + jnp.square(dx)) ** exponent)
+    return _weighted_sum((jnp.square(dy) + jnp.square(dx)) ** exponent, weights)
 
 
-def total_variation_nine_point(image: jax.Array) -> jax.Array:
+def total_variation_nine_point(
+    image: jax.Array,
+    *,
+    weights: jax.Array | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> jax.Array:
     """Squared total variation over a nine-point stencil, as in [4].
 
         `2 (E[dx^2] / 3 + E[dy^2] / 3 + E[dxy^2] / 12 + E[dyx^2] / 12)`
@@ -315,31 +325,53 @@ def total_variation_nine_point(image: jax.Array) -> jax.Array:
 
     Args:
       image: `[H, W, 3]`; the published weight is for [0, 1].
+      weights: as in `total_variation`.
+      shape: `(H, W, ...)` of the picture whose means are wanted, if `image` is a window of it.
 
     Returns:
       A scalar.
     """
+    height, width = (image.shape if shape is None else shape)[:2]
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     inner = padded[1:-1, 1:-1]
     right = padded[1:-1, 2:] - inner
     down = padded[2:, 1:-1] - inner
     diagonal = padded[1:, 1:] - padded[:-1, :-1]
     other = padded[1:, :-1] - padded[:-1, 1:]
-    straight = jnp.mean(jnp.square(right)) + jnp.mean(jnp.square(down))
-    oblique = jnp.mean(jnp.square(diagonal)) + jnp.mean(jnp.square(other))
+    # A diagonal belongs to the pixel at its upper left end, which may lie beyond the border.
+    corners = None if weights is None else jnp.pad(weights, 1, mode="edge")[:-1, :-1]
+    straight = _weighted_sum(jnp.square(right) + jnp.square(down), weights)
+    oblique = _weighted_sum(jnp.square(diagonal) + jnp.square(other), corners)
+    straight /= height * width * 3.0
+    oblique /= (height + 1) * (width + 1) * 3.0
     return 2.0 * (straight / 3.0 + oblique / 12.0)
 
 
-def total_variation_l1(image: jax.Array) -> jax.Array:
+def total_variation_l1(
+    image: jax.Array,
+    *,
+    weights: jax.Array | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> jax.Array:
     """Anisotropic total variation `1/2 (E[|dx|] + E[|dy|])`, means over the pairs of neighbours
     and the colours, as in [5].
 
     Args:
       image: `[H, W, 3]`, both sides at least 2; the published weight is for grey levels of 0-255.
+      weights, shape: as in `total_variation_nine_point`.
 
     Returns:
       A scalar.
     """
-    dx = image[:, 1:] - image[:, :-1]
-    dy = image[1:] - image[:-1]
-    return 0.5 * (jnp.mean(jnp.abs(dx)) + jnp.mean(jnp.abs(dy)))
+    height, width = (image.shape if shape is None else shape)[:2]
+    dx = _weighted_sum(jnp.abs(image[:, 1:] - image[:, :-1]), weights)
+    dy = _weighted_sum(jnp.abs(image[1:] - image[:-1]), weights)
+    return 0.5 * (dx / (height * (width - 1) * 3.0) + dy / ((height - 1) * width * 3.0))
+
+
+def _weighted_sum(terms: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Sum of `[h, w, 3]`, each position by its weight of `[H, W]`, at least as large."""
+    if weights is None:
+        return jnp.sum(terms)
+    height, width, _ = terms.shape
+    return jnp.sum(weights[:height, :width, None] * terms)

@@ -9,7 +9,7 @@ https://keras.io/examples/generative/neural_style_transfer/ for the total variat
 Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,9 +23,13 @@ jax.tree_util.register_dataclass(Config, data_fields=NUMBERS, meta_fields=STRUCT
 
 # Published weights of these are for grey levels.
 _TOTAL_VARIATION = {
-    "keras": lambda image: losses.total_variation(255.0 * image),
-    "nine_point": losses.total_variation_nine_point,
-    "l1": lambda image: losses.total_variation_l1(255.0 * image),
+    "keras": lambda x, weights, _: losses.total_variation(255.0 * x, weights=weights),
+    "nine_point": lambda x, weights, shape: losses.total_variation_nine_point(
+        x, weights=weights, shape=shape
+    ),
+    "l1": lambda x, weights, shape: losses.total_variation_l1(
+        255.0 * x, weights=weights, shape=shape
+    ),
 }
 
 
@@ -85,7 +89,7 @@ def style_targets(
     """Per-position statistics of `style` `[h, w, 3]`, at its own size, at the style layers;
     of the part of it that `mask` `[h, w]` names, if there is one."""
     return {
-        layer: losses.per_position(losses.statistics(value, weights=_at_layer(mask, layer)))
+        layer: losses.per_position(losses.statistics(value, weights=at_layer(mask, layer)))
         for layer, value in activations(params, style, config.style_layers, config).items()
     }
 
@@ -104,6 +108,7 @@ def compute_targets(
     mixing: jax.Array | None = None,
     masks: jax.Array | None = None,
     style_masks: Sequence[jax.Array | None] | None = None,
+    measure: Callable[..., dict] | None = None,
 ) -> Targets:
     """Targets of every output: the content's activations and the styles' statistics.
 
@@ -119,6 +124,7 @@ def compute_targets(
         its share of the picture. After Gatys et al.: "Controlling Perceptual Factors in Neural
         Style Transfer", CVPR 2017, https://arxiv.org/abs/1611.07865, section 4.
       style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
+      measure: what finds a style's statistics in place of `style_targets`, with its arguments.
 
     Returns:
       `Targets` with a leading axis of outputs on every leaf, ready for `jax.vmap`.
@@ -145,8 +151,9 @@ def compute_targets(
         mixing = check_mixing(mixing, len(styles))
         if config.style_loss == "wasserstein" and jnp.min(mixing) < 0:
             raise ValueError("mixing must not be negative with the wasserstein style loss")
+    measure = _style_targets if measure is None else measure
     each = [
-        _style_targets(params, jnp.asarray(style), config, mask=mask)
+        measure(params, jnp.asarray(style), config, mask=mask)
         for style, mask in zip(styles, style_masks, strict=True)
     ]
     content = jnp.asarray(content)
@@ -162,7 +169,7 @@ def _each_output(styles, features, picture, mixing, masks, config) -> Targets:
     regions = None
     if masks is not None:
         outputs = len(masks)
-        regions = {layer: _at_layer(masks, layer) for layer in config.style_layers}
+        regions = {layer: at_layer(masks, layer) for layer in config.style_layers}
         style = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (outputs, *leaf.shape)), style)
     elif mixing is not None:
         outputs = len(mixing)
@@ -209,77 +216,133 @@ def objective_value(
             f"image must be one picture [H, W, 3], got {image.shape}; for several use "
             "jax.vmap(objective_value, in_axes=(0, None, 0, None))"
         )
-    targets = _one_output(targets)
-    terms = {"total_variation": config.tv_weight * _TOTAL_VARIATION[config.tv_form](image)}
+    targets = one_output(targets)
+    terms = {"total_variation": variation_value(image, config)}
     wanted = targets.content
     if shift is not None:
         image = jnp.roll(image, shift, axis=(0, 1))
         moved = jnp.roll(targets.picture, shift, axis=(0, 1))
         wanted = content_targets(params, jax.lax.stop_gradient(moved), config)
-    layers = tuple(dict.fromkeys(config.content_layers + config.style_layers))
-    features = activations(params, image, layers, config)
-    content = jnp.zeros(())
-    for layer, weight in _weighted(config.content_layers, config.content_layer_weights):
-        content += weight * content_term(features[layer], wanted[layer], config)
-    style = jnp.zeros(())
-    for layer, weight in _weighted(config.style_layers, config.style_layer_weights):
-        mask = None if targets.masks is None else targets.masks[layer]
-        style += weight * style_term(
-            features[layer], targets.style[layer], config, shape=image.shape, mask=mask
-        )
-    terms["content"] = config.content_weight * content
-    terms["style"] = config.style_weight * style
+    features = activations(params, image, all_layers(config), config)
+    terms["content"] = content_value(features, wanted, config, shape=image.shape)
+    sums = style_statistics(features, config, masks=targets.masks)
+    terms["style"] = style_value(sums, targets, config, shape=image.shape)
     total = terms["content"] + terms["style"] + terms["total_variation"]
     return total, {"total": total, **terms}
 
 
-def content_term(features: jax.Array, target: jax.Array, config: Config) -> jax.Array:
-    """Content loss of one layer, `[h, w, C]` against `[h, w, C]`, reduced as configured."""
-    if features.shape != target.shape:
-        raise ValueError(
-            f"image and content must be of one size, got activations {features.shape} "
-            f"against {target.shape}"
-        )
-    factor = {"half_sum": 1.0, "sum": 2.0, "mean": 2.0 / features.size}
-    return factor[config.content_reduction] * losses.content_loss(features, target)
+# The terms one by one, each for a picture or for a window of it: `shape` is always the whole
+# picture's, and what windows give for the positions that each of them owns adds up to the
+# picture's value, or to its statistics.
 
 
-def style_term(
-    features: jax.Array,
-    target: losses.Statistics,
+def all_layers(config: Config) -> tuple[str, ...]:
+    """The layers that the objective looks at, each once."""
+    return tuple(dict.fromkeys(config.content_layers + config.style_layers))
+
+
+def variation_value(
+    image: jax.Array,
+    config: Config,
+    *,
+    weights: jax.Array | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> jax.Array:
+    """Weighted total variation of `[H, W, 3]`; `weights` and `shape` as in `losses`."""
+    return config.tv_weight * _TOTAL_VARIATION[config.tv_form](image, weights, shape)
+
+
+def content_value(
+    features: Mapping[str, jax.Array],
+    target: Mapping[str, jax.Array],
     config: Config,
     *,
     shape: tuple[int, ...],
-    mask: jax.Array | None = None,
+    owned: Mapping[str, jax.Array] | None = None,
 ) -> jax.Array:
-    """Style loss of one layer: `[h, w, C]` against per-position statistics.
+    """Weighted content loss of activations `{layer: [h, w, C]}` against those of the content.
+
+    Args:
+      features, target: activations of the picture and of the content, or of a window of them.
+      config: layers, reduction and weights.
+      shape: `(H, W, ...)` of the picture.
+      owned: `{layer: [h, w]}`, 1 at the positions that count and 0 elsewhere; None is all.
+    """
+    value = jnp.zeros(())
+    for layer, weight in _weighted(config.content_layers, config.content_layer_weights):
+        own, wanted = features[layer], target[layer]
+        if own.shape != wanted.shape:
+            raise ValueError(
+                f"image and content must be of one size, got activations {own.shape} "
+                f"against {wanted.shape}"
+            )
+        size = positions_at(layer, shape) * own.shape[-1]
+        factor = {"half_sum": 1.0, "sum": 2.0, "mean": 2.0 / size}[config.content_reduction]
+        if owned is not None:
+            own, wanted = (owned[layer][..., None] * x for x in (own, wanted))
+        value += weight * factor * losses.content_loss(own, wanted)
+    return config.content_weight * value
+
+
+def style_statistics(
+    features: Mapping[str, jax.Array],
+    config: Config,
+    *,
+    masks: Mapping[str, jax.Array] | None = None,
+    owned: Mapping[str, jax.Array] | None = None,
+) -> dict[str, losses.Statistics]:
+    """Sums over positions of the style layers' activations `{layer: [h, w, C]}`; with masks
+    `{layer: [regions, h, w]}`, of each region. `owned` as in `content_value`."""
+
+    def sums(layer):
+        weights = None if owned is None else owned[layer]
+        if masks is None:
+            return losses.statistics(features[layer], weights=weights)
+        regions = masks[layer] if weights is None else masks[layer] * weights[None]
+        return jax.vmap(lambda region: losses.statistics(features[layer], weights=region))(regions)
+
+    return {layer: sums(layer) for layer in config.style_layers}
+
+
+def style_value(
+    sums: Mapping[str, losses.Statistics],
+    targets: Targets,
+    config: Config,
+    *,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """Weighted style loss of a picture's `style_statistics` against the targets'.
 
     The target is taken over as many positions as the picture has, which is the paper's equation
     when both are of one size. Both sides stay divided by the positions, and the normaliser by
-    their square: the same number, without sums of 1e15.
-
-    Args:
-      features: `[h, w, C]`.
-      target: per-position statistics; with a mask, a leading axis of regions.
-      config: the form of the loss.
-      shape: of the picture, for Keras' normaliser.
-      mask: `[regions, h, w]`; each region's loss then counts by its share of the picture.
+    their square: the same number, without sums of 1e15. With masks, each region's loss counts by
+    its share of the picture. `shape` is the picture's, `(H, W, ...)`.
     """
-    height, width, channels = features.shape
-    positions = height * width
-    if mask is not None:
-        share = jnp.mean(mask, axis=(1, 2))
-        own = losses.per_position(
-            jax.vmap(lambda region: losses.statistics(features, weights=region))(mask)
-        )
-        compare = jax.vmap(lambda a, b: _compare(a, b, config, shape, channels, positions))
-        return jnp.sum(share * compare(own, target))
-    own = losses.per_position(losses.statistics(features))
-    return _compare(own, target, config, shape, channels, positions)
+    value = jnp.zeros(())
+    for layer, weight in _weighted(config.style_layers, config.style_layer_weights):
+        positions = positions_at(layer, shape)
+        own = losses.per_position(sums[layer])
+
+        def compare(own, target, positions=positions):
+            return _compare(own, target, config, shape, positions)
+
+        if targets.masks is None:
+            value += weight * compare(own, targets.style[layer])
+        else:
+            share = sums[layer].count / positions
+            value += weight * jnp.sum(share * jax.vmap(compare)(own, targets.style[layer]))
+    return config.style_weight * value
 
 
-def _compare(own, target, config, shape, channels, positions):
+def positions_at(layer: str, shape: tuple[int, ...]) -> int:
+    """Positions that a picture of `shape` `(H, W, ...)` has at `layer`."""
+    side = vgg.smallest_side(layer)
+    return (shape[0] // side) * (shape[1] // side)
+
+
+def _compare(own, target, config, shape, positions):
     """The configured loss between two sets of per-position statistics."""
+    channels = own.total.shape[-1]
     if config.style_loss == "wasserstein":
         return losses.wasserstein_loss(own, target)
     normalizer = {
@@ -333,7 +396,7 @@ def check_style_masks(
     return [None if mask is None else jnp.asarray(mask, jnp.float32) for mask in masks]
 
 
-def _at_layer(mask: jax.Array | None, layer: str) -> jax.Array | None:
+def at_layer(mask: jax.Array | None, layer: str) -> jax.Array | None:
     """A mask `[..., H, W]` of the picture, brought to `layer` as pooling brings the features."""
     if mask is None:
         return None
@@ -349,7 +412,7 @@ def _weighted(layers, weights):
     ]
 
 
-def _one_output(targets: Targets) -> Targets:
+def one_output(targets: Targets) -> Targets:
     """Drops the leading axis of `compute_targets` when it is one."""
     regions = targets.masks is not None
     ranks = {value.ndim for value in targets.content.values()}

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from nst_jax import image as image_lib
+from nst_jax import sharding
 from nst_jax.config import Config
 
 LEVELS = 255.0
@@ -138,6 +139,33 @@ def step(
       or image that is not finite is not applied, and marks the state as diverged.
     """
     (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.image)
+    moved = descend(
+        state,
+        value,
+        gradient,
+        optimizer,
+        value_fn=lambda levels: loss(levels / LEVELS)[0],
+        clip=clip,
+        average_decay=average_decay,
+    )
+    return moved, terms
+
+
+def descend(
+    state: State,
+    value: jax.Array,
+    gradient: jax.Array,
+    optimizer: optax.GradientTransformation,
+    *,
+    value_fn: Callable[[jax.Array], jax.Array] | None = None,
+    clip: bool = False,
+    average_decay: jax.Array | float = 0.0,
+) -> State:
+    """The next state, given the loss's value and gradient at the image; the rest as of `step`.
+
+    `value_fn` is the loss as a function of the image in grey levels, for optimisers that search
+    along a line.
+    """
     levels = LEVELS * state.image
     update, opt_state = optax.with_extra_args_support(optimizer).update(
         gradient / LEVELS,
@@ -145,7 +173,7 @@ def step(
         levels,
         value=value,
         grad=gradient / LEVELS,
-        value_fn=lambda levels: loss(levels / LEVELS)[0],
+        value_fn=value_fn,
     )
     image = state.image + update / LEVELS
     if clip:
@@ -156,7 +184,7 @@ def step(
     picture, average = optax.ema(average_decay).update(image, state.average)
     moved = State(image, opt_state, state.step + 1, diverged, average, picture)
     kept = state._replace(diverged=diverged)
-    return jax.tree.map(functools.partial(jnp.where, diverged), kept, moved), terms
+    return jax.tree.map(functools.partial(jnp.where, diverged), kept, moved)
 
 
 def steps_per_dispatch() -> int:
@@ -177,18 +205,16 @@ def _init_all(images, config, optimizer):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("loss", "optimizer", "length"), donate_argnames="states"
+    jax.jit, static_argnames=("loss", "optimizer", "length", "mesh"), donate_argnames="states"
 )
-def _advance(states, shared, each, config, key, *, loss, optimizer, length):
+def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh=None):
     """`length` steps on every image in one program; terms are `[length, N]`."""
 
     def one(state, each, config):
         def value(image):
             if not config.jitter:
                 return loss(image, *shared, *each)
-            step_key = jax.random.fold_in(key, state.step)
-            shift = jax.random.randint(step_key, (2,), -config.jitter, config.jitter + 1)
-            return loss(image, *shared, *each, shift=shift)
+            return loss(image, *shared, *each, shift=_shift(key, state.step, config))
 
         return step(
             state,
@@ -198,13 +224,40 @@ def _advance(states, shared, each, config, key, *, loss, optimizer, length):
             average_decay=config.average_decay,
         )
 
+    picture = states.image.shape[1:]
+
     def all_images(states, _):
-        return jax.vmap(one)(states, each, config)
+        states = sharding.divide(mesh, states, picture=picture)
+        states, terms = jax.vmap(one)(states, each, config)
+        return sharding.keep(mesh, states, picture=picture), sharding.keep(mesh, terms, picture=())
 
     if length == 1:
         states, terms = all_images(states, None)
         return states, jax.tree.map(lambda term: term[None], terms)
     return jax.lax.scan(all_images, states, length=length)
+
+
+@functools.partial(jax.jit, static_argnames="optimizer", donate_argnames="states")
+def _descend_all(states, values, gradients, config, *, optimizer):
+    """A step on every image, given values `[N]` and gradients `[N, H, W, 3]`."""
+
+    def one(state, value, gradient, config):
+        return descend(
+            state,
+            value,
+            gradient,
+            _transformation(optimizer, config, state.step),
+            clip=config.clip,
+            average_decay=config.average_decay,
+        )
+
+    return jax.vmap(one)(states, values, gradients, config)
+
+
+def _shift(key, step, config):
+    """Pixels `[2]` by which the jitter moves the image at step number `step`."""
+    step_key = jax.random.fold_in(key, step)
+    return jax.random.randint(step_key, (2,), -config.jitter, config.jitter + 1)
 
 
 def _transformation(optimizer, config: Config, step) -> optax.GradientTransformation:
@@ -265,6 +318,7 @@ def run(
     previous: State | None = None,
     key: jax.Array | None = None,
     callback: Callable[[Progress], None] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[State, dict[str, np.ndarray]]:
     """Minimises `loss` over every image at once.
 
@@ -284,6 +338,7 @@ def run(
       previous: states of a run on the same pictures at another scale, see `start`.
       key: random key of the jitter; None is key 0.
       callback: called with a `Progress` after each dispatch.
+      mesh: devices to divide the images among, from `sharding.make_mesh`; None is one device.
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
@@ -292,30 +347,95 @@ def run(
     Raises:
       ValueError: images that are not `[N, H, W, 3]`, or numbers of another length than N.
     """
-    if images.ndim != 4:
-        raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
-    steps = int(config.steps)
+    _check_images(images)
     states = start(images, config, optimizer=optimizer, previous=previous)
-    config = batch_numbers(config, len(images))
+    numbers = batch_numbers(config, len(images))
     key = jax.random.key(0) if key is None else key
-    history = []
-    done = 0
-    while done < steps:
+    states = sharding.place(mesh, states, picture=images.shape[1:])
+    each, numbers = sharding.place(mesh, (tuple(each), numbers))
+    shared, key = sharding.place(mesh, (tuple(shared), key), whole=True)
+
+    def advance(states, left):
         length = steps_per_dispatch()
-        if done + length > steps:
+        if length > left:
             length = 1  # rather than compile a program for the rest
-        states, terms = _advance(
+        return _advance(
             states,
-            tuple(shared),
-            tuple(each),
-            config,
+            shared,
+            each,
+            numbers,
             key,
             loss=loss,
             optimizer=optimizer,
             length=length,
+            mesh=mesh,
         )
-        done += length
+
+    states, history = _loop(advance, states, int(config.steps), callback)
+    return sharding.gather(mesh, states), history
+
+
+def run_given_gradients(
+    value_and_grad: Callable,
+    images: jax.Array,
+    config: Config,
+    *,
+    each: Sequence[Sequence] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    previous: State | None = None,
+    key: jax.Array | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> tuple[State, dict[str, np.ndarray]]:
+    """As `run`, of a loss that comes with its gradient and cannot be compiled as one program.
+
+    Args:
+      value_and_grad: `value_and_grad(image, *arguments) -> ((value, terms), gradient)` of one
+        NumPy image and the arguments that `each` holds for it; NumPy arrays or JAX's. With
+        `config.jitter` it is also given `shift=`, pixels `[2]`.
+      each: a sequence of arguments for each image.
+      images, config, optimizer, previous, key, callback: as of `run`.
+
+    Raises:
+      ValueError: as `run`, or an optimiser with a line search: it would need the loss itself.
+    """
+    _check_images(images)
+    if optimizer is None and config.optimizer == "lbfgs" and config.linesearch:
+        raise ValueError("linesearch needs a loss that can be compiled as one program")
+    states = start(images, config, optimizer=optimizer, previous=previous)
+    numbers = batch_numbers(config, len(images))
+    key = jax.random.key(0) if key is None else key
+    each = [()] * len(images) if each is None else each
+
+    def advance(states, _):
+        shape = states.image.shape
+        values, terms, gradients = [], [], np.empty(shape, np.float32)
+        for n, arguments in enumerate(each):
+            moved = {"shift": _shift(key, states.step[n], config)} if config.jitter else {}
+            image = np.asarray(states.image)[n]
+            (value, found), gradients[n] = value_and_grad(image, *arguments, **moved)
+            values.append(value)
+            terms.append(found)
+            del image  # or its memory could not be donated
+        states = _descend_all(states, np.stack(values), gradients, numbers, optimizer=optimizer)
+        return states, jax.tree.map(lambda *rows: np.stack(rows)[None], *terms)
+
+    return _loop(advance, states, int(config.steps), callback)
+
+
+def _check_images(images):
+    if images.ndim != 4:
+        raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
+
+
+def _loop(advance, states, steps, callback):
+    """Calls `advance(states, steps left) -> (states, terms [steps taken, N])` until none is left;
+    the states and the history."""
+    history = []
+    done = 0
+    while done < steps:
+        states, terms = advance(states, steps - done)
         history.append(jax.tree.map(np.asarray, terms))
+        done += len(jax.tree.leaves(history[-1])[0])
         if callback is not None:
             diverged = np.asarray(states.diverged)
             callback(Progress(done, steps, history[-1], states.picture, diverged))
@@ -346,7 +466,7 @@ def lower(
         states,
         tuple(shared),
         tuple(each),
-        batch_numbers(config, len(images)),
+        batch_numbers(config, images.shape[0]),
         jax.random.key(0),
         loss=loss,
         optimizer=optimizer,

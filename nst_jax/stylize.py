@@ -6,6 +6,7 @@ Neural Networks", CVPR 2016.
 Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` for one and `[N, H, W, 3]` for many.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nst_jax import color, objective, optimize
+from nst_jax import color, objective, optimize, tiling
 from nst_jax import image as image_lib
 from nst_jax.config import Config
 
@@ -37,6 +38,20 @@ class Result(NamedTuple):
     diverged: np.ndarray
 
 
+def _in_host_memory_if_tiled(function):
+    """With a `tile`, pictures and the optimiser's state stay with the host's processor."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments, tile=None, **options):
+        if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
+            raise ValueError(f"tile must be a whole number of pixels, at least 1, got {tile!r}")
+        with contextlib.nullcontext() if tile is None else tiling.on_host():
+            return function(*arguments, tile=tile, **options)
+
+    return wrapped
+
+
+@_in_host_memory_if_tiled
 def stylize(
     params: Mapping,
     content: jax.Array | Sequence[jax.Array],
@@ -50,6 +65,9 @@ def stylize(
     initial: jax.Array | None = None,
     optimizer: optax.GradientTransformation | None = None,
     callback: Callable[[optimize.Progress], None] | None = None,
+    tile: int | None = None,
+    on_window: tiling.OnWindow | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Result:
     """Paints pictures in many styles, all in one compiled program a scale.
 
@@ -71,6 +89,11 @@ def stylize(
       initial: a picture `[h, w, 3]` to start from in place of `config.init`.
       optimizer: an optax transformation in place of the configured one, working in grey levels.
       callback: called with a `Progress` after each dispatch of the compiled program.
+      tile: the longest side, in pixels, of the windows in which larger pictures are looked at:
+        the same result up to rounding, in device memory that depends on the tile, see
+        `nst_jax.tiling`. Pictures and the optimiser's state are then in host memory.
+      mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one.
+      on_window: called with the number of windows done and of all in a step, for each window.
 
     Returns:
       A `Result`.
@@ -78,8 +101,11 @@ def stylize(
     Raises:
       TypeError: pictures that are not floating point.
       ValueError: pictures of another shape or range, too small for the deepest layer, an
-        unknown layer, bad masks or mixing, or numbers of another length than the outputs.
+        unknown layer, bad masks or mixing, numbers of another length than the outputs, or a tile
+        that is too small for the layers or meets a line search.
     """
+    if tile is not None and mesh is not None:
+        raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
     if not config.content_layers + config.style_layers:
         raise ValueError("config must name a layer in content_layers or style_layers")
     contents = _several(content)
@@ -87,7 +113,8 @@ def stylize(
     if initial is not None:
         initial = checked("initial", initial)
     key = jax.random.key(0) if key is None else key
-    params = objective.prepare(params, config)
+    if mesh is None:  # tiles of the transform would not divide as heights do
+        params = objective.prepare(params, config)
     sizes = scales(config)
     total = config.steps * len(sizes)
     if config.first_steps is not None:
@@ -98,33 +125,56 @@ def stylize(
         if number == 0 and config.first_steps is not None:
             here = here.replace(steps=config.first_steps)
         sized = [fit(picture, here) for picture in contents]
-        targets = _targets(params, sized, styles, here, mixing, masks, style_masks)
-        targets = _sweep(here, targets)
-        outputs = len(jax.tree.leaves(targets)[0])
-        if states is None:
-            images = _start(sized, styles, here, outputs, key, mixing, masks is not None, initial)
-        else:
-            images = image_lib.resize(states.picture, *sized[0].shape[:2])
-        # What is dealt with by now is no reason to compile the step anew.
-        here = here.replace(size=None, size_of="longer", init="content", color="style")
-        done = sum(len(history["total"]) for history in histories)
-        states, history = optimize.run(
-            objective.objective_value,
-            images,
-            here,
-            shared=(params,),
-            each=(targets, optimize.batch_numbers(here, outputs)),
-            optimizer=optimizer,
-            previous=states,
-            key=key,
-            callback=callback and _shifted(callback, done, total),
-        )
+        sides = [max(fit_shape(picture.shape, here)) for picture in (*contents, *styles)]
+        tiled = tile is not None and max(sides) > tile
+        with tiling.on_device() if tile is not None and not tiled else contextlib.nullcontext():
+            targets = _targets(
+                params, sized, styles, here, mixing, masks, style_masks, tile if tiled else None
+            )
+            targets = _sweep(here, targets)
+            outputs = _count(targets)
+            if states is None:
+                masked = masks is not None
+                images = _start(sized, styles, here, outputs, key, mixing, masked, initial)
+            else:
+                images = image_lib.resize(states.picture, *sized[0].shape[:2])
+            # What is dealt with by now is no reason to compile the step anew.
+            here = here.replace(size=None, size_of="longer", init="content", color="style")
+            done = sum(len(history["total"]) for history in histories)
+            numbers = optimize.batch_numbers(here, outputs)
+            options = {
+                "optimizer": optimizer,
+                "previous": states,
+                "key": key,
+                "callback": callback and _shifted(callback, done, total),
+            }
+            if tiled:
+                states, history = optimize.run_given_gradients(
+                    functools.partial(tiling.value_and_grad, tile=tile, on_window=on_window),
+                    images,
+                    here,
+                    each=[
+                        (params, targets[n], jax.tree.map(lambda x, n=n: np.asarray(x)[n], numbers))
+                        for n in range(outputs)
+                    ],
+                    **options,
+                )
+            else:
+                states, history = optimize.run(
+                    objective.objective_value,
+                    images,
+                    here,
+                    shared=(params,),
+                    each=(targets, numbers),
+                    mesh=mesh,
+                    **options,
+                )
         histories.append(history)
     images = states.picture
     if config.color == "luminance":
         images = color.with_luminance_of(_each_output(sized, outputs=outputs), images)
     history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
-    return Result(images, history, np.asarray(states.diverged))
+    return Result(jnp.asarray(images), history, np.asarray(states.diverged))
 
 
 def checked(name: str, image: jax.Array) -> jax.Array:
@@ -200,8 +250,12 @@ def _several(content) -> list[jax.Array]:
     return contents
 
 
-def _targets(params, contents, styles, config, mixing, masks, style_masks):
-    """Targets of contents x styles; pictures in, so that colours can be kept."""
+def _targets(params, contents, styles, config, mixing, masks, style_masks, tile):
+    """Targets of contents x styles; pictures in, so that colours can be kept. With a tile, a list
+    of one output's each."""
+    compute = objective.compute_targets
+    if tile is not None:
+        compute = functools.partial(tiling.compute_targets, tile=tile)
     height, width = contents[0].shape[:2]
     if masks is not None:
         masks = _fit_mask("masks", masks, height, width)
@@ -220,7 +274,7 @@ def _targets(params, contents, styles, config, mixing, masks, style_masks):
         elif config.color == "match":
             coloured = [color.match_colors(style, content) for style in sized]
         parts.append(
-            objective.compute_targets(
+            compute(
                 params,
                 content,
                 coloured,
@@ -230,7 +284,14 @@ def _targets(params, contents, styles, config, mixing, masks, style_masks):
                 style_masks=style_masks,
             )
         )
+    if tile is not None:
+        return [targets for part in parts for targets in part]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _count(targets) -> int:
+    """The outputs that `targets` are of."""
+    return len(targets) if isinstance(targets, list) else len(jax.tree.leaves(targets)[0])
 
 
 def _fit_mask(name: str, mask: jax.Array, height: int, width: int) -> jax.Array:
@@ -250,11 +311,13 @@ def _check_mask_shape(name: str, mask: jax.Array, height: int, width: int) -> No
         )
 
 
-def _sweep(config: Config, targets: objective.Targets) -> objective.Targets:
+def _sweep(config: Config, targets):
     """Repeats the targets of a single output when the configuration's numbers are arrays."""
     lengths = {np.shape(number)[0] for number in jax.tree.leaves(config) if np.ndim(number)}
-    if len(lengths) != 1 or len(jax.tree.leaves(targets)[0]) != 1:
+    if len(lengths) != 1 or _count(targets) != 1:
         return targets  # numbers that don't match the outputs are refused where they are used
+    if isinstance(targets, list):
+        return targets * lengths.pop()
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, *lengths, axis=0), targets)
 
 

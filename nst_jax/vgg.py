@@ -242,6 +242,29 @@ def smallest_side(layer: str) -> int:
     return 2 ** (block if layer.endswith("_pool") else block - 1)
 
 
+def receptive_field(model: str, layer: str) -> tuple[int, int]:
+    """Stride and radius in pixels of `layer` of `model` ("vgg16" or "vgg19").
+
+    Position i of the layer sees the pixels from `stride * i - radius` to
+    `stride * (i + 1) - 1 + radius`, along each side.
+
+    Raises:
+      ValueError: no such layer, or one of the head, which has no positions.
+    """
+    layer = resolve_layer(model, layer)
+    if layer in HEAD_LAYERS:
+        raise ValueError(f"layer {layer} has no positions in the picture")
+    stride, radius = 1, 0
+    for name in layer_names(model):
+        if name.endswith("_pool"):
+            stride *= 2
+        else:
+            radius += stride
+        if name == layer:
+            break
+    return stride, radius
+
+
 def features(
     params: Mapping,
     images: jax.Array,

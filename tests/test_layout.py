@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 import nst_jax
-from nst_jax import config, image, losses, objective, optimize, stylize, vgg
+from nst_jax import config, image, losses, objective, optimize, sharding, stylize, tiling, vgg
 
 PACKAGE = pathlib.Path(nst_jax.__file__).parent
 
@@ -25,8 +25,11 @@ MAY_IMPORT = {
     "vgg": {"config", "winograd"},
     "io": {"image"},
     "objective": {"vgg", "losses", "config", "image"},
-    "optimize": {"config", "image"},
-    "stylize": {"config", "image", "color", "objective", "optimize"},
+    "sharding": set(),
+    "optimize": {"config", "image", "sharding"},
+    "tiling": {"config", "image", "vgg", "losses", "objective"},
+    "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
+    "preflight": {"config", "objective", "optimize", "stylize", "tiling", "vgg"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
@@ -34,7 +37,10 @@ MAY_IMPORT = {
     "profiling": {"optimize"},
 }
 ANY = {"__init__", "__main__", "cli", "jobs"}
-PURE = {"image", "color", "winograd", "vgg", "losses", "objective", "optimize"}
+PURE = {
+    *("image", "color", "winograd", "vgg", "losses", "objective", "optimize"),
+    *("sharding", "tiling"),
+}
 
 
 def imported(module):
@@ -68,7 +74,9 @@ def test_the_pure_part_knows_no_files_and_no_flags():
     assert packages <= {"dataclasses", "difflib", "math", "collections", "typing", "nst_jax"}
 
 
-@pytest.mark.parametrize("module", [config, image, losses, objective, optimize, stylize, vgg])
+@pytest.mark.parametrize(
+    "module", [config, image, losses, objective, optimize, sharding, stylize, tiling, vgg]
+)
 def test_options_are_keyword_only(module):
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("_") or function.__module__ != module.__name__:

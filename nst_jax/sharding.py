@@ -1,0 +1,163 @@
+"""Meshes of devices: outputs are divided along `style`, pictures by their height along `space`.
+
+Only placement is decided here, never what is computed: XLA partitions the very step that one
+device would take, and puts exchanges of border rows around its convolutions and sums over devices
+into its statistics. A height or a number of outputs that the mesh doesn't divide is padded by XLA
+inside the program, which changes no result; between steps such an axis is kept whole.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("style", "space")
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Sizes of the axes of "style:4,space:2"; an axis left out is 1.
+
+    Raises:
+      ValueError: anything else.
+    """
+    sizes = dict.fromkeys(AXES, 1)
+    seen = set()
+    for part in text.split(","):
+        name, _, number = part.strip().partition(":")
+        if name not in AXES or name in seen or not number.isdecimal() or int(number) < 1:
+            raise ValueError(f"mesh must be like 'style:4,space:2', got {text!r}")
+        seen.add(name)
+        sizes[name] = int(number)
+    return sizes
+
+
+def make_mesh(
+    outputs: int,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh | None:
+    """A mesh for so many outputs.
+
+    Args:
+      outputs: how many pictures are made at once.
+      sizes: of the axes, as from `parse_mesh`; None divides the outputs as far as they go
+        evenly, and each of their pictures among the devices then left over.
+      devices: those to use; None is all, of all processes.
+
+    Returns:
+      The mesh, or None where it would be of one device.
+
+    Raises:
+      ValueError: more devices wanted than there are, or fewer than all of several processes.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if sizes is None:
+        style = math.gcd(outputs, len(devices))
+        sizes = {"style": style, "space": len(devices) // style}
+    shape = tuple(sizes[axis] for axis in AXES)
+    wanted = math.prod(shape)
+    if wanted > len(devices) or (wanted < len(devices) and jax.process_count() > 1):
+        described = ",".join(f"{axis}:{size}" for axis, size in zip(AXES, shape, strict=True))
+        raise ValueError(f"mesh {described} is of {wanted} devices, but there are {len(devices)}")
+    if wanted == 1:
+        return None
+    # In Auto mode XLA finds the shardings inside; Explicit axes refuse a sum over a sharded side.
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices[:wanted])
+
+
+def place(mesh: Mesh | None, tree: Any, *, picture: Sequence[int] = (), whole: bool = False) -> Any:
+    """Puts arrays, the same in every process, onto the mesh: their first axis, of outputs, along
+    `style`, and what ends in the shape `picture` `(H, W, 3)` along `space`. With `whole`, onto
+    every device."""
+    if mesh is None:
+        return tree
+
+    def put(leaf):
+        spec = PartitionSpec() if whole else _spec(mesh, leaf, picture, even=True)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        if jax.process_count() > 1:
+            leaf = np.asarray(leaf)  # of this process alone, where JAX wants one of all or of none
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(put, tree)
+
+
+def divide(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
+    """Inside a program: as `place`, evenly or not."""
+    return _constrain(mesh, tree, picture, even=False)
+
+
+def keep(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
+    """At the end of a program: as `place`, so that the next call finds what the last one did."""
+    return _constrain(mesh, tree, picture, even=True)
+
+
+def gather(mesh: Mesh | None, tree: Any) -> Any:
+    """The arrays whole, in the memory of every process. All processes have to call it."""
+    if mesh is None:
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(np.asarray, jax.jit(lambda x: x, out_shardings=everywhere)(tree))
+
+
+def _constrain(mesh, tree, picture, *, even):
+    if mesh is None:
+        return tree
+    return jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(
+            leaf, NamedSharding(mesh, _spec(mesh, leaf, picture, even=even))
+        ),
+        tree,
+    )
+
+
+def _spec(mesh: Mesh, leaf: jax.Array, picture: Sequence[int], *, even: bool) -> PartitionSpec:
+    """Which axis of `[outputs, ...]` goes along which of the mesh; with `even`, only where it
+    divides. Single numbers are everywhere, so that every process can read them."""
+    axes = [None] * leaf.ndim
+    if leaf.ndim > 1:
+        axes[0] = "style"
+    if picture and leaf.ndim > len(picture) and leaf.shape[-len(picture) :] == tuple(picture):
+        axes[-len(picture)] = "space"
+    for index, axis in enumerate(axes):
+        if axis is not None and even and leaf.shape[index] % mesh.shape[axis]:
+            axes[index] = None
+    return PartitionSpec(*axes)
+
+
+def share(count: int) -> range:
+    """The outputs, of so many, that this process writes."""
+    process, processes = jax.process_index(), jax.process_count()
+    return range(process * count // processes, (process + 1) * count // processes)
+
+
+def connect(
+    *,
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of a run into one, through `jax.distributed.initialize`; to be called
+    before anything else of JAX. Without arguments the cluster's own environment tells them (TPU
+    pods, Slurm, Open MPI).
+
+    Raises:
+      ValueError: some of the arguments without the others, or no cluster to tell them.
+      ConnectionError: JAX is in use already, or the others are not to be reached.
+    """
+    given = [coordinator_address, num_processes, process_id]
+    if any(value is not None for value in given):
+        if None in given:
+            raise ValueError("coordinator_address, num_processes and process_id go together")
+        if not 0 <= process_id < num_processes:
+            raise ValueError(f"process_id must be from 0 to {num_processes - 1}, got {process_id}")
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    except RuntimeError as error:
+        raise ConnectionError(f"the processes could not be joined: {error}") from error

@@ -1,0 +1,126 @@
+"""Meshes of eight CPU devices against one device."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nst_jax
+from nst_jax import objective, optimize, sharding
+
+CONFIG = nst_jax.Config(
+    content_layers=("block2_conv1",),
+    style_layers=("block1_conv1", "block2_conv1"),
+    content_weight=0.05,
+    tv_weight=1e-6,
+    size=None,
+    steps=20,
+)
+
+
+def pictures(rng, *shapes):
+    coarse = (jnp.asarray(rng.random((4, 4, 3), np.float32)) for _ in shapes)
+    return [nst_jax.image.resize(x, *shape) for x, shape in zip(coarse, shapes, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "height", "styles", "changes"),
+    [
+        ("style:8", 32, 8, {}),
+        ("space:8", 32, 1, {}),
+        ("style:2,space:4", 32, 2, {}),
+        ("style:2,space:4", 37, 3, {"jitter": 2}),  # neither divides
+    ],
+)
+def test_a_mesh_gives_what_one_device_gives(
+    vgg16, rng, compilations, mesh, height, styles, changes
+):
+    content, *styles = pictures(rng, (height, 20), *[(16, 20)] * styles)
+    config = CONFIG.replace(**changes)
+    one = nst_jax.stylize(vgg16, content, styles, config)
+    mesh = sharding.make_mesh(len(styles), sizes=sharding.parse_mesh(mesh))
+    counts = []
+    with compilations() as count:
+        many = nst_jax.stylize(
+            vgg16, content, styles, config, mesh=mesh, callback=lambda _: counts.append(count())
+        )
+    assert counts[1] == counts[-1]  # what a step gives is placed as the next one takes it
+    steps = 1 + np.arange(config.steps)[:, None]
+    total = one.history["total"]
+    for name, values in one.history.items():
+        assert np.all(np.abs(many.history[name] - values) <= 1e-5 * steps * total), name
+    moved = np.linalg.norm(np.asarray(one.images) - np.asarray(content))
+    error = np.linalg.norm(np.asarray(many.images) - np.asarray(one.images))
+    assert moved > 1 and error <= 1e-5 * config.steps * moved
+
+
+@pytest.mark.parametrize("height", [32, 40, 37])
+def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(vgg16, rng, height):
+    content, style = pictures(rng, (height, 24), (20, 28))
+    mesh = sharding.make_mesh(1, sizes={"style": 1, "space": 8})
+    targets = objective.compute_targets(vgg16, content, [style], CONFIG)
+    states = optimize.start(content[None], CONFIG)
+    numbers = optimize.batch_numbers(CONFIG, 1)
+    states = sharding.place(mesh, states, picture=content.shape)
+    program = optimize._advance.lower(
+        states,
+        sharding.place(mesh, (vgg16,), whole=True),
+        sharding.place(mesh, (targets, numbers)),
+        numbers,
+        jax.random.key(0),
+        loss=objective.objective_value,
+        optimizer=None,
+        length=1,
+        mesh=mesh,
+    ).compile()
+    text = program.as_text()
+    assert re.search(r" collective-permute(-start)?\(", text)
+    assert re.search(r" all-reduce(-start)?\(", text)  # the sums over positions
+    gathered = re.findall(r"= [(]?f32\[([\d,]+)\]\S* all-gather", text)
+    channels = {shape.split(",")[-1] for shape in gathered}
+    # Of a height that doesn't divide, the picture is whole between steps, and its moments are.
+    assert channels == (set() if height % 8 == 0 else {"3"})
+    assert not re.search(r" all-to-all(-start)?\(", text)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "shape"), [(8, (8, 1)), (1, (1, 8)), (2, (2, 4)), (12, (4, 2)), (3, (1, 8))]
+)
+def test_by_default_outputs_are_divided_first(outputs, shape):
+    assert sharding.make_mesh(outputs).devices.shape == shape
+    assert sharding.make_mesh(outputs, devices=jax.devices()[:1]) is None
+
+
+def test_bad_meshes_are_refused():
+    assert sharding.parse_mesh("space:2") == {"style": 1, "space": 2}
+    for text in ("", "style", "style:0", "style:two", "style:2,style:2", "time:2", "style:-1"):
+        with pytest.raises(ValueError, match="mesh must be like 'style:4,space:2', got"):
+            sharding.parse_mesh(text)
+    with pytest.raises(ValueError, match="style:4,space:4 is of 16 devices, but there are 8"):
+        sharding.make_mesh(4, sizes={"style": 4, "space": 4})
+
+
+def test_placing_divides_what_divides():
+    mesh = sharding.make_mesh(2, sizes={"style": 2, "space": 4})
+    picture = (8, 5, 3)
+    shapes = {
+        (2, 8, 5, 3): (1, 2, 5, 3),
+        (2, 6, 8, 5, 3): (1, 6, 2, 5, 3),  # L-BFGS's memory of six steps
+        (2, 7, 7): (1, 7, 7),
+        (3, 8, 5, 3): (3, 2, 5, 3),
+        (2,): (2,),
+    }
+    for shape, piece in shapes.items():
+        placed = sharding.place(mesh, np.arange(np.prod(shape)).reshape(shape), picture=picture)
+        assert placed.sharding.shard_shape(shape) == piece
+        np.testing.assert_array_equal(sharding.gather(mesh, placed).ravel(), np.arange(placed.size))
+    whole = sharding.place(mesh, np.zeros((2, 8, 5, 3)), picture=picture, whole=True)
+    assert whole.sharding.is_fully_replicated
+
+
+def test_tiles_and_meshes_exclude_each_other(vgg16):
+    content = np.zeros((32, 32, 3), np.float32)
+    with pytest.raises(ValueError, match="tile and mesh exclude each other"):
+        nst_jax.stylize(vgg16, content, [content], CONFIG, tile=24, mesh=sharding.make_mesh(1))
