@@ -10,7 +10,8 @@ two dispatches to warm up. The columns of the table:
 
 s/step           median seconds of a step on all styles at once
 s/style-step     the same divided by the styles; style-steps/s is its inverse
-GFLOP/s          operations of the convolutions, counted out of the layer table, a second
+GFLOP/s          operations of the convolutions, counted out of the layer table as done directly,
+                 a second; a CPU does fewer, by Winograd's algorithm
 of matmul        that as a share of the rate of a large matrix product in the same precision,
                  measured at the beginning of the run
 XLA/counted      XLA's count of one step's operations as lowered / ours

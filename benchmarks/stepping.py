@@ -136,12 +136,12 @@ def problem(params: Mapping, case: Case) -> Problem:
     content, *styles = (
         picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
     )
+    params = objective.prepare(params, config)
     # Two styles' statistics, repeated: no step is faster or slower for the numbers in them.
     targets = nst_jax.compute_targets(params, content, styles, config)
     which = np.arange(case.styles) % len(styles)
     targets = jax.tree.map(lambda leaf: leaf[which], targets)
     images = jnp.repeat(jnp.asarray(content)[None], case.styles, axis=0)
-    params = objective.prepare(params, config)
     numbers = optimize.batch_numbers(config, case.styles)
     return Problem(images, config, (params,), (targets, numbers))
 

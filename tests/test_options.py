@@ -89,7 +89,7 @@ def test_a_transformation_of_the_users_own_is_used(vgg16, content, styles):
         {"style_normalization": "mean"},
         {"style_normalization": "gatys"},
         {"style_normalization": "keras"},
-        {"content_reduction": "sum"},
+        {"content_reduction": "sum", "content_weight": 1e-6},
         {"tv_form": "nine_point"},
         {"tv_form": "l1"},
     ],
