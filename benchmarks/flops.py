@@ -16,13 +16,6 @@ import jax.numpy as jnp
 from nst_jax import vgg
 
 
-def convolutions(model: str, layers: Sequence[str]) -> tuple[str, ...]:
-    """The convolutions of `model` that run for `layers`, from the image upwards."""
-    names = vgg.layer_names(model)
-    deepest = max(names.index(vgg.resolve_layer(model, layer)) for layer in layers)
-    return tuple(name for name in names[: deepest + 1] if not name.endswith("_pool"))
-
-
 def flops_per_pixel(model: str, layers: Sequence[str]) -> int:
     """Operations of the convolutions for one pixel of the picture, forward.
 
@@ -36,7 +29,7 @@ def flops_per_pixel(model: str, layers: Sequence[str]) -> int:
     shapes = vgg.parameter_shapes(model)
     return sum(
         2 * math.prod(shapes[name]["kernel"]) // vgg.smallest_side(name) ** 2
-        for name in convolutions(model, layers)
+        for name in vgg.convolutions(model, layers)
     )
 
 
@@ -47,7 +40,7 @@ def step_flops(model: str, layers: Sequence[str], *, height: int, width: int) ->
 
 def parameter_bytes(params: Mapping, layers: Sequence[str]) -> int:
     """Size of the parameters that run for `layers`."""
-    names = convolutions(vgg.network_name(params), layers)
+    names = vgg.convolutions(vgg.network_name(params), layers)
     return sum(leaf.nbytes for leaf in jax.tree.leaves([params[name] for name in names]))
 
 

@@ -180,7 +180,7 @@ def measure(
 def _measured(params, case, repeats, limit, matmul):
     before = _device_peak()
     work = problem(params, case)
-    layers = work.config.content_layers + work.config.style_layers
+    layers = objective.all_layers(work.config)
     arguments = (objective.objective_value, work.images, work.config)
     start = time.perf_counter()
     lowered = optimize.lower(*arguments, **work.arguments())
@@ -189,7 +189,7 @@ def _measured(params, case, repeats, limit, matmul):
     ended = time.perf_counter()
     single = optimize.lower(*arguments, **work.arguments(), length=1)
     counted = flops.step_flops(case.model, layers, height=case.height, width=case.width)
-    program = _program_bytes(compiled)
+    program = optimize.compiled_bytes(compiled)
     kernels = flops.parameter_bytes(*work.shared, layers)  # as prepared for this backend
     _, warm = work.run(dispatches=3)
     fewer = max(1, min(repeats, int(limit / warm[-1])))
@@ -221,17 +221,6 @@ def _measured(params, case, repeats, limit, matmul):
 def _flops(stage: jax.stages.Lowered | jax.stages.Compiled) -> float:
     """XLA's count; of a loop that is one pass through its body."""
     return (stage.cost_analysis() or {}).get("flops", 0.0)
-
-
-def _program_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """What the program's arguments, results and intermediates take together."""
-    memory = compiled.memory_analysis()
-    return memory and (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
 
 
 def _device_peak() -> int | None:

@@ -19,33 +19,34 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import nst_jax
 from benchmarks import common
 
 GIB = 2**30
 
-flags.DEFINE_list("sizes", ["512x384", "1024x768", "1536x1024"], "pictures, width x height")
-flags.DEFINE_list("tiles", ["512", "whole"], "tiles in pixels, or whole")
-flags.DEFINE_integer("steps", 2, "steps of each measurement", lower_bound=1)
-flags.DEFINE_string("model", "vgg19", "vgg16 or vgg19")
-flags.DEFINE_string("optimizer", "sgd", "sgd, adam or lbfgs (with a memory of five steps)")
-flags.DEFINE_string("json", None, "file for the measurements")
-flags.DEFINE_boolean("here", False, "the one measurement in this process, as a line of JSON")
-FLAGS = flags.FLAGS
+FLAGS = {
+    "sizes": (flags.DEFINE_list, ["512x384", "1024x768", "1536x1024"], "Pictures, width x height."),
+    "tiles": (flags.DEFINE_list, ["512", "whole"], "Tiles in pixels, or whole."),
+    "steps": (common.positive, 2, "Steps of each measurement."),
+    "model": (flags.DEFINE_string, "vgg19", "vgg16 or vgg19."),
+    "optimizer": (flags.DEFINE_string, "sgd", "sgd, adam or lbfgs (with a memory of five steps)."),
+    "json": (flags.DEFINE_string, None, "File for the measurements."),
+    "here": (flags.DEFINE_boolean, False, "The one measurement in this process, a line of JSON."),
+}
 
 
-def measure(size: str, tile: str) -> dict:
+def measure(options: flags.FlagValues, size: str, tile: str) -> dict:
     """Steps on one picture of noise, in this process."""
     width, height = map(int, size.split("x"))
     rng = np.random.default_rng(0)
     content = rng.random((height, width, 3), np.float32)
     style = rng.random((128, 128, 3), np.float32)
-    config = nst_jax.Config(size=None, steps=FLAGS.steps, optimizer=FLAGS.optimizer, memory=5)
+    config = nst_jax.Config(size=None, steps=options.steps, optimizer=options.optimizer, memory=5)
     times = [time.perf_counter()]
     result = nst_jax.stylize(
-        nst_jax.load_params(FLAGS.model),
+        nst_jax.load_params(options.model),
         content,
         [style],
         config,
@@ -70,33 +71,33 @@ def peak() -> int:
     raise OSError("/proc/self/status names no VmHWM")
 
 
-def in_a_process(size: str, tile: str) -> dict:
+def in_a_process(options: flags.FlagValues, size: str, tile: str) -> dict:
     """`measure` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.tiling_memory", "--here"]
     command += [f"--sizes={size}", f"--tiles={tile}"]
-    command += [f"--{name}={FLAGS[name].value}" for name in ("steps", "model", "optimizer")]
+    command += [f"--{name}={options[name].value}" for name in ("steps", "model", "optimizer")]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:  # killed for its memory, for one
         return {"error": f"exit code {done.returncode}"}
     return json.loads(done.stdout)
 
 
-def main(_) -> None:
-    if FLAGS.here:
+def main(options: flags.FlagValues) -> None:
+    if options.here:
         try:
-            found = measure(FLAGS.sizes[0], FLAGS.tiles[0])
+            found = measure(options, options.sizes[0], options.tiles[0])
         except (ValueError, ArithmeticError, jax.errors.JaxRuntimeError) as error:
             found = {"error": str(error).splitlines()[0]}
         print(json.dumps(found))
         return
-    report = common.environment() | {"steps": FLAGS.steps, "model": FLAGS.model}
-    report |= {"optimizer": FLAGS.optimizer, "measurements": []}
+    report = common.environment() | {"steps": options.steps, "model": options.model}
+    report |= {"optimizer": options.optimizer, "measurements": []}
     common.print_environment(report)
     print(common.row(["picture", "tile"], ["megapixels", "peak GiB", "bytes/px", "s a step"]))
-    for size in FLAGS.sizes:
+    for size in options.sizes:
         width, height = map(int, size.split("x"))
-        for tile in FLAGS.tiles:
-            found = in_a_process(size, tile)
+        for tile in options.tiles:
+            found = in_a_process(options, size, tile)
             report["measurements"].append({"size": size, "tile": tile, **found})
             cells = [f"{width * height / 1e6:.2f}"]
             if "error" in found:
@@ -108,9 +109,9 @@ def main(_) -> None:
                 cells.insert(2, f"{found['peak_bytes'] / (width * height):.0f}")
                 cells.insert(3, f"{found['seconds']:.2f}")
             print(common.row([size, tile], cells), flush=True)
-    if FLAGS.json:
-        common.write_json(FLAGS.json, report)
+    if options.json:
+        common.write_json(options.json, report)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run_command("tiling_memory", FLAGS, main)

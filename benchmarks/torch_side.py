@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import common, flops
-from nst_jax import vgg
+from benchmarks import common
+from nst_jax import objective, vgg
 from nst_jax.config import Config
 
 WORDS = ("channels_last", "compile", "bfloat16")
@@ -70,8 +70,8 @@ class TorchSide:
         self._channels_last = "channels_last" in words
         self._autocast = "bfloat16" in words
         self._format = torch.channels_last if self._channels_last else torch.contiguous_format
-        self._layers = config.content_layers + config.style_layers
-        names = flops.convolutions(vgg.network_name(params), self._layers)
+        self._layers = objective.all_layers(config)
+        names = vgg.convolutions(vgg.network_name(params), self._layers)
         self._weights = {
             name: (
                 self._tensor(np.moveaxis(np.asarray(params[name]["kernel"]), (3, 2), (0, 1))),

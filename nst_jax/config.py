@@ -63,8 +63,8 @@ class Config:
       precision: in which the network runs. "float32" is float32 in every product, also on a TPU,
         which would else multiply in bfloat16. "bfloat16" rounds kernels and activations to 8
         bits and keeps their range; statistics, losses, picture and optimiser stay float32. It
-        is for accelerators with units for it; on a CPU a step took 3-6% longer. The default is
-        the same on every backend, until a measurement speaks for another.
+        is for accelerators with units for it; on a CPU a step takes about twice as long. The
+        default is the same on every backend, until a measurement speaks for another.
       optimizer: "sgd", "adam" or "lbfgs".
       linesearch: of L-BFGS: zoom line search instead of the learning rate.
       memory: number of past steps that L-BFGS keeps.

@@ -75,7 +75,7 @@ def prepare(params: Mapping, config: Config) -> Mapping:
     """
     if jax.default_backend() != "cpu" or config.precision != "float32":
         return params
-    return vgg.prepare(params, layers=config.content_layers + config.style_layers)
+    return vgg.prepare(params, layers=all_layers(config))
 
 
 def content_targets(params: Mapping, content: jax.Array, config: Config) -> dict:

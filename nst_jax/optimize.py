@@ -454,7 +454,7 @@ def lower(
 ) -> jax.stages.Lowered:
     """The program that a dispatch of `run` executes, ahead of time and without running it.
 
-    Its `cost_analysis()`, and of its `compile()` the `memory_analysis()`, tell what a run takes.
+    Its `cost_analysis()`, and `compiled_bytes` of its `compile()`, tell what a run takes.
 
     Args:
       loss, images, config, shared, each, optimizer: as `run` takes them; of the images only the
@@ -471,4 +471,16 @@ def lower(
         loss=loss,
         optimizer=optimizer,
         length=steps_per_dispatch() if length is None else length,
+    )
+
+
+def compiled_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """What arguments, results and intermediates of a program take together, by XLA's analysis;
+    None where the backend has none."""
+    memory = compiled.memory_analysis()
+    return memory and (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
     )

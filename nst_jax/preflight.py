@@ -90,13 +90,7 @@ def program_bytes(
         shared=(jax.eval_shape(functools.partial(objective.prepare, config=config), params),),
         each=(wanted, optimize.batch_numbers(config, outputs)),
     )
-    need = program.compile().memory_analysis()
-    return (
-        need.temp_size_in_bytes
-        + need.argument_size_in_bytes
-        + need.output_size_in_bytes
-        - need.alias_size_in_bytes
-    )
+    return optimize.compiled_bytes(program.compile())
 
 
 def check(
@@ -124,8 +118,7 @@ def check(
         return
     height, width = fit_shape(shape, config)
     pixels = outputs * height * width
-    memory = 24 * config.memory if config.optimizer == "lbfgs" else 0
-    if pixels * (CERTAINLY + memory) < available / 2:
+    if pixels * (CERTAINLY + _bytes_of_past_steps(config)) < available / 2:
         return
     need = program_bytes(params, (height, width), outputs, config, regions=regions)
     if need > available:
@@ -188,6 +181,11 @@ def ran_out(error: Exception) -> bool:
     )
 
 
+def _bytes_of_past_steps(config: Config) -> int:
+    """What L-BFGS keeps a pixel: of each past step the step and the change of the gradient."""
+    return 24 * config.memory if config.optimizer == "lbfgs" else 0
+
+
 def _side(config, height, width):
     return height if config.size_of == "height" else max(height, width)
 
@@ -198,8 +196,7 @@ def _tile_that_fits(params, shape, config, pixels, slope, fixed, available):
         return None
     on_host = 0
     if jax.default_backend() == "cpu":
-        memory = 24 * config.memory if config.optimizer == "lbfgs" else 0
-        on_host = pixels * (TILED_HOST + memory)
+        on_host = pixels * (TILED_HOST + _bytes_of_past_steps(config))
     layers = objective.all_layers(config)
     for tile in TILES:
         try:

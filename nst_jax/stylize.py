@@ -202,7 +202,7 @@ def check_content(
       ValueError: a layer that the network doesn't have, a picture too small for the deepest one
         at some scale, or masks of another shape than the content.
     """
-    layers = tuple(dict.fromkeys(config.content_layers + config.style_layers))
+    layers = objective.all_layers(config)
 
     def features(params, image):
         return objective.activations(params, image, layers, config)

@@ -234,6 +234,17 @@ def resolve_layer(model: str, name: str) -> str:
     return name
 
 
+def convolutions(model: str, layers: Sequence[str]) -> tuple[str, ...]:
+    """The convolutions of `model` that run for `layers`, from the image upwards.
+
+    Raises:
+      ValueError: a layer that the network doesn't have.
+    """
+    names = layer_names(model, head=True)
+    depth = 1 + max((names.index(resolve_layer(model, layer)) for layer in layers), default=-1)
+    return tuple(name for name in names[:depth] if "_conv" in name)
+
+
 def smallest_side(layer: str) -> int:
     """Side in pixels of the smallest picture that has a position at `layer`."""
     if layer in HEAD_LAYERS:
@@ -352,12 +363,9 @@ def prepare(params: Mapping, *, layers: tuple[str, ...]) -> dict:
       params: the parameter tree of VGG16 or VGG19.
       layers: as in `features`.
     """
-    model = network_name(params)
-    names = layer_names(model, head=True)
-    depth = 1 + max((names.index(resolve_layer(model, name)) for name in layers), default=-1)
     prepared = dict(params)
-    for name in names[1:depth]:
-        if "_conv" in name and "kernel" in params[name]:
+    for name in convolutions(network_name(params), layers)[1:]:
+        if "kernel" in params[name]:
             kernel = winograd.prepare(params[name]["kernel"])
             prepared[name] = {"winograd": kernel, "bias": params[name]["bias"]}
     return prepared

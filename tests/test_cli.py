@@ -1,48 +1,18 @@
 import json
 import os
-import re
-import socket
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
+from commandline import FAST
 from PIL import Image
 
 import nst_jax
-from nst_jax import cli, jobs, optimize, preflight
+from nst_jax import cli, jobs
 
-FAST = ("--model=vgg16", "--size=48", "--steps=2", "--style_layers=block1_conv1,block2_conv1")
-FAST += ("--content_layers=block2_conv2",)
 STYLES = ("rainbow", "triangles")  # of --demo
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command in this process: `code, stderr = run("--flag=value", ...)`."""
-
-    def run(*arguments):
-        with flagsaver.flagsaver():
-            # The cache would be this process's from here on.
-            remaining = flags.FLAGS(["nst-jax", "--nocompilation_cache", *arguments])
-            code = cli._main(remaining)
-        captured = capsys.readouterr()
-        assert captured.out == ""  # stdout is for what was asked for
-        return code, captured.err
-
-    return run
-
-
-@pytest.fixture
-def pictures(tmp_path, rng):
-    paths = []
-    for name, shape in (("a.png", (60, 80, 3)), ("b.png", (64, 48, 3)), ("c.jpg", (50, 50, 3))):
-        paths.append(tmp_path / name)
-        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(paths[-1])
-    return paths
 
 
 def test_writes_every_file_of_a_run(run, pictures, tmp_path):
@@ -408,117 +378,3 @@ def test_settings_that_print_alike_keep_their_own_files(run, pictures, tmp_path)
     )
     assert code == 0, err
     assert len(list((tmp_path / "o").glob("a__b__*.png"))) == 2
-
-
-def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
-    content, style, _ = pictures
-    painted = []
-    for name, *flag in (("whole",), ("tiled", "--tile=24")):
-        out = tmp_path / name
-        code, err = run(
-            f"--content={content}", f"--styles={style}", f"--output_dir={out}", *FAST, *flag
-        )
-        assert code == 0, err
-        with Image.open(out / "a__b.png") as picture:
-            painted.append(np.asarray(picture, np.int32))
-    assert np.abs(painted[0] - painted[1]).max() <= 1  # a level, where rounding falls otherwise
-    assert json.loads((out / "config.json").read_text())["tile"] == 24
-    code, err = run(
-        f"--content={content}", f"--styles={style}", f"--output_dir={out}", *FAST, "--tile=9"
-    )
-    assert (code, err.strip()) == (1, "nst-jax: tile must be at least 11 for these layers, got 9")
-
-
-def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
-    """Four CPU devices each, on loopback, through the command itself."""
-    content, *styles = pictures
-    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST)
-    code, err = run(f"--output_dir={tmp_path / 'one'}", *flags, "--mesh=style:1")
-    assert code == 0, err
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    command = [sys.executable, "-m", "nst_jax", *flags, f"--output_dir={tmp_path / 'two'}"]
-    command += ["--mesh=style:2,space:4", f"--coordinator_address={address}", "--num_processes=2"]
-    processes = [
-        subprocess.Popen(
-            [*command, f"--process_id={number}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
-        )
-        for number in range(2)
-    ]
-    try:
-        errs = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errs
-    assert "step 2/2" in errs[0] and "step" not in errs[1]
-    for number, name in enumerate(("a__b.png", "a__c.png")):  # each has written its own
-        assert [f"wrote {tmp_path / 'two' / name}" in err for err in errs] == [
-            number == 0,
-            number == 1,
-        ]
-    files = [sorted(path.name for path in (tmp_path / n).iterdir()) for n in ("one", "two")]
-    assert files[0] == files[1]
-    for name in ("a__b.png", "a__c.png", "contact_sheet.png"):
-        one, two = (np.asarray(Image.open(tmp_path / n / name), np.int32) for n in ("one", "two"))
-        assert np.abs(one - two).max() <= 1  # a level, where rounding falls otherwise
-    lines = [
-        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
-        for n in ("one", "two")
-    ]
-    for one, two in zip(*lines, strict=True):
-        assert (one["step"], one["style"]) == (two["step"], two["style"])
-        np.testing.assert_allclose(two["total"], one["total"], rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ("--mesh=style:x", "mesh must be like 'style:4,space:2', got 'style:x'"),
-        ("--mesh=style:9", "mesh style:9,space:1 is of 9 devices, but there are 8"),
-        ("--num_processes=2", "coordinator_address, num_processes and process_id go together"),
-    ],
-)
-def test_bad_meshes_and_processes_are_one_line(run, pictures, tmp_path, bad, message):
-    content, style, _ = pictures
-    code, err = run(f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path}", bad)
-    assert (code, err.strip()) == (1, f"nst-jax: {message}")
-
-
-def test_too_large_a_picture_is_refused_before_the_first_step(run, pictures, tmp_path, monkeypatch):
-    content, style, _ = pictures
-    monkeypatch.setattr(preflight, "available_bytes", lambda: 5_000_000)
-    arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'o'}")
-    code, err = run(*arguments, *FAST, "--mesh=style:1")
-    assert code == 1 and "step" not in err
-    assert re.fullmatch(
-        r"nst-jax: a picture of 48x36 would take 0\.\d\d GiB of memory, and there are 0\.00 GiB: "
-        r".*fits.*\n",
-        err,
-    )
-
-
-def test_running_out_of_memory_keeps_the_last_pictures(run, pictures, tmp_path, monkeypatch):
-    content, style, _ = pictures
-    advance, calls = optimize._advance, []
-
-    def exhausted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 3:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return advance(*arguments, **options)
-
-    exhausted.lower = advance.lower
-    monkeypatch.setattr(optimize, "_advance", exhausted)
-    arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'o'}")
-    code, err = run(*arguments, *FAST, "--steps=5", "--mesh=style:1")
-    assert code == 1
-    assert "nst-jax: out of memory: a picture of 48x36 would take" in err and "fits" in err
-    kept = np.asarray(Image.open(tmp_path / "o" / "a__b.png"))
-    assert kept.shape == (36, 48, 3) and not (tmp_path / "o" / "contact_sheet.png").exists()
-    assert kept.std() > 1
