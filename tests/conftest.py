@@ -1,17 +1,29 @@
-"""Settings that every test runs under: eight CPU devices, and no silent broadcasting of ranks."""
+"""Settings that every test runs under: eight CPU devices, no silent broadcasting of ranks, and
+programs that are quick to compile rather than quick to run, since most run once or twice."""
 
-import jax
-import numpy as np
-import pytest
-from absl import flags
-from absl.testing import flagsaver
-from PIL import Image
+import os
+
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of processes that tests start, too
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+from absl.testing import flagsaver  # noqa: E402
+from PIL import Image  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import nst_jax  # noqa: E402  (after the settings)
 from nst_jax import cli  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """A module's programs are of little use to the next, and take gigabytes together."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
