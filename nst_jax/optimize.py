@@ -20,6 +20,7 @@ import optax
 from nst_jax import image as image_lib
 from nst_jax import sharding
 from nst_jax.config import Config
+from nst_jax.optimizers import make_optimizer
 
 LEVELS = 255.0
 
@@ -56,6 +57,7 @@ class Progress(NamedTuple):
       terms: `{name: [steps of this dispatch, N]}`, NumPy.
       images: `[N, H, W, 3]`; valid during the call only: the next dispatch reuses the memory.
       diverged: `[N]`, NumPy.
+      states: of all images, the optimiser's memory with them; valid during the call only.
     """
 
     step: int
@@ -63,46 +65,21 @@ class Progress(NamedTuple):
     terms: dict[str, np.ndarray]
     images: jax.Array
     diverged: np.ndarray
+    states: State
 
 
-def learning_rate_at(config: Config, step: jax.Array) -> jax.Array:
-    """The learning rate, in grey levels, of step number `step` (from 0)."""
-    if config.schedule == "exponential":
-        return config.learning_rate * config.decay_rate ** (step / config.decay_steps)
-    if config.schedule == "cosine":
-        # On a scale of [0, 1], so that another number of steps compiles nothing.
-        decay = optax.cosine_decay_schedule(init_value=1.0, decay_steps=1.0)
-        return config.learning_rate * decay(step / config.steps)
-    return jnp.asarray(config.learning_rate)
+class Checkpoint(NamedTuple):
+    """Where a run stood, to go on from there.
 
-
-def normalize_by_rms(*, epsilon: float = 1e-12) -> optax.GradientTransformation:
-    """Divides an image's gradient by its root mean square."""
-    return optax.stateless_with_tree_map(
-        lambda update, _: update / jnp.sqrt(jnp.mean(jnp.square(update)) + epsilon**2)
-    )
-
-
-def make_optimizer(config: Config, step: jax.Array) -> optax.GradientTransformation:
-    """The optax transformation that `config` describes, at step number `step`.
-
-    The numbers of `config` and `step` may be traced arrays. The learning rate is a function of
-    `step`, not of a count in the optimiser's state, so that the state can go over to another
-    scale.
+    Attributes:
+      step: steps taken.
+      states: of all images: the tree, or its leaves in a list.
+      history: `{name: [step, N]}` of those steps.
     """
-    descend = optax.scale(-learning_rate_at(config, step))
-    # Differences of gradients scaled each by itself would tell L-BFGS no curvature.
-    normalize = config.normalize_gradient and config.optimizer != "lbfgs"
-    chain = [normalize_by_rms()] if normalize else []
-    if config.optimizer == "sgd":
-        chain += [optax.trace(config.momentum), descend]
-    elif config.optimizer == "adam":
-        chain += [optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), descend]
-    elif config.linesearch:
-        chain += [optax.lbfgs(memory_size=config.memory)]
-    else:
-        chain += [optax.scale_by_lbfgs(config.memory), descend]
-    return optax.chain(*chain)
+
+    step: int
+    states: Any
+    history: dict[str, np.ndarray]
 
 
 def init(image: jax.Array, optimizer: optax.GradientTransformation) -> State:
@@ -316,6 +293,7 @@ def run(
     each: Sequence = (),
     optimizer: optax.GradientTransformation | None = None,
     previous: State | None = None,
+    resume: Checkpoint | None = None,
     key: jax.Array | None = None,
     callback: Callable[[Progress], None] | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -336,6 +314,7 @@ def run(
       optimizer: an optax transformation in place of the configured one; pass the same object
         again to find the compiled program again.
       previous: states of a run on the same pictures at another scale, see `start`.
+      resume: where to go on from in place of `images`, of which then only the shape matters.
       key: random key of the jitter; None is key 0.
       callback: called with a `Progress` after each dispatch.
       mesh: devices to divide the images among, from `sharding.make_mesh`; None is one device.
@@ -345,10 +324,11 @@ def run(
       before its step.
 
     Raises:
-      ValueError: images that are not `[N, H, W, 3]`, or numbers of another length than N.
+      ValueError: images that are not `[N, H, W, 3]`, numbers of another length than N, or a
+        checkpoint of another run.
     """
     _check_images(images)
-    states = start(images, config, optimizer=optimizer, previous=previous)
+    states = _begin(images, config, optimizer, previous, resume)
     numbers = batch_numbers(config, len(images))
     key = jax.random.key(0) if key is None else key
     states = sharding.place(mesh, states, picture=images.shape[1:])
@@ -371,7 +351,7 @@ def run(
             mesh=mesh,
         )
 
-    states, history = _loop(advance, states, int(config.steps), callback)
+    states, history = _loop(advance, states, int(config.steps), callback, resume)
     return sharding.gather(mesh, states), history
 
 
@@ -383,6 +363,7 @@ def run_given_gradients(
     each: Sequence[Sequence] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     previous: State | None = None,
+    resume: Checkpoint | None = None,
     key: jax.Array | None = None,
     callback: Callable[[Progress], None] | None = None,
 ) -> tuple[State, dict[str, np.ndarray]]:
@@ -393,7 +374,7 @@ def run_given_gradients(
         NumPy image and the arguments that `each` holds for it; NumPy arrays or JAX's. With
         `config.jitter` it is also given `shift=`, pixels `[2]`.
       each: a sequence of arguments for each image.
-      images, config, optimizer, previous, key, callback: as of `run`.
+      images, config, optimizer, previous, resume, key, callback: as of `run`.
 
     Raises:
       ValueError: as `run`, or an optimiser with a line search: it would need the loss itself.
@@ -401,7 +382,7 @@ def run_given_gradients(
     _check_images(images)
     if optimizer is None and config.optimizer == "lbfgs" and config.linesearch:
         raise ValueError("linesearch needs a loss that can be compiled as one program")
-    states = start(images, config, optimizer=optimizer, previous=previous)
+    states = _begin(images, config, optimizer, previous, resume)
     numbers = batch_numbers(config, len(images))
     key = jax.random.key(0) if key is None else key
     each = [()] * len(images) if each is None else each
@@ -419,7 +400,7 @@ def run_given_gradients(
         states = _descend_all(states, np.stack(values), gradients, numbers, optimizer=optimizer)
         return states, jax.tree.map(lambda *rows: np.stack(rows)[None], *terms)
 
-    return _loop(advance, states, int(config.steps), callback)
+    return _loop(advance, states, int(config.steps), callback, resume)
 
 
 def _check_images(images):
@@ -427,18 +408,30 @@ def _check_images(images):
         raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
 
 
-def _loop(advance, states, steps, callback):
+def _begin(images, config, optimizer, previous, resume):
+    """States to take the next step from."""
+    if resume is None:
+        return start(images, config, optimizer=optimizer, previous=previous)
+    wanted = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
+    leaves, structure = jax.tree.flatten(wanted)
+    found = jax.tree.leaves(resume.states)
+    shapes, own = [[(x.shape, x.dtype) for x in tree] for tree in (leaves, found)]
+    if shapes != own:
+        raise ValueError("resume must hold states of the same run, got others' shapes")
+    return jax.tree.unflatten(structure, [jnp.array(leaf) for leaf in found])
+
+
+def _loop(advance, states, steps, callback, resume):
     """Calls `advance(states, steps left) -> (states, terms [steps taken, N])` until none is left;
     the states and the history."""
-    history = []
-    done = 0
+    history, done = ([], 0) if resume is None else ([resume.history], resume.step)
     while done < steps:
         states, terms = advance(states, steps - done)
         history.append(jax.tree.map(np.asarray, terms))
         done += len(jax.tree.leaves(history[-1])[0])
         if callback is not None:
             diverged = np.asarray(states.diverged)
-            callback(Progress(done, steps, history[-1], states.picture, diverged))
+            callback(Progress(done, steps, history[-1], states.picture, diverged, states))
     return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
 
 

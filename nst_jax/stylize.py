@@ -64,6 +64,7 @@ def stylize(
     style_masks: Sequence[jax.Array | None] | None = None,
     initial: jax.Array | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    resume: optimize.Checkpoint | None = None,
     callback: Callable[[optimize.Progress], None] | None = None,
     tile: int | None = None,
     on_window: tiling.OnWindow | None = None,
@@ -88,6 +89,8 @@ def stylize(
       style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
       initial: a picture `[h, w, 3]` to start from in place of `config.init`.
       optimizer: an optax transformation in place of the configured one, working in grey levels.
+      resume: where a run of the same arguments stood, of the steps of all scales; it ends with
+        the same picture, bit by bit, as if it had never stopped. The callback gets what it takes.
       callback: called with a `Progress` after each dispatch of the compiled program.
       tile: the longest side, in pixels, of the windows in which larger pictures are looked at:
         the same result up to rounding, in device memory that depends on the tile, see
@@ -101,8 +104,8 @@ def stylize(
     Raises:
       TypeError: pictures that are not floating point.
       ValueError: pictures of another shape or range, too small for the deepest layer, an
-        unknown layer, bad masks or mixing, numbers of another length than the outputs, or a tile
-        that is too small for the layers or meets a line search.
+        unknown layer, bad masks or mixing, numbers of another length than the outputs, a tile
+        that is too small for the layers or meets a line search, or a checkpoint of another run.
     """
     if tile is not None and mesh is not None:
         raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
@@ -116,14 +119,17 @@ def stylize(
     if mesh is None:  # tiles of the transform would not divide as heights do
         params = objective.prepare(params, config)
     sizes = scales(config)
-    total = config.steps * len(sizes)
+    steps = [config.steps] * len(sizes)
     if config.first_steps is not None:
-        total += config.first_steps - config.steps
+        steps[0] = config.first_steps
+    if resume is not None and not 0 < resume.step <= sum(steps):
+        raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
     states, histories = None, []
     for number, size in enumerate(sizes):
-        here = config.replace(size=size, first_size=None, first_steps=None)
-        if number == 0 and config.first_steps is not None:
-            here = here.replace(steps=config.first_steps)
+        done = sum(steps[:number])
+        if resume is not None and resume.step > done + steps[number]:
+            continue
+        here = config.replace(size=size, first_size=None, first_steps=None, steps=steps[number])
         sized = [fit(picture, here) for picture in contents]
         sides = [max(fit_shape(picture.shape, here)) for picture in (*contents, *styles)]
         tiled = tile is not None and max(sides) > tile
@@ -140,13 +146,13 @@ def stylize(
                 images = image_lib.resize(states.picture, *sized[0].shape[:2])
             # What is dealt with by now is no reason to compile the step anew.
             here = here.replace(size=None, size_of="longer", init="content", color="style")
-            done = sum(len(history["total"]) for history in histories)
             numbers = optimize.batch_numbers(here, outputs)
             options = {
                 "optimizer": optimizer,
                 "previous": states,
+                "resume": resume and _at_this_scale(resume, done),
                 "key": key,
-                "callback": callback and _shifted(callback, done, total),
+                "callback": callback and _shifted(callback, done, sum(steps)),
             }
             if tiled:
                 states, history = optimize.run_given_gradients(
@@ -169,6 +175,9 @@ def stylize(
                     mesh=mesh,
                     **options,
                 )
+        if resume is not None:
+            histories.append({name: rows[:done] for name, rows in resume.history.items()})
+            resume = None
         histories.append(history)
     images = states.picture
     if config.color == "luminance":
@@ -344,6 +353,12 @@ def _start(contents, styles, config, outputs, key, mixing, masked, initial):
     if config.color == "luminance":
         pictures = [color.grey(picture) for picture in pictures]
     return _each_output(pictures, outputs=outputs)
+
+
+def _at_this_scale(resume, done):
+    """`resume` without the `done` steps of the scales before."""
+    history = {name: rows[done:] for name, rows in resume.history.items()}
+    return optimize.Checkpoint(resume.step - done, resume.states, history)
 
 
 def _shifted(callback, done, total):

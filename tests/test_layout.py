@@ -26,10 +26,12 @@ MAY_IMPORT = {
     "io": {"image"},
     "objective": {"vgg", "losses", "config", "image"},
     "sharding": set(),
-    "optimize": {"config", "image", "sharding"},
+    "optimizers": {"config"},
+    "optimize": {"config", "image", "optimizers", "sharding"},
     "tiling": {"config", "image", "vgg", "losses", "objective"},
     "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
     "preflight": {"config", "objective", "optimize", "stylize", "tiling", "vgg"},
+    "checkpoints": {"optimize", "sharding"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
@@ -39,7 +41,7 @@ MAY_IMPORT = {
 ANY = {"__init__", "__main__", "cli", "jobs"}
 PURE = {
     *("image", "color", "winograd", "vgg", "losses", "objective", "optimize"),
-    *("sharding", "tiling"),
+    *("optimizers", "sharding", "tiling"),
 }
 
 

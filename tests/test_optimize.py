@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from nst_jax import optimize
+from nst_jax import optimize, optimizers
 from nst_jax.config import Config
 
 PLAIN = Config(normalize_gradient=False, momentum=0.0, schedule="constant", clip=False, steps=5)
@@ -94,7 +94,7 @@ def test_any_optax_transformation_works(problem, optimizer):
 )
 def test_schedules(schedule, expected):
     config = Config(schedule=schedule, learning_rate=100.0, steps=400)
-    found = [float(optimize.learning_rate_at(config, jnp.asarray(step))) for step in (0, 50, 200)]
+    found = [float(optimizers.learning_rate_at(config, jnp.asarray(step))) for step in (0, 50, 200)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -193,7 +193,7 @@ def test_clip_keeps_the_range(problem):
 
 def test_step_is_pure_and_jits(problem):
     images, targets = problem
-    optimizer = optimize.make_optimizer(PLAIN, 0)
+    optimizer = optimizers.make_optimizer(PLAIN, 0)
     state = optimize.init(jnp.asarray(images[0]), optimizer)
     loss = functools.partial(quadratic, target=targets[0])
     plain, terms = optimize.step(state, loss, optimizer)

@@ -9,7 +9,7 @@ import oracle
 import pytest
 
 import nst_jax
-from nst_jax import optimize
+from nst_jax import optimizers
 
 FIRST = [f"block{block}_conv1" for block in range(1, 6)]
 
@@ -103,7 +103,7 @@ def test_loss_equals_the_published_formula(vgg19, rng, name):
 def test_optimisers_are_the_published_ones():
     presets = nst_jax.presets
     # Keras: ExponentialDecay(100, decay_steps=100, decay_rate=0.96), 400 rows, 4000 steps.
-    rates = [optimize.learning_rate_at(presets["keras"], step) for step in (0, 100, 250)]
+    rates = [optimizers.learning_rate_at(presets["keras"], step) for step in (0, 100, 250)]
     np.testing.assert_allclose(rates, [100, 96, 100 * 0.96**2.5], rtol=1e-6)
     assert (presets["keras"].size, presets["keras"].size_of) == (400, "height")
     assert presets["keras"].steps == 4000
