@@ -1,12 +1,12 @@
 """Writing files so that they appear whole or not at all, and saying in one line why they don't."""
 
 import contextlib
+import io
 import os
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 
 class FileError(ValueError):
@@ -25,9 +25,12 @@ def writing(path: Path, *, error: type[FileError] = FileError) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is whole, and on disk; missing
-    folders are made.
+def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.BytesIO]:
+    """What is written to the buffer given takes the place of `path` once all of it is on disk;
+    missing folders are made.
+
+    A buffer and not the file itself, since Pillow takes a write for whole of which a full disk
+    took only the beginning.
 
     Raises:
       error: it cannot be written; what was there before is still there.
@@ -36,9 +39,11 @@ def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[Bin
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     with writing(path, error=error):
         try:
+            buffer = io.BytesIO()
+            yield buffer
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                yield file
+                file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
