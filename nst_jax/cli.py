@@ -3,7 +3,9 @@
 `nst-jax --content=a.jpg --styles=b.jpg,c.jpg` or `python -m nst_jax` with the same flags.
 """
 
+import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +13,10 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from nst_jax import compilation, examples, io, jobs, sharding
+from nst_jax import compilation, console, examples, helptext, io, jobs, sharding, vgg, weights
 from nst_jax.config import CHOICES, Config, check_choice, nearest
+from nst_jax.console import complain
 from nst_jax.presets import presets
-from nst_jax.weights import load_params
 
 BAD_INPUT = 1
 
@@ -25,7 +27,23 @@ RUN_FLAGS = {
     "content": (flags.DEFINE_list, [], "content pictures, separated by commas"),
     "styles": (flags.DEFINE_list, [], "style pictures, separated by commas"),
     "output_dir": (flags.DEFINE_string, "out", "folder that the pictures go to"),
-    "demo": (flags.DEFINE_boolean, False, "use the built-in pictures; needs no input"),
+    "format": (
+        flags.DEFINE_string,
+        "png",
+        f"of the pictures: {', '.join(io.FORMATS)}; png16 and tiff have 16 bits a channel",
+    ),
+    "overwrite": (
+        flags.DEFINE_boolean,
+        False,
+        "replace files that are in the folder already, which else end the command before it "
+        "computes anything",
+    ),
+    "quiet": (flags.DEFINE_boolean, False, "say nothing but errors"),
+    "demo": (
+        flags.DEFINE_boolean,
+        False,
+        "use the built-in pictures, at 256 pixels and 80 steps a scale",
+    ),
     "model": (flags.DEFINE_string, "vgg19", "bundled network, vgg16 or vgg19"),
     "weights": (flags.DEFINE_string, None, "weights file (HDF5, Keras' layout) in its place"),
     "preset": (flags.DEFINE_string, "default", f"settings: {', '.join(presets)}"),
@@ -94,8 +112,14 @@ CONFIG_FLAGS = {
     "scale_factor": (flags.DEFINE_float, "how much larger each scale is than the one before"),
     "content_layers": (flags.DEFINE_list, "layers compared with the content"),
     "style_layers": (flags.DEFINE_list, "layers whose statistics are compared with the style"),
-    "content_layer_weights": (flags.DEFINE_list, "a weight for each content layer"),
-    "style_layer_weights": (flags.DEFINE_list, "a weight for each style layer"),
+    "content_layer_weights": (
+        flags.DEFINE_list,
+        "a weight for each content layer, by default 1 / their number",
+    ),
+    "style_layer_weights": (
+        flags.DEFINE_list,
+        "a weight for each style layer, by default 1 / their number",
+    ),
     "content_reduction": (
         flags.DEFINE_string,
         f"of squared differences: {_choices('content_reduction')}",
@@ -127,7 +151,10 @@ CONFIG_FLAGS = {
         "the content's colours",
     ),
     "steps": (flags.DEFINE_integer, "optimisation steps, at each scale"),
-    "first_steps": (flags.DEFINE_integer, "steps at the first scale of several"),
+    "first_steps": (
+        flags.DEFINE_integer,
+        "steps at the first scale of several, by default as at the others",
+    ),
 }
 
 # Numbers that take several values, separated by commas: an output for each combination.
@@ -145,12 +172,23 @@ SWEEP_FLAGS = {
     "average_decay": "of the average of the iterates that is the result; 0 is the last one",
 }
 
-for _name, (_define, _default, _help) in RUN_FLAGS.items():
+# Flags that print something to stdout and end the command.
+QUESTION_FLAGS = {
+    "show_config": (
+        flags.DEFINE_string,
+        None,
+        "print the command that made a picture, whose metadata it is read from",
+    ),
+    "list_layers": (flags.DEFINE_boolean, False, "print the layers of the network"),
+    "list_presets": (flags.DEFINE_boolean, False, "print the presets and their settings"),
+}
+
+for _name, (_define, _default, _help) in (RUN_FLAGS | QUESTION_FLAGS).items():
     _define(_name, _default, _help)
 for _name, (_define, _help) in CONFIG_FLAGS.items():
-    _define(_name, None, f"{_help} (default: the preset's)")
+    _define(_name, None, _help + helptext.PRESETS_DEFAULT)
 for _name, _help in SWEEP_FLAGS.items():
-    flags.DEFINE_list(_name, None, f"{_help}; several explore them (default: the preset's)")
+    flags.DEFINE_list(_name, None, _help + helptext.PRESETS_DEFAULT)
 
 FLAGS = flags.FLAGS
 
@@ -248,8 +286,73 @@ def read_inputs(
 def _read(paths: Sequence[str]) -> list[jobs.Picture]:
     names = jobs.unique([pathlib.Path(path).stem for path in paths])
     return [
-        jobs.Picture(name, io.read_image(path)) for name, path in zip(names, paths, strict=True)
+        jobs.Picture(name, *io.read_with_alpha(path))
+        for name, path in zip(names, paths, strict=True)
     ]
+
+
+# What a picture depends on, besides the fields of its configuration.
+RECIPE_FLAGS = ("content", "styles", "demo", "model", "weights", "preset", "mixing", "masks")
+RECIPE_FLAGS += ("style_masks", "seed", "tile", "mesh", "format")
+
+
+def recipe(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
+    """The arguments that make the same pictures again, with every setting spelled out."""
+    arguments = []
+    for name in RECIPE_FLAGS:
+        value = FLAGS[name].value
+        if value is not None and value is not False and value != []:
+            arguments.append(FLAGS[name].serialize())
+    for name in (*CONFIG_FLAGS, *SWEEP_FLAGS):
+        value = sweep.get(name, getattr(config, name))
+        if name == "init" and FLAGS.init is not None:
+            value = FLAGS.init  # which may be a file
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no{name}")
+        elif isinstance(value, tuple):
+            arguments.append(f"--{name}={','.join(map(str, value))}")
+        elif value is not None:
+            arguments.append(f"--{name}={value}")
+    return arguments
+
+
+def show_config(path: str) -> None:
+    """Prints the command that made a picture to stdout, and with what, to stderr."""
+    try:
+        found = json.loads(io.read_text(path) or "")
+        arguments, versions = found["flags"], found["versions"]
+        line = shlex.join(["nst-jax", *arguments])
+        made = ", ".join(f"{name} {version}" for name, version in versions.items())
+        made += f"; on {found['platform']} ({found['device']})"
+        made += f"; weights' SHA-256 {found['weights_sha256']}"
+    except io.ImageError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"{path}: holds no settings of nst-jax in its metadata") from None
+    print(line)
+    console.say(f"made with {made}")
+
+
+def network() -> str:
+    """The network that the flags choose."""
+    name = FLAGS.weights or FLAGS.model
+    if name in vgg.CONVOLUTIONS:
+        return name
+    with weights.open_params(name) as params:
+        return vgg.network_name(params)
+
+
+def answer() -> bool:
+    """Prints what the flags in `QUESTION_FLAGS` ask for; whether there was such a question."""
+    if FLAGS.show_config is not None:
+        show_config(FLAGS.show_config)
+    elif FLAGS.list_layers:
+        print(helptext.list_layers(network()))
+    elif FLAGS.list_presets:
+        print(helptext.list_presets())
+    else:
+        return False
+    return True
 
 
 def run() -> int:
@@ -260,6 +363,7 @@ def run() -> int:
     if FLAGS.distributed or any(value is not None for value in processes.values()):
         sharding.connect(**processes)
     config, sweep = config_from_flags()
+    check_choice("--format", FLAGS.format, io.FORMATS)
     if FLAGS.log_every < 1:
         raise ValueError(f"--log_every must be at least 1, got {FLAGS.log_every}")
     if not 0 <= FLAGS.seed < 2**32:
@@ -284,11 +388,13 @@ def run() -> int:
         mesh=sharding.parse_mesh(FLAGS.mesh) if FLAGS.mesh is not None else None,
     )
     if FLAGS.compilation_cache:
-        compilation.keep_programs(lambda line: jobs.say(f"nst-jax: {line}"))
-    params = load_params(FLAGS.weights or FLAGS.model)
+        compilation.keep_programs(lambda line: console.say(f"nst-jax: {line}"))
+    params = weights.load_params(FLAGS.weights or FLAGS.model)
     described = {
+        "flags": recipe(config, sweep),
         "preset": FLAGS.preset,
         "weights": FLAGS.weights or FLAGS.model,
+        "weights_sha256": weights.sha256(FLAGS.weights or FLAGS.model),
         "content": FLAGS.content or [content.name for content in contents],
         "styles": FLAGS.styles or [style.name for style in styles],
         "mixing": FLAGS.mixing,
@@ -304,41 +410,50 @@ def run() -> int:
         described=described,
         log_every=FLAGS.log_every,
         profile_dir=FLAGS.profile_dir,
+        picture_format=FLAGS.format,
+        overwrite=FLAGS.overwrite,
     )
 
 
 def _main(argv: Sequence[str]) -> int:
     if not FLAGS["verbosity"].present:
         # What JAX and matplotlib note of their set-up is no news to whoever runs this.
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR if FLAGS.quiet else logging.WARNING)
+    console.be_quiet(FLAGS.quiet)
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}: pictures go into flags, see --help")
-        return run()
+        return 0 if answer() else run()
     except KeyboardInterrupt:
-        jobs.say("nst-jax: interrupted")
+        complain("interrupted")
         return 130
     except (ValueError, TypeError, OSError, jax.errors.JaxRuntimeError) as error:
         logging.debug("the error in full", exc_info=True)
         first, *_ = str(error).splitlines() or [type(error).__name__]
-        jobs.say(f"nst-jax: {first}")
+        complain(first)
         return BAD_INPUT
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """The arguments that are no flags; a bad flag ends the process with one line."""
+    """The arguments that are no flags; `--help` and bad flags end the process."""
+    # In place of absl's own, which end with an error's code as soon as they are met.
+    for name, short in (("help", "h"), ("helpshort", "?")):
+        flags.DEFINE_boolean(name, False, "print this", short_name=short, allow_override=True)
     try:
-        return FLAGS(argv)
+        remaining = FLAGS(argv)
+        if FLAGS.help or FLAGS.helpshort:
+            check_choice("--preset", FLAGS.preset, presets)
+            print(helptext.flags_by_group(FLAGS, presets[FLAGS.preset]))
+            sys.exit(0)
+        return remaining
     except flags.UnrecognizedFlagError as error:
-        jobs.say(f"nst-jax: unknown flag --{error.flagname}{nearest(error.flagname, FLAGS)}")
-    except flags.Error as error:
-        jobs.say(f"nst-jax: {' '.join(str(error).split())}")
+        known = [*FLAGS, *(f"no{name}" for name in FLAGS if FLAGS[name].boolean)]
+        complain(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}")
+    except (flags.Error, ValueError) as error:
+        complain(" ".join(str(error).split()))
     sys.exit(BAD_INPUT)
 
 
 def main() -> None:
     """Entry point of the `nst-jax` command."""
-    for name in (*RUN_FLAGS, *CONFIG_FLAGS, *SWEEP_FLAGS):
-        # `--help` shows the flags of the main module: make ours its own, however it is started.
-        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
     app.run(_main, flags_parser=_parse)

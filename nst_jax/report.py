@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nst_jax.files import replacing
 from nst_jax.image import check_image
 
 _BACKGROUND = 0.965
@@ -220,8 +221,8 @@ def loss_curves(
 
     Raises:
       ImportError: matplotlib (the extra `plots`) is not installed.
-      ValueError: `history` has no "total" or its arrays differ in shape, or the number of
-        labels is not N.
+      ValueError: `history` has no "total" or its arrays differ in shape, the number of labels
+        is not N, or the file cannot be written.
     """
     path = Path(path)
     try:
@@ -277,9 +278,5 @@ def loss_curves(
     if title is not None:
         figure.suptitle(title, fontsize=12, parse_math=False)
 
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."))

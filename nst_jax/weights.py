@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_jax import fetch, vgg
+from nst_jax.files import reason
 
 Params = dict[str, dict[str, Any]]
 
@@ -225,7 +226,7 @@ def save_params(
                 _write_layer(group, layer, arrays, dtype=dtype, source=source)
         os.replace(temporary, path)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({_reason(error)})") from error
+        raise ValueError(f"{path}: cannot be written ({reason(error)})") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -313,6 +314,13 @@ def verify_checksum(path: str | os.PathLike) -> None:
     _verify_digest(path, wanted, kind="SHA-256", digest=hashlib.sha256, source=f"as in {sums}")
 
 
+def sha256(name_or_path: str | os.PathLike = "vgg19") -> str:
+    """SHA-256 sum, in hexadecimal, of the file that :func:`load_params` reads by default."""
+    bundled = name_or_path in vgg.CONVOLUTIONS
+    path = BUNDLED_FOLDER / f"{name_or_path}.h5" if bundled else Path(name_or_path)
+    return _digest(path, hashlib.sha256)
+
+
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turns whatever reading a damaged file raises into one line that names the file."""
@@ -321,7 +329,7 @@ def readable(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
     except Exception as error:  # damaged bytes make libraries raise nearly anything
-        raise ValueError(f"{path}: cannot be read ({_reason(error)})") from error
+        raise ValueError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _named_file(model: str, *, precision: str, head: bool | None) -> Path:
@@ -343,10 +351,14 @@ def _named_file(model: str, *, precision: str, head: bool | None) -> Path:
 
 
 def _verify_digest(path: Path, wanted: str, *, kind: str, digest: Callable, source: str) -> None:
-    with readable(path), path.open("rb") as file:
-        found = hashlib.file_digest(file, digest).hexdigest()
+    found = _digest(path, digest)
     if found != wanted:
         raise ValueError(f"{path}: damaged: wanted {kind} {wanted}, {source}, got {found}")
+
+
+def _digest(path: Path, digest: Callable) -> str:
+    with readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, digest).hexdigest()
 
 
 def _layers(model: str, *, head: bool) -> list[str]:
@@ -479,9 +491,3 @@ def _verify_finite(array: np.ndarray, *, name: str, source: str) -> None:
     bad = array.size - np.count_nonzero(np.isfinite(array))
     if bad:
         raise ValueError(f"{source}: {name} holds {bad} values that are NaN or infinite")
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, on one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().partition("\n")[0]

@@ -18,5 +18,5 @@ for argument in "$@"; do
 done
 
 setup plots
-"$venv/bin/nst-jax" --demo --output_dir=demo_output "$@"
+"$venv/bin/nst-jax" --demo --output_dir=demo_output --overwrite "$@"
 echo "The pictures are in $(CDPATH= cd -- "$output_dir" && pwd); contact_sheet.png shows them together."

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nst_jax import report
+from nst_jax import files, report
 
 
 def plain(height, width, colour):
@@ -212,11 +212,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     path.write_bytes(b"old")
 
     def fail(self, name, **options):
-        name.write_bytes(b"half a pict")
+        name.write(b"half a pict")
         raise OSError("disk full")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(files.FileError, match="loss_curves.png: cannot be written: disk full"):
         report.loss_curves(path, history_of(3, 1), ["a"])
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,65 @@
+"""Writing files so that they appear whole or not at all, and saying in one line why they don't."""
+
+import contextlib
+import io
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class FileError(ValueError):
+    """A file that cannot be read or written; the message is one line naming it."""
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, error: type[FileError] = FileError) -> Iterator[None]:
+    """Turns what goes wrong in writing a file into an `error`, one line that names it."""
+    try:
+        yield
+    except FileError:
+        raise
+    except (OSError, ValueError) as cause:
+        raise error(f"{path}: cannot be written: {reason(cause)}") from cause
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.BytesIO]:
+    """What is written to the buffer given takes the place of `path` once all of it is on disk;
+    missing folders are made.
+
+    A buffer and not the file itself, since Pillow takes a write for whole of which a full disk
+    took only the beginning.
+
+    Raises:
+      error: it cannot be written; what was there before is still there.
+    """
+    # In the same folder, since a file is replaced atomically only within one file system.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    with writing(path, error=error):
+        try:
+            buffer = io.BytesIO()
+            yield buffer
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Makes a folder where there is none, and refuses one that takes no files."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, on one line and without repeating the file's name."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -1,0 +1,85 @@
+"""Writing where there is no room or no right to, by the system's own refusals."""
+
+import contextlib
+import os
+import pathlib
+import resource
+
+import numpy as np
+import pytest
+
+from nst_jax import files, io
+
+
+@contextlib.contextmanager
+def room_for(size):
+    """No file of this process may grow beyond `size` bytes: what follows is as on a full disk, but
+    for the words. Python ignores the signal that comes with it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def closed(tmp_path):
+    """A folder that takes no files; nobody's rights matter in /proc, not even root's."""
+    if os.geteuid() == 0:
+        return pathlib.Path("/proc/self")
+    tmp_path.chmod(0o555)
+    return tmp_path
+
+
+CASES = [("png", 8), ("png", 16), ("jpg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)]
+
+
+@pytest.mark.parametrize(("suffix", "bits"), CASES)
+def test_without_room_the_old_picture_stays(tmp_path, rng, suffix, bits):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"what was there")
+    picture = rng.random((64, 64, 3), np.float32)
+    with room_for(1000), pytest.raises(io.ImageError, match="cannot be written: ") as caught:
+        io.write_image(path, picture, bits=bits)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    assert path.read_bytes() == b"what was there" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_device_is_told_when_the_last_bytes_go_out():
+    path = pathlib.Path("/dev/full")
+    with (
+        pytest.raises(files.FileError) as caught,
+        files.writing(path),
+        path.open("w") as file,
+    ):
+        file.write("a")
+    assert str(caught.value) == "/dev/full: cannot be written: No space left on device"
+
+
+def test_replacing_is_all_or_nothing(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    with files.replacing(path) as file:
+        file.write(b"first")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as file:
+        file.write(b"second")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"first" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_takes_no_files(closed):
+    with pytest.raises(files.FileError, match="cannot be written: ") as caught:
+        files.check_folder(closed)
+    assert str(caught.value).startswith(f"{closed}: ")
+    with pytest.raises(io.ImageError, match="cannot be written: "):
+        io.write_image(closed / "a.png", np.zeros((8, 8, 3), np.float32))
+
+
+def test_a_folder_that_is_a_file_and_one_to_be_made(tmp_path):
+    (tmp_path / "a").touch()
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(files.FileError, match="cannot be written: "):
+            files.check_folder(path)
+    files.check_folder(tmp_path / "b" / "c")
+    assert not list((tmp_path / "b" / "c").iterdir())
