@@ -4,6 +4,7 @@ They are written beside the run, and the newest two are kept.
 """
 
 import hashlib
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from nst_jax import optimize, sharding
+from nst_jax import files, optimize, sharding
 
 KEPT = 2
+SETTINGS = "settings.json"
 SUMS = "SHA256SUMS"  # of a checkpoint's files, written last
 
 
@@ -21,24 +23,49 @@ class Checkpoints:
     """Those of one run: `stylize(..., resume=checkpoints.latest(), callback=checkpoints)`.
 
     Args:
-      folder: where they go; made if missing.
-      settings: what makes the run what it is, JSON's types; a checkpoint of others is refused.
+      folder: where they go; made when there is one to be written.
+      settings: what makes the run what it is, JSON's types.
       every: steps from one to the next.
+
+    Attributes:
+      begun: whether the run was begun before, with a checkpoint already or without.
+
+    Raises:
+      ValueError: the folder holds those of a run with other settings.
     """
 
     def __init__(self, folder: str | pathlib.Path, settings: Mapping[str, Any], *, every: int = 50):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
+        self.folder, self._every = pathlib.Path(folder).absolute(), every
+        self._settings = json.loads(json.dumps(settings))  # tuples are lists there, too
+        self.begun = (self.folder / SETTINGS).exists()
+        if self.begun:
+            self._refuse_others()
+        self._manager = None
+        self._parts: list[Mapping[str, np.ndarray]] = []
+        self._unsealed: list[int] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._manager is not None:
+            self._manager.close()  # waits for what is being written
+
+    def _open(self):
+        """orbax's manager of the folder."""
+        if self._manager is not None:
+            return self._manager
         import orbax.checkpoint as ocp  # takes half a second, which other runs can do without
 
-        self._ocp, self._settings, self._every = ocp, dict(settings), every
-        self.folder = pathlib.Path(folder).absolute()
+        with files.replacing(self.folder / SETTINGS) as file:
+            file.write(json.dumps(self._settings, indent=2).encode())
         # What the processes of a run share, the first of them writes.
         process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"{process}"
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -48,29 +75,22 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
         )
-        self._unsealed: list[int] = []
-        self._parts: list[Mapping[str, np.ndarray]] = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._manager.close()  # waits for what is being written
+        return self._manager
 
     def latest(self) -> optimize.Checkpoint | None:
         """The newest checkpoint that is whole; None where there is none yet.
 
         Raises:
-          ValueError: the checkpoints are of other settings, or all damaged.
+          ValueError: there are some, and all are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        manager = self._open()
+        steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
             if not _intact(self.folder / str(step)):
                 continue
-            settings, found = self._read(step)
-            self._refuse_others(settings)
+            found = self._read(step)
             for damaged in steps[: steps.index(step)]:
-                self._manager.delete(damaged)  # the run comes there again
+                manager.delete(damaged)  # the run comes there again
             self._parts = [found.history]
             return found
         if steps:
@@ -90,19 +110,20 @@ class Checkpoints:
         step = progress.step
         # A copy: the next dispatch takes the states' memory.
         leaves = [np.array(leaf) for leaf in jax.tree.leaves(_on_host(progress.states))]
-        if jax.process_index() or self._manager.latest_step() == step:
+        manager = self._open()
+        if jax.process_index() or manager.latest_step() == step:
             return
         history = {
             name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
         }
         self._parts = [history]
-        args = self._ocp.args
-        self._manager.wait_until_finished()
+        from orbax.checkpoint import args
+
+        manager.wait_until_finished()
         self._unsealed.append(step)
-        self._manager.save(
+        manager.save(
             step,
             args=args.Composite(
-                settings=args.JsonSave(self._settings),
                 states=args.StandardSave({f"{n:03d}": leaf for n, leaf in enumerate(leaves)}),
                 history=args.StandardSave(history),
             ),
@@ -114,30 +135,30 @@ class Checkpoints:
             lines = [f"{digest}  {name}\n" for name, digest in _digests(folder).items()]
             (folder / SUMS).write_text("".join(lines), "utf-8")
 
-    def _read(self, step: int) -> tuple[Mapping, optimize.Checkpoint]:
-        """Settings and content of a checkpoint."""
-        args = self._ocp.args
-        found = self._manager.restore(
-            step,
-            args=args.Composite(
-                settings=args.JsonRestore(),
-                states=args.StandardRestore(),
-                history=args.StandardRestore(),
-            ),
-        )
+    def _read(self, step: int) -> optimize.Checkpoint:
+        from orbax.checkpoint import args
+
+        restore = args.Composite(states=args.StandardRestore(), history=args.StandardRestore())
+        found = self._open().restore(step, args=restore)
         leaves = [np.asarray(found.states[name]) for name in sorted(found.states)]
         history = {name: np.asarray(rows) for name, rows in found.history.items()}
-        return found.settings, optimize.Checkpoint(step, leaves, history)
+        return optimize.Checkpoint(step, leaves, history)
 
-    def _refuse_others(self, settings: Mapping) -> None:
-        names = [*self._settings, *(name for name in settings if name not in self._settings)]
-        differing = [n for n in names if settings.get(n) != self._settings.get(n)]
+    def _refuse_others(self) -> None:
+        path = self.folder / SETTINGS
+        try:
+            settings = dict(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            reason = files.reason(error)
+            raise ValueError(f"{path}: cannot be read as settings of a run: {reason}") from error
+        now = self._settings
+        differing = [name for name in {**now, **settings} if settings.get(name) != now.get(name)]
         if differing:
             told = ", ".join(
-                f"{name} ({settings.get(name)} there, {self._settings.get(name)} now)"
+                f"{name} ({settings.get(name)} there, {now.get(name)} now)"
                 for name in differing[:3]
             )
-            told += ", ..." if len(differing) > 3 else ""
+            told += f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise ValueError(f"{self.folder} holds checkpoints of a run that differs in {told}")
 
 

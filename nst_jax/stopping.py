@@ -31,7 +31,9 @@ class Stopping:
         self.received = number
         self.__exit__()
         # Not through Python's buffer, which the signal may have interrupted.
-        os.write(sys.__stderr__.fileno(), b"\nstopping after this step; once more to stop at once\n")
+        os.write(
+            sys.__stderr__.fileno(), b"\nstopping after this step; once more to stop at once\n"
+        )
 
     @property
     def exit_code(self) -> int:

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "tiling": {"config", "image", "vgg", "losses", "objective"},
     "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
     "preflight": {"config", "objective", "optimize", "stylize", "tiling", "vgg"},
-    "checkpoints": {"optimize", "sharding"},
+    "checkpoints": {"files", "optimize", "sharding"},
     "weights": {"files", "vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
