@@ -79,7 +79,7 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
     """
     width = width or min(shutil.get_terminal_size().columns, 100)
     indent = 26 if width >= 60 else 8
-    lines = [*_wrap(_INTRODUCTION, width, "", 0), *_EXAMPLES]
+    lines = [*_wrap(_INTRODUCTION, width, "", 0), *_EXAMPLES, ""]
     for group, names in GROUPS.items():
         lines.append(f"{group}:")
         for name in names:

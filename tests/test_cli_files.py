@@ -4,6 +4,7 @@ import json
 import pathlib
 import shlex
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -13,6 +14,7 @@ from disk import closed_folder, room_for
 from PIL import Image
 
 from nst_jax import cli, io, weights
+from nst_jax.presets import presets
 
 
 @pytest.fixture
@@ -59,6 +61,7 @@ def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
     code, out, err = ask(f"--show_config={picture}")
     assert code == 0 and out.count("\n") == 1
     assert err.startswith("made with ") and weights.sha256("vgg16") in err
+    assert f"jax {jax.__version__}" in err and "; on 8 x cpu (cpu)" in err
     program, *again = shlex.split(out)
     assert program == "nst-jax" and "--first_size=128" in again and "--clip" in again
     assert f"--content={quoted}" in again and "--learning_rate=1.0" in again
@@ -72,6 +75,30 @@ def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
             found = np.asarray(seen)[..., 3]
             assert (found[:, :22] == 0).all() and (found[:, 26:] == 255).all()
     assert json.loads((folder / "out" / "config.json").read_text())["flags"] == again
+
+
+@pytest.mark.parametrize("preset", presets)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--steps=7", "--noclip", "--linesearch", "--seed=3", "--tile=99", "--mesh=style:2"),
+        ("--content_layers=", "--content_weight=0,1e-3,0.1", "--momentum=0.30000000000000004"),
+        ("--demo", "--style_layers=block1_conv1,block2_last", "--style_layer_weights=0.1,3e-7"),
+        ("--styles=a.png,b c.png", "--masks=x.png,y.png", "--style_masks=,z.png"),
+        ("--mixing=0.7,0.3;0.5,0.5", "--weights=w.h5", "--init=style", "--beta1=0.1,0.2"),
+    ],
+)
+def test_the_settings_of_a_recipe_are_those_it_was_made_from(preset, arguments):
+    def read(*arguments):
+        with flagsaver.flagsaver():
+            flags.FLAGS(["nst-jax", *arguments])
+            others = {name: flags.FLAGS[name].value for name in cli.RECIPE_FLAGS}
+            config, sweep = cli.config_from_flags()
+            return config, sweep, others, cli.recipe(config, sweep)
+
+    first = read(f"--preset={preset}", *arguments)
+    assert read(*first[-1]) == first
 
 
 def test_nothing_is_overwritten_unless_asked_for(run, pictures, folder):
