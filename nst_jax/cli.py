@@ -323,7 +323,7 @@ def show_config(path: str) -> None:
         arguments, versions = found["flags"], found["versions"]
         line = shlex.join(["nst-jax", *arguments])
         made = ", ".join(f"{name} {version}" for name, version in versions.items())
-        made += f"; on {found['platform']} ({found['device']})"
+        made += f"; on {found['devices']} x {found['device']} ({found['platform']})"
         made += f"; weights' SHA-256 {found['weights_sha256']}"
     except io.ImageError:
         raise

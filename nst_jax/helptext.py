@@ -49,23 +49,24 @@ _VALUES = {
     **dict.fromkeys(("content_layers", "style_layers"), "LAYERS"),
     **dict.fromkeys(("content_layer_weights", "style_layer_weights"), "NUMBERS"),
     **{"learning_rate": "LEVELS", "decay_steps": "STEPS", "mixing": "ROWS", "mesh": "SIZES"},
-    **{"coordinator_address": "HOST:PORT"},
+    **{"coordinator_address": "HOST:PORT", "verbosity": "N"},
 }
+_SWITCHES = ("help", "helpfull", "list_layers", "list_presets")  # that no one says no to
 _TYPES = {"int": "N", "float": "X", "string": "NAME", "comma separated list of strings": "X,..."}
 
-# Of flags that absl defines; the first it does not even list with the others.
+# Of flags that absl defines, and not always lists with the others.
 _ABSL = {
+    "help": "print this, with the defaults of the --preset",
     "flagfile": "take flags from a file, a line each",
     "verbosity": "what is logged on stderr: -1 warnings, 0 news too, 1 all, and errors in full",
     "helpfull": "print every flag that there is, those of libraries too",
 }
 
-_INTRODUCTION = """\
-Neural style transfer: paints one or several content pictures in one or several styles.
-
-  nst-jax --content=photo.jpg --styles=painting.jpg,drawing.png --output_dir=out
+_INTRODUCTION = "Neural style transfer: paints content pictures in the style of others."
+_EXAMPLES = """
+  nst-jax --content=photo.jpg --styles=painting.jpg,drawing.png
   nst-jax --demo
-"""
+""".splitlines()
 
 
 def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | None = None) -> str:
@@ -78,7 +79,7 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
     """
     width = width or min(shutil.get_terminal_size().columns, 100)
     indent = 26 if width >= 60 else 8
-    lines = [_INTRODUCTION]
+    lines = [*_wrap(_INTRODUCTION, width, "", 0), *_EXAMPLES, ""]
     for group, names in GROUPS.items():
         lines.append(f"{group}:")
         for name in names:
@@ -88,15 +89,16 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
                 start = " " * indent
             lines += _wrap(_meaning(values, name, config), width, start.ljust(indent), indent)
         lines.append("")
-    return "\n".join([*lines, "Where it says X,... several numbers make a picture each."])
+    lines += _wrap("Where it says X,... several numbers make a picture each.", width, "", 0)
+    return "\n".join(lines)
 
 
 def _usage(values: flags.FlagValues, name: str) -> str:
-    if name in values and values[name].boolean:
-        asks = name in ("help", "helpfull", "list_layers", "list_presets")
-        return f"--{name}" if asks else f"--[no]{name}"
-    kind = _TYPES[values[name].flag_type()] if name in values else ""
-    return f"--{name}={_VALUES.get(name, kind)}"
+    if name in _SWITCHES:
+        return f"--{name}"
+    if name not in _VALUES and values[name].boolean:
+        return f"--[no]{name}"
+    return f"--{name}={_VALUES.get(name) or _TYPES[values[name].flag_type()]}"
 
 
 def _meaning(values: flags.FlagValues, name: str, config: Config) -> str:
@@ -107,8 +109,7 @@ def _meaning(values: flags.FlagValues, name: str, config: Config) -> str:
         text, default = text.removesuffix(PRESETS_DEFAULT), getattr(config, name)
     else:
         default = values[name].default
-    # What a question is without the answer, or an optional value, is no news.
-    if default is None or default == [] or _usage(values, name) == f"--{name}":
+    if default is None or default == [] or name in _SWITCHES:
         return text
     return f"{text} (default: {_shown(default)})"
 
@@ -128,7 +129,6 @@ def _wrap(text: str, width: int, start: str, indent: int) -> list[str]:
         initial_indent=start,
         subsequent_indent=" " * indent,
         break_on_hyphens=False,
-        break_long_words=False,
     )
 
 

@@ -41,7 +41,7 @@ class Output(NamedTuple):
 
 
 # What of a run's description makes its pictures again; nothing in it changes from run to run.
-RECIPE = ("flags", "weights_sha256", "processes", "platform", "device", "versions")
+RECIPE = ("flags", "weights_sha256", "processes", "devices", "platform", "device", "versions")
 
 
 def recipe(described: Mapping) -> str:

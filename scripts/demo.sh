@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Stylizes the built-in example pictures into demo_output/ of the current directory, after
-# installing the package into .venv of the checkout. Arguments go to nst-jax:
+# Stylizes the built-in example pictures into demo_output/ of the current directory, in place of
+# what an earlier run left there, after installing the package into .venv of the checkout.
+# Arguments go to nst-jax:
 #   scripts/demo.sh --size=128 --steps=50
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"

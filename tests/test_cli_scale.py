@@ -63,7 +63,7 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], errs
-    assert "step 2/2" in errs[0] and "step" not in errs[1]
+    assert "step 2/2" in errs[0] and "step 2/2" not in errs[1]
     for number, name in enumerate(("a__b.png", "a__c.png")):  # each has written its own
         path = str(tmp_path / "two" / name)
         assert [path in err for err in errs] == [number == 0, number == 1]

@@ -1,36 +1,12 @@
-"""Writing where there is no room or no right to, by the system's own refusals."""
+"""Files appear whole or not at all, where there is no room or no right to write them too."""
 
-import contextlib
-import os
 import pathlib
-import resource
 
 import numpy as np
 import pytest
+from disk import closed_folder, room_for
 
 from nst_jax import files, io
-
-
-@contextlib.contextmanager
-def room_for(size):
-    """No file of this process may grow beyond `size` bytes: what follows is as on a full disk, but
-    for the words. Python ignores the signal that comes with it."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.fixture
-def closed(tmp_path):
-    """A folder that takes no files; nobody's rights matter in /proc, not even root's."""
-    if os.geteuid() == 0:
-        return pathlib.Path("/proc/self")
-    tmp_path.chmod(0o555)
-    return tmp_path
-
 
 CASES = [("png", 8), ("png", 16), ("jpg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)]
 
@@ -68,7 +44,8 @@ def test_replacing_is_all_or_nothing(tmp_path):
     assert path.read_bytes() == b"first" and list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_that_takes_no_files(closed):
+def test_a_folder_that_takes_no_files(tmp_path):
+    closed = closed_folder(tmp_path)
     with pytest.raises(files.FileError, match="cannot be written: ") as caught:
         files.check_folder(closed)
     assert str(caught.value).startswith(f"{closed}: ")

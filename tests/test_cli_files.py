@@ -1,0 +1,204 @@
+"""The command line's files: formats, what they carry, and that none is lost."""
+
+import json
+import pathlib
+import shlex
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from commandline import FAST
+from disk import closed_folder, room_for
+from PIL import Image
+
+from nst_jax import cli, io, weights
+from nst_jax.presets import presets
+
+
+@pytest.fixture
+def ask(capsys):
+    """Asks the command something: `code, stdout, stderr = ask("--flag", ...)`."""
+
+    def ask(*arguments):
+        with flagsaver.flagsaver():
+            code = cli._main(flags.FLAGS(["nst-jax", *arguments]))
+        return code, *capsys.readouterr()
+
+    return ask
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, for runs with paths that are no news to the reader."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", io.FORMATS)
+def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
+    """Byte by byte, in every format, whatever the files are called."""
+    content, *styles = pictures
+    strange = folder / 'it\'s, "here" é.png'
+    with Image.open(content) as picture:
+        alpha = np.zeros((60, 80), np.uint8)
+        alpha[:, 40:] = 255
+        picture.putalpha(Image.fromarray(alpha))
+        picture.save(strange)
+    arguments = (f"--styles={styles[0]},{styles[1]}", *FAST, f"--format={kind}")
+    quoted = '"' + strange.name.replace('"', '""') + '"'
+    code, err = run(f"--content={quoted}", *arguments, "--seed=7", "--init=b.png")
+    assert code == 0, err
+    suffix = io.FORMATS[kind].suffix
+    made = {name: data for name, data in names(folder / "out").items() if "__" in name}
+    assert set(made) == {f"{strange.stem}__b{suffix}", f"{strange.stem}__c{suffix}"}
+    picture = folder / "out" / f"{strange.stem}__b{suffix}"
+    code, out, err = ask(f"--show_config={picture}")
+    assert code == 0 and out.count("\n") == 1
+    assert err.startswith("made with ") and weights.sha256("vgg16") in err
+    assert f"jax {jax.__version__}" in err and "; on 8 x cpu (cpu)" in err
+    program, *again = shlex.split(out)
+    assert program == "nst-jax" and "--first_size=128" in again and "--clip" in again
+    assert f"--content={quoted}" in again and "--learning_rate=1.0" in again
+    code, err = run(*again, "--output_dir=again")
+    assert code == 0, err
+    assert {n: data for n, data in names(folder / "again").items() if "__" in n} == made
+    with Image.open(picture) as seen:
+        assert seen.size == (48, 36)
+        assert seen.mode == ("RGB" if kind == "jpg" else "RGBA")
+        if kind != "jpg":
+            found = np.asarray(seen)[..., 3]
+            assert (found[:, :22] == 0).all() and (found[:, 26:] == 255).all()
+    assert json.loads((folder / "out" / "config.json").read_text())["flags"] == again
+
+
+@pytest.mark.parametrize("preset", presets)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--steps=7", "--noclip", "--linesearch", "--seed=3", "--tile=99", "--mesh=style:2"),
+        ("--content_layers=", "--content_weight=0,1e-3,0.1", "--momentum=0.30000000000000004"),
+        ("--demo", "--style_layers=block1_conv1,block2_last", "--style_layer_weights=0.1,3e-7"),
+        ("--styles=a.png,b c.png", "--masks=x.png,y.png", "--style_masks=,z.png"),
+        ("--mixing=0.7,0.3;0.5,0.5", "--weights=w.h5", "--init=style", "--beta1=0.1,0.2"),
+    ],
+)
+def test_the_settings_of_a_recipe_are_those_it_was_made_from(preset, arguments):
+    def read(*arguments):
+        with flagsaver.flagsaver():
+            flags.FLAGS(["nst-jax", *arguments])
+            others = {name: flags.FLAGS[name].value for name in cli.RECIPE_FLAGS}
+            config, sweep = cli.config_from_flags()
+            return config, sweep, others, cli.recipe(config, sweep)
+
+    first = read(f"--preset={preset}", *arguments)
+    assert read(*first[-1]) == first
+
+
+def test_nothing_is_overwritten_unless_asked_for(run, pictures, folder):
+    content, style, _ = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST)
+    code, err = run(*arguments)
+    assert code == 0, err
+    before = names(folder / "out")
+    code, err = run(*arguments, "--steps=3")
+    assert code == cli.BAD_INPUT and names(folder / "out") == before
+    assert err == (
+        "nst-jax: out/a__b.png and 4 more would be overwritten: choose another --output_dir, "
+        "or --overwrite\n"
+    )
+    for other in before.keys() - {"config.json"}:
+        (folder / "out" / other).unlink()
+    code, err = run(*arguments, "--format=jpg")
+    assert code == cli.BAD_INPUT
+    assert err.startswith("nst-jax: out/config.json would be overwritten: ")
+    code, err = run(*arguments, "--steps=3", "--overwrite")
+    assert code == 0, err
+    after = names(folder / "out")
+    assert after.keys() == before.keys() and after["a__b.png"] != before["a__b.png"]
+
+
+def test_quiet_leaves_the_errors(run, pictures, folder):
+    content, style, _ = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--quiet")
+    assert run(*arguments) == (0, "")
+    code, err = run(*arguments)
+    assert code == cli.BAD_INPUT and err.startswith("nst-jax: out/a__b.png and 4 more")
+    code, err = run(*arguments, "--overwrite", "--preset=assignment", "--learning_rate=1e30")
+    assert (
+        code == 3 and err.startswith("nst-jax: a__b: stopped at a value") and err.count("\n") == 1
+    )
+
+
+@pytest.mark.parametrize(("room", "lost"), [(100, "config.json"), (9000, "a__b.png")])
+def test_a_full_disk_is_one_line_and_loses_nothing(run, pictures, folder, room, lost):
+    """The same refusal of the system's, though in other words: see `room_for`."""
+    content, style, _ = pictures
+    (folder / "out").mkdir()
+    (folder / "out" / lost).write_bytes(b"what was there")
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--format=png16")
+    with room_for(room):
+        code, err = run(*arguments, "--overwrite")
+    assert code == cli.BAD_INPUT
+    assert err.splitlines()[-1] == f"nst-jax: out/{lost}: cannot be written: File too large"
+    assert (folder / "out" / lost).read_bytes() == b"what was there"
+    assert not list((folder / "out").glob(".*"))
+
+
+def test_a_folder_that_takes_nothing_is_told_before_anything_is_computed(run, pictures, folder):
+    content, style, _ = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST)
+    for bad in (closed_folder(folder), content, content / "below"):
+        code, err = run(*arguments, f"--output_dir={bad}")
+        assert code == cli.BAD_INPUT and err.startswith(f"nst-jax: {bad}: cannot be written: ")
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--format=jpeg",), "--format must be one of png, png16, jpg, webp, tiff, got 'jpeg'; "),
+        (("--format=webp", "--size=16400"), "a webp has at most 16383 pixels a side, got 16400"),
+        (("--content=vanished.png",), "vanished.png: cannot be read: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_written_or_read_is_told_first(run, pictures, folder, arguments, message):
+    content, style, _ = pictures
+    code, err = run(f"--content={content}", f"--styles={style}", *arguments)
+    assert code == cli.BAD_INPUT and err.startswith(f"nst-jax: {message}"), err
+    assert err.count("\n") == 1 and not (folder / "out").exists()
+
+
+def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkeypatch):
+    monkeypatch.setitem(io.FORMATS, "jpg", io.FORMATS["jpg"]._replace(longest_text=99))
+    content, style, _ = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST)
+    code, err = run(*arguments, "--format=jpg")
+    assert code == 0 and "the settings are too long for the metadata of a jpg: left out" in err
+    assert io.read_text(folder / "out" / "a__b.jpg") is None
+    assert io.read_text(folder / "out" / "contact_sheet.png") is not None
+
+
+@pytest.mark.parametrize("text", [None, "a picture", "[1]", '{"flags": 3}', '{"flags": [3]}'])
+def test_a_picture_without_settings_is_one_line(ask, tmp_path, text):
+    path = tmp_path / "a.png"
+    io.write_image(path, np.zeros((40, 40, 3), np.float32), text=text)
+    wanted = f"nst-jax: {path}: holds no settings of nst-jax in its metadata\n"
+    assert ask(f"--show_config={path}") == (cli.BAD_INPUT, "", wanted)
+
+
+def test_the_digest_is_that_of_the_file(tmp_path):
+    sums = (weights.BUNDLED_FOLDER / weights.CHECKSUMS).read_text()
+    for model in ("vgg16", "vgg19"):
+        assert f"{weights.sha256(model)}  {model}.h5" in sums
+        assert weights.sha256(weights.BUNDLED_FOLDER / f"{model}.h5") == weights.sha256(model)
+    (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert weights.sha256(pathlib.Path(tmp_path / "a")).startswith("ba7816bf8f01cfea414140de5dae")
+    with pytest.raises(ValueError, match="none.h5: no such file"):
+        weights.sha256("none.h5")

@@ -1,0 +1,185 @@
+"""What the command says of itself, on stdout."""
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+import nst_jax
+from nst_jax import cli, helptext, vgg
+from nst_jax.presets import descriptions, presets
+
+
+@pytest.fixture
+def parse(capsys):
+    """Parses flags as the command does: `code, stdout, stderr`; the code is None if it goes on."""
+
+    def parse(*arguments):
+        with flagsaver.flagsaver():
+            try:
+                code = cli._parse(["nst-jax", *arguments]) and None
+            except SystemExit as ended:
+                code = ended.code
+        return code, *capsys.readouterr()
+
+    return parse
+
+
+def entries(text):
+    """{flag: its text}, in the order of the help, each without its line breaks."""
+    found = {}
+    for line in text.splitlines():
+        if match := re.match(r"  --(?:\[no\])?(\w+)(\S*)(.*)", line):
+            name = match[1]
+            found[name] = [match[2].removeprefix("="), match[3].strip()]
+        elif line.startswith("      "):
+            found[name][1] += f" {line.strip()}"
+    return {name: (value, text.strip()) for name, (value, text) in found.items()}
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "-help", "--helpshort", "-?"])
+def test_help_is_on_stdout_and_no_error(parse, flag):
+    code, out, err = parse(flag)
+    assert (code, err) == (0, "") and out.startswith("Neural style transfer")
+
+
+def test_help_of_the_command_itself():
+    """Absl has a flag of this name too, which ends with an error's code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nst_jax", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    config = presets["default"]
+    assert done.stdout == helptext.flags_by_group(flags.FLAGS, config, width=80) + "\n"
+
+
+def test_every_flag_is_in_one_group_with_its_default():
+    ours = {*cli.RUN_FLAGS, *cli.CONFIG_FLAGS, *cli.SWEEP_FLAGS, *cli.QUESTION_FLAGS}
+    grouped = [name for names in helptext.GROUPS.values() for name in names]
+    assert len(set(grouped)) == len(grouped)
+    assert set(grouped) == ours | {"help", "flagfile", "verbosity", "helpfull"}
+    config = presets["default"]
+    found = entries(helptext.flags_by_group(flags.FLAGS, config, width=100))
+    assert list(found) == grouped
+    for name, (_, text) in found.items():
+        assert len(text) > 5, name
+    for name in (*cli.CONFIG_FLAGS, *cli.SWEEP_FLAGS):
+        default = re.search(r"\(default: ([^()]*)\)$", found[name][1])
+        if (wanted := getattr(config, name)) is None:
+            assert default is None, name
+        elif isinstance(wanted, bool):
+            assert default[1] == ("yes" if wanted else "no"), name
+        elif isinstance(wanted, tuple):
+            assert default[1].split(",") == list(wanted), name
+        else:
+            assert type(wanted)(default[1]) == wanted, name
+    assert found["output_dir"] == ("FOLDER", "folder that the pictures go to (default: out)")
+    assert found["size"][0] == "PIXELS" and found["learning_rate"][0] == "LEVELS"
+    assert found["content_weight"][0] == "X,..." and found["clip"][0] == ""
+
+
+def test_defaults_are_those_of_the_preset(parse):
+    code, out, _ = parse("--preset=gatys", "--help")
+    assert code == 0
+    assert entries(out)["optimizer"][1].endswith("(default: lbfgs)")
+    assert entries(out)["steps"][1].endswith("(default: 1000)")
+    code, out, err = parse("--preset=gatis", "--help")
+    assert (code, out) == (cli.BAD_INPUT, "") and "did you mean 'gatys'" in err
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_help_fits_the_terminal(monkeypatch, parse, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert shutil.get_terminal_size().columns == width
+    _, out, _ = parse("--help")
+    body = out.split("--demo\n", 1)[1].splitlines()
+    widest = max(len(line) for line in body if " " in line.strip())
+    assert widest <= min(width, 100)
+    assert widest > min(width, 100) - 15  # and makes use of it
+    wide = entries(helptext.flags_by_group(flags.FLAGS, presets["default"], width=100))
+    for name, words in entries(out).items():  # long ones may be broken
+        assert "".join(words).replace(" ", "") == "".join(wide[name]).replace(" ", ""), name
+
+
+def test_every_preset_is_described_by_what_it_changes(run, capsys):
+    assert descriptions.keys() == presets.keys()
+    with flagsaver.flagsaver():
+        assert cli._main(flags.FLAGS(["nst-jax", "--list_presets"])) == 0
+    out = capsys.readouterr().out
+    *listed, common = re.split(r"\n(?=\S)", out)
+    fields = {}
+    for text in listed:
+        name, *lines = text.split("\n")
+        words = " ".join(lines).split()
+        fields[name] = dict(word.split("=") for word in words if re.fullmatch(r"\w+=\S+", word))
+        assert " ".join(descriptions[name].split()) in " ".join(words)
+    assert list(fields) == list(presets)
+    plain = dataclasses.asdict(nst_jax.Config())
+    for name, config in presets.items():
+        own = {k: v for k, v in dataclasses.asdict(config).items() if v != plain[k]}
+        assert fields[name].keys() == own.keys()
+        for field, value in own.items():
+            text = fields[name][field]
+            if isinstance(value, bool):
+                assert text == ("yes" if value else "no")
+            elif isinstance(value, float):
+                assert float(text) == pytest.approx(value, rel=1e-3)
+            elif isinstance(value, tuple) and isinstance(value[0], float):
+                np.testing.assert_allclose([float(x) for x in text.split(",")], value, rtol=1e-3)
+            else:
+                assert text == (",".join(value) if isinstance(value, tuple) else str(value))
+    assert "size=512" in common and "learning_rate=1" in common
+
+
+@pytest.mark.parametrize("flag", ["--model=vgg16", "--model=vgg19", "--weights=vgg16.h5"])
+def test_the_layers_of_the_network(capsys, flag, monkeypatch):
+    monkeypatch.chdir(nst_jax.weights.BUNDLED_FOLDER)
+    with flagsaver.flagsaver():
+        assert cli._main(flags.FLAGS(["nst-jax", "--list_layers", flag])) == 0
+    _, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    model = "vgg19" if "19" in flag else "vgg16"
+    assert [row[0] for row in rows] == list(vgg.layer_names(model))
+    shapes = vgg.parameter_shapes(model)
+    for name, channels, *_ in rows:
+        if name in shapes:
+            assert int(channels) == shapes[name]["kernel"][-1]
+    # Two convolutions of 3x3, the pooling, and a convolution of 3x3 on every other pixel.
+    by_name = {row[0]: row[1:] for row in rows}
+    assert by_name["block1_conv2"] == ["64", "1", "px", "5", "px"]
+    assert by_name["block2_conv1"] == ["128", "2", "px", "10", "px"]
+
+
+def test_flags_from_a_file(parse, tmp_path):
+    (tmp_path / "flags").write_text("# a comment\n--size=77\n--styles=a.png,b.png\n\n--noclip\n")
+    with flagsaver.flagsaver():
+        cli._parse(["nst-jax", f"--flagfile={tmp_path / 'flags'}", "--steps=3"])
+        values = [flags.FLAGS[name].value for name in ("size", "styles", "clip", "steps")]
+    assert values == [77, ["a.png", "b.png"], False, 3]
+    code, out, err = parse("--flagfile=none")
+    assert (code, out) == (cli.BAD_INPUT, "") and err.count("\n") == 1 and "none" in err
+    (tmp_path / "flags").write_text("--szie=77\n")
+    code, _, err = parse(f"--flagfile={tmp_path / 'flags'}")
+    assert (code, err) == (cli.BAD_INPUT, "nst-jax: unknown flag --szie; did you mean 'size'?\n")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("--style=x", "styles"), ("--no_clip", "noclip"), ("--learning-rate=2", "learning_rate")],
+)
+def test_a_wrong_flag_is_answered_with_the_nearest(parse, wrong, right):
+    code, out, err = parse(wrong)
+    name = wrong[2:].split("=")[0]
+    assert (code, out) == (cli.BAD_INPUT, "")
+    assert err == f"nst-jax: unknown flag --{name}; did you mean '{right}'?\n"
