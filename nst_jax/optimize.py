@@ -56,6 +56,9 @@ class Progress(NamedTuple):
       terms: `{name: [steps of this dispatch, N]}`, NumPy.
       images: `[N, H, W, 3]`; valid during the call only: the next dispatch reuses the memory.
       diverged: `[N]`, NumPy.
+      layer_losses: in a run of `stylize`, a function that finds for each of these images what
+        every layer adds to its loss, `[{"content": {layer: loss}, "style": {layer: loss}}, ...]`,
+        as of `objective.layer_losses`. Of several processes all have to call it.
     """
 
     step: int
@@ -63,6 +66,7 @@ class Progress(NamedTuple):
     terms: dict[str, np.ndarray]
     images: jax.Array
     diverged: np.ndarray
+    layer_losses: Callable[[], list[dict[str, dict[str, float]]]] | None = None
 
 
 def learning_rate_at(config: Config, step: jax.Array) -> jax.Array:

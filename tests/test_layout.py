@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "sharding": set(),
     "optimize": {"config", "image", "sharding"},
     "tiling": {"config", "image", "vgg", "losses", "objective"},
-    "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
+    "stylize": {"config", "image", "color", "objective", "optimize", "sharding", "tiling"},
     "preflight": {"config", "objective", "optimize", "stylize", "tiling", "vgg"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
