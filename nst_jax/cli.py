@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from nst_jax import compilation, examples, io, jobs, sharding
+from nst_jax import compilation, examples, io, jobs, observers, sharding
 from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.presets import presets
 from nst_jax.weights import load_params
@@ -70,6 +70,22 @@ RUN_FLAGS = {
     "num_processes": (flags.DEFINE_integer, None, "number of the processes"),
     "process_id": (flags.DEFINE_integer, None, "which of the processes this is, from 0"),
     "log_every": (flags.DEFINE_integer, 10, "steps between lines of metrics.jsonl"),
+    "report": (flags.DEFINE_boolean, False, "write report.html, renewed while the run goes on"),
+    "save_every": (
+        flags.DEFINE_integer,
+        None,
+        "steps between snapshots of the pictures, <output>/step_000123.png",
+    ),
+    "animate": (
+        flags.DEFINE_string,
+        None,
+        f"the optimisation as an animation, <output>/animation: {', '.join(observers.ANIMATIONS)}",
+    ),
+    "tensorboard_dir": (
+        flags.DEFINE_string,
+        None,
+        "folder for TensorBoard: losses, and pictures at snapshots (needs tensorboardX)",
+    ),
     "profile_dir": (flags.DEFINE_string, None, "folder for a profiler trace of a few steps"),
     "compilation_cache": (
         flags.DEFINE_boolean,
@@ -260,8 +276,11 @@ def run() -> int:
     if FLAGS.distributed or any(value is not None for value in processes.values()):
         sharding.connect(**processes)
     config, sweep = config_from_flags()
-    if FLAGS.log_every < 1:
-        raise ValueError(f"--log_every must be at least 1, got {FLAGS.log_every}")
+    for name in ("log_every", "save_every"):
+        if FLAGS[name].value is not None and FLAGS[name].value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
+    if FLAGS.animate is not None:
+        check_choice("--animate", FLAGS.animate, observers.ANIMATIONS)
     if not 0 <= FLAGS.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
     contents, styles = read_inputs(config, sweep)
@@ -304,6 +323,12 @@ def run() -> int:
         described=described,
         log_every=FLAGS.log_every,
         profile_dir=FLAGS.profile_dir,
+        look=observers.Look(
+            save_every=FLAGS.save_every,
+            animate=FLAGS.animate,
+            report=FLAGS.report,
+            tensorboard_dir=FLAGS.tensorboard_dir,
+        ),
     )
 
 

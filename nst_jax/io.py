@@ -11,13 +11,24 @@ import os
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "ImageError", "read_image", "to_uint8", "write_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "ImageError",
+    "read_image",
+    "replacing",
+    "to_jpeg",
+    "to_uint8",
+    "write_animation",
+    "write_image",
+]
 
 MIN_SIDE = 32
 """The shortest side that is read, in pixels: five halvings leave one position."""
@@ -149,12 +160,81 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     pixels = to_uint8(image)
     if pixels.ndim != 3 or pixels.size == 0:
         raise ValueError(f"image: wanted the shape [H, W, 3], got {list(pixels.shape)}")
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, **options)
+
+
+_ANIMATED = {
+    ".gif": {"format": "GIF"},
+    ".webp": {"format": "WEBP", "quality": 85, "method": 3},
+}
+
+
+def write_animation(
+    path: str | os.PathLike[str],
+    frames: Sequence[np.ndarray],
+    *,
+    milliseconds: int = 80,
+    hold: int = 2000,
+) -> None:
+    """Writes pictures as an animation that plays for ever, atomically as `write_image`.
+
+    Args:
+      path: ends in .gif (256 colours a frame) or .webp (lossy).
+      frames: uint8 `[h, w, 3]` each; they are brought to the size of the last one.
+      milliseconds: that each is shown.
+      hold: milliseconds that the last one is shown.
+
+    Raises:
+      ImageError: the extension is unknown, or the file cannot be written.
+      ValueError: there is no frame.
+    """
+    path = Path(path)
+    options = _ANIMATED.get(path.suffix.lower())
+    if options is None:
+        known = ", ".join(_ANIMATED)
+        raise ImageError(f"{path}: wanted one of {known}, got {path.suffix or 'no extension'}")
+    if not len(frames):
+        raise ValueError("frames must hold at least one picture, got none")
+    size = frames[-1].shape[1::-1]
+
+    def sized(frame):
+        picture = Image.fromarray(frame)
+        return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+    with replacing(path) as file:
+        sized(frames[0]).save(
+            file,
+            save_all=True,
+            append_images=(sized(frame) for frame in frames[1:]),  # one at a time in memory
+            duration=[milliseconds] * (len(frames) - 1) + [hold],
+            loop=0,
+            **options,
+        )
+
+
+def to_jpeg(image: np.ndarray, *, longest: int) -> bytes:
+    """`image` `[H, W, 3]` in [0, 1] as a JPEG to look at, no side above `longest` pixels."""
+    picture = Image.fromarray(to_uint8(image))
+    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=88, subsampling=0)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is whole; missing folders are made.
+
+    Raises:
+      ImageError: it cannot be written; what was there before is still there.
+    """
     # In the same folder, since a file is replaced atomically only within one file system.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            Image.fromarray(pixels).save(file, **options)
+            yield file
         temporary.replace(path)
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: cannot be written: {_reason(error)}") from error

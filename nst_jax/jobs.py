@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax import io, preflight, report, sharding, vgg
+from nst_jax import io, observers, preflight, report, sharding, vgg
 from nst_jax.config import Config
 from nst_jax.optimize import Progress
 from nst_jax.profiling import Profile
@@ -210,17 +210,16 @@ class Monitor:
         total = progress.terms["total"]
         first = progress.step - len(total) + 1
         lines = []
-        for row, step in enumerate(range(first, progress.step + 1)):
-            if step == 1 or step % self._log_every == 0 or step == progress.steps:
-                for index, output in enumerate(self._outputs):
-                    terms = {name: float(v[row, index]) for name, v in progress.terms.items()}
-                    # "style" is the picture's name, so the term goes by another.
-                    terms["style_loss"] = terms.pop("style")
-                    line = {"step": step, "style": output.label, "output": output.stem}
-                    # JSON has no NaN.
-                    line |= {k: v if math.isfinite(v) else None for k, v in terms.items()}
-                    line["seconds"] = round(seconds, 3)
-                    lines.append(line)
+        for row, step in observers.logged(progress, self._log_every):
+            for index, output in enumerate(self._outputs):
+                terms = {name: float(v[row, index]) for name, v in progress.terms.items()}
+                # "style" is the picture's name, so the term goes by another.
+                terms["style_loss"] = terms.pop("style")
+                line = {"step": step, "style": output.label, "output": output.stem}
+                # JSON has no NaN.
+                line |= {k: v if math.isfinite(v) else None for k, v in terms.items()}
+                line["seconds"] = round(seconds, 3)
+                lines.append(line)
         self._records.write(lines)
         losses = ", ".join(
             f"{output.label} {loss:.4g}"
@@ -256,11 +255,13 @@ def run(
     described: dict,
     log_every: int,
     profile_dir: str | None = None,
+    look: observers.Look | None = None,
 ) -> int:
     """Runs `job` and writes its files into `folder`; returns the exit code.
 
     Contents of one shape are painted together; `described` goes into config.json. With a
-    `profile_dir`, a few steps of the first of them are traced into that folder.
+    `profile_dir`, a few steps of the first of them are traced into that folder. `look` says what
+    of the run is to be looked at.
     """
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
@@ -287,6 +288,12 @@ def run(
         if profile_dir is not None and leads:
             size = fit_shape(next(iter(groups)), job.config)
             profile = stack.enter_context(Profile(profile_dir, size))
+        watching = (look or observers.Look()).observers(
+            folder, settings=described, log_every=log_every, outputs=len(job.outputs(job.contents))
+        )
+        watch = stack.enter_context(
+            observers.Observers(watching, wrote=lambda path: say(f"wrote {path}"))
+        )
         for contents in groups.values():
             outputs = job.outputs(contents)
             with contextlib.ExitStack() as inner:
@@ -294,8 +301,12 @@ def run(
                 if leads:
                     keeps = job.tile is None
                     monitor = inner.enter_context(Monitor(records, outputs, log_every, keeps))
+                styles = [job.styles[output.thumbnail] for output in outputs]
+                labels, stems = ([getattr(o, x) for o in outputs] for x in ("label", "stem"))
+                watch.begin(observers.Group(contents, styles, labels, stems))
+                followers = [each for each in (monitor, profile, watch) if each is not None]
                 try:
-                    result = _stylize(job, params, contents, outputs, monitor, profile)
+                    result = _stylize(job, params, contents, outputs, monitor, followers)
                 except (jax.errors.JaxRuntimeError, MemoryError) as error:
                     if not preflight.ran_out(error) or not leads:
                         raise
@@ -305,6 +316,7 @@ def run(
                     line = preflight.advice(params, shape, len(outputs), job.config)
                     raise ValueError(f"out of memory: {line}") from error
             write_outputs(job, folder, contents, outputs, result)
+            watch.end(np.asarray(result.images))
             diverged += [o.stem for o, bad in zip(outputs, result.diverged, strict=True) if bad]
     if profile is not None:
         say(
@@ -320,7 +332,7 @@ def run(
     return DIVERGED if diverged else 0
 
 
-def _stylize(job: Job, params, contents, outputs, monitor, profile):
+def _stylize(job: Job, params, contents, outputs, monitor, followers):
     """`stylize` on contents of one shape, with a row of styles and a number for each output."""
     of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
     config, mixing, masks = job.config, job.mixing, job.masks
@@ -337,9 +349,8 @@ def _stylize(job: Job, params, contents, outputs, monitor, profile):
         masks = np.stack([np.stack(masks)] * len(of_one))
 
     def follow(progress):
-        for callback in (monitor, profile):
-            if callback is not None:
-                callback(progress)
+        for follower in followers:
+            follower(progress)
 
     mesh = None
     if job.tile is None or job.mesh is not None:

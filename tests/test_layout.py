@@ -35,6 +35,9 @@ MAY_IMPORT = {
     "fetch": set(),
     "compilation": {"fetch"},
     "profiling": {"optimize"},
+    "charts": set(),
+    "page": {"io", "charts"},
+    "observers": {"io", "optimize", "page", "sharding"},
 }
 ANY = {"__init__", "__main__", "cli", "jobs"}
 PURE = {
