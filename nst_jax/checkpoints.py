@@ -23,7 +23,7 @@ class Checkpoints:
     """Those of one run: `stylize(..., resume=checkpoints.latest(), callback=checkpoints)`.
 
     Args:
-      folder: where they go; made when there is one to be written.
+      folder: where they go; made when the first is asked for. None: nowhere, none are kept.
       settings: what makes the run what it is, JSON's types.
       every: steps from one to the next.
 
@@ -34,12 +34,15 @@ class Checkpoints:
       ValueError: the folder holds those of a run with other settings.
     """
 
-    def __init__(self, folder: str | pathlib.Path, settings: Mapping[str, Any], *, every: int = 50):
+    def __init__(
+        self, folder: str | pathlib.Path | None, settings: Mapping[str, Any], *, every: int = 50
+    ):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        self.folder, self._every = pathlib.Path(folder).absolute(), every
+        self.folder = None if folder is None else pathlib.Path(folder).absolute()
+        self._every = every
         self._settings = json.loads(json.dumps(settings))  # tuples are lists there, too
-        self.begun = (self.folder / SETTINGS).exists()
+        self.begun = self.folder is not None and (self.folder / SETTINGS).exists()
         if self.begun:
             self._refuse_others()
         self._manager = None
@@ -83,6 +86,8 @@ class Checkpoints:
         Raises:
           ValueError: there are some, and all are damaged.
         """
+        if self.folder is None:
+            return None
         manager = self._open()
         steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
@@ -99,6 +104,8 @@ class Checkpoints:
 
     def __call__(self, progress: optimize.Progress) -> None:
         """Follows a run, and saves where it is time to."""
+        if self.folder is None:
+            return
         self._parts.append(progress.terms)
         before = progress.step - len(progress.terms["total"])
         due = progress.step // self._every > before // self._every
@@ -107,6 +114,8 @@ class Checkpoints:
 
     def save(self, progress: optimize.Progress) -> None:
         """Saves now, what `__call__` has followed."""
+        if self.folder is None:
+            return
         step = progress.step
         # A copy: the next dispatch takes the states' memory.
         leaves = [np.array(leaf) for leaf in jax.tree.leaves(_on_host(progress.states))]

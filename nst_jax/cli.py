@@ -13,7 +13,18 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from nst_jax import compilation, console, examples, helptext, io, jobs, sharding, vgg, weights
+from nst_jax import (
+    compilation,
+    console,
+    examples,
+    helptext,
+    io,
+    jobs,
+    observers,
+    sharding,
+    vgg,
+    weights,
+)
 from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.console import complain
 from nst_jax.presets import presets
@@ -87,7 +98,35 @@ RUN_FLAGS = {
     ),
     "num_processes": (flags.DEFINE_integer, None, "number of the processes"),
     "process_id": (flags.DEFINE_integer, None, "which of the processes this is, from 0"),
+    "checkpoint_dir": (
+        flags.DEFINE_string,
+        None,
+        "folder for checkpoints: the same command started again goes on from the last one",
+    ),
+    "checkpoint_every": (flags.DEFINE_integer, 50, "steps between checkpoints"),
+    "retries": (
+        flags.DEFINE_integer,
+        0,
+        "how often outputs that diverged are painted again, at a tenth of the learning rate each "
+        "time",
+    ),
     "log_every": (flags.DEFINE_integer, 10, "steps between lines of metrics.jsonl"),
+    "report": (flags.DEFINE_boolean, False, "write report.html, renewed while the run goes on"),
+    "save_every": (
+        flags.DEFINE_integer,
+        None,
+        "steps between snapshots of the pictures, <output>/step_000123.png",
+    ),
+    "animate": (
+        flags.DEFINE_string,
+        None,
+        f"the optimisation as an animation, <output>/animation: {', '.join(observers.ANIMATIONS)}",
+    ),
+    "tensorboard_dir": (
+        flags.DEFINE_string,
+        None,
+        "folder for TensorBoard: losses, and pictures at snapshots (needs tensorboardX)",
+    ),
     "profile_dir": (flags.DEFINE_string, None, "folder for a profiler trace of a few steps"),
     "compilation_cache": (
         flags.DEFINE_boolean,
@@ -364,8 +403,13 @@ def run() -> int:
         sharding.connect(**processes)
     config, sweep = config_from_flags()
     check_choice("--format", FLAGS.format, io.FORMATS)
-    if FLAGS.log_every < 1:
-        raise ValueError(f"--log_every must be at least 1, got {FLAGS.log_every}")
+    if FLAGS.retries < 0:
+        raise ValueError(f"--retries must be at least 0, got {FLAGS.retries}")
+    for name in ("log_every", "save_every", "checkpoint_every"):
+        if FLAGS[name].value is not None and FLAGS[name].value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
+    if FLAGS.animate is not None:
+        check_choice("--animate", FLAGS.animate, observers.ANIMATIONS)
     if not 0 <= FLAGS.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
     contents, styles = read_inputs(config, sweep)
@@ -402,17 +446,23 @@ def run() -> int:
         "style_masks": FLAGS.style_masks,
         "initial": FLAGS.init if initial is not None else None,
     }
-    folder = pathlib.Path(FLAGS.output_dir)
-    return jobs.run(
-        job,
-        params,
-        folder,
-        described=described,
-        log_every=FLAGS.log_every,
-        profile_dir=FLAGS.profile_dir,
+    delivery = jobs.Delivery(
+        folder=pathlib.Path(FLAGS.output_dir),
         picture_format=FLAGS.format,
         overwrite=FLAGS.overwrite,
+        log_every=FLAGS.log_every,
+        profile_dir=FLAGS.profile_dir,
+        look=observers.Look(
+            save_every=FLAGS.save_every,
+            animate=FLAGS.animate,
+            report=FLAGS.report,
+            tensorboard_dir=FLAGS.tensorboard_dir,
+        ),
+        checkpoint_dir=None if FLAGS.checkpoint_dir is None else pathlib.Path(FLAGS.checkpoint_dir),
+        checkpoint_every=FLAGS.checkpoint_every,
+        retries=FLAGS.retries,
     )
+    return jobs.run(job, params, delivery, described=described)
 
 
 def _main(argv: Sequence[str]) -> int:

@@ -17,6 +17,8 @@ PRESETS_DEFAULT = " (default: the preset's)"
 GROUPS = {
     "Pictures to read": ("content", "styles", "demo", "mixing", "masks", "style_masks", "init"),
     "Files to write": ("output_dir", "format", "overwrite", "log_every", "quiet"),
+    "Looking at the run": ("report", "animate", "save_every", "tensorboard_dir", "profile_dir"),
+    "Long runs": ("checkpoint_dir", "checkpoint_every", "retries"),
     "Size of the pictures": ("size", "size_of", "first_size", "scale_factor", "tile"),
     "Network": ("model", "weights", "pooling", "pooling_correction", "padding", "precision"),
     "Objective": (
@@ -33,7 +35,7 @@ GROUPS = {
     ),
     "Devices and processes": (
         *("mesh", "distributed", "coordinator_address", "num_processes", "process_id"),
-        *("compilation_cache", "profile_dir"),
+        *("compilation_cache",),
     ),
     "Questions, answered on stdout": ("help", "list_presets", "list_layers", "show_config"),
     "Flags of absl": ("flagfile", "verbosity", "helpfull"),
@@ -43,9 +45,11 @@ GROUPS = {
 _VALUES = {
     **dict.fromkeys(("content", "styles", "masks", "style_masks"), "FILES"),
     **dict.fromkeys(("weights", "show_config", "flagfile"), "FILE"),
-    **dict.fromkeys(("output_dir", "profile_dir"), "FOLDER"),
+    **dict.fromkeys(("output_dir", "profile_dir", "tensorboard_dir", "checkpoint_dir"), "FOLDER"),
     **dict.fromkeys(("size", "first_size", "tile", "jitter"), "PIXELS"),
-    **dict.fromkeys(("steps", "first_steps", "log_every", "memory"), "STEPS"),
+    **dict.fromkeys(
+        ("steps", "first_steps", "log_every", "memory", "save_every", "checkpoint_every"), "STEPS"
+    ),
     **dict.fromkeys(("content_layers", "style_layers"), "LAYERS"),
     **dict.fromkeys(("content_layer_weights", "style_layer_weights"), "NUMBERS"),
     **{"learning_rate": "LEVELS", "decay_steps": "STEPS", "mixing": "ROWS", "mesh": "SIZES"},

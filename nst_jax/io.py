@@ -14,7 +14,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,9 @@ __all__ = [
     "read_image",
     "read_text",
     "read_with_alpha",
+    "to_jpeg",
     "to_uint8",
+    "write_animation",
     "write_image",
 ]
 
@@ -262,6 +264,64 @@ def write_image(
         else:
             profile = deep_color.srgb_profile()
             Image.fromarray(pixels).save(file, exif=exif, icc_profile=profile, **options)
+
+
+_ANIMATED = {
+    ".gif": {"format": "GIF"},
+    ".webp": {"format": "WEBP", "quality": 85, "method": 3},
+}
+
+
+def write_animation(
+    path: str | os.PathLike[str],
+    frames: Sequence[np.ndarray],
+    *,
+    milliseconds: int = 80,
+    hold: int = 2000,
+) -> None:
+    """Writes pictures as an animation that plays for ever, atomically as `write_image`.
+
+    Args:
+      path: ends in .gif (256 colours a frame) or .webp (lossy).
+      frames: uint8 `[h, w, 3]` each; they are brought to the size of the last one.
+      milliseconds: that each is shown.
+      hold: milliseconds that the last one is shown.
+
+    Raises:
+      ImageError: the extension is unknown, or the file cannot be written.
+      ValueError: there is no frame.
+    """
+    path = Path(path)
+    options = _ANIMATED.get(path.suffix.lower())
+    if options is None:
+        known = ", ".join(_ANIMATED)
+        raise ImageError(f"{path}: wanted one of {known}, got {path.suffix or 'no extension'}")
+    if not len(frames):
+        raise ValueError("frames must hold at least one picture, got none")
+    size = frames[-1].shape[1::-1]
+
+    def sized(frame):
+        picture = Image.fromarray(frame)
+        return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+    with replacing(path, error=ImageError) as file:
+        sized(frames[0]).save(
+            file,
+            save_all=True,
+            append_images=(sized(frame) for frame in frames[1:]),  # one at a time in memory
+            duration=[milliseconds] * (len(frames) - 1) + [hold],
+            loop=0,
+            **options,
+        )
+
+
+def to_jpeg(image: np.ndarray, *, longest: int) -> bytes:
+    """`image` `[H, W, 3]` in [0, 1] as a JPEG to look at, no side above `longest` pixels."""
+    picture = Image.fromarray(to_uint8(image))
+    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=88, subsampling=0)
+    return file.getvalue()
 
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:

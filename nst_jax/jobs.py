@@ -3,26 +3,27 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import itertools
-import json
-import math
 import pathlib
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from nst_jax import console, files, io, preflight, results, sharding, vgg
+from nst_jax import console, files, io, observers, preflight, results, sharding, vgg
+from nst_jax.checkpoints import Checkpoints
 from nst_jax.config import Config
 from nst_jax.console import complain, say
+from nst_jax.monitor import Monitor, Records
 from nst_jax.optimize import Progress
 from nst_jax.profiling import Profile
 from nst_jax.results import Output, Picture
-from nst_jax.stylize import check_content, fit_shape, stylize
+from nst_jax.stopping import Stopped, Stopping
+from nst_jax.stylize import Result, check_content, fit_shape, stylize
 from nst_jax.version import __version__
 
 DIVERGED = 3
@@ -111,104 +112,6 @@ def unique(names: Sequence[str]) -> list[str]:
     return found
 
 
-class Records:
-    """config.json and metrics.jsonl of a run, begun with its first step: what ends before, such
-    as bad input, leaves those of an earlier run alone.
-    """
-
-    def __init__(self, folder: pathlib.Path, described: Mapping):
-        self._folder, self._described = folder, described
-        self._metrics = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._metrics is not None:
-            self._metrics.close()
-
-    def write(self, lines: Sequence[Mapping]) -> None:
-        """Appends lines to metrics.jsonl."""
-        if self._metrics is None:
-            with files.replacing(self._folder / "config.json") as file:
-                file.write((json.dumps(self._described, indent=2) + "\n").encode())
-        path = self._folder / "metrics.jsonl"
-        with files.writing(path):
-            if self._metrics is None:
-                self._metrics = path.open("w", encoding="utf-8")
-            self._metrics.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-            self._metrics.flush()
-
-
-class Monitor:
-    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records.
-
-    Attributes:
-      pictures: `[N, H, W, 3]` after the last step, for when the next one runs out of memory; of
-        one process and untiled.
-    """
-
-    def __init__(self, records: Records, outputs: Sequence[Output], log_every: int, keeps: bool):
-        self._records, self._outputs, self._log_every = records, outputs, log_every
-        self._keeps = keeps and jax.process_count() == 1
-        self._start = time.perf_counter()
-        self.pictures = None
-        self._bar = self._windows = None
-        if console.shows_progress():
-            self._bar = tqdm(unit="step", dynamic_ncols=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for bar in (self._windows, self._bar):
-            if bar is not None:
-                bar.close()
-
-    def window(self, done: int, total: int) -> None:
-        """Follows the windows of a tiled step, on a terminal."""
-        if self._bar is None:
-            return
-        if self._windows is None:
-            self._windows = tqdm(unit="window", dynamic_ncols=True, leave=False, position=1)
-        if done == 1:
-            self._windows.reset(total)
-        self._windows.update()
-
-    def __call__(self, progress: Progress) -> None:
-        seconds = time.perf_counter() - self._start
-        if self._keeps:
-            self.pictures = np.array(progress.images)
-        total = progress.terms["total"]
-        first = progress.step - len(total) + 1
-        lines = []
-        for row, step in enumerate(range(first, progress.step + 1)):
-            if step == 1 or step % self._log_every == 0 or step == progress.steps:
-                for index, output in enumerate(self._outputs):
-                    terms = {name: float(v[row, index]) for name, v in progress.terms.items()}
-                    # "style" is the picture's name, so the term goes by another.
-                    terms["style_loss"] = terms.pop("style")
-                    line = {"step": step, "style": output.label, "output": output.stem}
-                    # JSON has no NaN.
-                    line |= {k: v if math.isfinite(v) else None for k, v in terms.items()}
-                    line["seconds"] = round(seconds, 3)
-                    lines.append(line)
-        self._records.write(lines)
-        losses = ", ".join(
-            f"{output.label} {loss:.4g}"
-            for output, loss in zip(self._outputs[:4], total[-1], strict=False)
-        )
-        losses += ", ..." if len(self._outputs) > 4 else ""
-        if self._bar is not None:
-            self._bar.total = progress.steps
-            self._bar.set_postfix_str(f"loss: {losses}", refresh=False)
-            self._bar.update(len(total))
-        elif (
-            first == 1 or progress.step * 10 // progress.steps > (first - 1) * 10 // progress.steps
-        ):
-            say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, loss: {losses}")
-
-
 def environment(packages: Iterable[str] = ()) -> dict:
     """Device and versions, also of further `packages`, for the record."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
@@ -220,102 +123,150 @@ def environment(packages: Iterable[str] = ()) -> dict:
     }
 
 
-def run(
-    job: Job,
-    params: Mapping,
-    folder: pathlib.Path,
-    *,
-    described: dict,
-    log_every: int,
-    profile_dir: str | None = None,
-    picture_format: str = "png",
-    overwrite: bool = False,
-) -> int:
-    """Runs `job` and writes its files into `folder`; returns the exit code.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """Where and how a job leaves what it makes.
+
+    Attributes:
+      folder: of the pictures, sheets, curves and records.
+      picture_format: a name in `io.FORMATS`.
+      overwrite: replace files that are in the folder already, which are refused otherwise.
+      log_every: steps between lines of metrics.jsonl.
+      profile_dir: folder for a trace of a few steps, or None.
+      look: what is to be looked at.
+      checkpoint_dir: folder for checkpoints, or None. A job that was begun with them goes on.
+      checkpoint_every: steps between them.
+      retries: how often outputs that diverged are painted again, at a tenth of the learning rate
+        each time.
+    """
+
+    folder: pathlib.Path
+    picture_format: str = "png"
+    overwrite: bool = False
+    log_every: int = 10
+    profile_dir: str | None = None
+    look: observers.Look = observers.Look()
+    checkpoint_dir: pathlib.Path | None = None
+    checkpoint_every: int = 50
+    retries: int = 0
+
+
+def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) -> int:
+    """Runs `job`, leaves its files as `delivery` says, and returns the exit code.
 
     Contents of one shape are painted together; `described` goes into config.json, and what of it
-    makes the pictures again into their metadata. With a `profile_dir`, a few steps of the first
-    of them are traced into that folder. The pictures are of `picture_format`, a name in
-    `io.FORMATS`. Unless told to `overwrite`, files that are there already are refused before
-    anything is computed.
+    makes the pictures again into their metadata. A first SIGINT or SIGTERM ends a run of one
+    process after the step that it is in, with a checkpoint and the pictures as they are.
+
+    Raises:
+      ValueError: bad input, files that would be overwritten, or checkpoints of another job.
     """
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
-    kind = io.FORMATS[picture_format]
+    kind = io.FORMATS[delivery.picture_format]
     for shape in groups:
         longest = max(fit_shape(shape, job.config))
         if longest > kind.longest_side:
             raise ValueError(
-                f"a {picture_format} has at most {kind.longest_side} pixels a side, got {longest}"
+                f"a {delivery.picture_format} has at most {kind.longest_side} pixels a side, "
+                f"got {longest}"
             )
         if len(groups) > 1:  # or a later one might be refused when the first is painted already
             check_content(params, shape, job.config, masks=job.masks)
-    outputs = {shape: job.outputs(contents) for shape, contents in groups.items()}
-    sheets = results.sheet_names(job.contents)
-    if not overwrite:
-        stems = [output.stem for group in outputs.values() for output in group]
-        pictures = [f"{stem}{kind.suffix}" for stem in stems]
-        others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
-        results.check_free(folder, [*pictures, *others])
-    files.check_folder(folder)
-    described = described | {
+    described = {
+        **described,
         "network": vgg.network_name(params),
         "seed": job.seed,
         "tile": job.tile,
         "mesh": job.mesh and dict(job.mesh),
         "processes": jax.process_count(),
-        "devices": jax.device_count(),
         "sweep": dict(job.sweep),
         "config": dataclasses.asdict(job.config),
         **environment(),
     }
+    outputs = {shape: job.outputs(contents) for shape, contents in groups.items()}
+    sheets = results.sheet_names(job.contents)
+    saving = _saving(job, described, delivery)
+    if not (delivery.overwrite or saving("0").begun):
+        stems = [output.stem for group in outputs.values() for output in group]
+        pictures = [f"{stem}{kind.suffix}" for stem in stems]
+        others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
+        results.check_free(delivery.folder, [*pictures, *others])
+    files.check_folder(delivery.folder)
     recipe = results.recipe(described)
     fits = len(recipe) <= kind.longest_text
     if not fits:
-        say(f"nst-jax: the settings are too long for the metadata of a {picture_format}: left out")
+        say(
+            f"nst-jax: the settings are too long for the metadata of a {delivery.picture_format}: "
+            "left out"
+        )
     text = recipe if fits else None
-    write = functools.partial(results.write_pictures, folder, kind=kind, text=text)
+    write = functools.partial(results.write_pictures, delivery.folder, kind=kind, text=text)
     diverged, rows = [], []
     leads = jax.process_index() == 0  # of several processes one writes what they share
     with contextlib.ExitStack() as stack:
-        records = stack.enter_context(Records(folder, described))
+        stopping = stack.enter_context(Stopping())
+        records = stack.enter_context(Records(delivery.folder, described))
         profile = None
-        if profile_dir is not None and leads:
+        if delivery.profile_dir is not None and leads:
             size = fit_shape(next(iter(groups)), job.config)
-            profile = stack.enter_context(Profile(profile_dir, size))
-        for shape, contents in groups.items():
-            start = time.perf_counter()
-            with contextlib.ExitStack() as inner:
-                monitor = None
-                if leads:
-                    keeps = job.tile is None
-                    monitor = Monitor(records, outputs[shape], log_every, keeps)
-                    monitor = inner.enter_context(monitor)
-                try:
-                    result = _stylize(job, params, contents, outputs[shape], monitor, profile)
-                except (jax.errors.JaxRuntimeError, MemoryError) as error:
-                    if not preflight.ran_out(error) or not leads:
-                        raise
-                    if monitor.pictures is not None:
-                        for path in write(contents, outputs[shape], monitor.pictures):
-                            say(f"wrote {path}")
-                    line = preflight.advice(params, shape, len(outputs[shape]), job.config)
-                    raise ValueError(f"out of memory: {line}") from error
-            seconds = time.perf_counter() - start
-            paths = write(contents, outputs[shape], np.asarray(result.images))
-            rows += results.summary(paths, outputs[shape], result, seconds)
-            if leads:
-                results.write_sheets(
-                    folder, contents, job.styles, outputs[shape], result, names=sheets, text=recipe
+            profile = stack.enter_context(Profile(delivery.profile_dir, size))
+        watching = delivery.look.observers(
+            delivery.folder,
+            settings=described,
+            log_every=delivery.log_every,
+            outputs=sum(map(len, outputs.values())),
+        )
+        watch = observers.Observers(watching, wrote=lambda path: say(f"wrote {path}"))
+        stack.enter_context(watch)
+        try:
+            for number, (shape, contents) in enumerate(groups.items()):
+                if stopping.received:
+                    raise Stopped
+                start = time.perf_counter()
+                own = outputs[shape]
+                styles = [job.styles[output.thumbnail] for output in own]
+                labels, stems = ([getattr(o, x) for o in own] for x in ("label", "stem"))
+                watch.begin(observers.Group(contents, styles, labels, stems))
+                result = _paint(
+                    job,
+                    params,
+                    contents,
+                    own,
+                    attempts=delivery.retries + 1,
+                    saving=lambda attempt, number=number: saving(f"{number}{attempt}"),
+                    records=records if leads else None,
+                    log_every=delivery.log_every,
+                    followers=[each for each in (profile, watch) if each is not None],
+                    stopping=stopping,
+                    write=functools.partial(write, contents, own),
                 )
-            found = zip(outputs[shape], result.diverged, strict=True)
-            diverged += [output.stem for output, bad in found if bad]
+                images = np.asarray(result.images)
+                paths = write(contents, own, images)
+                rows += results.summary(paths, own, result, time.perf_counter() - start)
+                if leads:
+                    results.write_sheets(
+                        delivery.folder,
+                        contents,
+                        job.styles,
+                        own,
+                        result,
+                        names=sheets,
+                        text=recipe,
+                    )
+                watch.end(images)
+                found = zip(own, result.diverged, strict=True)
+                diverged += [output.stem for output, bad in found if bad]
+        except Stopped:
+            again = "; the same command goes on from there" if delivery.checkpoint_dir else ""
+            complain(f"stopped by {stopping.name}, the pictures are as they were then{again}")
+            return stopping.exit_code
     if rows:
         say(console.table(results.HEADINGS, rows))
     if profile is not None:
         say(
-            f"traced {profile.traced} steps into {profile_dir}"
+            f"traced {profile.traced} steps into {delivery.profile_dir}"
             if profile.traced
             else "nst-jax: --profile_dir: too few steps at the last scale to trace steady ones"
         )
@@ -327,7 +278,114 @@ def run(
     return DIVERGED if diverged else 0
 
 
-def _stylize(job: Job, params, contents, outputs, monitor, profile):
+def _saving(job: Job, described: Mapping, delivery: Delivery) -> Callable[[str], Checkpoints]:
+    """What gives the checkpoints of a part of the job, by the part's name."""
+    if delivery.checkpoint_dir is None:
+        return lambda part: Checkpoints(None, {})
+    settings = {
+        name: described[name] for name in ("weights_sha256", "network", "processes", "platform")
+    }
+    settings |= described["config"] | {
+        "seed": job.seed,
+        "tile": job.tile,
+        "mesh": described["mesh"],
+        **described["sweep"],
+        "mixing": None if job.mixing is None else np.asarray(job.mixing).tolist(),
+    }
+    for kind in ("contents", "styles"):
+        for picture in getattr(job, kind):
+            settings[f"{kind[:-1]} {picture.name}"] = _digest(picture.image)
+    for kind in ("masks", "style_masks"):
+        for number, mask in enumerate(getattr(job, kind) or ()):
+            settings[f"{kind}[{number}]"] = _digest(mask)
+    settings["initial"] = _digest(job.initial)
+    return lambda part: Checkpoints(
+        delivery.checkpoint_dir / part, settings, every=delivery.checkpoint_every
+    )
+
+
+def _digest(array: np.ndarray | None) -> str | None:
+    """The beginning of the SHA-256 of an array, as good as the whole against mistakes."""
+    if array is None:
+        return None
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
+
+
+def _paint(
+    job: Job,
+    params: Mapping,
+    contents: Sequence[Picture],
+    outputs: Sequence[Output],
+    *,
+    attempts: int,
+    saving: Callable[[str], Checkpoints],
+    records: Records | None,
+    log_every: int,
+    followers: Sequence[Callable[[Progress], None]],
+    stopping: Stopping,
+    write: Callable[[np.ndarray], Iterable[pathlib.Path]],
+) -> Result:
+    """Contents of one shape, again where outputs diverge; what `run` does for each of its groups.
+
+    Raises:
+      Stopped: by a signal; the pictures are written.
+      ValueError: out of memory; the last pictures are written.
+    """
+    rates = job.config.learning_rate
+    rates = np.array([output.settings.get("learning_rate", rates) for output in outputs])
+    for attempt in range(attempts):
+        with contextlib.ExitStack() as stack:
+            checkpoints = stack.enter_context(saving(f"-again{attempt}" if attempt else ""))
+            resume = checkpoints.latest()
+            monitor = None
+            if records is not None:
+                monitor = Monitor(
+                    records,
+                    outputs,
+                    log_every,
+                    keeps=job.tile is None,
+                    attempt=attempt,
+                    resumed=resume.step if resume else 0,
+                )
+                stack.enter_context(monitor)
+
+            def stop(progress, checkpoints=checkpoints):
+                if stopping.received and progress.step < progress.steps:
+                    checkpoints.save(progress)
+                    write(np.asarray(progress.images))
+                    raise Stopped
+
+            all_followers = [monitor, checkpoints, *followers, stop]
+            try:
+                result = _stylize(
+                    job,
+                    params,
+                    contents,
+                    outputs,
+                    rates=rates if attempt else None,
+                    resume=resume,
+                    followers=[each for each in all_followers if each is not None],
+                    on_window=monitor and monitor.window,
+                )
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                if not preflight.ran_out(error) or monitor is None:
+                    raise
+                if monitor.pictures is not None:
+                    for path in write(monitor.pictures):
+                        say(f"wrote {path}")
+                shape = contents[0].image.shape[:2]
+                line = preflight.advice(params, shape, len(outputs), job.config)
+                raise ValueError(f"out of memory: {line}") from error
+        if not result.diverged.any() or attempt == attempts - 1:
+            break
+        again = [output.stem for output, bad in zip(outputs, result.diverged, strict=True) if bad]
+        complain(f"{', '.join(again)}: diverged, once more at a tenth of the learning rate")
+        # All of them in the same program: the others come out as they did.
+        rates = np.where(result.diverged, rates / 10, rates)
+    return result
+
+
+def _stylize(job: Job, params, contents, outputs, *, rates, resume, followers, on_window):
     """`stylize` on contents of one shape, with a row of styles and a number for each output."""
     of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
     config, mixing, masks = job.config, job.mixing, job.masks
@@ -337,6 +395,8 @@ def _stylize(job: Job, params, contents, outputs, monitor, profile):
         if masks is None:
             rows = np.eye(len(job.styles)) if mixing is None else mixing
             mixing = rows[[output.row for output in of_one]]
+    if rates is not None:
+        config = config.replace(learning_rate=rates)
     if masks is not None:
         shapes = {np.shape(mask) for mask in masks}
         if len(shapes) > 1:
@@ -344,9 +404,8 @@ def _stylize(job: Job, params, contents, outputs, monitor, profile):
         masks = np.stack([np.stack(masks)] * len(of_one))
 
     def follow(progress):
-        for callback in (monitor, profile):
-            if callback is not None:
-                callback(progress)
+        for follower in followers:
+            follower(progress)
 
     mesh = None
     if job.tile is None or job.mesh is not None:
@@ -365,8 +424,9 @@ def _stylize(job: Job, params, contents, outputs, monitor, profile):
         masks=masks,
         style_masks=job.style_masks,
         initial=job.initial,
+        resume=resume,
         callback=follow,
         tile=job.tile,
-        on_window=monitor and monitor.window,
+        on_window=on_window,
         mesh=mesh,
     )

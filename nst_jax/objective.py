@@ -9,7 +9,7 @@ https://keras.io/examples/generative/neural_style_transfer/ for the total variat
 Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -231,6 +231,27 @@ def objective_value(
     return total, {"total": total, **terms}
 
 
+def layer_losses(
+    image: jax.Array, params: Mapping, targets: Targets, config: Config
+) -> dict[str, dict[str, jax.Array]]:
+    """What each layer adds to the loss of one picture.
+
+    Args:
+      image, params, targets, config: as of `objective_value`.
+
+    Returns:
+      `{"content": {layer: loss}, "style": {layer: loss}}`, weighted scalars: those of each kind
+      sum to its term of `objective_value`.
+    """
+    targets = one_output(targets)
+    features = activations(params, image, all_layers(config), config)
+    sums = style_statistics(features, config, masks=targets.masks)
+    return {
+        "content": content_losses(features, targets.content, config, shape=image.shape),
+        "style": style_losses(sums, targets, config, shape=image.shape),
+    }
+
+
 # The terms one by one, each for a picture or for a window of it: `shape` is always the whole
 # picture's, and what windows give for the positions that each of them owns adds up to the
 # picture's value, or to its statistics.
@@ -284,6 +305,14 @@ def content_value(
     return config.content_weight * value
 
 
+def content_losses(features, target, config, *, shape, owned=None) -> dict[str, jax.Array]:
+    """`content_value` of each content layer alone, `{layer: loss}`."""
+    return {
+        layer: content_value(features, target, _at((layer,), config), shape=shape, owned=owned)
+        for layer in config.content_layers
+    }
+
+
 def style_statistics(
     features: Mapping[str, jax.Array],
     config: Config,
@@ -332,6 +361,14 @@ def style_value(
             share = sums[layer].count / positions
             value += weight * jnp.sum(share * jax.vmap(compare)(own, targets.style[layer]))
     return config.style_weight * value
+
+
+def style_losses(sums, targets, config, *, shape) -> dict[str, jax.Array]:
+    """`style_value` of each style layer alone, `{layer: loss}`."""
+    return {
+        layer: style_value(sums, targets, _at((layer,), config), shape=shape)
+        for layer in config.style_layers
+    }
 
 
 def positions_at(layer: str, shape: tuple[int, ...]) -> int:
@@ -410,6 +447,18 @@ def _weighted(layers, weights):
         (layer, 1.0 / len(layers) if weights is None else weights[index])
         for index, layer in enumerate(layers)
     ]
+
+
+def _at(layers: Collection[str], config: Config) -> Config:
+    """`config` of those of its layers alone, each with its own weight."""
+    changes = {}
+    for kind in ("content", "style"):
+        names, weights = f"{kind}_layers", f"{kind}_layer_weights"
+        pairs = _weighted(getattr(config, names), getattr(config, weights))
+        pairs = [pair for pair in pairs if pair[0] in layers]
+        changes |= {names: tuple(layer for layer, _ in pairs)}
+        changes |= {weights: tuple(weight for _, weight in pairs)}
+    return config.replace(**changes)
 
 
 def one_output(targets: Targets) -> Targets:

@@ -58,6 +58,9 @@ class Progress(NamedTuple):
       images: `[N, H, W, 3]`; valid during the call only: the next dispatch reuses the memory.
       diverged: `[N]`, NumPy.
       states: of all images, the optimiser's memory with them; valid during the call only.
+      layer_losses: in a run of `stylize`, a function that finds for each of these images what
+        every layer adds to its loss, `[{"content": {layer: loss}, "style": {layer: loss}}, ...]`,
+        as of `objective.layer_losses`. Of several processes all have to call it.
     """
 
     step: int
@@ -66,6 +69,7 @@ class Progress(NamedTuple):
     images: jax.Array
     diverged: np.ndarray
     states: State
+    layer_losses: Callable[[], list[dict[str, dict[str, float]]]] | None = None
 
 
 class Checkpoint(NamedTuple):

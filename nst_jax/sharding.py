@@ -103,7 +103,18 @@ def gather(mesh: Mesh | None, tree: Any) -> Any:
     if mesh is None:
         return tree
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(np.asarray, jax.jit(lambda x: x, out_shardings=everywhere)(tree))
+    return jax.tree.map(np.asarray, jax.jit(_same, out_shardings=everywhere)(tree))
+
+
+def _same(tree):  # one function, so that JAX compiles it once for arrays of one shape
+    return tree
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """An array in this process' memory. Of one divided among processes all have to call it."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return gather(array.sharding.mesh, array)
+    return np.asarray(array)
 
 
 def _constrain(mesh, tree, picture, *, even):

@@ -3,6 +3,14 @@
 import os
 import signal
 import sys
+import threading
+
+import jax
+
+
+class Stopped(Exception):
+    """A run was ended because it was asked to."""
+
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,6 +27,10 @@ class Stopping:
         self._before = {}
 
     def __enter__(self):
+        # Of several processes each may be told at another step: a signal ends them at once. And
+        # Python hears signals in the main thread only.
+        if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+            return self
         self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
@@ -34,6 +46,10 @@ class Stopping:
         os.write(
             sys.__stderr__.fileno(), b"\nstopping after this step; once more to stop at once\n"
         )
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.received).name
 
     @property
     def exit_code(self) -> int:

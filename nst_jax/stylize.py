@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nst_jax import color, objective, optimize, tiling
+from nst_jax import color, objective, optimize, sharding, tiling
 from nst_jax import image as image_lib
 from nst_jax.config import Config
 
@@ -147,12 +147,16 @@ def stylize(
             # What is dealt with by now is no reason to compile the step anew.
             here = here.replace(size=None, size_of="longer", init="content", color="style")
             numbers = optimize.batch_numbers(here, outputs)
+            finish = _finish(config, sized, outputs)
+            measure = functools.partial(
+                _layer_losses, params, targets, numbers, tile=tile if tiled else None
+            )
             options = {
                 "optimizer": optimizer,
                 "previous": states,
                 "resume": resume and _at_this_scale(resume, done),
                 "key": key,
-                "callback": callback and _shifted(callback, done, sum(steps)),
+                "callback": callback and _shifted(callback, done, sum(steps), finish, measure),
             }
             if tiled:
                 states, history = optimize.run_given_gradients(
@@ -160,8 +164,8 @@ def stylize(
                     images,
                     here,
                     each=[
-                        (params, targets[n], jax.tree.map(lambda x, n=n: np.asarray(x)[n], numbers))
-                        for n in range(outputs)
+                        (params, own, _item(jax.tree.map(np.asarray, numbers), n))
+                        for n, own in enumerate(targets)
                     ],
                     **options,
                 )
@@ -179,9 +183,7 @@ def stylize(
             histories.append({name: rows[:done] for name, rows in resume.history.items()})
             resume = None
         histories.append(history)
-    images = states.picture
-    if config.color == "luminance":
-        images = color.with_luminance_of(_each_output(sized, outputs=outputs), images)
+    images = finish(states.picture)
     history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
     return Result(jnp.asarray(images), history, np.asarray(states.diverged))
 
@@ -361,6 +363,50 @@ def _at_this_scale(resume, done):
     return optimize.Checkpoint(resume.step - done, resume.states, history)
 
 
-def _shifted(callback, done, total):
-    """`callback` with the steps of all scales in place of those of one."""
-    return lambda progress: callback(progress._replace(step=done + progress.step, steps=total))
+def _finish(config, contents, outputs):
+    """What makes the pictures to be seen of those that are optimised."""
+    if config.color != "luminance":
+        return lambda images: images
+    # As NumPy's, which JAX puts beside pictures on any devices.
+    chroma = np.asarray(_each_output(contents, outputs=outputs))
+    return functools.partial(_with_luminance_of, chroma)
+
+
+_with_luminance_of = jax.jit(color.with_luminance_of)
+
+
+def _layer_losses(params, targets, numbers, images, *, tile):
+    """`Progress.layer_losses` of `images` `[N, H, W, 3]`."""
+    images = sharding.whole(images)
+    if tile is None:
+        found = [_layer_losses_of(n, images, params, targets, numbers) for n in range(len(images))]
+    else:
+        numbers = jax.tree.map(np.asarray, numbers)
+        found = [
+            tiling.layer_losses(image, params, own, _item(numbers, n), tile=tile)
+            for n, (image, own) in enumerate(zip(images, targets, strict=True))
+        ]
+    return jax.tree.map(float, found)
+
+
+@jax.jit
+def _layer_losses_of(n, images, params, targets, numbers):
+    return objective.layer_losses(images[n], params, _item(targets, n), _item(numbers, n))
+
+
+def _item(tree, n):
+    """Item `n` of every leaf, of those with a leading axis of outputs."""
+    return jax.tree.map(lambda leaf: leaf[n], tree)
+
+
+def _shifted(callback, done, total, finish, measure):
+    """`callback` with the steps of all scales in place of those of one, pictures as they are to be
+    seen, and the losses of the layers."""
+    return lambda progress: callback(
+        progress._replace(
+            step=done + progress.step,
+            steps=total,
+            images=finish(progress.images),
+            layer_losses=functools.partial(measure, progress.images),
+        )
+    )

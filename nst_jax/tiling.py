@@ -238,6 +238,12 @@ def _content_of(content, windows, window):
     }
 
 
+def _style_alone(targets):
+    """The targets that `objective.style_value` looks at: of masks, whether there are any."""
+    regions = None if targets.masks is None else {}
+    return objective.Targets(content={}, style=targets.style, masks=regions)
+
+
 def _counter(on_window, total):
     """A function to call with what a window gave; it waits for it only if somebody looks."""
     done = 0
@@ -314,9 +320,7 @@ def value_and_grad(
     with on_device():
         if config.style_layers:
             sums = _statistics(params, moved, targets.masks, config, windows, report=report)
-            regions = None if targets.masks is None else {}
-            wanted = objective.Targets(content={}, style=targets.style, masks=regions)
-            style, slope = _style_slope(sums, wanted, config, windows.shape)
+            style, slope = _style_slope(sums, _style_alone(targets), config, windows.shape)
         if layers:
             for window in windows:
                 near_here, gradient_here = _window_gradient(
@@ -346,6 +350,48 @@ def value_and_grad(
     terms = {name: np.asarray(value) for name, value in terms.items()}
     total = terms["content"] + terms["style"] + terms["total_variation"]
     return (total, {"total": total, **terms}), gradient
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _style_losses(sums, targets, config, shape):
+    return objective.style_losses(sums, targets, config, shape=shape)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _window_content_losses(params, window, content, own, config, shape):
+    """What the positions that the window owns add to the content loss of each layer."""
+    if not isinstance(content, dict):
+        content = objective.content_targets(params, content, config)
+    features = objective.activations(params, window, config.content_layers, config)
+    owned = _owned(own, window.shape[:2], config.content_layers)
+    return objective.content_losses(features, content, config, shape=shape, owned=owned)
+
+
+def layer_losses(
+    image: np.ndarray, params: Mapping, targets: objective.Targets, config: Config, *, tile: int
+) -> dict[str, dict[str, jax.Array]]:
+    """`objective.layer_losses` of a picture of any size; the arguments are as of
+    `value_and_grad`."""
+    targets = jax.tree.map(np.asarray, objective.one_output(targets))
+    image = np.asarray(image)
+    windows = grid(image.shape, tile, objective.all_layers(config), model=vgg.network_name(params))
+    found = {"content": {}, "style": {}}
+    with on_device():
+        if config.style_layers:
+            sums = _statistics(params, image, targets.masks, config, windows)
+            found["style"] = _style_losses(sums, _style_alone(targets), config, windows.shape)
+        for window in windows if config.content_layers else ():
+            here = _window_content_losses(
+                params,
+                windows.cut(image, window),
+                _content_of(targets.content or targets.picture, windows, window),
+                windows.owned(window),
+                config,
+                windows.shape,
+            )
+            before = found["content"] or dict.fromkeys(here, 0.0)
+            found["content"] = jax.tree.map(jnp.add, before, here)
+    return found
 
 
 def compute_targets(

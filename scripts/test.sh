@@ -3,32 +3,38 @@
 # Arguments go to pytest, which runs at the root of the checkout:
 #   scripts/test.sh tests/test_image.py -k resize
 # --torch also installs PyTorch (gigabytes) and runs the tests that compare with it.
+# --browser also installs a headless Chromium (200 MB) and runs the tests of the report page in it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
 extras=test
-selection=(-m "not torch")
+left_out=(torch browser)
 arguments=()
 for argument in "$@"; do
-  if [[ $argument == --torch ]]; then
-    extras=test,torch
-    selection=()
-  else
-    arguments+=("$argument")
-  fi
+  case $argument in
+    --torch | --browser)
+      extras+=,${argument#--}
+      left_out=("${left_out[@]/${argument#--}/}")
+      ;;
+    *) arguments+=("$argument") ;;
+  esac
 done
 
 setup "$extras"
 cd "$root"
-if [[ $extras == test ]]; then
-  echo "left out: tests marked torch (need PyTorch, gigabytes); run scripts/test.sh --torch"
-fi
+selection=
+for marker in "${left_out[@]}"; do
+  if [[ -n $marker ]]; then
+    selection+="${selection:+ and }not $marker"
+    echo "left out: tests marked $marker, see scripts/test.sh --$marker"
+  fi
+done
 # All three run whatever the others find; pytest comes last, so that its summary closes.
 status=0
 "$venv/bin/python" -m ruff check . || status=$?
 "$venv/bin/python" -m ruff format --check . || status=$?
 # bash 3.2 takes an empty array for an unset one, hence the ${a[@]+...}.
 # Two workers: compiling, which is most of the time, keeps one core busy each.
-"$venv/bin/python" -m pytest -n 2 ${selection[@]+"${selection[@]}"} \
+"$venv/bin/python" -m pytest -n 2 ${selection:+-m "$selection"} \
   ${arguments[@]+"${arguments[@]}"} || status=$?
 exit "$status"

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "optimizers": {"config"},
     "optimize": {"config", "image", "optimizers", "sharding"},
     "tiling": {"config", "image", "vgg", "losses", "objective"},
-    "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
+    "stylize": {"config", "image", "color", "objective", "optimize", "sharding", "tiling"},
     "preflight": {"config", "objective", "optimize", "stylize", "tiling", "vgg"},
     "checkpoints": {"files", "optimize", "sharding"},
     "weights": {"files", "vgg", "fetch"},
@@ -43,8 +43,11 @@ MAY_IMPORT = {
     "stopping": set(),
     "results": {"console", "image", "io", "report", "sharding", "stylize"},
     "helptext": {"config", "console", "presets", "vgg"},
+    "charts": set(),
+    "page": {"io", "charts"},
+    "observers": {"files", "io", "optimize", "page", "sharding"},
 }
-ANY = {"__init__", "__main__", "cli", "jobs"}
+ANY = {"__init__", "__main__", "cli", "jobs", "monitor"}
 PURE = {
     *("image", "color", "winograd", "vgg", "losses", "objective", "optimize"),
     *("optimizers", "sharding", "tiling"),

@@ -1,0 +1,156 @@
+"""Following a job of the command line: its progress on the terminal, and its records."""
+
+import contextlib
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from nst_jax import console, files, observers
+from nst_jax.console import say
+from nst_jax.optimize import Progress
+from nst_jax.results import Output
+
+
+class Records:
+    """config.json and metrics.jsonl of a run, begun with its first step: what ends before, such
+    as bad input, leaves those of an earlier run alone.
+    """
+
+    def __init__(self, folder: pathlib.Path, described: Mapping):
+        self._folder, self._described = folder, described
+        self._metrics = None
+        self._kept: list[str] = []
+
+    def keep(self, wanted: Callable[[Mapping], bool]) -> float:
+        """Takes over the lines of an earlier run that are `wanted`; the seconds of the last one."""
+        seconds = 0.0
+        with contextlib.suppress(OSError, ValueError):  # none, or the end of one that was killed
+            for text in (self._folder / "metrics.jsonl").read_text("utf-8").splitlines():
+                line = json.loads(text)
+                if wanted(line):
+                    self._kept.append(f"{text}\n")
+                    seconds = line["seconds"]
+        return seconds
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def write(self, lines: Sequence[Mapping]) -> None:
+        """Appends lines to metrics.jsonl."""
+        if self._metrics is None:
+            with files.replacing(self._folder / "config.json") as file:
+                file.write((json.dumps(self._described, indent=2) + "\n").encode())
+        path = self._folder / "metrics.jsonl"
+        with files.writing(path):
+            if self._metrics is None:
+                self._metrics = path.open("w", encoding="utf-8")
+                self._metrics.writelines(self._kept)
+            self._metrics.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+            self._metrics.flush()
+
+
+class Monitor:
+    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records.
+
+    Attributes:
+      pictures: `[N, H, W, 3]` after the last step, for when the next one runs out of memory; of
+        one process and untiled.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        outputs: Sequence[Output],
+        log_every: int,
+        *,
+        keeps: bool = False,
+        attempt: int = 0,
+        resumed: int = 0,
+    ):
+        """Args:
+        records: where the losses go.
+        outputs: what is painted.
+        log_every: steps between lines of the records.
+        keeps: keep `pictures`.
+        attempt: the number of earlier ones of the same outputs.
+        resumed: the step that an earlier run got to, whose lines stay.
+        """
+        self._records, self._outputs, self._log_every = records, outputs, log_every
+        self._keeps = keeps and jax.process_count() == 1
+        self._attempt, self._resumed = attempt, resumed
+        self._start = time.perf_counter()
+        if resumed:
+            self._start -= records.keep(self._is_earlier)
+        self.pictures = None
+        self._bar = self._windows = None
+        if console.shows_progress():
+            self._bar = tqdm(unit="step", dynamic_ncols=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for bar in (self._windows, self._bar):
+            if bar is not None:
+                bar.close()
+
+    def window(self, done: int, total: int) -> None:
+        """Follows the windows of a tiled step, on a terminal."""
+        if self._bar is None:
+            return
+        if self._windows is None:
+            self._windows = tqdm(unit="window", dynamic_ncols=True, leave=False, position=1)
+        if done == 1:
+            self._windows.reset(total)
+        self._windows.update()
+
+    def _is_earlier(self, line: Mapping) -> bool:
+        """Whether a line of the records is of these outputs, before this run goes on."""
+        own = line["output"] in [output.stem for output in self._outputs]
+        return own and line.get("attempt", 0) == self._attempt and line["step"] <= self._resumed
+
+    def __call__(self, progress: Progress) -> None:
+        seconds = time.perf_counter() - self._start
+        if self._keeps:
+            self.pictures = np.array(progress.images)
+        total = progress.terms["total"]
+        first = progress.step - len(total) + 1
+        lines = []
+        for row, step in observers.logged(progress, self._log_every):
+            for index, output in enumerate(self._outputs):
+                terms = {name: float(v[row, index]) for name, v in progress.terms.items()}
+                # "style" is the picture's name, so the term goes by another.
+                terms["style_loss"] = terms.pop("style")
+                line = {"step": step, "style": output.label, "output": output.stem}
+                if self._attempt:
+                    line["attempt"] = self._attempt
+                # JSON has no NaN.
+                line |= {k: v if math.isfinite(v) else None for k, v in terms.items()}
+                line["seconds"] = round(seconds, 3)
+                lines.append(line)
+        self._records.write(lines)
+        losses = ", ".join(
+            f"{output.label} {loss:.4g}"
+            for output, loss in zip(self._outputs[:4], total[-1], strict=False)
+        )
+        losses += ", ..." if len(self._outputs) > 4 else ""
+        if self._bar is not None:
+            self._bar.total = progress.steps
+            if first == self._resumed + 1 and self._resumed:
+                self._bar.update(self._resumed)
+            self._bar.set_postfix_str(f"loss: {losses}", refresh=False)
+            self._bar.update(len(total))
+        elif (
+            first == 1 or progress.step * 10 // progress.steps > (first - 1) * 10 // progress.steps
+        ):
+            say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, loss: {losses}")

@@ -1,0 +1,438 @@
+"""What can be looked at while a run goes on: snapshots, an animation, TensorBoard, a report page.
+
+Each is an `Observer`: it is told of every group of outputs that is begun, of each dispatch of the
+optimisation, and of the pictures that the group ends with. Of several processes all observe, since
+to bring a divided picture together takes all of them, and the first one writes.
+"""
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from nst_jax import files, io, page, sharding
+from nst_jax.optimize import Progress
+
+ANIMATIONS = ("gif", "webp")
+FRAMES = 60
+FRAME_BYTES = 2**29
+
+
+class Named(Protocol):
+    """An input: its name and its picture `[H, W, 3]` in [0, 1]."""
+
+    name: str
+    image: np.ndarray
+
+
+class Group(NamedTuple):
+    """Outputs that are made together.
+
+    Attributes:
+      contents: their contents, each for as many outputs, one after the other.
+      styles: to show for each output.
+      labels, stems: of each output: what it is called, and its file without the extension.
+    """
+
+    contents: Sequence[Named]
+    styles: Sequence[Named]
+    labels: Sequence[str]
+    stems: Sequence[str]
+
+
+Pictures = Callable[[], np.ndarray]
+"""Gives the pictures `[N, H, W, 3]` in this process' memory; all processes have to call it."""
+
+
+class Observer:
+    """Does nothing: what a kind of observer leaves out."""
+
+    def begin(self, group: Group) -> None:
+        """The outputs that what follows is of."""
+
+    def __call__(self, progress: Progress, pictures: Pictures) -> None:
+        """A dispatch of the optimisation is done."""
+
+    def end(self, images: np.ndarray) -> list[Path]:
+        """The group is done, with pictures `[N, H, W, 3]`; returns the files that are now whole."""
+        return []
+
+    def close(self, error: BaseException | None) -> list[Path]:
+        """The run is over, by an error or without."""
+        return []
+
+
+class Observers:
+    """Several of them as one, which is a callback of `stylize` and a context manager.
+
+    Args:
+      observers: which.
+      wrote: called with the path of each file that is whole.
+    """
+
+    def __init__(self, observers: Sequence[Observer], *, wrote: Callable[[Path], None]):
+        self._observers, self._wrote = observers, wrote
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _, error, __):
+        for observer in self._observers:
+            # Of an error already there, that another file cannot be written is no news.
+            with contextlib.suppress(OSError, ValueError) if error else contextlib.nullcontext():
+                self._tell(observer.close(error))
+
+    def begin(self, group: Group) -> None:
+        for observer in self._observers:
+            observer.begin(group)
+
+    def __call__(self, progress: Progress) -> None:
+        pictures = functools.cache(lambda: sharding.whole(progress.images))
+        for observer in self._observers:
+            observer(progress, pictures)
+
+    def end(self, images: np.ndarray) -> None:
+        for observer in self._observers:
+            self._tell(observer.end(images))
+
+    def _tell(self, paths):
+        for path in paths:
+            self._wrote(path)
+
+
+def logged(progress: Progress, every: int) -> Iterator[tuple[int, int]]:
+    """(row of the terms, step) of the steps that are logged: the first, the last, each `every`."""
+    first = progress.step - len(progress.terms["total"]) + 1
+    for row, step in enumerate(range(first, progress.step + 1)):
+        if step == 1 or step % every == 0 or step == progress.steps:
+            yield row, step
+
+
+def _passes(progress: Progress, *, every: int = 1, parts: int | None = None) -> bool:
+    """Whether this dispatch takes a step whose number is a multiple of `every`; or one at which
+    the next of `parts` equal parts of the run is done."""
+    times, every = (1, every) if parts is None else (parts, progress.steps)
+    before = progress.step - len(progress.terms["total"])
+    return progress.step * times // every > before * times // every
+
+
+def _leads() -> bool:
+    return jax.process_index() == 0
+
+
+class Snapshots(Observer):
+    """The pictures as they are after every so many steps, `<folder>/<stem>/step_000123.png`.
+
+    An accelerator takes some steps at once: there it is the next step that can be seen.
+    """
+
+    def __init__(self, folder: Path, *, every: int):
+        self._folder, self._every = folder, every
+
+    def begin(self, group: Group) -> None:
+        self._stems = group.stems
+
+    def __call__(self, progress: Progress, pictures: Pictures) -> None:
+        if not _passes(progress, every=self._every):
+            return
+        images = pictures()
+        if _leads():
+            for stem, image in zip(self._stems, images, strict=True):
+                io.write_image(self._folder / stem / f"step_{progress.step:06d}.png", image)
+
+
+class Animation(Observer):
+    """The optimisation of each output as an animation, `<folder>/<stem>/animation.<suffix>`.
+
+    At most `FRAMES` pictures, evenly spread over the steps; of those that would take more than
+    `FRAME_BYTES` of memory every second one is left out. Those of coarser scales are brought to the
+    final size.
+    """
+
+    def __init__(self, folder: Path, *, suffix: str):
+        self._folder, self._suffix = folder, suffix
+
+    def begin(self, group: Group) -> None:
+        self._stems = group.stems
+        self._frames: list[np.ndarray] = []
+        self._bytes: list[int] = []  # of each: other processes than the first keep no frame
+        self._parts = FRAMES - 1
+
+    def __call__(self, progress: Progress, pictures: Pictures) -> None:
+        if progress.step == progress.steps:  # `end` has its picture
+            return
+        if self._bytes and not _passes(progress, parts=self._parts):
+            return
+        images = pictures()
+        if _leads():
+            self._frames.append(io.to_uint8(images))
+        self._bytes.append(images.size)
+        while sum(self._bytes) > FRAME_BYTES and len(self._bytes) > 1:
+            self._frames, self._bytes = self._frames[::2], self._bytes[::2]
+            self._parts //= 2
+
+    def end(self, images: np.ndarray) -> list[Path]:
+        if not _leads():
+            return []
+        frames = [*self._frames, io.to_uint8(images)]
+        paths = []
+        for number, stem in enumerate(self._stems):
+            paths.append(self._folder / stem / f"animation.{self._suffix}")
+            io.write_animation(paths[-1], [frame[number] for frame in frames])
+        self._frames = []
+        return paths
+
+
+class TensorBoard(Observer):
+    """Terms of the loss, and pictures, for TensorBoard, by tensorboardX (the extra `tensorboard`).
+
+    Raises:
+      ValueError: tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: str, *, log_every: int, pictures_every: int | None):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ValueError(
+                "--tensorboard_dir needs tensorboardX: pip install 'nst-jax[tensorboard]'"
+            ) from None
+        self._new = functools.partial(SummaryWriter, folder)
+        self._writer = None  # begun with the first step, as all files of a run
+        self._log_every, self._pictures_every = log_every, pictures_every
+
+    def begin(self, group: Group) -> None:
+        self._stems = group.stems
+
+    def __call__(self, progress: Progress, pictures: Pictures) -> None:
+        self._step = progress.step
+        every = self._pictures_every
+        shown = every is not None and _passes(progress, every=every)
+        images = pictures() if shown else None
+        if not _leads():
+            return
+        self._writer = self._writer or self._new()
+        for row, step in logged(progress, self._log_every):
+            for name, values in progress.terms.items():
+                for stem, value in zip(self._stems, values[row], strict=True):
+                    self._writer.add_scalar(f"{name}/{stem}", float(value), step)
+        if shown:
+            self._show(images)
+
+    def end(self, images: np.ndarray) -> list[Path]:
+        if self._writer is not None:
+            self._show(images)
+            self._writer.flush()
+        return []
+
+    def close(self, error: BaseException | None) -> list[Path]:
+        if self._writer is not None:
+            self._writer.close()
+        return []
+
+    def _show(self, images):
+        for stem, image in zip(self._stems, io.to_uint8(images), strict=True):
+            self._writer.add_image(f"picture/{stem}", image, self._step, dataformats="HWC")
+
+
+class Report(Observer):
+    """The report page of the run, `report.html`, written anew while it goes on.
+
+    The page is renewed every few seconds, and less often where that would take more than a
+    twentieth of the time; of several processes, a fixed number of times, so that all agree.
+    """
+
+    SECONDS = 4.0
+    TIMES = 20  # in a run of several processes
+    ROWS = 800  # of metrics on the page: twice as many are thinned out
+    LAYERS = 200  # measurements of the layers
+
+    def __init__(self, path: Path, *, settings: Mapping[str, Any], log_every: int, outputs: int):
+        """`settings` are shown; `outputs` are those of all groups."""
+        self._path, self._settings, self._log_every = path, settings, log_every
+        # Pages of many pictures show smaller ones.
+        self._longest = 1024 if outputs <= 4 else 640
+        self._pictures = outputs
+        self._start = time.perf_counter()
+        self._due = -math.inf
+        self._inputs: dict[tuple[str, str], page.Picture] = {}
+        self._outputs: list[page.Output] = []
+        self._scales: list[page.Scale] = []
+        self._step = self._steps = 0
+
+    def begin(self, group: Group) -> None:
+        self._own = range(len(self._outputs), len(self._outputs) + len(group.stems))
+        self._painted = len(self._own) * [None]
+        self._metrics = [{name: [] for name in ("step", *page.TERMS)} for _ in self._own]
+        self._layers = [[] for _ in self._own]
+        self._group, self._last = group, time.perf_counter()
+
+    def __call__(self, progress: Progress, pictures: Pictures) -> None:
+        now = time.perf_counter()
+        self._time(progress, now - self._last)
+        self._step, self._steps = progress.step, progress.steps
+        self._diverged = np.asarray(progress.diverged)
+        for row, step in logged(progress, self._log_every):
+            for number, metrics in enumerate(self._metrics):
+                metrics["step"].append(step)
+                for name in page.TERMS:
+                    metrics[name].append(_finite(progress.terms[name][row, number]))
+        if self._wanted(progress, now):
+            images = pictures()
+            for number, found in enumerate(progress.layer_losses()):
+                layers = self._layers[number]
+                layers.append((progress.step, jax.tree.map(_finite, found)))
+                if len(layers) > self.LAYERS:
+                    del layers[1:-1:2]
+            self._paint(images)
+            self._write("running")
+            took = time.perf_counter() - now
+            self._due = now + max(self.SECONDS, 20 * took)
+        self._last = time.perf_counter()
+
+    def end(self, images: np.ndarray) -> list[Path]:
+        self._paint(images)
+        self._write("running")
+        return []
+
+    def close(self, error: BaseException | None) -> list[Path]:
+        if not self._outputs or not _leads():
+            return []
+        if error is None:
+            self._write("finished")
+        elif isinstance(error, KeyboardInterrupt):
+            self._write("stopped", message="interrupted")
+        else:
+            self._write("stopped", message=(str(error).splitlines() or [type(error).__name__])[0])
+        return [self._path]
+
+    def _wanted(self, progress: Progress, now: float) -> bool:
+        if progress.step == progress.steps or not self._layers[0]:
+            return True
+        if jax.process_count() > 1:
+            return _passes(progress, parts=self.TIMES)
+        return now >= self._due
+
+    def _time(self, progress: Progress, seconds: float) -> None:
+        size, steps = progress.images.shape[1:3], len(progress.terms["total"])
+        begun = progress.step > steps  # or it is the first dispatch of the group
+        if begun and self._scales and self._scales[-1].size == size:
+            scale = self._scales.pop()
+            seconds += scale.seconds
+            self._scales.append(
+                scale._replace(last=progress.step, steps=scale.steps + steps, seconds=seconds)
+            )
+        else:
+            self._scales.append(page.Scale(size, progress.step, steps, (seconds, steps), seconds))
+
+    def _paint(self, images: np.ndarray) -> None:
+        """Takes up the pictures as they are now."""
+        if not _leads():
+            return
+        group = self._group
+        share = len(group.stems) // len(group.contents)
+        size = images.shape[1:3]
+        del self._outputs[self._own.start :]
+        for number, (label, stem) in enumerate(zip(group.labels, group.stems, strict=True)):
+            content, style = group.contents[number // share], group.styles[number]
+            uri = page.data_uri(images[number], longest=self._longest)
+            output = page.Output(
+                label=label,
+                stem=stem,
+                content=self._input("content", content),
+                style=self._input("style", style),
+                picture=page.Picture(stem, uri, size),
+                metrics=self._thinned(self._metrics[number]),
+                layers=self._layers[number],
+                diverged=bool(self._diverged[number]),
+            )
+            self._outputs.append(output)
+
+    def _input(self, kind: str, picture: Named) -> page.Picture | None:
+        """An input of the page, encoded once; None for the blank that a texture starts from."""
+        if kind == "content" and np.ptp(picture.image) == 0:
+            return None
+        if (kind, picture.name) not in self._inputs:
+            longest = self._longest if kind == "content" else 480
+            uri = page.data_uri(picture.image, longest=longest)
+            shown = page.Picture(picture.name, uri, picture.image.shape[:2])
+            self._inputs[kind, picture.name] = shown
+        return self._inputs[kind, picture.name]
+
+    def _thinned(self, metrics):
+        stride = max(1, len(metrics["step"]) // self.ROWS)
+        if stride == 1:
+            return metrics
+        return {name: [*values[:-1:stride], values[-1]] for name, values in metrics.items()}
+
+    def _write(self, state: str, *, message: str = "") -> None:
+        if not _leads():
+            return
+        run = page.Run(
+            state=state,
+            message=message,
+            step=self._step,
+            steps=self._steps,
+            seconds=time.perf_counter() - self._start,
+            inputs=sorted(((kind, p) for (kind, _), p in self._inputs.items()), key=lambda i: i[0]),
+            outputs=self._outputs,
+            scales=self._scales,
+            pictures=self._pictures,
+            settings=self._settings,
+            refresh=math.ceil(self.SECONDS),
+            written=time.time(),
+        )
+        with files.replacing(self._path) as file:
+            file.write(page.render(run).encode())
+
+
+class Look(NamedTuple):
+    """What is to be looked at.
+
+    Attributes:
+      save_every: steps between snapshots, or None.
+      animate: one of `ANIMATIONS`, or None.
+      report: whether to write the page.
+      tensorboard_dir: folder for TensorBoard, or None.
+    """
+
+    save_every: int | None = None
+    animate: str | None = None
+    report: bool = False
+    tensorboard_dir: str | None = None
+
+    def observers(
+        self, folder: Path, *, settings: Mapping[str, Any], log_every: int, outputs: int
+    ) -> list[Observer]:
+        """Those that do so in `folder`; `settings` and the number of all `outputs` of the run are
+        for the page.
+
+        Raises:
+          ValueError: tensorboardX is wanted and not installed.
+        """
+        found: list[Observer] = []
+        if self.save_every is not None:
+            found.append(Snapshots(folder, every=self.save_every))
+        if self.animate is not None:
+            found.append(Animation(folder, suffix=self.animate))
+        if self.tensorboard_dir is not None:
+            found.append(
+                TensorBoard(
+                    self.tensorboard_dir, log_every=log_every, pictures_every=self.save_every
+                )
+            )
+        if self.report:
+            path = folder / "report.html"
+            found.append(Report(path, settings=settings, log_every=log_every, outputs=outputs))
+        return found
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if math.isfinite(value) else None

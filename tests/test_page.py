@@ -1,0 +1,153 @@
+"""The report page by what a parser finds in it; test_page_browser.py looks at it in Chromium."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from paging import NASTY, painted, run_of
+from PIL import Image
+
+from nst_jax import charts, page
+
+VOID = {"meta", "img", "input", "link", "br", "hr"}
+
+
+class Parsed(HTMLParser):
+    """Elements, which must be closed in order, and the text in each kind of element."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.texts = [], [], {}
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(set(names)) == len(names), (tag, names)
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        assert "svg" in self.open
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+    def all(self, tag):
+        return [attributes for found, attributes in self.elements if found == tag]
+
+
+@pytest.mark.parametrize("state", ["running", "finished", "stopped"])
+def test_the_page_is_whole_and_asks_for_nothing(state):
+    text = page.render(run_of(3, state=state))
+    parsed = Parsed(text)
+    assert [tag for tag, _ in parsed.elements[:2]] == ["html", "head"]
+    for tag, attributes in parsed.elements:
+        for name in ("src", "href", "action", "data", "poster", "srcset", "xlink:href"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, name)
+    styles = "".join(parsed.texts["style"])
+    assert "url(" not in styles and "@import" not in styles
+    assert "prefers-color-scheme: dark" in styles
+    (policy,) = [m for m in parsed.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy["content"].startswith("default-src 'none'; img-src data:;")
+    refreshes = [m for m in parsed.all("meta") if m.get("http-equiv") == "refresh"]
+    assert len(refreshes) == (state == "running")
+    assert all(image["alt"] for image in parsed.all("img"))
+    for slider in parsed.all("input"):
+        assert slider["type"] == "range" and slider["aria-label"]
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+
+
+def test_pictures_are_inside(rng):
+    images = [painted(rng, 90, 160), painted(rng, 160, 90)]
+    for image in images:
+        uri = page.data_uri(image, longest=80)
+        kind, _, data = uri.partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert max(picture.size) == 80
+            small = Image.fromarray((255 * image).round().astype(np.uint8)).resize(picture.size)
+            difference = np.asarray(picture, float) - np.asarray(small, float)
+            assert np.abs(difference).mean() < 12
+    found = Parsed(page.render(run_of(2))).all("img")
+    assert len(found) == 2 * 3 + 3  # before, after and style of each; and the inputs
+    for image in found:
+        with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
+            assert picture.size[0] / picture.size[1] == pytest.approx(
+                int(image["width"]) / int(image["height"]), rel=0.1
+            )
+
+
+def test_names_are_text():
+    run = run_of(2, labels=[NASTY, "b & c"])
+    text = page.render(run)
+    parsed = Parsed(text)
+    assert len(parsed.all("script")) == 2  # ours
+    assert NASTY in parsed.texts["strong"] and "b & c" in parsed.texts["strong"]
+    data = json.loads(parsed.texts["script"][0])
+    assert [output["label"] for output in data["outputs"]] == [NASTY, "b & c"]
+
+
+def test_the_numbers_are_there_as_json_and_as_curves():
+    run = run_of(2, steps=40)
+    run.outputs[1].metrics["style"][3] = None
+    parsed = Parsed(page.render(run))
+    data = json.loads(parsed.texts["script"][0])
+    for found, output in zip(data["outputs"], run.outputs, strict=True):
+        assert found["metrics"] == output.metrics
+        assert found["layers"] == [{"step": step, **layers} for step, layers in output.layers]
+    assert data["settings"]["config"]["steps"] == run.settings["config"]["steps"]
+    curves = [path["d"] for path in parsed.all("path") if path["class"] == "curve style"]
+    charts_of_style = [curve for curve in curves if curve.count("L") > 20]
+    assert [curve.count("M") for curve in charts_of_style] == [1, 2]  # the gap
+    points = [float(x) for x in re.findall(r"[ML]([\d.]+)", charts_of_style[0])]
+    assert points == sorted(points) and len(points) == len(run.outputs[0].metrics["step"])
+    heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", charts_of_style[0])]
+    assert heights == sorted(heights)  # a loss that falls goes down
+
+
+def test_a_logarithmic_curve_has_equal_steps_for_equal_factors():
+    svg = charts.curves(
+        [0, 1, 2], {"total": [1.0, 10.0, 100.0]}, label="x", output=0, last=2, low=1.0, high=100.0
+    )
+    (curve,) = re.findall(r'class="curve total" d="(.*?)"', svg)
+    points = np.array(re.findall(r"[ML]([\d.]+) ([\d.]+)", curve), float)
+    steps = np.diff(points, axis=0)
+    np.testing.assert_allclose(steps[0], steps[1], atol=0.2)
+    assert steps[0][0] > 0 > steps[0][1]
+
+
+def test_a_texture_has_no_before():
+    run = run_of(1)
+    texture = run.outputs[0]._replace(content=None)
+    parsed = Parsed(page.render(page.dataclasses.replace(run, outputs=[texture])))
+    assert not parsed.all("input")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (None, "not finite"),
+        (3.14159, "3.14"),
+        (0.00123, "0.00123"),
+        (12345.6, "12,346"),
+        (999999.9, "1,000,000"),
+        (1.5e-7, "1.50×10⁻⁷"),
+        (83420000.0, "8.34×10⁷"),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert charts.number(value) == text
