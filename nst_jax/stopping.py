@@ -41,7 +41,8 @@ class Stopping:
 
     def _receive(self, number, _):
         self.received = number
-        self.__exit__()
+        for again in SIGNALS:  # by the system itself: Python may be waiting for a long step
+            signal.signal(again, signal.SIG_DFL)
         # Not through Python's buffer, which the signal may have interrupted.
         os.write(
             sys.__stderr__.fileno(), b"\nstopping after this step; once more to stop at once\n"
