@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from nst_jax import compilation, examples, io, jobs, sharding
+from nst_jax import compilation, dataset, examples, io, jobs, pairs, sharding
 from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.presets import presets
 from nst_jax.weights import load_params
@@ -22,8 +22,23 @@ BAD_INPUT = 1
 DEMO = {"size": 256, "steps": 80}
 
 RUN_FLAGS = {
-    "content": (flags.DEFINE_list, [], "content pictures, separated by commas"),
-    "styles": (flags.DEFINE_list, [], "style pictures, separated by commas"),
+    "content": (
+        flags.DEFINE_list,
+        [],
+        "content pictures, separated by commas; with folders or glob patterns, a data set",
+    ),
+    "styles": (flags.DEFINE_list, [], "style pictures, likewise"),
+    "pairing": (
+        flags.DEFINE_string,
+        None,
+        "of a data set: all contents in all styles, zip, the first in the first and so on, or "
+        "random, each content in one style drawn by the seed (default: all)",
+    ),
+    "batch_size": (
+        flags.DEFINE_integer,
+        None,
+        f"of a data set: most pictures painted at once (default: {dataset.BATCH_SIZE} a device)",
+    ),
     "output_dir": (flags.DEFINE_string, "out", "folder that the pictures go to"),
     "demo": (flags.DEFINE_boolean, False, "use the built-in pictures; needs no input"),
     "model": (flags.DEFINE_string, "vgg19", "bundled network, vgg16 or vgg19"),
@@ -44,7 +59,11 @@ RUN_FLAGS = {
         [],
         "for each style a picture, white where to learn from it; nothing between commas is all",
     ),
-    "seed": (flags.DEFINE_integer, 0, "of the noise to start from and of the jitter"),
+    "seed": (
+        flags.DEFINE_integer,
+        0,
+        "of the noise to start from, of the jitter and of the random pairing",
+    ),
     "tile": (
         flags.DEFINE_integer,
         None,
@@ -252,24 +271,83 @@ def _read(paths: Sequence[str]) -> list[jobs.Picture]:
     ]
 
 
+def read_initial() -> np.ndarray | None:
+    """The picture file that --init names, if it names one."""
+    if FLAGS.init in (None, *CHOICES["init"]):
+        return None
+    if not pathlib.Path(FLAGS.init).exists():
+        check_choice("--init (or an existing file)", FLAGS.init, CHOICES["init"])
+    return io.read_image(FLAGS.init)
+
+
+def read_params() -> Mapping:
+    """The network, with what it compiles kept for the next run."""
+    if FLAGS.compilation_cache:
+        compilation.keep_programs(lambda line: jobs.say(f"nst-jax: {line}"))
+    return load_params(FLAGS.weights or FLAGS.model)
+
+
+def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
+    """A job over folders of pictures; returns the exit code."""
+    unfit = ("demo", "mixing", "masks", "style_masks", "profile_dir", "log_every")
+    for name in (*(name for name in unfit if FLAGS[name].present), *sweep):
+        raise ValueError(
+            f"--{name} {'with several values ' if name in sweep else ''}does not go with --pairing "
+            "nor with folders or patterns"
+        )
+    pairing = "all" if FLAGS.pairing is None else FLAGS.pairing
+    check_choice("--pairing", pairing, pairs.PAIRINGS)
+    if FLAGS.batch_size is not None and FLAGS.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {FLAGS.batch_size}")
+    if not (FLAGS.content and FLAGS.styles):
+        raise ValueError("a data set needs --content and --styles")
+    process, processes = FLAGS.process_id, FLAGS.num_processes
+    if process is None and processes is None:
+        process, processes = jax.process_index(), jax.process_count()
+    if process is None or processes is None:
+        raise ValueError("--num_processes and --process_id go together")
+    sharding.check_process_id(process, processes)
+    job = dataset.Job(
+        contents=pairs.expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir),
+        styles=pairs.expand(FLAGS.styles, flag="--styles", output_dir=FLAGS.output_dir),
+        pairing=pairing,
+        config=config,
+        batch_size=FLAGS.batch_size,
+        initial=read_initial(),
+        seed=FLAGS.seed,
+        tile=FLAGS.tile,
+        mesh=sharding.parse_mesh(FLAGS.mesh) if FLAGS.mesh is not None else None,
+        process=process,
+        processes=processes,
+    )
+    described = {
+        "preset": FLAGS.preset,
+        "weights": FLAGS.weights or FLAGS.model,
+        "content": FLAGS.content,
+        "styles": FLAGS.styles,
+        "initial": FLAGS.init if job.initial is not None else None,
+    }
+    return dataset.run(job, read_params(), pathlib.Path(FLAGS.output_dir), described=described)
+
+
 def run() -> int:
     """One job, from the flags to the files; returns the exit code."""
+    data_set = FLAGS.pairing is not None or pairs.names_several(FLAGS.content + FLAGS.styles)
     processes = {
         name: FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")
     }
-    if FLAGS.distributed or any(value is not None for value in processes.values()):
+    alone = data_set and FLAGS.coordinator_address is None  # its processes need not meet
+    if FLAGS.distributed or (any(v is not None for v in processes.values()) and not alone):
         sharding.connect(**processes)
     config, sweep = config_from_flags()
     if FLAGS.log_every < 1:
         raise ValueError(f"--log_every must be at least 1, got {FLAGS.log_every}")
     if not 0 <= FLAGS.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
+    if data_set:
+        return run_data_set(config, sweep)
     contents, styles = read_inputs(config, sweep)
-    initial = None
-    if FLAGS.init not in (None, *CHOICES["init"]):
-        if not pathlib.Path(FLAGS.init).exists():
-            check_choice("--init (or an existing file)", FLAGS.init, CHOICES["init"])
-        initial = io.read_image(FLAGS.init)
+    initial = read_initial()
     job = jobs.Job(
         contents=contents,
         styles=styles,
@@ -283,9 +361,7 @@ def run() -> int:
         tile=FLAGS.tile,
         mesh=sharding.parse_mesh(FLAGS.mesh) if FLAGS.mesh is not None else None,
     )
-    if FLAGS.compilation_cache:
-        compilation.keep_programs(lambda line: jobs.say(f"nst-jax: {line}"))
-    params = load_params(FLAGS.weights or FLAGS.model)
+    params = read_params()
     described = {
         "preset": FLAGS.preset,
         "weights": FLAGS.weights or FLAGS.model,

@@ -15,9 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "ImageError", "read_image", "to_uint8", "write_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "ImageError",
+    "read_image",
+    "read_shape",
+    "suffixes",
+    "to_uint8",
+    "write_image",
+]
 
 MIN_SIDE = 32
 """The shortest side that is read, in pixels: five halvings leave one position."""
@@ -102,6 +111,26 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     return _srgb(bare, profile, path) * alpha + (1 - alpha)
 
 
+def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """The height and width that `read_image` would give, from the file's header where it says so:
+    files that are turned by their EXIF orientation, and PNG files, whose orientation may come
+    last, are read whole.
+
+    Args and errors are those of `read_image`; that what comes after the header is broken is found
+    only there.
+    """
+    with _opened(Path(path), max_pixels) as picture:
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+            picture = ImageOps.exif_transpose(picture)
+        return picture.height, picture.width
+
+
+def suffixes() -> frozenset[str]:
+    """What the names of files end in that `read_image` knows, such as ".jpg"."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in known.items() if name in _READABLE)
+
+
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Rounds an image to 8 bits: values outside [0, 1] are clipped, NaN becomes 0.
 
@@ -165,6 +194,14 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     """Reads a file's first picture, upright, in whatever mode it has."""
+    with _opened(path, max_pixels) as picture:
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """A file's first picture, known by its header; what decoding it raises is an `ImageError`."""
     Image.init()  # an optional format that this Pillow was built without must not be named
     formats = [name for name in _READABLE if name in Image.OPEN]
     try:
@@ -178,8 +215,7 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
                         f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
                         f"got {width} x {height} (width x height)"
                     )
-                picture.load()
-                return ImageOps.exif_transpose(picture)
+                yield picture
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

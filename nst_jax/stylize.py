@@ -59,6 +59,7 @@ def stylize(
     config: Config,
     *,
     key: jax.Array | None = None,
+    paired: bool = False,
     mixing: jax.Array | None = None,
     masks: jax.Array | None = None,
     style_masks: Sequence[jax.Array | None] | None = None,
@@ -77,11 +78,13 @@ def stylize(
 
     Args:
       params: parameter tree of VGG16 or VGG19.
-      content: `[H, W, 3]`; or several of one shape, a sequence or `[M, H, W, 3]`.
+      content: `[H, W, 3]`; or several, a sequence or `[M, H, W, 3]`, of one shape once they are
+        brought to the sizes of the run.
       styles: pictures `[h, w, 3]`, each of its own shape.
       config: what to do. Pictures are brought to `config.size`, none changes its shape.
       key: random key (`jax.random.key`) of the noise to start from and of the jitter; None is
         key 0. Every output starts from the same noise.
+      paired: paint content n in `styles[n]` alone, of as many contents as styles.
       mixing: `[rows, styles]`, rows sum to 1: blends of styles, one output a row and content.
       masks: `[styles, H, W]` in [0, 1], over the content: one output, in which each style holds
         where its mask is; `[rows, styles, H, W]` for several.
@@ -101,15 +104,22 @@ def stylize(
     Raises:
       TypeError: pictures that are not floating point.
       ValueError: pictures of another shape or range, too small for the deepest layer, an
-        unknown layer, bad masks or mixing, numbers of another length than the outputs, or a tile
-        that is too small for the layers or meets a line search.
+        unknown layer, bad masks or mixing, pairs that don't match or meet these, numbers of
+        another length than the outputs, or a tile that is too small for the layers or meets a
+        line search.
     """
     if tile is not None and mesh is not None:
         raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
     if not config.content_layers + config.style_layers:
         raise ValueError("config must name a layer in content_layers or style_layers")
-    contents = _several(content)
+    contents = _several(content, config)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
+    if paired and not (mixing is None and masks is None and style_masks is None):
+        raise ValueError("paired goes without mixing, masks and style_masks")
+    if paired and len(contents) != len(styles):
+        raise ValueError(
+            f"paired needs as many contents as styles, got {len(contents)} and {len(styles)}"
+        )
     if initial is not None:
         initial = checked("initial", initial)
     key = jax.random.key(0) if key is None else key
@@ -129,7 +139,15 @@ def stylize(
         tiled = tile is not None and max(sides) > tile
         with tiling.on_device() if tile is not None and not tiled else contextlib.nullcontext():
             targets = _targets(
-                params, sized, styles, here, mixing, masks, style_masks, tile if tiled else None
+                params,
+                sized,
+                styles,
+                here,
+                paired,
+                mixing,
+                masks,
+                style_masks,
+                tile if tiled else None,
             )
             targets = _sweep(here, targets)
             outputs = _count(targets)
@@ -207,8 +225,7 @@ def check_content(
     def features(params, image):
         return objective.activations(params, image, layers, config)
 
-    for size in scales(config):
-        height, width = fit_shape(shape, config.replace(size=size, first_size=None))
+    for height, width in fit_shapes(shape, config):
         picture = jax.ShapeDtypeStruct((height, width, 3), jnp.float32)
         jax.eval_shape(features, params, picture)
         for mask in [] if masks is None else masks:
@@ -225,6 +242,13 @@ def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
     return image_lib.fit_size(height, width, config.size)
 
 
+def fit_shapes(shape: Sequence[int], config: Config) -> tuple[tuple[int, int], ...]:
+    """`fit_shape` at each scale: contents that agree in it are painted by the same programs."""
+    return tuple(
+        fit_shape(shape, config.replace(size=size, first_size=None)) for size in scales(config)
+    )
+
+
 def fit(image: jax.Array, config: Config) -> jax.Array:
     """`image` `[H, W, 3]` brought to the configured size, in its own shape."""
     return image_lib.resize(image, *fit_shape(image.shape, config))
@@ -238,21 +262,21 @@ def scales(config: Config) -> tuple[int | None, ...]:
     return image_lib.pyramid_sizes(config.size, smallest=smallest, factor=config.scale_factor)
 
 
-def _several(content) -> list[jax.Array]:
+def _several(content, config) -> list[jax.Array]:
     if getattr(content, "ndim", None) == 3:
         return [checked("content", content)]
     contents = [checked(f"content[{index}]", picture) for index, picture in enumerate(content)]
     if not contents:
         raise ValueError("content must hold at least one picture, got none")
-    shapes = {picture.shape for picture in contents}
-    if len(shapes) > 1:
-        raise ValueError(f"several contents must be of one shape, got {sorted(shapes)}")
+    if len({fit_shapes(picture.shape, config) for picture in contents}) > 1:
+        shapes = sorted({picture.shape for picture in contents})
+        raise ValueError(f"several contents must be of one shape, got {shapes}")
     return contents
 
 
-def _targets(params, contents, styles, config, mixing, masks, style_masks, tile):
-    """Targets of contents x styles; pictures in, so that colours can be kept. With a tile, a list
-    of one output's each."""
+def _targets(params, contents, styles, config, paired, mixing, masks, style_masks, tile):
+    """Targets of contents x styles, or of pairs; pictures in, so that colours can be kept. With a
+    tile, a list of one output's each."""
     compute = objective.compute_targets
     if tile is not None:
         compute = functools.partial(tiling.compute_targets, tile=tile)
@@ -265,14 +289,14 @@ def _targets(params, contents, styles, config, mixing, masks, style_masks, tile)
             mask if mask is None else _fit_mask(f"style_masks[{index}]", mask, *style.shape[:2])
             for index, (mask, style) in enumerate(zip(style_masks, sized, strict=True))
         ]
+    styles_of = [[style] for style in sized] if paired else [sized] * len(contents)
     parts = []
-    for content in contents:
-        coloured = sized
+    for content, coloured in zip(contents, styles_of, strict=True):
         if config.color == "luminance":
-            coloured = [color.grey(color.match_luminance(style, content)) for style in sized]
+            coloured = [color.grey(color.match_luminance(style, content)) for style in coloured]
             content = color.grey(content)
         elif config.color == "match":
-            coloured = [color.match_colors(style, content) for style in sized]
+            coloured = [color.match_colors(style, content) for style in coloured]
         parts.append(
             compute(
                 params,

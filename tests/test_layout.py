@@ -30,13 +30,15 @@ MAY_IMPORT = {
     "tiling": {"config", "image", "vgg", "losses", "objective"},
     "stylize": {"config", "image", "color", "objective", "optimize", "tiling"},
     "preflight": {"config", "objective", "optimize", "stylize", "tiling", "vgg"},
+    "pairs": {"io", "jobs"},
+    "manifest": {"pairs"},
     "weights": {"vgg", "fetch"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
     "compilation": {"fetch"},
     "profiling": {"optimize"},
 }
-ANY = {"__init__", "__main__", "cli", "jobs"}
+ANY = {"__init__", "__main__", "cli", "dataset", "jobs"}
 PURE = {
     *("image", "color", "winograd", "vgg", "losses", "objective", "optimize"),
     *("sharding", "tiling"),
