@@ -2,7 +2,9 @@
 
 Where `jobs` paints a few pictures and shows them side by side, a data-set job paints pairs of a
 content and a style in batches. It reads the files batch by batch, records in manifest.jsonl what
-is finished, and goes on from there when it is started again.
+is finished, and goes on from there when it is started again. Pictures are brought to the size of
+the run when they are read, and to coarser scales from there: a set of many resolutions compiles
+what its few shapes at that size take.
 """
 
 import concurrent.futures
@@ -26,7 +28,7 @@ from nst_jax.config import Config
 from nst_jax.manifest import Manifest, check_settings
 from nst_jax.optimize import Progress
 from nst_jax.pairs import Batch, Pair, Source, pair, plan
-from nst_jax.stylize import check_content, fit_shapes, stylize
+from nst_jax.stylize import check_content, fit_shape, scales, stylize
 
 # Pictures painted at once on each device: on a CPU more of them gain nothing, see `batch_scaling`
 # in docs/benchmarks.md; an accelerator with memory to spare takes more.
@@ -111,7 +113,7 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
             _record_bad(manifest, bad)
         done = sum(finished(one) for batch in own for one in batch.pairs)
         with Monitor(sum(len(batch.pairs) for batch in own), done) as monitor:
-            for batch, (places, broken) in _read_ahead(todo, _Reader(finished)):
+            for batch, (places, broken) in _read_ahead(todo, _Reader(job.config, finished)):
                 _record_bad(manifest, broken)
                 bad |= broken
                 left = sum(not finished(one) for one in batch.pairs)
@@ -140,31 +142,35 @@ def _settings(job: Job, params: Mapping, described: Mapping) -> dict:
     }
 
 
-def _look_at_files(job: Job) -> tuple[dict, dict[str, str]]:
-    """The sizes that each content is brought to, by its path, and the errors of bad files."""
-    shapes, bad = {}, {}
+def _look_at_files(job: Job) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """By their paths, the shapes that pictures are brought to, and the errors of bad files."""
     contents = {content.path for content in job.contents}
     styles = {style.path for style in job.styles}
-    paths = dict.fromkeys(source.path for source in (*job.contents, *job.styles))
-    with tqdm(paths, unit="file", desc="looking at files", delay=2, leave=False,
-              disable=not sys.stderr.isatty()) as looking:  # fmt: skip
-        for path in looking:
-            try:
-                shape = io.read_shape(path)
-            except io.ImageError as error:
-                bad[path] = str(error)
-                continue
-            sizes = fit_shapes(shape, job.config)
-            layers = objective.all_layers(job.config) if path in contents else ()
-            layers += job.config.style_layers if path in styles else ()
-            wanted = max(map(vgg.smallest_side, layers), default=1)
-            height, width = min(sizes, key=min)
-            if min(height, width) < wanted:
-                bad[path] = (
-                    f"{path}: the layers need {wanted} pixels a side, and it is brought to "
-                    f"{width} x {height} (width x height)"
-                )
-            shapes[path] = sizes
+    first = job.config.replace(size=scales(job.config)[0], first_size=None)
+    shapes, bad = {}, {}
+    looking = tqdm(
+        dict.fromkeys(source.path for source in (*job.contents, *job.styles)),
+        desc="looking at files",
+        unit="file",
+        delay=2,
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+    for path in looking:
+        try:
+            shapes[path] = fit_shape(io.read_shape(path), job.config)
+        except io.ImageError as error:
+            bad[path] = str(error)
+            continue
+        layers = objective.all_layers(job.config) if path in contents else ()
+        layers += job.config.style_layers if path in styles else ()
+        wanted = max(map(vgg.smallest_side, layers), default=1)
+        height, width = fit_shape(shapes[path], first)
+        if min(height, width) < wanted:
+            bad[path] = (
+                f"{path}: the layers need {wanted} pixels a side, and it is brought to "
+                f"{width} x {height} (width x height)"
+            )
     return shapes, bad
 
 
@@ -193,12 +199,13 @@ def _mesh(job: Job, batch: Batch) -> jax.sharding.Mesh | None:
 class _Reader:
     """Reads what is left to do of a batch: `places, broken = reader(batch)`.
 
-    `places` has for each pair its content and style, or None where it is finished or one of its
-    files is bad; `broken` the errors of files that were not known to be bad.
+    `places` has for each pair its content and style, brought to the size of the run, or None where
+    it is finished or one of its files is bad; `broken` the errors of files that were not known to
+    be bad.
     """
 
-    def __init__(self, finished: Callable[[Pair], bool]):
-        self._finished = finished
+    def __init__(self, config: Config, finished: Callable[[Pair], bool]):
+        self._config, self._finished = config, finished
         self._bad: set[str] = set()
 
     def __call__(self, batch: Batch) -> tuple[list[tuple | None], dict[str, str]]:
@@ -209,7 +216,8 @@ class _Reader:
                 if path in images or path in self._bad:
                     continue
                 try:
-                    images[path] = io.read_image(path)
+                    image = io.read_image(path)
+                    images[path] = io.resize(image, *fit_shape(image.shape, self._config))
                 except io.ImageError as error:
                     broken[path] = str(error)
                     self._bad.add(path)
@@ -235,7 +243,8 @@ def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
     lines = []
     for path, error in bad.items():
         if (path, error) not in manifest.bad:
-            jobs.say(f"nst-jax: passed over {error}")
+            with tqdm.external_write_mode(file=sys.stderr):  # not into the bar
+                jobs.say(f"nst-jax: passed over {error}")
             lines.append({"path": path, "error": error})
     if lines:
         manifest.write(lines)
@@ -296,9 +305,14 @@ class Monitor:
         self._start = time.perf_counter()
         self._bar = None
         if sys.stderr.isatty():
-            layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} pictures [{elapsed}<{remaining}{postfix}]"
             self._bar = tqdm(
-                total=total, initial=done, dynamic_ncols=True, bar_format=layout, miniters=0
+                total=total,
+                initial=done,
+                dynamic_ncols=True,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} pictures "
+                "[{elapsed}<{remaining}{postfix}]",
+                miniters=0,
+                smoothing=0,  # what is left, by the same rate as is shown
             )
 
     def __enter__(self):

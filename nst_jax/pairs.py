@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     Attributes:
       pairs: at most `size`.
       size: how many outputs the program has; the places left over are filled with repetitions.
-      shape: `(H, W)` of the contents at the last scale.
+      shape: `(H, W)` that the contents are brought to.
     """
 
     pairs: tuple[Pair, ...]
@@ -148,34 +148,34 @@ def _draw(seed: int, name: str, count: int) -> int:
 
 def plan(
     pairs: Sequence[Pair],
-    shapes: Mapping[str, Sequence[tuple[int, int]]],
+    shapes: Mapping[str, tuple[int, int]],
     *,
     batch_size: int,
     devices: int = 1,
 ) -> list[Batch]:
     """Divides pairs into batches, filled across contents and styles.
 
-    Contents that have the same sizes at every scale share batches, which are all of one size for
-    such a shape, so that each shape compiles once. The size is the smallest that does with the
+    Contents of one shape share batches, which are all of one size, so that each shape compiles
+    once. The size is the smallest that does with the
     fewest batches: fewer places are left over than there are batches of the shape, where batches
     of `batch_size` throughout would paint a shape of one picture so many times.
 
     Args:
       pairs: all of the job.
-      shapes: of each content's path the sizes that it is brought to, from `fit_shapes`.
+      shapes: of each content's path the `(H, W)` that it is brought to.
       batch_size: the most pictures at once.
       devices: batches larger than this are a multiple of it where `batch_size` allows one.
     """
     if batch_size > devices:
         batch_size -= batch_size % devices
-    groups: dict[Sequence[tuple[int, int]], list[Pair]] = {}
+    groups: dict[tuple[int, int], list[Pair]] = {}
     for one in pairs:
         groups.setdefault(shapes[one.content], []).append(one)
     batches = []
-    for sizes, group in groups.items():
+    for shape, group in groups.items():
         size = math.ceil(len(group) / math.ceil(len(group) / batch_size))
         if size > devices:
             size = math.ceil(size / devices) * devices
         for first in range(0, len(group), size):
-            batches.append(Batch(tuple(group[first : first + size]), size, sizes[-1]))
+            batches.append(Batch(tuple(group[first : first + size]), size, shape))
     return batches

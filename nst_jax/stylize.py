@@ -78,8 +78,7 @@ def stylize(
 
     Args:
       params: parameter tree of VGG16 or VGG19.
-      content: `[H, W, 3]`; or several, a sequence or `[M, H, W, 3]`, of one shape once they are
-        brought to the sizes of the run.
+      content: `[H, W, 3]`; or several of one shape, a sequence or `[M, H, W, 3]`.
       styles: pictures `[h, w, 3]`, each of its own shape.
       config: what to do. Pictures are brought to `config.size`, none changes its shape.
       key: random key (`jax.random.key`) of the noise to start from and of the jitter; None is
@@ -112,7 +111,7 @@ def stylize(
         raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
     if not config.content_layers + config.style_layers:
         raise ValueError("config must name a layer in content_layers or style_layers")
-    contents = _several(content, config)
+    contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
     if paired and not (mixing is None and masks is None and style_masks is None):
         raise ValueError("paired goes without mixing, masks and style_masks")
@@ -225,7 +224,8 @@ def check_content(
     def features(params, image):
         return objective.activations(params, image, layers, config)
 
-    for height, width in fit_shapes(shape, config):
+    for size in scales(config):
+        height, width = fit_shape(shape, config.replace(size=size, first_size=None))
         picture = jax.ShapeDtypeStruct((height, width, 3), jnp.float32)
         jax.eval_shape(features, params, picture)
         for mask in [] if masks is None else masks:
@@ -242,13 +242,6 @@ def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
     return image_lib.fit_size(height, width, config.size)
 
 
-def fit_shapes(shape: Sequence[int], config: Config) -> tuple[tuple[int, int], ...]:
-    """`fit_shape` at each scale: contents that agree in it are painted by the same programs."""
-    return tuple(
-        fit_shape(shape, config.replace(size=size, first_size=None)) for size in scales(config)
-    )
-
-
 def fit(image: jax.Array, config: Config) -> jax.Array:
     """`image` `[H, W, 3]` brought to the configured size, in its own shape."""
     return image_lib.resize(image, *fit_shape(image.shape, config))
@@ -262,15 +255,15 @@ def scales(config: Config) -> tuple[int | None, ...]:
     return image_lib.pyramid_sizes(config.size, smallest=smallest, factor=config.scale_factor)
 
 
-def _several(content, config) -> list[jax.Array]:
+def _several(content) -> list[jax.Array]:
     if getattr(content, "ndim", None) == 3:
         return [checked("content", content)]
     contents = [checked(f"content[{index}]", picture) for index, picture in enumerate(content)]
     if not contents:
         raise ValueError("content must hold at least one picture, got none")
-    if len({fit_shapes(picture.shape, config) for picture in contents}) > 1:
-        shapes = sorted({picture.shape for picture in contents})
-        raise ValueError(f"several contents must be of one shape, got {shapes}")
+    shapes = {picture.shape for picture in contents}
+    if len(shapes) > 1:
+        raise ValueError(f"several contents must be of one shape, got {sorted(shapes)}")
     return contents
 
 

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "image": set(),
     "color": {"image"},
     "losses": set(),
-    "report": {"image"},
+    "report": {"image", "io"},
     "examples": set(),
     "winograd": set(),
     "vgg": {"config", "winograd"},

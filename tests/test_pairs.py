@@ -112,7 +112,7 @@ def test_random_draws_one_style_each_evenly_and_the_same_again():
 def batches_of(counts, **options):
     """Pairs with as many contents of each shape as `counts` says, in turn, and their batches."""
     numbered = [(n, shape) for shape, count in counts.items() for n in range(count)]
-    shapes = {f"{shape}-{n}": ((1, 1), shape) for n, shape in sorted(numbered)}
+    shapes = {f"{shape}-{n}": shape for n, shape in sorted(numbered)}
     pairs = pair([Source(path, path) for path in shapes], sources("s"), pairing="all")
     return pairs, plan(pairs, shapes, **options)
 
@@ -137,7 +137,7 @@ def test_batches_hold_every_pair_once_and_one_shape_each(batch_size, devices):
 
 
 def test_a_batch_is_filled_across_contents_and_styles():
-    shapes = dict.fromkeys(("a.jpg", "b.jpg", "c.jpg"), ((36, 48),))
+    shapes = dict.fromkeys(("a.jpg", "b.jpg", "c.jpg"), (36, 48))
     pairs = pair(sources("a", "b", "c"), sources("s", "t"), pairing="all")
     first, second = plan(pairs, shapes, batch_size=4)
     assert [one.output for one in first.pairs] == ["a__s.png", "a__t.png", "b__s.png"]
