@@ -289,12 +289,11 @@ def read_params() -> Mapping:
 
 def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     """A job over folders of pictures; returns the exit code."""
-    unfit = ("demo", "mixing", "masks", "style_masks", "profile_dir", "log_every")
-    for name in (*(name for name in unfit if FLAGS[name].present), *sweep):
-        raise ValueError(
-            f"--{name} {'with several values ' if name in sweep else ''}does not go with --pairing "
-            "nor with folders or patterns"
-        )
+    of_others = ("demo", "mixing", "masks", "style_masks", "profile_dir", "log_every")
+    unfit = [f"--{name}" for name in of_others if FLAGS[name].present]
+    unfit += [f"--{name} with several values" for name in sweep]
+    if unfit:
+        raise ValueError(f"{unfit[0]} does not go with --pairing nor with folders or patterns")
     pairing = "all" if FLAGS.pairing is None else FLAGS.pairing
     check_choice("--pairing", pairing, pairs.PAIRINGS)
     if FLAGS.batch_size is not None and FLAGS.batch_size < 1:
@@ -346,6 +345,8 @@ def run() -> int:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
     if data_set:
         return run_data_set(config, sweep)
+    if FLAGS.batch_size is not None:
+        raise ValueError("--batch_size goes with --pairing, or with folders or patterns")
     contents, styles = read_inputs(config, sweep)
     initial = read_initial()
     job = jobs.Job(

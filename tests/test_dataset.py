@@ -215,6 +215,7 @@ def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
         (("--content_weight=1,2",), "--content_weight with several values does not go with"),
         (("--pairing=al",), "--pairing must be one of all, zip, random, got 'al'"),
         (("--pairing=zip",), "--pairing=zip needs as many contents as styles, got 3 and 2"),
+        (("--content=in/a.png", "--styles=in/b.png"), "--batch_size goes with --pairing, or"),
         (("--batch_size=0",), "--batch_size must be at least 1, got 0"),
         (("--content=in/*.gif",), "--content: there are no pictures like 'in/*.gif'"),
         (("--content=",), "a data set needs --content and --styles"),

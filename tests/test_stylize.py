@@ -114,15 +114,15 @@ def test_blends_make_one_output_a_row(vgg16, pictures):
     np.testing.assert_allclose(blended.images[2], plain.images[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{"color": "luminance"}, {"init": "style"}])
-def test_pairs_are_of_the_product(vgg16, pictures, settings):
+def test_pairs_are_of_the_product(vgg16, pictures):
     content, styles = pictures
     contents = [content, content[::-1]]
-    config = CONFIG.replace(**settings)
+    config = CONFIG.replace(color="luminance", init="style")
     paired = nst_jax.stylize(vgg16, contents, styles, config, paired=True)
-    every = nst_jax.stylize(vgg16, contents, styles, config)
-    assert paired.images.shape == (2, 36, 48, 3) and every.images.shape == (4, 36, 48, 3)
-    np.testing.assert_allclose(paired.images, every.images[np.array([0, 3])], atol=1e-4)
+    assert paired.images.shape == (2, 36, 48, 3)
+    for n, content in enumerate(contents):
+        every = nst_jax.stylize(vgg16, content, styles, config)
+        np.testing.assert_allclose(paired.images[n], every.images[n], atol=1e-4)
 
 
 @pytest.mark.parametrize(
