@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nst_jax import files, optimize, sharding
+from nst_jax import console, files, optimize, sharding
 
 KEPT = 2
 SETTINGS = "settings.json"
@@ -160,15 +160,11 @@ class Checkpoints:
         except (OSError, ValueError, TypeError) as error:
             reason = files.reason(error)
             raise ValueError(f"{path}: cannot be read as settings of a run: {reason}") from error
-        now = self._settings
-        differing = [name for name in {**now, **settings} if settings.get(name) != now.get(name)]
-        if differing:
-            told = ", ".join(
-                f"{name} ({settings.get(name)} there, {now.get(name)} now)"
-                for name in differing[:3]
+        differences = console.differences(settings, self._settings)
+        if differences:
+            raise ValueError(
+                f"{self.folder} holds checkpoints of a run that differs in {differences}"
             )
-            told += f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-            raise ValueError(f"{self.folder} holds checkpoints of a run that differs in {told}")
 
 
 def _on_host(states: optimize.State) -> optimize.State:

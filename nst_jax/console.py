@@ -1,7 +1,7 @@
 """What the command says while it works: lines on stderr, of which `--quiet` leaves the errors."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _quiet = False
 
@@ -39,3 +39,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in (headings, *rows)
     ]
     return "\n".join("  ".join(row).rstrip() for row in aligned)
+
+
+def differences(before: Mapping, now: Mapping, *, most: int = 3) -> str:
+    """How settings differ, such as "steps (2 there, 3 now)"; nothing where they don't."""
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    told = [f"{name} ({before.get(name)} there, {now.get(name)} now)" for name in names[:most]]
+    return ", ".join(told) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -15,10 +15,19 @@ from nst_jax.presets import descriptions, presets
 PRESETS_DEFAULT = " (default: the preset's)"
 
 GROUPS = {
-    "Pictures to read": ("content", "styles", "demo", "mixing", "masks", "style_masks", "init"),
+    "Pictures to read": (
+        "content",
+        "styles",
+        "pairing",
+        "demo",
+        "mixing",
+        "masks",
+        "style_masks",
+        "init",
+    ),
     "Files to write": ("output_dir", "format", "overwrite", "log_every", "quiet"),
     "Looking at the run": ("report", "animate", "save_every", "tensorboard_dir", "profile_dir"),
-    "Long runs": ("checkpoint_dir", "checkpoint_every", "retries"),
+    "Long runs": ("checkpoint_dir", "checkpoint_every", "retries", "batch_size"),
     "Size of the pictures": ("size", "size_of", "first_size", "scale_factor", "tile"),
     "Network": ("model", "weights", "pooling", "pooling_correction", "padding", "precision"),
     "Objective": (

@@ -31,8 +31,11 @@ __all__ = [
     "Format",
     "ImageError",
     "read_image",
+    "read_shape",
     "read_text",
     "read_with_alpha",
+    "resize",
+    "suffixes",
     "to_jpeg",
     "to_uint8",
     "write_animation",
@@ -176,6 +179,49 @@ def read_text(path: str | os.PathLike[str]) -> str | None:
     with _opened(Path(path), MAX_PIXELS) as picture:
         text = picture.getexif().get(ExifTags.Base.ImageDescription)
     return text if isinstance(text, str) else None
+
+
+def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """The height and width that `read_image` would give, from the file's header where it says so:
+    files that are turned by their EXIF orientation, and PNG files, whose orientation may come
+    last, are read whole.
+
+    Args and errors are those of `read_image`; that what comes after the header is broken is found
+    only there.
+    """
+    path = Path(path)
+    with _opened(path, max_pixels) as picture:
+        _check_sides(picture, path)
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+            picture = ImageOps.exif_transpose(picture)
+        return picture.height, picture.width
+
+
+def suffixes() -> frozenset[str]:
+    """What the names of files end in that `read_image` knows, such as ".jpg"."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in known.items() if name in _READABLE)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`image.resize` by Pillow, which computes the same, without a program for every shape.
+
+    Args:
+      image: float32 `[H, W, 3]`, sRGB in [0, 1].
+      height, width: wanted, in pixels, at least 1.
+
+    Returns:
+      float32 `[height, width, 3]`, clipped to [0, 1]; the image untouched when it has that size.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    channels = [
+        Image.fromarray(np.asarray(image[..., c], np.float32, order="C")).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        for c in range(3)
+    ]
+    return np.clip(np.stack([np.asarray(channel) for channel in channels], -1), 0, 1)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
@@ -327,19 +373,23 @@ def to_jpeg(image: np.ndarray, *, longest: int) -> bytes:
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     """Reads a file's first picture, upright, in whatever mode it has."""
     with _opened(path, max_pixels) as picture:
-        width, height = picture.size
-        if min(width, height) < MIN_SIDE:
-            raise ImageError(
-                f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
-                f"got {width} x {height} (width x height)"
-            )
+        _check_sides(picture, path)
         picture.load()
         return ImageOps.exif_transpose(picture)
 
 
+def _check_sides(picture: Image.Image, path: Path) -> None:
+    width, height = picture.size
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(
+            f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
+            f"got {width} x {height} (width x height)"
+        )
+
+
 @contextlib.contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """A file's first picture, of which no more than the header is read yet."""
+    """A file's first picture, known by its header; what decoding it raises is an `ImageError`."""
     Image.init()  # an optional format that this Pillow was built without must not be named
     formats = [name for name in _READABLE if name in Image.OPEN]
     try:

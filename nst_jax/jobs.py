@@ -102,14 +102,14 @@ class Job:
 
 def unique(names: Sequence[str]) -> list[str]:
     """Names with a number behind those that came before, so that no output hides another."""
-    found: list[str] = []
+    found: dict[str, None] = {}  # quick to look up, and in order
     for name in names:
         candidate, number = name, 1
         while candidate in found:
             number += 1
             candidate = f"{name}_{number}"
-        found.append(candidate)
-    return found
+        found[candidate] = None
+    return list(found)
 
 
 def environment(packages: Iterable[str] = ()) -> dict:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nst_jax import io
 from nst_jax.files import replacing
 from nst_jax.image import check_image
 
@@ -38,14 +39,7 @@ def _check_labels(name: str, labels: Iterable[str], count: int) -> list[str]:
 def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes to fit into height × width with the aspect kept."""
     scale = min(height / image.shape[0], width / image.shape[1])
-    size = [max(1, round(side * scale)) for side in (image.shape[1], image.shape[0])]
-    channels = [
-        Image.fromarray(np.asarray(image[..., c], np.float32, order="C")).resize(
-            size, Image.Resampling.BICUBIC
-        )
-        for c in range(3)
-    ]
-    return np.clip(np.stack([np.asarray(channel) for channel in channels], -1), 0, 1)
+    return io.resize(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
 
 
 def _paste(sheet: np.ndarray, image: np.ndarray, top: int, left: int) -> None:

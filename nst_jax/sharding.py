@@ -142,9 +142,11 @@ def _spec(mesh: Mesh, leaf: jax.Array, picture: Sequence[int], *, even: bool) ->
     return PartitionSpec(*axes)
 
 
-def share(count: int) -> range:
-    """The outputs, of so many, that this process writes."""
-    process, processes = jax.process_index(), jax.process_count()
+def share(count: int, *, process: int | None = None, processes: int | None = None) -> range:
+    """Those of so many things that are this process's; its number and that of all of them are
+    JAX's unless given."""
+    process = jax.process_index() if process is None else process
+    processes = jax.process_count() if processes is None else processes
     return range(process * count // processes, (process + 1) * count // processes)
 
 
@@ -166,9 +168,17 @@ def connect(
     if any(value is not None for value in given):
         if None in given:
             raise ValueError("coordinator_address, num_processes and process_id go together")
-        if not 0 <= process_id < num_processes:
-            raise ValueError(f"process_id must be from 0 to {num_processes - 1}, got {process_id}")
+        check_process_id(process_id, num_processes)
     try:
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+        # Of a data set one process may have done its share hours before another.
+        jax.distributed.initialize(
+            coordinator_address, num_processes, process_id, shutdown_timeout_seconds=7 * 24 * 3600
+        )
     except RuntimeError as error:
         raise ConnectionError(f"the processes could not be joined: {error}") from error
+
+
+def check_process_id(process_id: int, num_processes: int) -> None:
+    """Refuses a number that none of so many processes has."""
+    if not 0 <= process_id < num_processes:
+        raise ValueError(f"process_id must be from 0 to {num_processes - 1}, got {process_id}")

@@ -59,6 +59,7 @@ def stylize(
     config: Config,
     *,
     key: jax.Array | None = None,
+    paired: bool = False,
     mixing: jax.Array | None = None,
     masks: jax.Array | None = None,
     style_masks: Sequence[jax.Array | None] | None = None,
@@ -83,6 +84,7 @@ def stylize(
       config: what to do. Pictures are brought to `config.size`, none changes its shape.
       key: random key (`jax.random.key`) of the noise to start from and of the jitter; None is
         key 0. Every output starts from the same noise.
+      paired: paint content n in `styles[n]` alone, of as many contents as styles.
       mixing: `[rows, styles]`, rows sum to 1: blends of styles, one output a row and content.
       masks: `[styles, H, W]` in [0, 1], over the content: one output, in which each style holds
         where its mask is; `[rows, styles, H, W]` for several.
@@ -104,8 +106,9 @@ def stylize(
     Raises:
       TypeError: pictures that are not floating point.
       ValueError: pictures of another shape or range, too small for the deepest layer, an
-        unknown layer, bad masks or mixing, numbers of another length than the outputs, a tile
-        that is too small for the layers or meets a line search, or a checkpoint of another run.
+        unknown layer, bad masks or mixing, pairs that don't match or meet these, numbers of
+        another length than the outputs, a tile that is too small for the layers or meets a line
+        search, or a checkpoint of another run.
     """
     if tile is not None and mesh is not None:
         raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
@@ -113,6 +116,12 @@ def stylize(
         raise ValueError("config must name a layer in content_layers or style_layers")
     contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
+    if paired and not (mixing is None and masks is None and style_masks is None):
+        raise ValueError("paired goes without mixing, masks and style_masks")
+    if paired and len(contents) != len(styles):
+        raise ValueError(
+            f"paired needs as many contents as styles, got {len(contents)} and {len(styles)}"
+        )
     if initial is not None:
         initial = checked("initial", initial)
     key = jax.random.key(0) if key is None else key
@@ -135,7 +144,15 @@ def stylize(
         tiled = tile is not None and max(sides) > tile
         with tiling.on_device() if tile is not None and not tiled else contextlib.nullcontext():
             targets = _targets(
-                params, sized, styles, here, mixing, masks, style_masks, tile if tiled else None
+                params,
+                sized,
+                styles,
+                here,
+                paired,
+                mixing,
+                masks,
+                style_masks,
+                tile if tiled else None,
             )
             targets = _sweep(here, targets)
             outputs = _count(targets)
@@ -261,9 +278,9 @@ def _several(content) -> list[jax.Array]:
     return contents
 
 
-def _targets(params, contents, styles, config, mixing, masks, style_masks, tile):
-    """Targets of contents x styles; pictures in, so that colours can be kept. With a tile, a list
-    of one output's each."""
+def _targets(params, contents, styles, config, paired, mixing, masks, style_masks, tile):
+    """Targets of contents x styles, or of pairs; pictures in, so that colours can be kept. With a
+    tile, a list of one output's each."""
     compute = objective.compute_targets
     if tile is not None:
         compute = functools.partial(tiling.compute_targets, tile=tile)
@@ -276,14 +293,14 @@ def _targets(params, contents, styles, config, mixing, masks, style_masks, tile)
             mask if mask is None else _fit_mask(f"style_masks[{index}]", mask, *style.shape[:2])
             for index, (mask, style) in enumerate(zip(style_masks, sized, strict=True))
         ]
+    styles_of = [[style] for style in sized] if paired else [sized] * len(contents)
     parts = []
-    for content in contents:
-        coloured = sized
+    for content, coloured in zip(contents, styles_of, strict=True):
         if config.color == "luminance":
-            coloured = [color.grey(color.match_luminance(style, content)) for style in sized]
+            coloured = [color.grey(color.match_luminance(style, content)) for style in coloured]
             content = color.grey(content)
         elif config.color == "match":
-            coloured = [color.match_colors(style, content) for style in sized]
+            coloured = [color.match_colors(style, content) for style in coloured]
         parts.append(
             compute(
                 params,

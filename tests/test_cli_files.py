@@ -13,7 +13,7 @@ from commandline import FAST
 from disk import closed_folder, room_for
 from PIL import Image
 
-from nst_jax import cli, io, weights
+from nst_jax import cli, io, options, weights
 from nst_jax.presets import presets
 
 
@@ -94,7 +94,7 @@ def test_the_settings_of_a_recipe_are_those_it_was_made_from(preset, arguments):
         with flagsaver.flagsaver():
             flags.FLAGS(["nst-jax", *arguments])
             others = {name: flags.FLAGS[name].value for name in cli.RECIPE_FLAGS}
-            config, sweep = cli.config_from_flags()
+            config, sweep = options.config_from_flags()
             return config, sweep, others, cli.recipe(config, sweep)
 
     first = read(f"--preset={preset}", *arguments)

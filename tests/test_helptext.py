@@ -13,7 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import nst_jax
-from nst_jax import cli, helptext, vgg
+from nst_jax import helptext, options, vgg
 from nst_jax.presets import descriptions, presets
 
 
@@ -66,7 +66,12 @@ def test_help_of_the_command_itself():
 
 
 def test_every_flag_is_in_one_group_with_its_default():
-    ours = {*cli.RUN_FLAGS, *cli.CONFIG_FLAGS, *cli.SWEEP_FLAGS, *cli.QUESTION_FLAGS}
+    ours = {
+        *options.RUN_FLAGS,
+        *options.CONFIG_FLAGS,
+        *options.SWEEP_FLAGS,
+        *options.QUESTION_FLAGS,
+    }
     grouped = [name for names in helptext.GROUPS.values() for name in names]
     assert len(set(grouped)) == len(grouped)
     assert set(grouped) == ours | {"help", "flagfile", "verbosity", "helpfull"}
@@ -75,7 +80,7 @@ def test_every_flag_is_in_one_group_with_its_default():
     assert list(found) == grouped
     for name, (_, text) in found.items():
         assert len(text) > 5, name
-    for name in (*cli.CONFIG_FLAGS, *cli.SWEEP_FLAGS):
+    for name in (*options.CONFIG_FLAGS, *options.SWEEP_FLAGS):
         default = re.search(r"\(default: ([^()]*)\)$", found[name][1])
         if (wanted := getattr(config, name)) is None:
             assert default is None, name

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "losses": set(),
     "files": set(),
     "console": set(),
-    "report": {"files", "image"},
+    "report": {"files", "image", "io"},
     "examples": set(),
     "winograd": set(),
     "vgg": {"config", "winograd"},
@@ -34,8 +34,10 @@ MAY_IMPORT = {
     "tiling": {"config", "image", "vgg", "losses", "objective"},
     "stylize": {"config", "image", "color", "objective", "optimize", "sharding", "tiling"},
     "preflight": {"config", "objective", "optimize", "stylize", "tiling", "vgg"},
-    "checkpoints": {"files", "optimize", "sharding"},
+    "checkpoints": {"console", "files", "optimize", "sharding"},
     "weights": {"files", "vgg", "fetch"},
+    "pairs": {"io", "jobs"},
+    "manifest": {"console", "pairs"},
     "convert": {"vgg", "weights"},
     "fetch": set(),
     "compilation": {"fetch"},
@@ -47,7 +49,7 @@ MAY_IMPORT = {
     "page": {"io", "charts"},
     "observers": {"files", "io", "optimize", "page", "sharding"},
 }
-ANY = {"__init__", "__main__", "cli", "jobs", "monitor"}
+ANY = {"__init__", "__main__", "cli", "dataset", "jobs", "monitor", "options"}
 PURE = {
     *("image", "color", "winograd", "vgg", "losses", "objective", "optimize"),
     *("optimizers", "sharding", "tiling"),

@@ -114,6 +114,31 @@ def test_blends_make_one_output_a_row(vgg16, pictures):
     np.testing.assert_allclose(blended.images[2], plain.images[1], atol=1e-4)
 
 
+def test_pairs_are_of_the_product(vgg16, pictures):
+    content, styles = pictures
+    contents = [content, content[::-1]]
+    config = CONFIG.replace(color="luminance", init="style")
+    paired = nst_jax.stylize(vgg16, contents, styles, config, paired=True)
+    assert paired.images.shape == (2, 36, 48, 3)
+    for n, content in enumerate(contents):
+        every = nst_jax.stylize(vgg16, content, styles, config)
+        np.testing.assert_allclose(paired.images[n], every.images[n], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (1, {}, "paired needs as many contents as styles, got 1 and 2"),
+        (2, {"mixing": np.eye(2)}, "paired goes without mixing, masks and style_masks"),
+        (2, {"style_masks": [None, None]}, "paired goes without mixing, masks and style_masks"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(vgg16, pictures, count, options, message):
+    content, styles = pictures
+    with pytest.raises(ValueError, match=message):
+        nst_jax.stylize(vgg16, [content] * count, styles, CONFIG, paired=True, **options)
+
+
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [

@@ -1,0 +1,374 @@
+"""Data-set jobs of the command line: folders of pictures in, a folder of pictures out.
+
+Where `jobs` paints a few pictures and shows them side by side, a data-set job paints pairs of a
+content and a style in batches. It reads the files batch by batch, records in manifest.jsonl what
+is finished, and goes on from there when it is started again. Pictures are brought to the size of
+the run when they are read, and to coarser scales from there: a set of many resolutions compiles
+what its few shapes at that size take.
+"""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from nst_jax import io, jobs, objective, preflight, sharding, vgg
+from nst_jax.config import Config
+from nst_jax.console import complain, say, shows_progress
+from nst_jax.manifest import Manifest, check_settings
+from nst_jax.optimize import Progress
+from nst_jax.pairs import Batch, Pair, Source, pair, plan
+from nst_jax.stylize import check_content, fit_shape, scales, stylize
+
+# Pictures painted at once on each device: on a CPU more of them gain nothing, see `batch_scaling`
+# in docs/benchmarks.md; an accelerator with memory to spare takes more.
+BATCH_SIZE = 4
+
+BAD_FILES = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Attributes:
+      contents, styles: the files, from `expand`.
+      pairing: of `PAIRINGS`, see `pair`.
+      config: the settings.
+      batch_size: the most pictures that are painted at once; None is `BATCH_SIZE` a device.
+      initial: a picture to start from, or None.
+      seed: of the random key and of the pairing.
+      tile: longest side of the windows in which larger pictures are looked at, or None.
+      mesh: sizes of the mesh's axes; None is as `sharding.make_mesh` divides by itself.
+      process, processes: the number of this process, and of all that share the work. Each
+        computes on its own devices.
+    """
+
+    contents: Sequence[Source]
+    styles: Sequence[Source]
+    pairing: str
+    config: Config
+    batch_size: int | None = None
+    initial: np.ndarray | None = None
+    seed: int = 0
+    tile: int | None = None
+    mesh: Mapping[str, int] | None = None
+    process: int = 0
+    processes: int = 1
+
+
+def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) -> int:
+    """Paints this process's share of `job` into `folder`; returns the exit code.
+
+    Writes the pictures, manifest.jsonl, and config.json with `described` in it. What is finished
+    already is left alone. A file that cannot be read, or is too small for the layers, is recorded
+    and passed over.
+
+    Raises:
+      ValueError: a folder of a job with other settings, nothing that can be read, a picture that
+        does not fit into memory, or what `stylize` refuses.
+    """
+    settings = _settings(job, params, described)
+    check_settings(folder / "config.json", settings)
+    manifest = Manifest(folder, process=job.process)
+    # What even a square could not be painted with is no file's fault.
+    check_content(params, (512, 512), job.config)
+    pairs = pair(job.contents, job.styles, pairing=job.pairing, seed=job.seed)
+    shapes, bad = _look_at_files(job)
+    good = [one for one in pairs if one.content not in bad and one.style not in bad]
+    if not good:
+        raise ValueError(f"no pair of pictures can be read: {next(iter(bad.values()))}")
+    devices = 1 if job.tile is not None else jax.local_device_count()
+    batch_size = BATCH_SIZE * devices if job.batch_size is None else job.batch_size
+    batches = plan(good, shapes, batch_size=batch_size, devices=devices)
+    own = [
+        batches[n]
+        for n in sharding.share(len(batches), process=job.process, processes=job.processes)
+    ]
+
+    def finished(one):
+        return one in manifest.finished and (folder / one.output).is_file()
+
+    todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
+    _check_memory(job, params, todo)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".unfinished-{job.process}"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir()
+    try:
+        if not (folder / "config.json").exists():
+            (unfinished / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+            os.replace(unfinished / "config.json", folder / "config.json")
+        if job.process == 0:
+            _record_bad(manifest, bad)
+        done = sum(finished(one) for batch in own for one in batch.pairs)
+        with Monitor(sum(len(batch.pairs) for batch in own), done) as monitor:
+            for batch, (places, broken) in _read_ahead(todo, _Reader(job.config, finished)):
+                _record_bad(manifest, broken)
+                bad |= broken
+                left = sum(not finished(one) for one in batch.pairs)
+                monitor.pass_over(left - sum(map(bool, places)))
+                if any(places):
+                    lines = _paint(job, params, batch, places, folder, unfinished, monitor)
+                    manifest.write(lines)
+                    monitor.add(len(lines))
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return _summary(manifest, folder, own, bad, missing=len(pairs) - len(good))
+
+
+def _settings(job: Job, params: Mapping, described: Mapping) -> dict:
+    """What config.json records of a job."""
+    return {
+        **described,
+        "network": vgg.network_name(params),
+        "pairing": job.pairing,
+        "seed": job.seed,
+        "batch_size": job.batch_size,
+        "tile": job.tile,
+        "mesh": job.mesh and dict(job.mesh),
+        "config": dataclasses.asdict(job.config),
+        **jobs.environment(),
+    }
+
+
+def _look_at_files(job: Job) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """By their paths, the shapes that pictures are brought to, and the errors of bad files."""
+    contents = {content.path for content in job.contents}
+    styles = {style.path for style in job.styles}
+    first = job.config.replace(size=scales(job.config)[0], first_size=None)
+    shapes, bad = {}, {}
+    looking = tqdm(
+        dict.fromkeys(source.path for source in (*job.contents, *job.styles)),
+        desc="looking at files",
+        unit="file",
+        delay=2,
+        leave=False,
+        disable=not shows_progress(),
+    )
+    for path in looking:
+        try:
+            shapes[path] = fit_shape(io.read_shape(path), job.config)
+        except io.ImageError as error:
+            bad[path] = str(error)
+            continue
+        layers = objective.all_layers(job.config) if path in contents else ()
+        layers += job.config.style_layers if path in styles else ()
+        wanted = max(map(vgg.smallest_side, layers), default=1)
+        height, width = fit_shape(shapes[path], first)
+        if min(height, width) < wanted:
+            bad[path] = (
+                f"{path}: the layers need {wanted} pixels a side, and it is brought to "
+                f"{width} x {height} (width x height)"
+            )
+    return shapes, bad
+
+
+def _check_memory(job: Job, params: Mapping, batches: Sequence[Batch]) -> None:
+    """Refuses batches that would not fit, by the largest of them."""
+    if not batches or job.tile is not None:
+        return
+    largest = max(batches, key=lambda batch: batch.size * math.prod(batch.shape))
+    if _mesh(job, largest) is None:
+        try:
+            preflight.check(params, largest.shape, largest.size, job.config)
+        except ValueError as error:
+            raise ValueError(_with_batch_size(str(error), largest)) from error
+
+
+def _with_batch_size(advice: str, batch: Batch) -> str:
+    return f"{advice}; a --batch_size below {batch.size} takes less" if batch.size > 1 else advice
+
+
+def _mesh(job: Job, batch: Batch) -> jax.sharding.Mesh | None:
+    if job.tile is not None and job.mesh is None:
+        return None
+    return sharding.make_mesh(batch.size, sizes=job.mesh, devices=jax.local_devices())
+
+
+class _Reader:
+    """Reads what is left to do of a batch: `places, broken = reader(batch)`.
+
+    `places` has for each pair its content and style, brought to the size of the run, or None where
+    it is finished or one of its files is bad; `broken` the errors of files that were not known to
+    be bad.
+    """
+
+    def __init__(self, config: Config, finished: Callable[[Pair], bool]):
+        self._config, self._finished = config, finished
+        self._bad: set[str] = set()
+
+    def __call__(self, batch: Batch) -> tuple[list[tuple | None], dict[str, str]]:
+        images, broken = {}, {}
+        todo = [not self._finished(one) for one in batch.pairs]
+        for one in itertools.compress(batch.pairs, todo):
+            for path in (one.content, one.style):
+                if path in images or path in self._bad:
+                    continue
+                try:
+                    image = io.read_image(path)
+                    images[path] = io.resize(image, *fit_shape(image.shape, self._config))
+                except io.ImageError as error:
+                    broken[path] = str(error)
+                    self._bad.add(path)
+        return [
+            (images[one.content], images[one.style])
+            if left and one.content in images and one.style in images
+            else None
+            for one, left in zip(batch.pairs, todo, strict=True)
+        ], broken
+
+
+def _read_ahead(batches: Sequence[Batch], read: Callable[[Batch], tuple]) -> Iterator[tuple]:
+    """Each batch and what `read` gives for it; the next one is read meanwhile."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+        ahead = [thread.submit(read, batch) for batch in batches[:1]]
+        for number, batch in enumerate(batches, start=1):
+            pictures = ahead.pop().result()
+            ahead += [thread.submit(read, following) for following in batches[number : number + 1]]
+            yield batch, pictures
+
+
+def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
+    lines = []
+    for path, error in bad.items():
+        if (path, error) not in manifest.bad:
+            with tqdm.external_write_mode(file=sys.stderr):  # not into the bar
+                complain(f"passed over {error}")
+            lines.append({"path": path, "error": error})
+    if lines:
+        manifest.write(lines)
+
+
+def _paint(job, params, batch, places, folder, unfinished, monitor) -> list[dict]:
+    """Paints the pictures of a batch and writes them; the lines of the manifest.
+
+    Each keeps its place, and the program its size, whatever else of the batch is painted.
+    """
+    start = time.perf_counter()
+    filler = next(place for place in places if place is not None)
+    filled = [place or filler for place in places] + [filler] * (batch.size - len(places))
+    try:
+        result = stylize(
+            params,
+            [content for content, _ in filled],
+            [style for _, style in filled],
+            job.config,
+            paired=True,
+            key=jax.random.key(job.seed),
+            initial=job.initial,
+            callback=monitor,
+            tile=job.tile,
+            mesh=_mesh(job, batch),
+        )
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not preflight.ran_out(error):
+            raise
+        advice = preflight.advice(params, batch.shape, batch.size, job.config)
+        raise ValueError(f"out of memory: {_with_batch_size(advice, batch)}") from error
+    images = np.asarray(result.images)
+    painted = [number for number, place in enumerate(places) if place is not None]
+    for number in painted:
+        # An unfinished file is to be found where the next run looks for it.
+        io.write_image(unfinished / "picture.png", images[number])
+        path = folder / batch.pairs[number].output
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(unfinished / "picture.png", path)
+    seconds = round((time.perf_counter() - start) / len(painted), 3)
+    losses = result.history["total"][-1]
+    return [
+        {
+            **batch.pairs[number]._asdict(),
+            "loss": float(losses[number]) if math.isfinite(losses[number]) else None,  # no NaN
+            "seconds": seconds,
+            "diverged": bool(result.diverged[number]),
+        }
+        for number in painted
+    ]
+
+
+class Monitor:
+    """Follows a job: a progress bar on a terminal, a line a batch elsewhere."""
+
+    def __init__(self, total: int, done: int):
+        self._total, self._first, self._done = total, done, done
+        self._start = time.perf_counter()
+        self._bar = None
+        if shows_progress():
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                dynamic_ncols=True,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} pictures "
+                "[{elapsed}<{remaining}{postfix}]",
+                miniters=0,
+                smoothing=0,  # what is left, by the same rate as is shown
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+    def _rate(self) -> float:
+        """Pictures a minute."""
+        return 60 * (self._done - self._first) / (time.perf_counter() - self._start)
+
+    def __call__(self, progress: Progress) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"{self._rate():.3g} a minute, step {progress.step}/{progress.steps}",
+                refresh=False,
+            )
+            self._bar.update(0)  # shows it, not more often than is good for a terminal
+
+    def pass_over(self, pictures: int) -> None:
+        """So many pictures are not to be made after all."""
+        self._total -= pictures
+        if self._bar is not None:
+            self._bar.total = self._total
+
+    def add(self, pictures: int) -> None:
+        """So many more pictures are written."""
+        self._done += pictures
+        if self._bar is not None:
+            self._bar.update(pictures)
+            return
+        rate = self._rate()
+        say(
+            f"{self._done}/{self._total} pictures, {rate:.3g} a minute, "
+            f"{(self._total - self._done) / rate:.1f} minutes left"
+        )
+
+
+def _summary(manifest, folder, own, bad, *, missing) -> int:
+    """What the job came to, in a line each; the exit code."""
+    pairs = [one for batch in own for one in batch.pairs]
+    diverged = [manifest.finished[one] for one in pairs if one in manifest.finished]
+    say(f"{len(diverged)} pictures are in {folder}")
+    missing += len(pairs) - len(diverged)
+    if any(diverged):
+        complain(
+            f"{sum(diverged)} pictures stopped at a value that is not finite, the last "
+            "finite ones are kept; try a smaller --learning_rate"
+        )
+    if bad:
+        complain(
+            f"{len(bad)} bad files, named in manifest.jsonl, are passed over, and "
+            f"{missing} pictures not made"
+        )
+        return BAD_FILES
+    return jobs.DIVERGED if any(diverged) else 0

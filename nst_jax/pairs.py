@@ -1,0 +1,181 @@
+"""Which pictures a data-set job makes: files, pairs of a content and a style, and batches of pairs.
+
+All of it follows from the files and the settings alone, not from what is finished nor from how many
+processes share the work, so that a job that was interrupted ends with the very files of one that
+was not.
+"""
+
+import glob
+import hashlib
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from nst_jax import io, jobs
+
+PAIRINGS = ("all", "zip", "random")
+
+
+class Source(NamedTuple):
+    """A picture file.
+
+    Attributes:
+      path: where it is.
+      name: what its outputs are called by: the path below the folder or the fixed part of the
+        pattern that it was found by, with "/" between folders and without its suffix.
+    """
+
+    path: str
+    name: str
+
+
+class Pair(NamedTuple):
+    """One picture to be made: the paths of its content and style, and of its file in the folder."""
+
+    content: str
+    style: str
+    output: str
+
+
+class Batch(NamedTuple):
+    """Pairs that are painted at once.
+
+    Attributes:
+      pairs: at most `size`.
+      size: how many outputs the program has; the places left over are filled with repetitions.
+      shape: `(H, W)` that the contents are brought to.
+    """
+
+    pairs: tuple[Pair, ...]
+    size: int
+    shape: tuple[int, int]
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def names_several(items: Sequence[str]) -> bool:
+    """Whether one of `items` is a folder or a glob pattern."""
+    return any(
+        os.path.isdir(item) or (_is_pattern(item) and not os.path.exists(item)) for item in items
+    )
+
+
+def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str]) -> list[Source]:
+    """The picture files that `items` name, each once.
+
+    A file stands for itself. A folder stands for the pictures in it and in its subfolders, a glob
+    pattern (`**` for any folders) for those that match: what has a picture's suffix, does not
+    begin with a dot and is not in `output_dir`, sorted.
+
+    Raises:
+      ValueError: an item that names nothing; the message starts with `flag`.
+    """
+    outputs = os.path.abspath(output_dir) + os.sep
+    suffixes = io.suffixes()
+    found: dict[str, Source] = {}
+    for item in items:
+        path = pathlib.Path(item)
+        if path.is_dir():
+            root, pattern = path, os.path.join(glob.escape(item), "**", "*")
+        elif _is_pattern(item) and not path.exists():
+            fixed = itertools.takewhile(lambda part: not _is_pattern(part), path.parts)
+            root, pattern = pathlib.Path(*fixed), item
+        else:
+            found.setdefault(str(path), Source(str(path), path.stem))
+            continue
+        matches = sorted(
+            match
+            for match in map(pathlib.Path, glob.glob(pattern, recursive=True))
+            if match.suffix.lower() in suffixes
+            and match.is_file()
+            and not os.path.abspath(match).startswith(outputs)
+        )
+        if not matches:
+            where = "in the folder" if path.is_dir() else "like"
+            raise ValueError(f"{flag}: there are no pictures {where} {item!r}")
+        for match in matches:
+            name = match.relative_to(root).with_suffix("").as_posix()
+            found.setdefault(str(match), Source(str(match), name))
+    return list(found.values())
+
+
+def pair(
+    contents: Sequence[Source], styles: Sequence[Source], *, pairing: str, seed: int = 0
+) -> list[Pair]:
+    """The pictures to be made, each with an output of its own.
+
+    "all" paints every content in every style, "zip" the first in the first and so on, "random"
+    each content in one style, drawn by the seed.
+
+    Outputs lie in the subfolders that their contents were found in. The draw of a random style
+    depends on nothing but the seed, the content's name and the number of styles.
+
+    Raises:
+      ValueError: contents and styles that cannot be zipped.
+    """
+    if pairing == "zip":
+        if len(contents) != len(styles):
+            raise ValueError(
+                "--pairing=zip needs as many contents as styles, "
+                f"got {len(contents)} and {len(styles)}"
+            )
+        found = list(zip(contents, styles, strict=True))
+    elif pairing == "random":
+        found = [(content, styles[_draw(seed, content.name, len(styles))]) for content in contents]
+    else:
+        found = list(itertools.product(contents, styles))
+    stems = []
+    for content, style in found:
+        folder, _, name = content.name.rpartition("/")
+        stem = f"{name}__{style.name.rpartition('/')[2]}"[:100]  # no name too long for a disk
+        stems.append(f"{folder}/{stem}" if folder else stem)
+    return [
+        Pair(content.path, style.path, f"{stem}.png")
+        for (content, style), stem in zip(found, jobs.unique(stems), strict=True)
+    ]
+
+
+def _draw(seed: int, name: str, count: int) -> int:
+    """A number below `count`, as good as random."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest) % count
+
+
+def plan(
+    pairs: Sequence[Pair],
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    batch_size: int,
+    devices: int = 1,
+) -> list[Batch]:
+    """Divides pairs into batches, filled across contents and styles.
+
+    Contents of one shape share batches, which are all of one size, so that each shape compiles
+    once. The size is the smallest that does with the
+    fewest batches: fewer places are left over than there are batches of the shape, where batches
+    of `batch_size` throughout would paint a shape of one picture so many times.
+
+    Args:
+      pairs: all of the job.
+      shapes: of each content's path the `(H, W)` that it is brought to.
+      batch_size: the most pictures at once.
+      devices: batches larger than this are a multiple of it where `batch_size` allows one.
+    """
+    if batch_size > devices:
+        batch_size -= batch_size % devices
+    groups: dict[tuple[int, int], list[Pair]] = {}
+    for one in pairs:
+        groups.setdefault(shapes[one.content], []).append(one)
+    batches = []
+    for shape, group in groups.items():
+        size = math.ceil(len(group) / math.ceil(len(group) / batch_size))
+        if size > devices:
+            size = math.ceil(size / devices) * devices
+        for first in range(0, len(group), size):
+            batches.append(Batch(tuple(group[first : first + size]), size, shape))
+    return batches

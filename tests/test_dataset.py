@@ -1,0 +1,274 @@
+"""Data-set jobs through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from commandline import FAST
+from PIL import Image
+
+from nst_jax import cli, dataset, jobs
+
+ONE_DEVICE = "--mesh=style:1"
+
+
+def save(path, rng, height, width):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path, rng, monkeypatch):
+    """Three contents of two resolutions and one shape, one of them in a folder, and two styles."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "in" / "a.png", rng, 60, 80)
+    save(tmp_path / "in" / "b.png", rng, 120, 160)
+    save(tmp_path / "in" / "deep" / "c.png", rng, 60, 80)
+    save(tmp_path / "styles" / "s.png", rng, 64, 48)
+    save(tmp_path / "styles" / "t.png", rng, 50, 50)
+    return tmp_path
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    """How many pictures each program that ran had."""
+    sizes, stylize = [], dataset.stylize
+
+    def counting(params, contents, styles, *arguments, **options):
+        sizes.append(len(contents))
+        return stylize(params, contents, styles, *arguments, **options)
+
+    monkeypatch.setattr(dataset, "stylize", counting)
+    return sizes
+
+
+def arguments(*more, out="out", batch_size=2):
+    return ("--content=in", "--styles=styles", f"--output_dir={out}", *FAST, ONE_DEVICE,
+            f"--batch_size={batch_size}", *more)  # fmt: skip
+
+
+def files(folder):
+    """The bytes of every file, of manifests the lines without times and in any order."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.name.startswith("manifest"):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = sorted(
+                json.dumps({k: v for k, v in line.items() if k != "seconds"}) for line in lines
+            )
+        elif path.is_file():
+            found[name] = path.read_bytes()
+    return found
+
+
+def level(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture, np.int32)
+
+
+NAMES = [f"{c}__{s}.png" for c in ("a", "b", "deep/c") for s in "st"]
+
+
+def test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended(run, folders, painted):
+    out = folders / "out"
+    code, err = run(*arguments())
+    assert code == 0, err
+    assert painted == [2, 2, 2]  # two programs' worth of shapes would not share one
+    assert "6/6 pictures, " in err and "6 pictures are in out" in err
+    first = files(out)
+    assert sorted(first) == sorted([*NAMES, "config.json", "manifest.jsonl"])
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert [line["output"] for line in lines] == NAMES
+    assert lines[5] | {"loss": 0, "seconds": 0} == {
+        "content": "in/deep/c.png", "style": "styles/t.png", "output": "deep/c__t.png",
+        "loss": 0, "seconds": 0, "diverged": False,
+    }  # fmt: skip
+
+    # The same as by themselves.
+    code, err = run("--content=in/a.png", "--styles=styles/s.png,styles/t.png", *FAST,
+                    ONE_DEVICE, "--output_dir=single")  # fmt: skip
+    assert code == 0, err
+    for name in NAMES[:2]:
+        assert np.abs(level(out / name) - level(folders / "single" / name)).max() <= 1
+    records = (folders / "single" / "metrics.jsonl").read_text().splitlines()
+    ends = [json.loads(line)["total"] for line in records[-2:]]
+    np.testing.assert_allclose([line["loss"] for line in lines[:2]], ends, rtol=1e-4)
+
+    # Nothing is left to do, then one picture; a new one goes with those that were there.
+    painted.clear()
+    code, err = run(*arguments())
+    assert (code, painted, files(out)) == (0, [], first), err
+    (out / "b__t.png").unlink()
+    code, err = run(*arguments())
+    assert (code, painted) == (0, [2]), err
+    again = files(out)
+    assert again["b__t.png"] == first["b__t.png"]
+    # Its line is there a second time.
+    assert set(again.pop("manifest.jsonl")) == set(first["manifest.jsonl"])
+    assert again == {name: text for name, text in first.items() if name != "manifest.jsonl"}
+
+    # Other settings are another data set's.
+    before = files(out)
+    code, err = run(*arguments("--seed=1", "--pairing=random", "--steps=3"))
+    assert (code, err) == (
+        1,
+        "nst-jax: out/config.json is of a run that differs in pairing (all there, random now), "
+        "seed (0 there, 1 now), steps (2 there, 3 now); use another --output_dir\n",
+    )
+    assert files(out) == before
+
+
+def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
+    whole = (folders / "in" / "b.png").read_bytes()
+    (folders / "in" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(folders / "in" / "d.jpg")
+    whole = (folders / "in" / "d.jpg").read_bytes()  # of which the header is fine
+    (folders / "in" / "d.jpg").write_bytes(whole[: len(whole) // 2])
+    (folders / "styles" / "text.png").write_text("no picture")
+    save(folders / "in" / "wide.png", rng, 32, 3200)
+    for share in ([3, 3, 3], []):
+        code, err = run(*arguments(batch_size=3))
+        assert (code, painted) == (dataset.BAD_FILES, share), err
+        painted.clear()
+        assert "nst-jax: 4 bad files, named in manifest.jsonl, are passed over, and 12 pic" in err
+        lines = (folders / "out" / "manifest.jsonl").read_text().splitlines()
+        bad = {line["path"]: line["error"] for line in map(json.loads, lines) if "error" in line}
+        assert len(lines) == len(bad) + 6  # no line comes twice
+        assert list(bad) == ["in/cut.png", "in/wide.png", "styles/text.png", "in/d.jpg"]
+        assert "cannot be read" in bad["in/cut.png"] and "truncated" in bad["in/d.jpg"]
+        assert bad["in/wide.png"] == (
+            "in/wide.png: the layers need 2 pixels a side, and it is brought to 48 x 1 "
+            "(width x height)"
+        )
+        made = {path.name for path in (folders / "out").rglob("*.png")}
+        assert made == {name.rpartition("/")[2] for name in NAMES}
+    save(folders / "in" / "d.jpg", rng, 60, 80)  # mended
+    code, err = run(*arguments(batch_size=3))
+    assert (code, painted) == (dataset.BAD_FILES, [3]), err
+    assert "3 bad files" in err and (folders / "out" / "d__t.png").exists()
+
+
+def test_nothing_readable_is_an_error(run, folders):
+    (folders / "text.png").write_text("no picture")
+    code, err = run(*arguments("--content=text.png"))
+    assert code == 1 and err.count("\n") == 1
+    assert "no pair of pictures can be read: text.png: not an image" in err
+    assert not (folders / "out").exists()
+
+
+def test_processes_that_never_meet_share_the_work(run, folders, painted):
+    code, err = run(*arguments(out="one"))
+    assert code == 0, err
+    painted.clear()
+    for process, share in ((0, [2]), (1, [2, 2]), (0, []), (1, [])):
+        code, err = run(*arguments("--num_processes=2", f"--process_id={process}"))
+        assert (code, painted) == (0, share), err
+        painted.clear()
+    one, two = files(folders / "one"), files(folders / "out")
+    assert sorted([*two.pop("manifest.jsonl"), *two.pop("manifest-1.jsonl")]) == one.pop(
+        "manifest.jsonl"
+    )
+    for each in (one, two):
+        each.pop("config.json")  # of another folder, maybe in another order
+    assert one == two
+
+
+def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painted):
+    huge = ("--style_weight=1e38", "--content=in/a.png", "--pairing=all")
+    for share in ([2], []):
+        code, err = run(*arguments(*huge))
+        assert (code, painted) == (jobs.DIVERGED, share), err
+        assert "2 pictures stopped at a value that is not finite" in err
+        painted.clear()
+    lines = (folders / "out" / "manifest.jsonl").read_text().splitlines()
+    assert [(line["loss"], line["diverged"]) for line in map(json.loads, lines)] == [
+        (None, True)
+    ] * 2
+
+
+def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
+    def refuse(params, shape, outputs, config):
+        raise ValueError(f"{outputs} pictures of {shape} take too much: a --size of 10 fits")
+
+    monkeypatch.setattr(dataset.preflight, "check", refuse)
+    code, err = run(*arguments(batch_size=4))
+    assert (code, err) == (
+        1,
+        "nst-jax: 3 pictures of (36, 48) take too much: a --size of 10 fits; "
+        "a --batch_size below 3 takes less\n",
+    )
+    assert not (folders / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (("--demo",), "--demo does not go with --pairing nor with folders or patterns"),
+        (("--mixing=1,0",), "--mixing does not go with"),
+        (("--masks=in/a.png",), "--masks does not go with"),
+        (("--content_weight=1,2",), "--content_weight with several values does not go with"),
+        (("--pairing=al",), "--pairing must be one of all, zip, random, got 'al'"),
+        (("--pairing=zip",), "--pairing=zip needs as many contents as styles, got 3 and 2"),
+        (("--content=in/a.png", "--styles=in/b.png"), "--batch_size goes with --pairing, or"),
+        (("--batch_size=0",), "--batch_size must be at least 1, got 0"),
+        (("--content=in/*.gif",), "--content: there are no pictures like 'in/*.gif'"),
+        (("--content=",), "a data set needs --content and --styles"),
+        (("--process_id=1",), "--num_processes and --process_id go together"),
+        (("--process_id=2", "--num_processes=2"), "process_id must be from 0 to 1, got 2"),
+        (("--content_layers=block9_conv1",), "unknown layer 'block9_conv1'"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(run, folders, bad, message):
+    code, err = run(*arguments(*bad))
+    assert code == cli.BAD_INPUT
+    assert message in err and err.count("\n") == 1, err
+    assert not (folders / "out").exists()
+
+
+def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, rng):
+    for number in range(4):
+        save(folders / "in" / f"{number}.png", rng, 60, 80)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "NST_JAX_"))}
+    environment |= {"XDG_CACHE_HOME": str(folders / "cache"), "JAX_PLATFORMS": "cpu"}
+
+    def start(out):
+        flags = arguments("--pairing=random", "--steps=20", out=out, batch_size=1)
+        return subprocess.Popen(
+            [sys.executable, "-m", "nst_jax", *flags],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    def finish(process):
+        out, err = process.communicate(timeout=240)
+        assert (process.returncode, out) == (0, ""), err
+        return err
+
+    finish(start("whole"))
+    process, manifest = start("killed"), folders / "killed" / "manifest.jsonl"
+    try:
+        while process.poll() is None and not (manifest.exists() and manifest.stat().st_size):
+            time.sleep(0.002)
+    finally:
+        process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    lines = manifest.read_bytes()
+    assert 1 <= lines.count(b"\n") < 7
+    manifest.write_bytes(lines + b'{"content": "in/')  # as one that was killed while it wrote
+    (folders / "killed" / ".unfinished-0").mkdir(exist_ok=True)
+    (folders / "killed" / ".unfinished-0" / "picture.png").write_bytes(b"half")
+    pictures = {path: path.stat().st_mtime_ns for path in (folders / "killed").rglob("*.png")}
+    recorded = [json.loads(line)["output"] for line in lines.splitlines()]
+    assert f"{7 - 1}/7 pictures" in finish(start("killed"))
+    for name in recorded:  # not painted again
+        path = folders / "killed" / name
+        assert path.stat().st_mtime_ns == pictures[path]
+    whole, killed = files(folders / "whole"), files(folders / "killed")
+    assert len([name for name in whole if name.endswith(".png")]) == 7
+    assert killed == whole

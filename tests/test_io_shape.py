@@ -1,0 +1,51 @@
+"""The shape of a picture from its header, and resizing on the host."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nst_jax import image, io
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+def test_is_that_of_the_picture_whatever_its_orientation(tmp_path, rng, suffix, orientation):
+    path = tmp_path / f"a{suffix}"
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(path, exif=exif)
+    turned = orientation is not None and orientation > 4
+    assert io.read_shape(path) == io.read_image(path).shape[:2]
+    assert io.read_shape(path) == ((60, 40) if turned else (40, 60))
+
+
+def test_a_header_is_enough_but_has_to_be_there(tmp_path, rng):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert io.read_shape(path) == (40, 60)
+    with pytest.raises(io.ImageError, match="cannot be read"):
+        io.read_image(path)
+    for text, message in (("", "the file is empty"), ("text", "not an image in a known format")):
+        path.write_text(text)
+        with pytest.raises(io.ImageError, match=message):
+            io.read_shape(path)
+    Image.fromarray(np.zeros((31, 60, 3), np.uint8)).save(path)
+    with pytest.raises(io.ImageError, match="at least 32 pixels on each side"):
+        io.read_shape(path)
+    with pytest.raises(io.ImageError, match="missing.png"):
+        io.read_shape(tmp_path / "missing.png")
+
+
+def test_suffixes_are_of_formats_that_are_read():
+    assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".gif", ".bmp", ".ppm"} <= io.suffixes()
+    assert io.suffixes().isdisjoint({".txt", ".pdf", ".eps", ".json", ".mp4"})
+
+
+@pytest.mark.parametrize("shape", [(36, 48), (20, 120), (50, 70)])
+def test_resizing_on_the_host_is_what_the_device_does(rng, shape):
+    picture = rng.random((50, 70, 3)).astype(np.float32)
+    found = io.resize(picture, *shape)
+    assert found.shape == (*shape, 3) and found.dtype == np.float32
+    np.testing.assert_allclose(found, image.resize(picture, *shape), atol=1e-5)
