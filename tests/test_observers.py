@@ -13,7 +13,6 @@ from PIL import Image
 from test_page import Parsed
 
 from nst_jax import cli, io, observers, page
-from nst_jax.optimize import Progress
 
 # Two scales of four steps each.
 TWO_SCALES = ("--first_size=24", "--scale_factor=2", "--steps=4", "--first_steps=4")
@@ -203,7 +202,14 @@ def dispatches(steps, length=1, shape=(4, 4, 3)):
         terms = dict.fromkeys(page.TERMS, np.full((step - before, 1), 1.0 / step))
         before = step
         losses = [{"content": {}, "style": {"block1_conv1": 1.0}}]
-        yield Progress(step, steps, terms, images, np.zeros(1, bool), lambda losses=losses: losses)
+        yield SimpleNamespace(
+            step=step,
+            steps=steps,
+            terms=terms,
+            images=images,
+            diverged=np.zeros(1, bool),
+            layer_losses=lambda losses=losses: losses,
+        )
 
 
 @pytest.mark.parametrize(
@@ -301,8 +307,8 @@ def test_a_value_that_is_not_finite_is_null(tmp_path, monkeypatch):
     observer = observers.Report(path, settings={}, log_every=1, outputs=1)
     observer.begin(group("x"))
     for progress in dispatches(3):
-        terms = progress.terms | {"total": np.full((1, 1), np.nan)}
-        progress = progress._replace(terms=terms, diverged=np.ones(1, bool))
+        progress.terms |= {"total": np.full((1, 1), np.nan)}
+        progress.diverged = np.ones(1, bool)
         observer(progress, lambda progress=progress: progress.images)
     observer.close(ValueError("first line\nsecond"))
     text = path.read_text("utf-8")
@@ -310,3 +316,13 @@ def test_a_value_that_is_not_finite_is_null(tmp_path, monkeypatch):
     assert output["metrics"]["total"] == [None] * 3 and output["diverged"]
     assert "stopped at a value that is not finite" in text
     assert "first line" in "".join(Parsed(text).texts["span"]) and "line\nsecond" not in text
+
+
+def test_a_run_found_to_be_over_leaves_its_page_and_animation_alone(tmp_path):
+    images = np.ones((1, 4, 4, 3), np.float32)
+    board = observers.TensorBoard(str(tmp_path / "board"), log_every=1, pictures_every=None)
+    page_of = observers.Report(tmp_path / "report.html", settings={}, log_every=1, outputs=1)
+    for observer in (observers.Animation(tmp_path, suffix="gif"), board, page_of):
+        observer.begin(group("x"))
+        assert observer.end(images) == [] and observer.close(None) == []
+    assert not list(tmp_path.iterdir())
