@@ -134,7 +134,7 @@ def number(value: float | None) -> str:
 def _round_number(value: float) -> str:
     """A digit and a power of ten, for the axes."""
     power = math.floor(math.log10(value) + 1e-9)
-    if -2 <= power < 5:
+    if -2 <= power < 4:
         return f"{value:,.{max(0, -power)}f}"
     digit = round(value / 10.0**power)
     return _times(power)[1:] if digit == 1 else f"{digit}{_times(power)}"

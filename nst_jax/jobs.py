@@ -192,7 +192,7 @@ def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) ->
         stems = [output.stem for group in outputs.values() for output in group]
         pictures = [f"{stem}{kind.suffix}" for stem in stems]
         others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
-        results.check_free(delivery.folder, [*pictures, *others])
+        results.check_free(delivery.folder, [*pictures, *others, *delivery.look.names(stems)])
     files.check_folder(delivery.folder)
     recipe = results.recipe(described)
     fits = len(recipe) <= kind.longest_text

@@ -163,8 +163,10 @@ class Animation(Observer):
         self._frames: list[np.ndarray] = []
         self._bytes: list[int] = []  # of each: other processes than the first keep no frame
         self._parts = FRAMES - 1
+        self._followed = False
 
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
+        self._followed = True
         if progress.step == progress.steps:  # `end` has its picture
             return
         if self._bytes and not _passes(progress, parts=self._parts):
@@ -178,7 +180,7 @@ class Animation(Observer):
             self._parts //= 2
 
     def end(self, images: np.ndarray) -> list[Path]:
-        if not _leads():
+        if not _leads() or not self._followed:  # a run may be found to be over
             return []
         frames = [*self._frames, io.to_uint8(images)]
         paths = []
@@ -297,6 +299,8 @@ class Report(Observer):
         self._last = time.perf_counter()
 
     def end(self, images: np.ndarray) -> list[Path]:
+        if not self._metrics[0]["step"]:  # a run may be found to be over
+            return []
         self._paint(images)
         self._write("running")
         return []
@@ -406,6 +410,11 @@ class Look(NamedTuple):
     animate: str | None = None
     report: bool = False
     tensorboard_dir: str | None = None
+
+    def names(self, stems: Sequence[str]) -> list[str]:
+        """The files and folders that it takes in the folder of a run with outputs of `stems`."""
+        folders = list(stems) if self.save_every is not None or self.animate is not None else []
+        return [*folders, *(["report.html"] if self.report else [])]
 
     def observers(
         self, folder: Path, *, settings: Mapping[str, Any], log_every: int, outputs: int

@@ -88,6 +88,9 @@ class Selenium(contextlib.AbstractContextManager):
         path.write_bytes(base64.b64decode(picture["data"]))
 
 
+_application = None
+
+
 class Qt(contextlib.AbstractContextManager):
     def __init__(self, width, height, *_):
         os.environ["QT_QPA_PLATFORM"] = "offscreen"
@@ -97,7 +100,9 @@ class Qt(contextlib.AbstractContextManager):
         from PyQt6 import QtCore, QtGui, QtTest, QtWebEngineCore, QtWebEngineWidgets, QtWidgets
 
         self._core, self._gui, self._test = QtCore, QtGui, QtTest.QTest
-        self._app = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["tests"])
+        global _application  # one a process, which it must outlive
+        _application = _application or QtWidgets.QApplication(["tests"])
+        self._app = _application
         self._complaints = complaints = []
 
         class Page(QtWebEngineCore.QWebEnginePage):

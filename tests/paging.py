@@ -58,5 +58,5 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
         + [page.Scale((90, 120), step, step - step // 2, (3.0, 1), 7.0)],
         settings={"network": "vgg19", "seed": 0, "config": {"steps": steps, "layers": ("a", "b")}},
         refresh=refresh,
-        written=1_800_000_000.0,
+        written=1_600_000_000.0,
     )

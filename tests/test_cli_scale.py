@@ -40,6 +40,7 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     """Four CPU devices each, on loopback, through the command itself."""
     content, *styles = pictures
     flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST)
+    flags += ("--report", "--save_every=1", "--animate=gif", "--color=luminance")
     code, err = run(f"--output_dir={tmp_path / 'one'}", *flags, "--mesh=style:1")
     assert code == 0, err
     with socket.socket() as listener:
@@ -67,11 +68,19 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     for number, name in enumerate(("a__b.png", "a__c.png")):  # each has written its own
         path = str(tmp_path / "two" / name)
         assert [path in err for err in errs] == [number == 0, number == 1]
-    files = [sorted(path.name for path in (tmp_path / n).iterdir()) for n in ("one", "two")]
+    files = [
+        sorted(str(path.relative_to(tmp_path / n)) for path in (tmp_path / n).rglob("*"))
+        for n in ("one", "two")
+    ]
     assert files[0] == files[1]
-    for name in ("a__b.png", "a__c.png", "contact_sheet.png"):
+    # Snapshots and the report are of whole pictures, though no process has all of one.
+    for name in ("a__b.png", "a__c.png", "contact_sheet.png", "a__c/step_000001.png"):
         one, two = (np.asarray(Image.open(tmp_path / n / name), np.int32) for n in ("one", "two"))
         assert np.abs(one - two).max() <= 1  # a level, where rounding falls otherwise
+    pages = [(tmp_path / n / "report.html").read_text("utf-8") for n in ("one", "two")]
+    layers = [re.findall(r'"block\d_conv\d": ([\d.e+-]+)', page) for page in pages]
+    assert len(layers[0]) == 2 * 2 * 3  # layers of two outputs after the first and the last step
+    np.testing.assert_allclose(*(np.array(values, float) for values in layers), rtol=1e-3)
     lines = [
         [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
         for n in ("one", "two")

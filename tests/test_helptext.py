@@ -13,7 +13,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import nst_jax
-from nst_jax import helptext, options, vgg
+from nst_jax import cli, helptext, options, vgg
 from nst_jax.presets import descriptions, presets
 
 

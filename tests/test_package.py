@@ -30,7 +30,7 @@ def test_the_wheel_carries_weights_types_and_licence(distributions):
     names = set(zipfile.ZipFile(distributions[0]).namelist())
     for name in ("vgg16.h5", "vgg19.h5", "SHA256SUMS", "README.md"):
         assert f"nst_jax/bundled/{name}" in names
-    assert "nst_jax/py.typed" in names
+    assert {"nst_jax/py.typed", "nst_jax/page.css", "nst_jax/page.js"} <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/", "weights/")) for name in names)
 
