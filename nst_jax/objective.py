@@ -9,14 +9,14 @@ https://keras.io/examples/generative/neural_style_transfer/ for the total variat
 Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nst_jax import image as image_lib
-from nst_jax import losses, vgg
+from nst_jax import losses, remat, vgg
 from nst_jax.config import NUMBERS, STRUCTURE, Config
 
 jax.tree_util.register_dataclass(Config, data_fields=NUMBERS, meta_fields=STRUCTURE)
@@ -57,15 +57,22 @@ def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config
     """`vgg.features` of one picture at `layers`, with the network that `config` describes."""
     if not layers:
         return {}
-    return vgg.features(
-        params,
-        image,
-        layers=layers,
-        pooling=config.pooling,
-        pooling_correction=config.pooling_correction,
-        padding=config.padding,
-        precision=config.precision,
-    )
+    if config.remat:
+        _, kept = remat.visit(
+            params, image, lambda *_: (), layers=layers, keep=layers, **_network(config)
+        )
+        return kept
+    return vgg.features(params, image, layers=layers, **_network(config))
+
+
+def _network(config: Config) -> dict[str, Any]:
+    """The options of `vgg.features`."""
+    return {
+        "pooling": config.pooling,
+        "pooling_correction": config.pooling_correction,
+        "padding": config.padding,
+        "precision": config.precision,
+    }
 
 
 def prepare(params: Mapping, config: Config) -> Mapping:
@@ -88,10 +95,11 @@ def style_targets(
 ) -> dict:
     """Per-position statistics of `style` `[h, w, 3]`, at its own size, at the style layers;
     of the part of it that `mask` `[h, w]` names, if there is one."""
-    return {
-        layer: losses.per_position(losses.statistics(value, weights=at_layer(mask, layer)))
-        for layer, value in activations(params, style, config.style_layers, config).items()
-    }
+    masks = None if mask is None else {l: at_layer(mask, l)[None] for l in config.style_layers}
+    sums, _ = compare(params, style, None, config, shape=style.shape, masks=masks)
+    if masks is not None:  # one region
+        sums = jax.tree.map(lambda leaf: leaf[0], sums)
+    return {layer: losses.per_position(value) for layer, value in sums.items()}
 
 
 # Compiled once for each shape of picture; the configuration's numbers compile nothing.
@@ -223,9 +231,9 @@ def objective_value(
         image = jnp.roll(image, shift, axis=(0, 1))
         moved = jnp.roll(targets.picture, shift, axis=(0, 1))
         wanted = content_targets(params, jax.lax.stop_gradient(moved), config)
-    features = activations(params, image, all_layers(config), config)
-    terms["content"] = content_value(features, wanted, config, shape=image.shape)
-    sums = style_statistics(features, config, masks=targets.masks)
+    sums, terms["content"] = compare(
+        params, image, wanted, config, shape=image.shape, masks=targets.masks
+    )
     terms["style"] = style_value(sums, targets, config, shape=image.shape)
     total = terms["content"] + terms["style"] + terms["total_variation"]
     return total, {"total": total, **terms}
@@ -239,6 +247,69 @@ def objective_value(
 def all_layers(config: Config) -> tuple[str, ...]:
     """The layers that the objective looks at, each once."""
     return tuple(dict.fromkeys(config.content_layers + config.style_layers))
+
+
+def compare(
+    params: Mapping,
+    image: jax.Array,
+    content: Mapping[str, jax.Array] | None,
+    config: Config,
+    *,
+    shape: tuple[int, ...],
+    masks: Mapping[str, jax.Array] | None = None,
+    owned: Mapping[str, jax.Array] | None = None,
+) -> tuple[dict[str, losses.Statistics], jax.Array]:
+    """`style_statistics` and `content_value` of a picture `[H, W, 3]`, or of a window of it.
+
+    With `config.remat`, block by block and strip by strip. `content` None is no content loss.
+    """
+    if content is None:
+        config, content = config.replace(content_layers=(), content_layer_weights=None), {}
+    layers = all_layers(config)
+    if not config.remat:
+        features = activations(params, image, layers, config)
+        sums = style_statistics(features, config, masks=masks, owned=owned)
+        return sums, content_value(features, content, config, shape=shape, owned=owned)
+    for layer, wanted in content.items():
+        _check_size([side // vgg.smallest_side(layer) for side in image.shape[:2]], wanted)
+    # As remat cuts them into strips: the width is the second axis.
+    masks = {} if masks is None else {k: jnp.moveaxis(mask, 0, -1) for k, mask in masks.items()}
+    trees = {"content": content, "masks": masks, "owned": owned or {}}
+    beside = {
+        layer: {name: tree[layer] for name, tree in trees.items() if layer in tree}
+        for layer in layers
+    }
+
+    def measure(features, beside):
+        found = {
+            name: {layer: tree[name] for layer, tree in beside.items() if name in tree}
+            for name in trees
+        }
+        regions = {layer: jnp.moveaxis(mask, -1, 0) for layer, mask in found["masks"].items()}
+        here = _at(features, config)
+        owned = found["owned"] or None
+        sums = style_statistics(features, here, masks=regions or None, owned=owned)
+        return sums, content_value(features, found["content"], here, shape=shape, owned=owned)
+
+    blocks, _ = remat.visit(
+        params, image, measure, layers=layers, beside=beside, **_network(config)
+    )
+    sums = {layer: value for block, _ in blocks for layer, value in block.items()}
+    if not masks and owned is None:  # strips count what they have beyond the border as well
+        sums = {k: v._replace(count=jnp.float32(positions_at(k, image.shape))) for k, v in sums.items()}
+    return sums, sum((near for _, near in blocks), jnp.zeros(()))
+
+
+def _at(layers: Collection[str], config: Config) -> Config:
+    """`config` of those of its layers alone, each with its own weight."""
+    changes = {}
+    for kind in ("content", "style"):
+        names, weights = f"{kind}_layers", f"{kind}_layer_weights"
+        pairs = _weighted(getattr(config, names), getattr(config, weights))
+        pairs = [pair for pair in pairs if pair[0] in layers]
+        changes |= {names: tuple(layer for layer, _ in pairs)}
+        changes |= {weights: tuple(weight for _, weight in pairs)}
+    return config.replace(**changes)
 
 
 def variation_value(
@@ -271,17 +342,21 @@ def content_value(
     value = jnp.zeros(())
     for layer, weight in _weighted(config.content_layers, config.content_layer_weights):
         own, wanted = features[layer], target[layer]
-        if own.shape != wanted.shape:
-            raise ValueError(
-                f"image and content must be of one size, got activations {own.shape} "
-                f"against {wanted.shape}"
-            )
+        _check_size(own.shape[:2], wanted)
         size = positions_at(layer, shape) * own.shape[-1]
         factor = {"half_sum": 1.0, "sum": 2.0, "mean": 2.0 / size}[config.content_reduction]
         if owned is not None:
             own, wanted = (owned[layer][..., None] * x for x in (own, wanted))
         value += weight * factor * losses.content_loss(own, wanted)
     return config.content_weight * value
+
+
+def _check_size(size: Sequence[int], wanted: jax.Array) -> None:
+    if tuple(size) != wanted.shape[:2]:
+        raise ValueError(
+            f"image and content must be of one size, got activations {(*size, wanted.shape[-1])} "
+            f"against {wanted.shape}"
+        )
 
 
 def style_statistics(
