@@ -67,12 +67,8 @@ def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config
 
 def _network(config: Config) -> dict[str, Any]:
     """The options of `vgg.features`."""
-    return {
-        "pooling": config.pooling,
-        "pooling_correction": config.pooling_correction,
-        "padding": config.padding,
-        "precision": config.precision,
-    }
+    names = ("pooling", "pooling_correction", "padding", "precision")
+    return {name: getattr(config, name) for name in names}
 
 
 def prepare(params: Mapping, config: Config) -> Mapping:
@@ -95,9 +91,9 @@ def style_targets(
 ) -> dict:
     """Per-position statistics of `style` `[h, w, 3]`, at its own size, at the style layers;
     of the part of it that `mask` `[h, w]` names, if there is one."""
-    masks = None if mask is None else {l: at_layer(mask, l)[None] for l in config.style_layers}
+    masks = mask if mask is None else {k: at_layer(mask, k)[None] for k in config.style_layers}
     sums, _ = compare(params, style, None, config, shape=style.shape, masks=masks)
-    if masks is not None:  # one region
+    if masks is not None:  # of one region
         sums = jax.tree.map(lambda leaf: leaf[0], sums)
     return {layer: losses.per_position(value) for layer, value in sums.items()}
 
@@ -261,7 +257,7 @@ def compare(
 ) -> tuple[dict[str, losses.Statistics], jax.Array]:
     """`style_statistics` and `content_value` of a picture `[H, W, 3]`, or of a window of it.
 
-    With `config.remat`, block by block and strip by strip. `content` None is no content loss.
+    With `config.remat`, strip by strip. `content` None leaves out the content layers.
     """
     if content is None:
         config, content = config.replace(content_layers=(), content_layer_weights=None), {}
@@ -272,44 +268,41 @@ def compare(
         return sums, content_value(features, content, config, shape=shape, owned=owned)
     for layer, wanted in content.items():
         _check_size([side // vgg.smallest_side(layer) for side in image.shape[:2]], wanted)
-    # As remat cuts them into strips: the width is the second axis.
-    masks = {} if masks is None else {k: jnp.moveaxis(mask, 0, -1) for k, mask in masks.items()}
-    trees = {"content": content, "masks": masks, "owned": owned or {}}
-    beside = {
-        layer: {name: tree[layer] for name, tree in trees.items() if layer in tree}
-        for layer in layers
-    }
+    # What is cut into strips has its width as second axis.
+    beside = {layer: {} for layer in layers}
+    for name, tree in (("content", content), ("masks", masks or {}), ("owned", owned or {})):
+        for layer, value in tree.items():
+            beside[layer][name] = jnp.moveaxis(value, 0, -1) if name == "masks" else value
 
     def measure(features, beside):
-        found = {
-            name: {layer: tree[name] for layer, tree in beside.items() if name in tree}
-            for name in trees
-        }
-        regions = {layer: jnp.moveaxis(mask, -1, 0) for layer, mask in found["masks"].items()}
-        here = _at(features, config)
-        owned = found["owned"] or None
-        sums = style_statistics(features, here, masks=regions or None, owned=owned)
-        return sums, content_value(features, found["content"], here, shape=shape, owned=owned)
+        def found(name):
+            return {layer: tree[name] for layer, tree in beside.items() if name in tree}
 
-    blocks, _ = remat.visit(
-        params, image, measure, layers=layers, beside=beside, **_network(config)
-    )
-    sums = {layer: value for block, _ in blocks for layer, value in block.items()}
-    if not masks and owned is None:  # strips count what they have beyond the border as well
-        sums = {k: v._replace(count=jnp.float32(positions_at(k, image.shape))) for k, v in sums.items()}
+        here, owned = _at(features, config), found("owned") or None
+        regions = {layer: jnp.moveaxis(mask, -1, 0) for layer, mask in found("masks").items()}
+        sums = style_statistics(features, here, masks=regions or None, owned=owned)
+        return sums, content_value(features, found("content"), here, shape=shape, owned=owned)
+
+    options = {"layers": layers, "beside": beside, **_network(config)}
+    blocks, _ = remat.visit(params, image, measure, **options)
+    sums = {layer: value for here, _ in blocks for layer, value in here.items()}
+    if masks is None and owned is None:  # strips count what they have beyond the border, too
+        for layer, value in sums.items():
+            sums[layer] = value._replace(count=jnp.float32(positions_at(layer, image.shape)))
     return sums, sum((near for _, near in blocks), jnp.zeros(()))
 
 
 def _at(layers: Collection[str], config: Config) -> Config:
-    """`config` of those of its layers alone, each with its own weight."""
-    changes = {}
-    for kind in ("content", "style"):
-        names, weights = f"{kind}_layers", f"{kind}_layer_weights"
-        pairs = _weighted(getattr(config, names), getattr(config, weights))
-        pairs = [pair for pair in pairs if pair[0] in layers]
-        changes |= {names: tuple(layer for layer, _ in pairs)}
-        changes |= {weights: tuple(weight for _, weight in pairs)}
-    return config.replace(**changes)
+    """`config` of those of its layers alone, each with the weight that it has."""
+    content = _weighted(config.content_layers, config.content_layer_weights)
+    style = _weighted(config.style_layers, config.style_layer_weights)
+    content, style = ({k: v for k, v in pairs if k in layers} for pairs in (content, style))
+    return config.replace(
+        content_layers=tuple(content),
+        content_layer_weights=tuple(content.values()),
+        style_layers=tuple(style),
+        style_layer_weights=tuple(style.values()),
+    )
 
 
 def variation_value(

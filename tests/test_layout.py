@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "winograd": set(),
     "vgg": {"config", "winograd"},
     "io": {"image"},
-    "objective": {"vgg", "losses", "config", "image"},
+    "remat": {"vgg"},
+    "objective": {"vgg", "losses", "remat", "config", "image"},
     "sharding": set(),
     "optimize": {"config", "image", "sharding"},
     "tiling": {"config", "image", "vgg", "losses", "objective"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
 }
 ANY = {"__init__", "__main__", "cli", "jobs"}
 PURE = {
-    *("image", "color", "winograd", "vgg", "losses", "objective", "optimize"),
+    *("image", "color", "winograd", "vgg", "remat", "losses", "objective", "optimize"),
     *("sharding", "tiling"),
 }
 
