@@ -41,7 +41,8 @@ def step_flops(model: str, layers: Sequence[str], *, height: int, width: int) ->
 def parameter_bytes(params: Mapping, layers: Sequence[str]) -> int:
     """Size of the parameters that run for `layers`."""
     names = vgg.convolutions(vgg.network_name(params), layers)
-    return sum(leaf.nbytes for leaf in jax.tree.leaves([params[name] for name in names]))
+    leaves = jax.tree.leaves([params[name] for name in names])
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 @functools.partial(jax.jit, static_argnames="times")

@@ -43,6 +43,7 @@ class Case(NamedTuple):
     styles: int
     precision: str
     optimizer: str
+    remat: bool = False
 
     def described(self) -> dict[str, Any]:
         return {
@@ -65,7 +66,9 @@ class Problem(NamedTuple):
     def arguments(self) -> dict[str, Any]:
         return {"shared": self.shared, "each": self.each}
 
-    def run(self, *, dispatches: int) -> tuple[optimize.State, list[float]]:
+    def run(
+        self, *, dispatches: int, mesh: jax.sharding.Mesh | None = None
+    ) -> tuple[optimize.State, list[float]]:
         """So many dispatches of the compiled program.
 
         Returns:
@@ -79,6 +82,7 @@ class Problem(NamedTuple):
             self.config.replace(steps=dispatches * optimize.steps_per_dispatch()),
             **self.arguments(),
             callback=lambda _: ends.append(time.perf_counter()),
+            mesh=mesh,
         )
         return states, np.diff(ends).tolist()
 
@@ -130,19 +134,24 @@ def cases(options: flags.FlagValues) -> list[Case]:
     ]
 
 
+load = functools.lru_cache(nst_jax.load_params)
+
+
 @functools.lru_cache(maxsize=8)
 def picture(name: str, height: int, width: int) -> np.ndarray:
     """A generated picture by its name, `[height, width, 3]`."""
     return examples.by_name[name]((height, width))
 
 
-def problem(params: Mapping, case: Case) -> Problem:
-    """The butterfly, to be painted in `case.styles` styles."""
-    config = CONFIGS[case.optimizer].replace(precision=case.precision)
+def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
+    """The butterfly, to be painted in `case.styles` styles; with kernels prepared as `stylize`
+    does on one device."""
+    config = CONFIGS[case.optimizer].replace(precision=case.precision, remat=case.remat)
     content, *styles = (
         picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
     )
-    params = objective.prepare(params, config)
+    if prepare:
+        params = objective.prepare(params, config)
     # Two styles' statistics, repeated: no step is faster or slower for the numbers in them.
     targets = nst_jax.compute_targets(params, content, styles, config)
     which = np.arange(case.styles) % len(styles)
@@ -274,7 +283,6 @@ def run(
         settings={f"matmul_{key}_gflops": rate / 1e9 for key, rate in matmul.items()},
         path=options.json,
     )
-    load = functools.lru_cache(nst_jax.load_params)
     for case in wanted:
         row = measure(
             load(case.model),

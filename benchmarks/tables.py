@@ -18,7 +18,9 @@ from benchmarks import (
     against_torch,
     batch_scaling,
     common,
+    device_scaling,
     end_to_end,
+    memory,
     reporting,
     start_up,
     step_time,
@@ -26,7 +28,10 @@ from benchmarks import (
 
 BENCHMARKS = {
     module.NAME: module
-    for module in (step_time, batch_scaling, against_torch, start_up, end_to_end)
+    for module in (
+        *(step_time, batch_scaling, memory, device_scaling),
+        *(against_torch, start_up, end_to_end),
+    )
 }
 KINDS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}
 BEGIN = "<!-- begin of what `python -m benchmarks.tables` writes -->"

@@ -65,6 +65,9 @@ class Config:
         bits and keeps their range; statistics, losses, picture and optimiser stay float32. It
         is for accelerators with units for it; on a CPU a step takes about twice as long. The
         default is the same on every backend, until a measurement speaks for another.
+      remat: rematerialisation: keep little of the network for the gradient and compute the rest
+        again, block by block and strip by strip, in a fifth to a third of the memory, see
+        `nst_jax.remat`. The results are the same up to rounding.
       optimizer: "sgd", "adam" or "lbfgs".
       linesearch: of L-BFGS: zoom line search instead of the learning rate.
       memory: number of past steps that L-BFGS keeps.
@@ -113,6 +116,7 @@ class Config:
     pooling_correction: bool = True
     padding: str = "zeros"
     precision: str = "float32"
+    remat: bool = False
     optimizer: str = "sgd"
     linesearch: bool = False
     memory: int = 100
@@ -150,7 +154,7 @@ class Config:
         _check_number("scale_factor", self.scale_factor, low=1.1, high=16.0)
         for name in ("content_layers", "style_layers"):
             _check_layers(name, getattr(self, name))
-        for name in ("pooling_correction", "linesearch", "normalize_gradient", "clip"):
+        for name in ("pooling_correction", "remat", "linesearch", "normalize_gradient", "clip"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         _check_number("memory", self.memory, low=1, whole=True)

@@ -29,7 +29,15 @@ GROUPS = {
     "Looking at the run": ("report", "animate", "save_every", "tensorboard_dir", "profile_dir"),
     "Long runs": ("checkpoint_dir", "checkpoint_every", "retries", "batch_size"),
     "Size of the pictures": ("size", "size_of", "first_size", "scale_factor", "tile"),
-    "Network": ("model", "weights", "pooling", "pooling_correction", "padding", "precision"),
+    "Network": (
+        "model",
+        "weights",
+        "pooling",
+        "pooling_correction",
+        "padding",
+        "precision",
+        "remat",
+    ),
     "Objective": (
         *("preset", "content_layers", "style_layers"),
         *("content_weight", "style_weight", "tv_weight"),

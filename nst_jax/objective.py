@@ -10,13 +10,13 @@ Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from nst_jax import combining, losses, remat, vgg
 from nst_jax import image as image_lib
-from nst_jax import losses, vgg
 from nst_jax.config import NUMBERS, STRUCTURE, Config
 
 jax.tree_util.register_dataclass(Config, data_fields=NUMBERS, meta_fields=STRUCTURE)
@@ -57,15 +57,18 @@ def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config
     """`vgg.features` of one picture at `layers`, with the network that `config` describes."""
     if not layers:
         return {}
-    return vgg.features(
-        params,
-        image,
-        layers=layers,
-        pooling=config.pooling,
-        pooling_correction=config.pooling_correction,
-        padding=config.padding,
-        precision=config.precision,
-    )
+    if config.remat:
+        _, kept = remat.visit(
+            params, image, lambda *_: (), layers=layers, keep=layers, **_network(config)
+        )
+        return kept
+    return vgg.features(params, image, layers=layers, **_network(config))
+
+
+def _network(config: Config) -> dict[str, Any]:
+    """The options of `vgg.features`."""
+    names = ("pooling", "pooling_correction", "padding", "precision")
+    return {name: getattr(config, name) for name in names}
 
 
 def prepare(params: Mapping, config: Config) -> Mapping:
@@ -88,10 +91,11 @@ def style_targets(
 ) -> dict:
     """Per-position statistics of `style` `[h, w, 3]`, at its own size, at the style layers;
     of the part of it that `mask` `[h, w]` names, if there is one."""
-    return {
-        layer: losses.per_position(losses.statistics(value, weights=at_layer(mask, layer)))
-        for layer, value in activations(params, style, config.style_layers, config).items()
-    }
+    masks = mask if mask is None else {k: at_layer(mask, k)[None] for k in config.style_layers}
+    sums, _ = compare(params, style, None, config, shape=style.shape, masks=masks)
+    if masks is not None:  # of one region
+        sums = jax.tree.map(lambda leaf: leaf[0], sums)
+    return {layer: losses.per_position(value) for layer, value in sums.items()}
 
 
 # Compiled once for each shape of picture; the configuration's numbers compile nothing.
@@ -140,15 +144,15 @@ def compute_targets(
         raise ValueError("styles must hold at least one picture, got none")
     for index, style in enumerate(styles):
         image_lib.check_image(f"styles[{index}]", style, single=True)
-    style_masks = check_style_masks(style_masks, styles)
+    style_masks = combining.check_style_masks(style_masks, styles)
     if masks is not None:
         if mixing is not None:
             raise ValueError("give masks or mixing, not both")
         if config.jitter:
             raise ValueError("jitter would move the picture under its masks: use one or the other")
-        masks = check_masks(masks, len(styles), content.shape[:2])
+        masks = combining.check_masks(masks, len(styles), content.shape[:2])
     if mixing is not None:
-        mixing = check_mixing(mixing, len(styles))
+        mixing = combining.check_mixing(mixing, len(styles))
         if config.style_loss == "wasserstein" and jnp.min(mixing) < 0:
             raise ValueError("mixing must not be negative with the wasserstein style loss")
     measure = _style_targets if measure is None else measure
@@ -223,9 +227,9 @@ def objective_value(
         image = jnp.roll(image, shift, axis=(0, 1))
         moved = jnp.roll(targets.picture, shift, axis=(0, 1))
         wanted = content_targets(params, jax.lax.stop_gradient(moved), config)
-    features = activations(params, image, all_layers(config), config)
-    terms["content"] = content_value(features, wanted, config, shape=image.shape)
-    sums = style_statistics(features, config, masks=targets.masks)
+    sums, terms["content"] = compare(
+        params, image, wanted, config, shape=image.shape, masks=targets.masks
+    )
     terms["style"] = style_value(sums, targets, config, shape=image.shape)
     total = terms["content"] + terms["style"] + terms["total_variation"]
     return total, {"total": total, **terms}
@@ -262,6 +266,53 @@ def all_layers(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(config.content_layers + config.style_layers))
 
 
+def compare(
+    params: Mapping,
+    image: jax.Array,
+    content: Mapping[str, jax.Array] | None,
+    config: Config,
+    *,
+    shape: tuple[int, ...],
+    masks: Mapping[str, jax.Array] | None = None,
+    owned: Mapping[str, jax.Array] | None = None,
+) -> tuple[dict[str, losses.Statistics], jax.Array]:
+    """`style_statistics` and `content_value` of a picture `[H, W, 3]`, or of a window of it.
+
+    With `config.remat`, strip by strip. `content` None leaves out the content layers.
+    """
+    if content is None:
+        config, content = config.replace(content_layers=(), content_layer_weights=None), {}
+    layers = all_layers(config)
+    if not config.remat:
+        features = activations(params, image, layers, config)
+        sums = style_statistics(features, config, masks=masks, owned=owned)
+        return sums, content_value(features, content, config, shape=shape, owned=owned)
+    for layer, wanted in content.items():
+        _check_size([side // vgg.smallest_side(layer) for side in image.shape[:2]], wanted)
+    # What is cut into strips has its width as second axis.
+    beside = {layer: {} for layer in layers}
+    for name, tree in (("content", content), ("masks", masks or {}), ("owned", owned or {})):
+        for layer, value in tree.items():
+            beside[layer][name] = jnp.moveaxis(value, 0, -1) if name == "masks" else value
+
+    def measure(features, beside):
+        def found(name):
+            return {layer: tree[name] for layer, tree in beside.items() if name in tree}
+
+        here, owned = _at(features, config), found("owned") or None
+        regions = {layer: jnp.moveaxis(mask, -1, 0) for layer, mask in found("masks").items()}
+        sums = style_statistics(features, here, masks=regions or None, owned=owned)
+        return sums, content_value(features, found("content"), here, shape=shape, owned=owned)
+
+    options = {"layers": layers, "beside": beside, **_network(config)}
+    blocks, _ = remat.visit(params, image, measure, **options)
+    sums = {layer: value for here, _ in blocks for layer, value in here.items()}
+    if masks is None and owned is None:  # strips count what they have beyond the border, too
+        for layer, value in sums.items():
+            sums[layer] = value._replace(count=jnp.float32(positions_at(layer, image.shape)))
+    return sums, sum((near for _, near in blocks), jnp.zeros(()))
+
+
 def variation_value(
     image: jax.Array,
     config: Config,
@@ -292,11 +343,7 @@ def content_value(
     value = jnp.zeros(())
     for layer, weight in _weighted(config.content_layers, config.content_layer_weights):
         own, wanted = features[layer], target[layer]
-        if own.shape != wanted.shape:
-            raise ValueError(
-                f"image and content must be of one size, got activations {own.shape} "
-                f"against {wanted.shape}"
-            )
+        _check_size(own.shape[:2], wanted)
         size = positions_at(layer, shape) * own.shape[-1]
         factor = {"half_sum": 1.0, "sum": 2.0, "mean": 2.0 / size}[config.content_reduction]
         if owned is not None:
@@ -311,6 +358,14 @@ def content_losses(features, target, config, *, shape, owned=None) -> dict[str, 
         layer: content_value(features, target, _at((layer,), config), shape=shape, owned=owned)
         for layer in config.content_layers
     }
+
+
+def _check_size(size: Sequence[int], wanted: jax.Array) -> None:
+    if tuple(size) != wanted.shape[:2]:
+        raise ValueError(
+            f"image and content must be of one size, got activations {(*size, wanted.shape[-1])} "
+            f"against {wanted.shape}"
+        )
 
 
 def style_statistics(
@@ -389,48 +444,6 @@ def _compare(own, target, config, shape, positions):
         "pastiche": losses.mean_normalizer(channels, positions) * float(channels) ** 2,
     }[config.style_normalization]
     return losses.style_loss(own.gram, target.gram, normalizer=normalizer / float(positions) ** 2)
-
-
-def check_mixing(mixing: jax.Array, styles: int) -> jax.Array:
-    """`mixing` as an array, if it is `[outputs, styles]` with rows that sum to 1."""
-    mixing = jnp.asarray(mixing, jnp.float32)
-    if mixing.ndim != 2 or mixing.shape[1] != styles or not mixing.shape[0]:
-        raise ValueError(f"mixing must be [outputs, {styles} styles], got {mixing.shape}")
-    sums = jnp.sum(mixing, axis=1)
-    if not jnp.allclose(sums, 1.0, atol=1e-4):
-        raise ValueError(f"each row of mixing must sum to 1, got sums {sums.tolist()}")
-    return mixing
-
-
-def check_masks(masks: jax.Array, styles: int, size: tuple[int, int]) -> jax.Array:
-    """`masks` as `[outputs, styles, H, W]`, if it is that or one output's, over the content."""
-    masks = jnp.asarray(masks, jnp.float32)
-    if masks.ndim == 3:
-        masks = masks[None]
-    if masks.ndim != 4 or masks.shape[1:] != (styles, *size):
-        raise ValueError(
-            f"masks must be [{styles} styles, {size[0]}, {size[1]}], the content's size, or that "
-            f"with a leading axis of outputs, got {masks.shape}"
-        )
-    if not jnp.all((masks >= 0) & (masks <= 1)):
-        raise ValueError("masks must be in [0, 1]")
-    return masks
-
-
-def check_style_masks(
-    masks: Sequence[jax.Array | None] | None, styles: Sequence[jax.Array]
-) -> list[jax.Array | None]:
-    """One mask or None a style, if each mask has its style's size."""
-    masks = [None] * len(styles) if masks is None else list(masks)
-    if len(masks) != len(styles):
-        raise ValueError(f"style_masks must hold one for each of {len(styles)}, got {len(masks)}")
-    for index, (mask, style) in enumerate(zip(masks, styles, strict=True)):
-        if mask is not None and mask.shape != style.shape[:2]:
-            raise ValueError(
-                f"style_masks[{index}] must have its style's size {style.shape[:2]}, "
-                f"got {mask.shape}"
-            )
-    return [None if mask is None else jnp.asarray(mask, jnp.float32) for mask in masks]
 
 
 def at_layer(mask: jax.Array | None, layer: str) -> jax.Array | None:

@@ -185,9 +185,10 @@ def _init_all(images, config, optimizer):
     return jax.vmap(one)(images, config)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("loss", "optimizer", "length", "mesh"), donate_argnames="states"
-)
+_OPTIONS = {"static_argnames": ("loss", "optimizer", "length", "mesh"), "donate_argnames": "states"}
+
+
+@functools.partial(jax.jit, **_OPTIONS)
 def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh=None):
     """`length` steps on every image in one program; terms are `[length, N]`."""
 
@@ -216,6 +217,21 @@ def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh
         states, terms = all_images(states, None)
         return states, jax.tree.map(lambda term: term[None], terms)
     return jax.lax.scan(all_images, states, length=length)
+
+
+@functools.cache
+def _lean_advance():
+    """`_advance` in an order that keeps few results at a time; of itself XLA:CPU seeks none."""
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    try:
+        jax.jit(jnp.sin, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:  # not a version of XLA that knows it
+        options = None
+    return jax.jit(_advance.__wrapped__, compiler_options=options, **_OPTIONS)
+
+
+def _program(config):
+    return _lean_advance() if config.remat and jax.default_backend() == "cpu" else _advance
 
 
 @functools.partial(jax.jit, static_argnames="optimizer", donate_argnames="states")
@@ -272,7 +288,12 @@ def start(
     With the states of a run at another scale as `previous`, what diverged there stays so, and
     the moments of SGD and Adam, arrays of the images' shape, go along, resampled. L-BFGS starts
     afresh: its memory is of steps and gradients of a problem of another size.
+
+    Raises:
+      ValueError: images that are not `[N, H, W, 3]`, or numbers of another length than N.
     """
+    if images.ndim != 4:
+        raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
     states = _init_all(images, batch_numbers(config, len(images)), optimizer)
     if previous is None:
         return states
@@ -331,7 +352,6 @@ def run(
       ValueError: images that are not `[N, H, W, 3]`, numbers of another length than N, or a
         checkpoint of another run.
     """
-    _check_images(images)
     states = _begin(images, config, optimizer, previous, resume)
     numbers = batch_numbers(config, len(images))
     key = jax.random.key(0) if key is None else key
@@ -343,7 +363,7 @@ def run(
         length = steps_per_dispatch()
         if length > left:
             length = 1  # rather than compile a program for the rest
-        return _advance(
+        return _program(config)(
             states,
             shared,
             each,
@@ -383,7 +403,6 @@ def run_given_gradients(
     Raises:
       ValueError: as `run`, or an optimiser with a line search: it would need the loss itself.
     """
-    _check_images(images)
     if optimizer is None and config.optimizer == "lbfgs" and config.linesearch:
         raise ValueError("linesearch needs a loss that can be compiled as one program")
     states = _begin(images, config, optimizer, previous, resume)
@@ -405,11 +424,6 @@ def run_given_gradients(
         return states, jax.tree.map(lambda *rows: np.stack(rows)[None], *terms)
 
     return _loop(advance, states, int(config.steps), callback, resume)
-
-
-def _check_images(images):
-    if images.ndim != 4:
-        raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
 
 
 def _begin(images, config, optimizer, previous, resume):
@@ -459,7 +473,7 @@ def lower(
       length: steps in the program; None is `steps_per_dispatch()`.
     """
     states = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
-    return _advance.lower(
+    return _program(config).lower(
         states,
         tuple(shared),
         tuple(each),

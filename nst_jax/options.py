@@ -173,6 +173,10 @@ CONFIG_FLAGS = {
     ),
     "padding": (flags.DEFINE_string, f"of the first convolution: {_choices('padding')}"),
     "precision": (flags.DEFINE_string, f"of the network: {_choices('precision')}"),
+    "remat": (
+        flags.DEFINE_boolean,
+        "keep little of the network for the gradient and compute the rest again: less memory",
+    ),
     "optimizer": (flags.DEFINE_string, _choices("optimizer")),
     "linesearch": (flags.DEFINE_boolean, "line search of L-BFGS"),
     "memory": (flags.DEFINE_integer, "past steps that L-BFGS keeps"),

@@ -111,7 +111,7 @@ def check(
 
     Raises:
       ValueError: it needs more. The message says how much, what there is, a size that fits, the
-        largest to within a few hundredths, and the tile that would make this one fit.
+        largest to within a few hundredths, and the flags that would make this one fit.
     """
     available = available_bytes() if available is None else available
     if available is None:
@@ -168,9 +168,13 @@ def advice(
     fits = "no --size fits"
     if min(smaller) >= deepest:
         fits = f"a --size of {size} fits"
+    flags = _flags_that_fit(params, (height, width), outputs, config, regions, available)
     tile = _tile_that_fits(params, (height, width), config, pixels, slope, fixed, available)
     if tile:
-        fits += f"; --tile={tile} makes this one fit"
+        flags.append(f"--tile={tile}")
+    if flags:
+        *others, last = flags
+        fits += f"; {', '.join(others)}{' or ' * bool(others)}{last} makes this one fit"
     return f"{line}: {fits}"
 
 
@@ -188,6 +192,21 @@ def _bytes_of_past_steps(config: Config) -> int:
 
 def _side(config, height, width):
     return height if config.size_of == "height" else max(height, width)
+
+
+def _flags_that_fit(params, shape, outputs, config, regions, available):
+    """Those of the flags that save memory, or both together, with which the run would fit."""
+    changes = {"--remat": {"remat": True}, "--precision=bfloat16": {"precision": "bfloat16"}}
+    changes = {flag: new for flag, new in changes.items() if config.replace(**new) != config}
+
+    def fits(*names):
+        saving = config.replace(**{k: v for name in names for k, v in changes[name].items()})
+        return program_bytes(params, shape, outputs, saving, regions=regions) <= available
+
+    alone = [name for name in changes if fits(name)]
+    if not alone and len(changes) > 1 and fits(*changes):
+        return [" with ".join(changes)]
+    return alone
 
 
 def _tile_that_fits(params, shape, config, pixels, slope, fixed, available):

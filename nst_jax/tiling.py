@@ -177,9 +177,11 @@ _activations = jax.jit(objective.content_targets)
 @jax.jit
 def _window_statistics(params, window, masks, own, config):
     """What the positions that the window owns add to the statistics of the style layers."""
-    features = objective.activations(params, window, config.style_layers, config)
     owned = _owned(own, window.shape[:2], config.style_layers)
-    return objective.style_statistics(features, config, masks=masks, owned=owned)
+    sums, _ = objective.compare(
+        params, window, None, config, shape=window.shape, masks=masks, owned=owned
+    )
+    return sums
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -192,16 +194,15 @@ def _style_slope(sums, targets, config, shape):
 def _window_gradient(params, window, content, masks, own, slope, config, shape):
     """The content loss of the positions that the window owns, and what they add to the gradient
     of content and style, `[h, w, 3]`."""
-    layers = objective.all_layers(config)
-    owned = _owned(own, window.shape[:2], layers)
+    owned = _owned(own, window.shape[:2], objective.all_layers(config))
     if not isinstance(content, dict):
         content = objective.content_targets(params, content, config)
 
     def value(window):
-        features = objective.activations(params, window, layers, config)
-        sums = objective.style_statistics(features, config, masks=masks, owned=owned)
+        sums, near = objective.compare(
+            params, window, content, config, shape=shape, masks=masks, owned=owned
+        )
         style = sum(map(jnp.vdot, jax.tree.leaves(slope), jax.tree.leaves(sums)))
-        near = objective.content_value(features, content, config, shape=shape, owned=owned)
         return near + style, near
 
     (_, near), gradient = jax.value_and_grad(value, has_aux=True)(window)

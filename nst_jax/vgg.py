@@ -100,6 +100,14 @@ def replicate_border(x: jax.Array) -> jax.Array:
     return jnp.pad(x, widths, mode="edge")
 
 
+def _zeros_beyond(x: jax.Array, start: jax.Array, width: int) -> jax.Array:
+    """A strip `[..., H, W, C]` whose first column is number `start` of a whole of `width`, with
+    zeros where it reaches beyond."""
+    index = start + jnp.arange(x.shape[-2])
+    inside = ((index >= 0) & (index < width)).astype(x.dtype)
+    return x * jnp.broadcast_to(inside[:, None], x.shape)
+
+
 class VGG(nn.Module):
     """A VGG network that returns the activations of the layers asked for.
 
@@ -120,15 +128,42 @@ class VGG(nn.Module):
     classes: int = CLASSES
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, layers: Sequence[str]) -> dict[str, jax.Array]:
-        """Runs only as deep as the deepest of `layers`; see `features`."""
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        layers: Sequence[str],
+        after: str | None = None,
+        columns: tuple[jax.Array, int] | None = None,
+    ) -> dict[str, jax.Array]:
+        """Runs only as deep as the deepest of `layers`; see `features`.
+
+        Args:
+          images: as of `features`, or activations of the layer `after`.
+          layers: to return, all above `after`.
+          after: the layer to go on from.
+          columns: of a vertical strip, which column of the whole its first one is, maybe below 0,
+            and the width of the whole: every layer then sees beyond that what its padding says.
+        """
         wanted = set(layers)
         found = {}
-        x = preprocess(images)
-        for name, layer in self._chain():
+        chain = self._chain()
+        if after is None:
+            x = preprocess(images)
+        else:
+            x = images
+            while next(chain)[0] != after:
+                pass
+        if columns is not None and not (after is None and self.padding == "replicate"):
+            x = _zeros_beyond(x, *columns)
+        for name, layer in chain:
             if wanted <= found.keys():
                 break
             x = layer(x)
+            if columns is not None:
+                if name.endswith("_pool"):
+                    columns = tuple(side // 2 for side in columns)
+                x = _zeros_beyond(x, *columns)
             if name in wanted:
                 found[name] = x
         return {name: found[name] for name in layers}
@@ -311,15 +346,30 @@ def features(
         type, a picture too small for the deepest layer, or a head asked for that `params` don't
         hold.
     """
-    model = network_name(params)
-    check_choice("pooling", pooling, POOLINGS)
-    check_choice("padding", padding, PADDINGS)
-    check_choice("precision", precision, PRECISIONS)
     images = jnp.asarray(images)
+    resolved = check_layers(params, images, layers)
+    run = network(
+        params,
+        pooling=pooling,
+        pooling_correction=pooling_correction,
+        padding=padding,
+        precision=precision,
+    )
+    found = run.apply({"params": params}, images, layers=tuple(dict.fromkeys(resolved.values())))
+    return {name: found[layer] for name, layer in resolved.items()}
+
+
+def check_layers(params: Mapping, images: jax.Array, layers: Sequence[str]) -> dict[str, str]:
+    """The layers that the names stand for, `{name: layer}`, if `images` can be looked at there.
+
+    Raises:
+      ValueError: as of `features`.
+    """
     if images.ndim not in (3, 4) or images.shape[-1] != 3:
         raise ValueError(f"images must be [H, W, 3] or [N, H, W, 3], got {images.shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
+    model = network_name(params)
     resolved = {name: resolve_layer(model, name) for name in layers}
     height, width = images.shape[-3:-1]
     for layer in resolved.values():
@@ -334,19 +384,19 @@ def features(
                 f"layer {layer} needs images of at least {smallest_side(layer)} pixels a side, "
                 f"got {height}x{width}"
             )
+    return resolved
+
+
+def network(params: Mapping, **options) -> VGG:
+    """The network that `params` are of, with the `options` of `features`.
+
+    Raises:
+      ValueError: as of `features`.
+    """
+    for name, choices in (("pooling", POOLINGS), ("padding", PADDINGS), ("precision", PRECISIONS)):
+        check_choice(name, options[name], choices)
     classes = params["predictions"]["bias"].shape[0] if "predictions" in params else CLASSES
-    network = VGG(
-        CONVOLUTIONS[model],
-        pooling=pooling,
-        pooling_correction=pooling_correction,
-        padding=padding,
-        precision=precision,
-        classes=classes,
-    )
-    found = network.apply(
-        {"params": params}, images, layers=tuple(dict.fromkeys(resolved.values()))
-    )
-    return {name: found[layer] for name, layer in resolved.items()}
+    return VGG(CONVOLUTIONS[network_name(params)], classes=classes, **options)
 
 
 @functools.partial(jax.jit, static_argnames="layers")

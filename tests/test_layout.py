@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "vgg": {"config", "winograd"},
     "deep_color": set(),
     "io": {"deep_color", "files"},
-    "objective": {"vgg", "losses", "config", "image"},
+    "remat": {"vgg"},
+    "combining": set(),
+    "objective": {"combining", "vgg", "losses", "remat", "config", "image"},
     "sharding": set(),
     "optimizers": {"config"},
     "optimize": {"config", "image", "optimizers", "sharding"},
@@ -51,8 +53,8 @@ MAY_IMPORT = {
 }
 ANY = {"__init__", "__main__", "cli", "dataset", "jobs", "monitor", "options"}
 PURE = {
-    *("image", "color", "winograd", "vgg", "losses", "objective", "optimize"),
-    *("optimizers", "sharding", "tiling"),
+    *("image", "color", "winograd", "vgg", "remat", "losses", "objective", "optimize"),
+    *("combining", "optimizers", "sharding", "tiling"),
 }
 
 

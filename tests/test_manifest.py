@@ -63,8 +63,8 @@ def test_settings_that_change_the_pictures_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError) as caught:
         check_settings(path, {"config": {"steps": 3, "layers": ("a",)}, "pairing": "zip"})
     assert str(caught.value) == (
-        f"{path} is of a run that differs in pairing (None there, zip now), steps (2 there, 3 now), "
-        "layers (['a', 'b'] there, ['a'] now) and 1 more; use another --output_dir"
+        f"{path} is of a run that differs in pairing (None there, zip now), steps (2 there, 3 "
+        "now), layers (['a', 'b'] there, ['a'] now) and 1 more; use another --output_dir"
     )
     path.write_text('{"seed"')
     with pytest.raises(ValueError, match="is not a record of settings"):

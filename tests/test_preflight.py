@@ -48,12 +48,30 @@ def test_where_nothing_fits_it_says_so(vgg16):
         preflight.check(vgg16, SHAPE, 1, CONFIG, available=1000)
 
 
-def test_a_tile_is_named_where_it_helps(vgg16, monkeypatch):
+@pytest.mark.parametrize(
+    ("available", "config", "named"),
+    [
+        (900, CONFIG, "--remat, --precision=bfloat16 or --tile=64 makes"),
+        (700, CONFIG, "--remat or --tile=64 makes"),
+        (500, CONFIG, "--remat with --precision=bfloat16 or --tile=64 makes"),
+        (500, CONFIG.replace(remat=True), "--precision=bfloat16 or --tile=64 makes"),
+    ],
+)
+def test_flags_are_named_with_which_it_would_fit(vgg16, monkeypatch, available, config, named):
+    def program_bytes(params, shape, outputs, config, *, regions):
+        a_pixel = 1000 - 400 * config.remat - 200 * (config.precision == "bfloat16")
+        return outputs * shape[0] * shape[1] * a_pixel
+
+    monkeypatch.setattr(preflight, "program_bytes", program_bytes)
     monkeypatch.setattr(preflight, "TILES", (64, 32))
-    need = preflight.program_bytes(vgg16, SHAPE, 3, CONFIG)
-    arguments = (vgg16, SHAPE, 3)
-    with pytest.raises(ValueError, match="; --tile=64 makes this one fit$"):
-        preflight.check(*arguments, CONFIG, available=int(0.85 * need))
+    monkeypatch.setattr(preflight, "TILED_HOST", 0)
+    pixels = 3 * SHAPE[0] * SHAPE[1]
+    line = preflight.advice(vgg16, SHAPE, 3, config, available=available * pixels)
+    assert line.endswith(f" fits; {named} this one fit")
+
+
+def test_a_tile_is_named_where_there_are_windows(vgg16, monkeypatch):
+    monkeypatch.setattr(preflight, "TILES", (64, 32))
     searching = CONFIG.replace(optimizer="lbfgs", linesearch=True)
     assert preflight._tile_that_fits(vgg16, SHAPE, searching, 10800, 1000, 0, 10**12) is None
     assert preflight._tile_that_fits(vgg16, SHAPE, CONFIG, 10800, 1000, 0, 10**12) == 64

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, optimize, sharding
+from nst_jax import objective, optimize, remat, sharding
 
 CONFIG = nst_jax.Config(
     content_layers=("block2_conv1",),
@@ -18,6 +18,9 @@ CONFIG = nst_jax.Config(
     size=None,
     steps=20,
 )
+
+# Few steps: what rounding does to a direction grows with the curvature that it divides by.
+LBFGS = {"optimizer": "lbfgs", "memory": 3, "steps": 4}
 
 
 def pictures(rng, *shapes):
@@ -32,6 +35,8 @@ def pictures(rng, *shapes):
         ("space:8", 32, 1, {}),
         ("style:2,space:4", 32, 2, {}),
         ("style:2,space:4", 37, 3, {"jitter": 2}),  # neither divides
+        ("style:2,space:4", 37, 3, {"remat": True}),
+        ("style:2,space:4", 32, 2, LBFGS),
     ],
 )
 def test_a_mesh_gives_what_one_device_gives(
@@ -39,6 +44,7 @@ def test_a_mesh_gives_what_one_device_gives(
 ):
     # One device would convolve by Winograd's algorithm, which rounds otherwise.
     monkeypatch.setattr(objective, "prepare", lambda params, config: params)
+    monkeypatch.setattr(remat, "STRIP", 8)
     content, *styles = pictures(rng, (height, 20), *[(16, 20)] * styles)
     config = CONFIG.replace(**changes)
     one = nst_jax.stylize(vgg16, content, styles, config)
@@ -58,25 +64,52 @@ def test_a_mesh_gives_what_one_device_gives(
     assert moved > 1 and error <= 1e-5 * config.steps * moved
 
 
-@pytest.mark.parametrize("height", [32, 40, 37])
-def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(vgg16, rng, height):
+def rough(image, wanted):
+    """A loss that looks across the borders between devices."""
+    value = jnp.mean(jnp.square(image - wanted)) + jnp.mean(
+        jnp.square(jnp.diff(image, axis=0)) ** 2
+    )
+    return value, {"total": value}
+
+
+def test_a_line_search_on_a_mesh_is_that_on_one_device(rng):
+    images, wanted = (np.stack(pictures(rng, (8, 4), (8, 4))) for _ in range(2))
+    config = CONFIG.replace(**LBFGS, linesearch=True)
+    mesh = sharding.make_mesh(2, sizes={"style": 2, "space": 4})
+    one, history = optimize.run(rough, images, config, each=(wanted,))
+    many, same = optimize.run(rough, images, config, each=(wanted,), mesh=mesh)
+    assert np.all(history["total"][-1] < 0.5 * history["total"][0])
+    np.testing.assert_allclose(same["total"], history["total"], rtol=1e-5)
+    np.testing.assert_allclose(many.image, one.image, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "saving"), [(32, False), (40, False), (37, False), (32, True)])
+def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(
+    vgg16, rng, monkeypatch, height, saving
+):
+    monkeypatch.setattr(remat, "STRIP", 8)
+    config = CONFIG.replace(remat=saving)
     content, style = pictures(rng, (height, 24), (20, 28))
     mesh = sharding.make_mesh(1, sizes={"style": 1, "space": 8})
-    targets = objective.compute_targets(vgg16, content, [style], CONFIG)
-    states = optimize.start(content[None], CONFIG)
-    numbers = optimize.batch_numbers(CONFIG, 1)
+    targets = objective.compute_targets(vgg16, content, [style], config)
+    states = optimize.start(content[None], config)
+    numbers = optimize.batch_numbers(config, 1)
     states = sharding.place(mesh, states, picture=content.shape)
-    program = optimize._advance.lower(
-        states,
-        sharding.place(mesh, (vgg16,), whole=True),
-        sharding.place(mesh, (targets, numbers)),
-        numbers,
-        jax.random.key(0),
-        loss=objective.objective_value,
-        optimizer=None,
-        length=1,
-        mesh=mesh,
-    ).compile()
+    program = (
+        optimize._program(config)
+        .lower(
+            states,
+            sharding.place(mesh, (vgg16,), whole=True),
+            sharding.place(mesh, (targets, numbers)),
+            numbers,
+            jax.random.key(0),
+            loss=objective.objective_value,
+            optimizer=None,
+            length=1,
+            mesh=mesh,
+        )
+        .compile()
+    )
     text = program.as_text()
     assert re.search(r" collective-permute(-start)?\(", text)
     assert re.search(r" all-reduce(-start)?\(", text)  # the sums over positions

@@ -1,0 +1,146 @@
+"""How does a step scale with the number of devices?
+
+    python -m benchmarks.device_scaling [--devices=1,2,4,8] [--axes=style,space] [--model=vgg19]
+        [--size=128] [--styles=1] [--precision=float32] [--optimizer=sgd] [--repeats=5]
+        [--json=PATH]
+
+Each number of devices has a process of its own, since JAX fixes it at its start. On a CPU the
+devices are simulated: they share its cores, so that their times tell what division itself costs
+and nothing of how real ones would scale; every row says so. By default the numbers are powers of
+two, on a CPU up to eight, elsewhere up to the devices that there are. The columns of the table:
+
+scaling      weak along `style`: every device paints `--styles` pictures of its own; strong along
+             `space`: `--styles` pictures in all, and the height of each is divided
+s/step       median seconds of a step on all pictures
+speed-up     pictures a second, as a multiple of those with the fewest devices
+efficiency   that divided by how many times as many devices there are
+
+The kernels are not prepared for a CPU's convolutions, as in any run on several devices.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from benchmarks import common, stepping
+from benchmarks.reporting import JSON_FLAG, Column, Report, percent, ratio, significant
+from nst_jax import optimize, sharding, vgg
+from nst_jax.config import check_choice
+
+NAME = "device_scaling"
+TITLE = "Scaling over devices"
+SCALINGS = {"style": "weak", "space": "strong"}
+SIMULATED = 8
+COLUMNS = [
+    Column("scaling", "scaling"),
+    Column("axis", "axis", width=5),
+    Column("devices", "devices"),
+    Column("simulated", "simulated", lambda value: "yes" if value else "no"),
+    *stepping.CASE_COLUMNS,
+    Column("s/step", "step_seconds", significant, width=8),
+    Column("style-steps/s", "style_steps_per_second", "{:.2f}".format),
+    Column("speed-up", "speed_up", ratio),
+    Column("efficiency", "efficiency", percent),
+]
+CASE_FLAGS = {
+    "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
+    "size": (flags.DEFINE_string, "128", "HEIGHTxWIDTH, or the side of a square, in pixels."),
+    "styles": (common.positive, 1, "Pictures, of each device along style, of all along space."),
+    "precision": (flags.DEFINE_string, "float32", "Of the features."),
+    "optimizer": (flags.DEFINE_string, "sgd", f"One of {', '.join(stepping.CONFIGS)}."),
+    "repeats": (common.positive, 5, "Timed dispatches, of which the median is shown."),
+}
+FLAGS = {
+    "devices": (flags.DEFINE_list, None, "Numbers of devices; by default powers of two."),
+    "axes": (flags.DEFINE_list, list(SCALINGS), "Of the mesh: style, space."),
+    **CASE_FLAGS,
+    **JSON_FLAG,
+    "here": (flags.DEFINE_boolean, False, "Measure in this process; a line of JSON."),
+}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def measure(options: flags.FlagValues, devices: int, axis: str) -> dict[str, Any]:
+    """The row of so many of this process's devices."""
+    if devices > len(jax.devices()):
+        raise ValueError(f"{devices} devices wanted, but there are {len(jax.devices())}")
+    (shape,) = common.shapes("size", [options.size])
+    styles = options.styles * (devices if axis == "style" else 1)
+    case = stepping.Case(options.model, *shape, styles, options.precision, options.optimizer)
+    work = stepping.problem(stepping.load(case.model), case, prepare=False)
+    sizes = dict.fromkeys(sharding.AXES, 1) | {axis: devices}
+    mesh = sharding.make_mesh(styles, sizes=sizes)
+    _, taken = work.run(dispatches=2 + options.repeats, mesh=mesh)
+    seconds = statistics.median(taken[1:]) / optimize.steps_per_dispatch()
+    return {
+        "scaling": SCALINGS[axis],
+        "axis": axis,
+        "devices": devices,
+        "simulated": jax.default_backend() == "cpu",
+        **case.described(),
+        "step_seconds": seconds,
+        "style_steps_per_second": styles / seconds,
+    }
+
+
+def in_a_process(options: flags.FlagValues, devices: int | None) -> dict[str, Any]:
+    """`{environment, devices, rows}` of a process with so many devices; without a number, of one
+    that measures nothing."""
+    command = [sys.executable, "-m", f"benchmarks.{NAME}", "--here"]
+    command += [f"--axes={','.join(options.axes if devices else [])}"]
+    command += [f"--devices={devices or 1}"]
+    command += [f"--{name}={options[name].value}" for name in CASE_FLAGS]
+    # Of a CPU alone; other platforms have the devices that they have.
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices or 1)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        reason = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        raise ValueError(reason.removeprefix(f"{NAME}: "))
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def main(options: flags.FlagValues) -> dict[str, Any] | None:
+    check_choice("--model", options.model, vgg.CONVOLUTIONS)
+    check_choice("--precision", options.precision, stepping.PRECISIONS)
+    check_choice("--optimizer", options.optimizer, stepping.CONFIGS)
+    common.shapes("size", [options.size])
+    for axis in options.axes:
+        check_choice("--axes", axis, SCALINGS)
+    counts = options.devices and sorted(common.whole_numbers("devices", options.devices))
+    if options.here:
+        rows = [measure(options, counts[0], axis) for axis in options.axes]
+        found = {"environment": common.environment(), "devices": len(jax.devices()), "rows": rows}
+        print(json.dumps(found))
+        return None
+    load = common.load()
+    # Of a child, because some devices serve one process at a time.
+    seen = in_a_process(options, None)
+    most = SIMULATED if seen["environment"]["platform"] == "cpu" else seen["devices"]
+    counts = counts or [2**power for power in range(most.bit_length())]
+    report = Report(
+        NAME,
+        TITLE,
+        COLUMNS,
+        environment=seen["environment"] | {"load": load},
+        settings={"repeats": options.repeats},
+        path=options.json,
+    )
+    first = {}
+    for count in counts:
+        for row in in_a_process(options, count)["rows"]:
+            least = first.setdefault(row["axis"], row)
+            speed_up = row["style_steps_per_second"] / least["style_steps_per_second"]
+            more = count / least["devices"]
+            report.add(row | {"speed_up": speed_up, "efficiency": speed_up / more})
+    return report.report
+
+
+if __name__ == "__main__":
+    common.run_command(NAME, FLAGS, main)

@@ -1,0 +1,91 @@
+"""How much memory does a pixel take, and how much of it do rematerialisation and bfloat16 save?
+
+    python -m benchmarks.memory [--models=vgg19] [--sizes=512,1024] [--styles=1]
+        [--precisions=float32,bfloat16] [--optimizers=sgd] [--repeats=0] [--json=PATH]
+
+Every combination is a row, without and with `remat`. The step is compiled, and run only with
+`--repeats`. The columns of the table:
+
+bytes/px     arguments, results and intermediates of the compiled step by XLA's analysis, without
+             the network's kernels, a pixel of each picture
+program MiB  the same with the kernels
+kernels MiB  these; on a CPU those of float32 are transformed to eight times their size
+compile s    seconds
+s/step       median seconds of `--repeats` steps
+"""
+
+import itertools
+import statistics
+import time
+from typing import Any
+
+import jax
+from absl import flags
+
+from benchmarks import common, flops, stepping
+from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, significant
+from nst_jax import objective, preflight, vgg
+from nst_jax.optimize import steps_per_dispatch
+
+NAME = "memory"
+TITLE = "Memory of a step"
+COLUMNS = [
+    *stepping.CASE_COLUMNS,
+    Column("remat", "remat", lambda value: "yes" if value else "no"),
+    Column("bytes/px", "pixel_bytes", "{:.0f}".format),
+    Column("program MiB", "program_bytes", mebibytes),
+    Column("kernels MiB", "kernel_bytes", mebibytes),
+    Column("compile s", "compile_seconds", "{:.1f}".format),
+    Column("s/step", "step_seconds", significant),
+]
+FLAGS = {
+    **stepping.CASE_FLAGS,
+    "sizes": (flags.DEFINE_list, ["512", "1024"], "Sizes, HEIGHTxWIDTH, in pixels."),
+    "styles": (flags.DEFINE_list, ["1"], "Numbers of styles painted at once."),
+    "precisions": (flags.DEFINE_list, list(stepping.PRECISIONS), "Of the features."),
+    "repeats": (flags.DEFINE_integer, 0, "Timed dispatches of each; 0 only compiles."),
+    **JSON_FLAG,
+}
+
+
+def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
+    """The row of one case."""
+    config = stepping.CONFIGS[case.optimizer].replace(precision=case.precision, remat=case.remat)
+    params = jax.eval_shape(lambda key: vgg.init_params(key, case.model), jax.random.key(0))
+    start = time.perf_counter()
+    program = preflight.program_bytes(params, (case.height, case.width), case.styles, config)
+    seconds = time.perf_counter() - start
+    prepared = jax.eval_shape(lambda params: objective.prepare(params, config), params)
+    kernels = flops.parameter_bytes(prepared, objective.all_layers(config))
+    row = {
+        **case.described(),
+        "remat": case.remat,
+        "program_bytes": program,
+        "kernel_bytes": kernels,
+        "pixel_bytes": (program - kernels) / (case.styles * case.height * case.width),
+        "compile_seconds": seconds,
+    }
+    if repeats:
+        work = stepping.problem(stepping.load(case.model), case)
+        _, taken = work.run(dispatches=2 + repeats)
+        row["step_seconds"] = statistics.median(taken[1:]) / steps_per_dispatch()
+    return row
+
+
+def main(options: flags.FlagValues) -> dict[str, Any]:
+    cases = stepping.cases(options)
+    report = Report(
+        NAME,
+        TITLE,
+        COLUMNS,
+        environment=common.environment(),
+        settings={"repeats": options.repeats},
+        path=options.json,
+    )
+    for case, remat in itertools.product(cases, (False, True)):
+        report.add(measure(case._replace(remat=remat), repeats=options.repeats))
+    return report.report
+
+
+if __name__ == "__main__":
+    common.run_command(NAME, FLAGS, main)

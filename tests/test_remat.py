@@ -1,0 +1,136 @@
+"""Strips against the whole picture."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nst_jax
+from nst_jax import objective, optimize, preflight, remat
+
+CONFIG = nst_jax.Config(
+    size=None,
+    content_layers=("block2_conv1",),
+    style_layers=("block1_conv1", "block2_conv1"),
+    style_layer_weights=(0.7, 0.3),
+    style_weight=1e6,
+    tv_weight=1e-6,
+)
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    """Strips of small pictures."""
+    monkeypatch.setattr(remat, "STRIP", 12)
+
+
+def pictures(rng, *shapes):
+    return [jnp.asarray(rng.random((*shape, 3), np.float32)) for shape in shapes]
+
+
+def assert_same(one, other, *, error):
+    """Leaf by leaf, relative to the largest value."""
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=error * float(jnp.max(jnp.abs(a))))
+
+
+@pytest.mark.parametrize(
+    ("width", "masked", "changes"),
+    [
+        (48, False, {"style_layers": ("block1_conv2", "block3_last")}),
+        (
+            *(53, False),
+            {"padding": "replicate", "jitter": 3, "style_layers": ("block1_pool", "block2_conv1")},
+        ),
+        (53, True, {"style_loss": "wasserstein", "pooling": "l2"}),
+    ],
+)
+def test_targets_value_and_gradient_are_those_of_the_whole(vgg16, rng, width, masked, changes):
+    content, image, style = pictures(rng, (37, width), (37, width), (30, 41))
+    masks = rng.random((2, 37, width), np.float32) if masked else None
+    images = jnp.stack([image] if masked else [image, image[:, ::-1]])
+    shift = jnp.array([-2, 3]) if "jitter" in changes else None
+
+    def value(images, params, targets, config):
+        value = functools.partial(objective.objective_value, shift=shift)
+        totals, terms = jax.vmap(value, in_axes=(0, None, 0, None))(images, params, targets, config)
+        return jnp.sum(totals), terms
+
+    found = []
+    for saving in (False, True):
+        config = CONFIG.replace(remat=saving, **changes)
+        styles = [style, style[::-1]]
+        targets = nst_jax.compute_targets(vgg16, content, styles, config, masks=masks)
+        gradient = jax.jit(jax.value_and_grad(value, has_aux=True))
+        found.append((targets, *gradient(images, vgg16, targets, config)))
+    (targets, *one), (same_targets, *same) = found
+    # Sums of as many positions, in another order.
+    assert_same(targets, same_targets, error=2e-6)
+    # Covariances that are nearly singular magnify the rounding of their sums.
+    assert_same(one, same, error=1e-4 if "style_loss" in changes else 1e-6)
+
+
+def test_all_blocks_are_loops(vgg16, rng):
+    content, style = pictures(rng, (32, 104), (32, 32))
+    config = CONFIG.replace(remat=True, style_layers=("block1_conv1", "block3_last"))
+    targets = jax.eval_shape(
+        functools.partial(objective.content_targets, config=config), vgg16, content
+    )
+    assert targets["block2_conv1"].shape == (16, 52, 128)
+    traced = jax.make_jaxpr(lambda x: objective.compare(vgg16, x, None, config, shape=x.shape))(
+        content
+    )
+    lengths = [eqn.params["length"] for eqn in traced.eqns if eqn.primitive.name == "scan"]
+    assert lengths == [9, 5, 3]  # of 104, 52 and 26 columns
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_it_takes_less_memory(vgg16, monkeypatch, precision):
+    monkeypatch.setattr(remat, "STRIP", 64)
+    config = CONFIG.replace(precision=precision)
+    shape = (64, 1024)
+    whole, strips = (
+        preflight.program_bytes(vgg16, shape, 1, config.replace(remat=saving))
+        for saving in (False, True)
+    )
+    pixels = shape[0] * shape[1]
+    assert whole > 1200 * pixels and strips < 600 * pixels
+
+
+def test_windows_are_looked_at_strip_by_strip(vgg16, rng):
+    content, image, style = pictures(rng, (40, 70), (40, 70), (30, 41))
+    found = []
+    for saving in (False, True):
+        config = CONFIG.replace(remat=saving)
+        (targets,) = nst_jax.tiling.compute_targets(vgg16, content, [style], config, tile=44)
+        found.append(
+            nst_jax.tiling.value_and_grad(np.asarray(image), vgg16, targets, config, tile=44)
+        )
+    assert_same(*found, error=1e-6)
+
+
+def test_pictures_of_another_size_are_refused(vgg16, rng):
+    content, image, style = pictures(rng, (37, 53), (37, 60), (30, 41))
+    config = CONFIG.replace(remat=True)
+    targets = nst_jax.compute_targets(vgg16, content, [style], config)
+    with pytest.raises(ValueError, match="image and content must be of one size"):
+        objective.objective_value(image, vgg16, targets, config)
+    with pytest.raises(ValueError, match="layer block2_conv1 needs images of at least 2"):
+        nst_jax.compute_targets(vgg16, content, [style[:1]], config)
+
+
+def test_an_unknown_option_of_the_compiler_is_gone_without(monkeypatch):
+    optimize._lean_advance.cache_clear()
+    jit = jax.jit
+
+    def refuse(function, *, compiler_options=None, **options):
+        if compiler_options:
+            compiler_options = {"xla_no_such_option": "true"}
+        return jit(function, compiler_options=compiler_options, **options)
+
+    monkeypatch.setattr(jax, "jit", refuse)
+    program = optimize._lean_advance()
+    optimize._lean_advance.cache_clear()
+    assert program is not optimize._advance
