@@ -1,0 +1,160 @@
+"""What is fuzzed: whole inputs of every kind to start from, and what reads them.
+
+A reader returns, or raises a ValueError or TypeError of one line, which is what the command says
+of a bad input; anything else is a finding.
+"""
+
+import io as bytes_io
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+from nst_jax import cli, io, manifest, vgg, weights
+from nst_jax.checkpoints import Checkpoints
+from nst_jax.options import CONFIG_FLAGS, QUESTION_FLAGS, RUN_FLAGS, SWEEP_FLAGS
+
+PIXELS = 10**6  # the most of a picture: a header may promise any number of them
+
+
+class Target(NamedTuple):
+    """A kind of input.
+
+    Attributes:
+      name: of the file that it is written to.
+      seeds: whole inputs.
+      read: reads the file.
+    """
+
+    name: str
+    seeds: list[bytes]
+    read: Callable[[pathlib.Path], object]
+
+
+def _pictures(*formats: str, **options) -> list[bytes]:
+    """Small files of each format, in colour, grey and with transparency where it has them."""
+    rng = np.random.default_rng(0)
+    found = []
+    for name in formats:
+        for mode in ("RGB", "L", "RGBA", "P", "1", "I;16", "CMYK", "F"):
+            shape = (9, 12, len(Image.new(mode, (1, 1)).getbands()))
+            kind = {"I;16": np.uint16, "F": np.float32}.get(mode, np.uint8)
+            values = rng.integers(0, 256, shape).astype(kind)
+            if mode in ("P", "1"):
+                picture = Image.fromarray(values[..., 0], "L").convert(mode)
+            else:
+                picture = Image.fromarray(values.squeeze())
+                picture = picture if picture.mode == mode else picture.convert(mode)
+            file = bytes_io.BytesIO()
+            exif = Image.Exif()
+            exif[0x0112], exif[0x010E] = 6, json.dumps({"flags": ["--size=9"]})
+            try:
+                picture.save(file, format=name, exif=exif, **options)
+            except (OSError, ValueError, KeyError):
+                continue  # a mode that the format doesn't have
+            found.append(file.getvalue())
+    assert found, formats
+    return found
+
+
+def _read_picture(path: pathlib.Path) -> None:
+    image = io.read_image(path, max_pixels=PIXELS)
+    assert image.dtype == np.float32 and image.ndim == 3 and image.shape[-1] == 3
+    assert 0 <= image.min() and image.max() <= 1
+    assert io.read_shape(path, max_pixels=PIXELS) == image.shape[:2]
+    io.read_text(path)
+
+
+def _weights() -> list[bytes]:
+    """Files in Keras' layouts, without most of a network's layers, which would take megabytes."""
+    found = []
+    for numbered in (False, True):
+        file = bytes_io.BytesIO()
+        with h5py.File(file, "w", libver="latest" if numbered else "earliest") as root:
+            names = ("block1_conv1", "block1_conv2", "block1_pool")
+            root.attrs["layer_names"] = [name.encode() for name in names]
+            for name in names:
+                layer = root.create_group(f"layers/{name}" if numbered else name)
+                if name.endswith("pool"):
+                    layer.attrs["weight_names"] = np.array([], "S1")
+                    continue
+                kernel, bias = vgg.parameter_shapes("vgg16")[name].values()
+                keys = ("vars/0", "vars/1") if numbered else (f"{name}/kernel:0", f"{name}/bias:0")
+                layer.attrs["weight_names"] = [key.encode() for key in keys]
+                layer.create_dataset(keys[0], data=np.zeros(kernel, np.float16), compression="gzip")
+                layer.create_dataset(keys[1], data=np.zeros(bias, np.float16))
+        found.append(file.getvalue())
+    return found
+
+
+_MANIFEST = [
+    {
+        **{"content": "a.png", "style": "b.png", "output": "a__b.png"},
+        **{"loss": 1.5, "seconds": 2.0, "diverged": False},
+    },
+    {"path": "c.png", "error": "c.png: the file is empty"},
+]
+_SETTINGS = {"seed": 0, "mesh": None, "config": {"steps": 2, "style_layers": ["a", "b"]}}
+
+
+def _read_settings(path: pathlib.Path) -> None:
+    manifest.check_settings(path, _SETTINGS)
+    Checkpoints(path.parent, _SETTINGS)
+
+
+def _read_metadata(path: pathlib.Path) -> None:
+    """Any text may stand where a picture has its settings."""
+    exif = Image.Exif()
+    exif[0x010E] = path.read_bytes().decode("utf-8", "replace")
+    Image.new("RGB", (4, 4)).save(path.with_suffix(".png"), exif=exif)
+    cli.show_config(str(path.with_suffix(".png")))
+
+
+_RECIPE = {
+    **{"flags": ["--content=a b.png", "--size=9"], "versions": {"jax": "0.10"}, "devices": 1},
+    **{"platform": "cpu", "device": "cpu", "weights_sha256": "0" * 64},
+}
+
+NAMES = sorted({*RUN_FLAGS, *CONFIG_FLAGS, *SWEEP_FLAGS, *QUESTION_FLAGS} - {"show_config"})
+
+
+def read_flags(arguments: list[str], folder: pathlib.Path) -> int:
+    """Runs the command up to where it wants to read pictures, of which there are none."""
+    missing = [f"--content={folder / 'none.png'}", f"--styles={folder / 'none.png'}"]
+    closing = ["--nodemo", f"--output_dir={folder}", "--nocompilation_cache", "--nodistributed"]
+    # Other processes would be waited for.
+    closing += ["--coordinator_address=", "--weights=", "--profile_dir="]
+    with flagsaver.flagsaver():
+        try:
+            remaining = cli._parse(["nst-jax", *missing, *arguments, *closing, *missing])
+        except SystemExit as end:
+            return end.code
+        flags.FLAGS["num_processes"].value = flags.FLAGS["process_id"].value = None
+        flags.FLAGS["coordinator_address"].value = flags.FLAGS["weights"].value = None
+        flags.FLAGS["profile_dir"].value = None
+        return cli._main(remaining)
+
+
+TARGETS = {
+    "png": Target("a.png", _pictures("PNG"), _read_picture),
+    "jpeg": Target("a.jpg", _pictures("JPEG") + _pictures("JPEG", progressive=True), _read_picture),
+    "webp": Target("a.webp", _pictures("WEBP", lossless=True), _read_picture),
+    "tiff": Target(
+        "a.tiff", _pictures("TIFF") + _pictures("TIFF", compression="tiff_lzw"), _read_picture
+    ),
+    "others": Target("a.gif", _pictures("GIF", "BMP", "PPM", "JPEG2000"), _read_picture),
+    "weights": Target("a.h5", _weights(), weights.load_params),
+    "manifest": Target(
+        "manifest.jsonl",
+        ["".join(json.dumps(line) + "\n" for line in _MANIFEST).encode()],
+        lambda path: manifest.Manifest(path.parent),
+    ),
+    "settings": Target("settings.json", [json.dumps(_SETTINGS).encode()], _read_settings),
+    "metadata": Target("metadata.txt", [json.dumps(_RECIPE).encode()], _read_metadata),
+}

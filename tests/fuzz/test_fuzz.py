@@ -1,0 +1,134 @@
+"""Inputs that someone or something has damaged.
+
+`NST_FUZZ_EXAMPLES=1200 python -m pytest tests/fuzz` takes so many of each kind, other ones each time.
+"""
+
+import os
+import resource
+import string
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fuzz.inputs import NAMES, TARGETS, read_flags
+
+EXAMPLES = os.environ.get("NST_FUZZ_EXAMPLES")
+SECONDS = 20.0
+MEBIBYTES = 600  # by which the process may grow: `inputs.PIXELS` in floating point, several times
+
+fuzzed = settings(
+    max_examples=int(EXAMPLES or 60),
+    derandomize=EXAMPLES is None,
+    deadline=None,  # of ours is one that a busy machine keeps
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@st.composite
+def damaged(draw, seeds):
+    """One of `seeds`, changed in a few places: bytes and bits, pieces taken out, moved, doubled."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(1, 6))):
+        if not data:
+            break
+        at = draw(st.integers(0, len(data) - 1))
+        end = min(len(data), at + draw(st.sampled_from([1, 2, 4, 8, 64, 1024])))
+        kind = draw(st.sampled_from(["bit", "byte", "number", "cut", "end", "double", "move"]))
+        if kind == "bit":
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "byte":
+            data[at] = draw(st.integers(0, 255))
+        elif kind == "number":
+            value = draw(st.sampled_from([b"\0\0\0\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\1\0"]))
+            data[at : at + 4] = value
+        elif kind == "cut":
+            del data[at:end]
+        elif kind == "end":
+            del data[at:]
+        elif kind == "double":
+            data[at:at] = data[at:end]
+        else:
+            piece = data[at:end]
+            del data[at:end]
+            to = draw(st.integers(0, len(data)))
+            data[to:to] = piece
+    return bytes(data)
+
+
+class Bounds:
+    """Holds what is in it against the time and memory that it may take."""
+
+    def __enter__(self):
+        self._start, self._memory = time.monotonic(), self._peak()
+
+    def __exit__(self, *_):
+        assert time.monotonic() - self._start < SECONDS
+        assert self._peak() - self._memory < MEBIBYTES
+
+    def _peak(self):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, capsys):
+    target = TARGETS[kind]
+    path = tmp_path / target.name
+    for whole in target.seeds:  # which shows, too, that what is damaged below is worth reading
+        path.write_bytes(whole)
+        if kind != "weights":
+            target.read(path)
+
+    @fuzzed
+    @given(damaged(target.seeds))
+    def check(data):
+        path.write_bytes(data)
+        with Bounds():
+            try:
+                target.read(path)
+            except (ValueError, TypeError) as error:
+                (line,) = str(error).splitlines()
+                assert path.stem in line
+
+    check()
+
+
+values = st.one_of(
+    st.sampled_from(["", "0", "-1", "1e400", "nan", "inf", "1,2", ",", ";", "1;2,3", "=", "default"]),
+    st.integers().map(str),
+    st.floats().map(repr),
+    st.text(string.printable, max_size=20),
+    st.text(max_size=8),
+)
+names = st.one_of(
+    st.sampled_from(NAMES),
+    st.sampled_from(NAMES).map(lambda name: f"no{name}"),
+    st.text(string.ascii_lowercase + "_", max_size=12),
+)
+arguments = st.lists(
+    st.one_of(
+        st.builds(lambda name, value: f"--{name}={value}", names, values),
+        names.map(lambda name: f"--{name}"),
+        values,
+    ),
+    max_size=4,
+)
+
+
+def test_any_flags_end_in_one_line(tmp_path, capsys):
+    @fuzzed
+    @given(arguments)
+    def check(found):
+        with Bounds():
+            code = read_flags(found, tmp_path)
+        out, err = capsys.readouterr()
+        if code == 0:  # a question, or help
+            assert out
+        else:
+            assert code == 1, found
+            assert len([line for line in err.splitlines() if line.startswith("nst-jax: ")]) == 1
+            assert "Traceback" not in err
+
+    check()
