@@ -181,6 +181,7 @@ def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) ->
         "tile": job.tile,
         "mesh": job.mesh and dict(job.mesh),
         "processes": jax.process_count(),
+        "devices": jax.device_count(),
         "sweep": dict(job.sweep),
         "config": dataclasses.asdict(job.config),
         **environment(),

@@ -81,7 +81,7 @@ def last_step(checkpoints):
 
 
 def test_killed_twenty_times_it_ends_with_the_same_files(command, job, tmp_path):
-    flags = ("--steps=300", "--checkpoint_every=3", "--log_every=100")
+    flags = ("--steps=160", "--checkpoint_every=3", "--log_every=50")
     checkpoints = tmp_path / "killed-checkpoints"
     rng = np.random.default_rng(0)
     reached = [0]

@@ -19,9 +19,6 @@ CONFIG = nst_jax.Config(
     steps=20,
 )
 
-# Few steps: what rounding does to a direction grows with the curvature that it divides by.
-LBFGS = {"optimizer": "lbfgs", "memory": 3, "steps": 4}
-
 
 def pictures(rng, *shapes):
     coarse = (jnp.asarray(rng.random((4, 4, 3), np.float32)) for _ in shapes)
@@ -35,8 +32,7 @@ def pictures(rng, *shapes):
         ("space:8", 32, 1, {}),
         ("style:2,space:4", 32, 2, {}),
         ("style:2,space:4", 37, 3, {"jitter": 2}),  # neither divides
-        ("style:2,space:4", 37, 3, {"remat": True}),
-        ("style:2,space:4", 32, 2, LBFGS),
+        ("style:2,space:4", 37, 3, {"remat": True, "steps": 3}),
     ],
 )
 def test_a_mesh_gives_what_one_device_gives(
@@ -61,7 +57,7 @@ def test_a_mesh_gives_what_one_device_gives(
         assert np.all(np.abs(many.history[name] - values) <= 1e-5 * steps * total), name
     moved = np.linalg.norm(np.asarray(one.images) - np.asarray(content))
     error = np.linalg.norm(np.asarray(many.images) - np.asarray(one.images))
-    assert moved > 1 and error <= 1e-5 * config.steps * moved
+    assert moved > 0.05 * config.steps and error <= 1e-5 * config.steps * moved
 
 
 def rough(image, wanted):
@@ -72,9 +68,11 @@ def rough(image, wanted):
     return value, {"total": value}
 
 
-def test_a_line_search_on_a_mesh_is_that_on_one_device(rng):
+@pytest.mark.parametrize("linesearch", [False, True])
+def test_lbfgs_on_a_mesh_is_that_on_one_device(rng, linesearch):
+    """Of a loss without a network, whose rounding L-BFGS would magnify."""
     images, wanted = (np.stack(pictures(rng, (8, 4), (8, 4))) for _ in range(2))
-    config = CONFIG.replace(**LBFGS, linesearch=True)
+    config = CONFIG.replace(optimizer="lbfgs", memory=3, steps=4, linesearch=linesearch)
     mesh = sharding.make_mesh(2, sizes={"style": 2, "space": 4})
     one, history = optimize.run(rough, images, config, each=(wanted,))
     many, same = optimize.run(rough, images, config, each=(wanted,), mesh=mesh)
