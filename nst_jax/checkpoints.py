@@ -3,10 +3,11 @@
 They are written beside the run, and the newest two are kept.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -52,9 +53,23 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, _, error, __):
         if self._manager is not None:
-            self._manager.close()  # waits for what is being written
+            # Of an error already there, that another file cannot be written is no news.
+            quietly = contextlib.suppress(files.FileError if error else ())
+            with quietly, self._writing():
+                self._manager.close()  # waits for what is being written
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns whatever orbax and what it builds on raise into a line that names the folder."""
+        try:
+            yield
+        except files.FileError:
+            raise
+        except Exception as error:
+            reason = files.reason(error)
+            raise files.FileError(f"{self.folder}: cannot be written: {reason}") from error
 
     def _open(self):
         """orbax's manager of the folder."""
@@ -94,8 +109,9 @@ class Checkpoints:
             if not _intact(self.folder / str(step)):
                 continue
             found = self._read(step)
-            for damaged in steps[: steps.index(step)]:
-                manager.delete(damaged)  # the run comes there again
+            if jax.process_index() == 0:
+                for damaged in steps[: steps.index(step)]:
+                    manager.delete(damaged)  # the run comes there again
             self._parts = [found.history]
             return found
         if steps:
@@ -128,15 +144,14 @@ class Checkpoints:
         self._parts = [history]
         from orbax.checkpoint import args
 
-        manager.wait_until_finished()
-        self._unsealed.append(step)
-        manager.save(
-            step,
-            args=args.Composite(
-                states=args.StandardSave({f"{n:03d}": leaf for n, leaf in enumerate(leaves)}),
-                history=args.StandardSave(history),
-            ),
+        items = args.Composite(
+            states=args.StandardSave({f"{n:03d}": leaf for n, leaf in enumerate(leaves)}),
+            history=args.StandardSave(history),
         )
+        with self._writing():
+            manager.wait_until_finished()
+            self._unsealed.append(step)
+            manager.save(step, args=items)
 
     def _seal(self) -> None:
         """Writes the sums into the folder that orbax is about to give its name."""

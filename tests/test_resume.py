@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from commandline import FAST
+from disk import room_for
 from PIL import Image
 
 SERVER = pathlib.Path(__file__).parent / "command_server.py"
@@ -177,6 +178,17 @@ def test_all_checkpoints_damaged(run, job, tmp_path):
     code, err = run(*job("out", *flags))
     assert code == 1
     assert err.strip().endswith("its checkpoints are damaged: delete it to begin anew")
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(run, job, tmp_path):
+    with room_for(12_000):  # enough for the settings and not for the states
+        code, err = run(*job("out", "--steps=4", "--checkpoint_every=1"))
+    assert code == 1
+    line = err.splitlines()[-1]
+    assert line.startswith(f"nst-jax: {tmp_path / 'out-checkpoints'}/0: cannot be written: ")
+    assert "Traceback" not in err
+    code, err = run(*job("out", "--steps=4", "--checkpoint_every=1"))
+    assert code == 0, err
 
 
 def test_without_checkpoints_files_are_not_overwritten_by_a_job_that_never_began(run, job):

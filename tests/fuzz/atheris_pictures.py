@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of reading pictures, for as long as one likes; needs `pip install atheris`.
+"""Coverage-guided fuzzing of reading pictures, for as long as one likes (`pip install atheris`).
 
     PYTHONPATH=.:tests python -m fuzz.atheris_pictures -max_total_time=600 CORPUS_FOLDER
 

@@ -66,7 +66,7 @@ def _pictures(*formats: str, **options) -> list[bytes]:
 def _read_picture(path: pathlib.Path) -> None:
     image = io.read_image(path, max_pixels=PIXELS)
     assert image.dtype == np.float32 and image.ndim == 3 and image.shape[-1] == 3
-    assert 0 <= image.min() and image.max() <= 1
+    assert image.min() >= 0 and image.max() <= 1
     assert io.read_shape(path, max_pixels=PIXELS) == image.shape[:2]
     io.read_text(path)
 

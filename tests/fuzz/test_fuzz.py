@@ -1,6 +1,6 @@
 """Inputs that someone or something has damaged.
 
-`NST_FUZZ_EXAMPLES=1200 python -m pytest tests/fuzz` takes so many of each kind, other ones each time.
+`NST_FUZZ_EXAMPLES=1200 python -m pytest tests/fuzz` takes so many of each kind, new ones each time
 """
 
 import os
@@ -9,10 +9,9 @@ import string
 import time
 
 import pytest
+from fuzz.inputs import NAMES, TARGETS, read_flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from fuzz.inputs import NAMES, TARGETS, read_flags
 
 EXAMPLES = os.environ.get("NST_FUZZ_EXAMPLES")
 SECONDS = 20.0
@@ -42,7 +41,9 @@ def damaged(draw, seeds):
         elif kind == "byte":
             data[at] = draw(st.integers(0, 255))
         elif kind == "number":
-            value = draw(st.sampled_from([b"\0\0\0\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\1\0"]))
+            value = draw(
+                st.sampled_from([b"\0\0\0\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\1\0"])
+            )
             data[at : at + 4] = value
         elif kind == "cut":
             del data[at:end]
@@ -96,7 +97,9 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, capsys):
 
 
 values = st.one_of(
-    st.sampled_from(["", "0", "-1", "1e400", "nan", "inf", "1,2", ",", ";", "1;2,3", "=", "default"]),
+    st.sampled_from(
+        ["", "0", "-1", "1e400", "nan", "inf", "1,2", ",", ";", "1;2,3", "=", "default"]
+    ),
     st.integers().map(str),
     st.floats().map(repr),
     st.text(string.printable, max_size=20),
