@@ -24,7 +24,7 @@ class Checkpoints:
     """Those of one run: `stylize(..., resume=checkpoints.latest(), callback=checkpoints)`.
 
     Args:
-      folder: where they go; made when the first is asked for. None: nowhere, none are kept.
+      folder: where they go; made with the first step. None: nowhere, none are kept.
       settings: what makes the run what it is, JSON's types.
       every: steps from one to the next.
 
@@ -43,9 +43,7 @@ class Checkpoints:
         self.folder = None if folder is None else pathlib.Path(folder).absolute()
         self._every = every
         self._settings = json.loads(json.dumps(settings))  # tuples are lists there, too
-        self.begun = self.folder is not None and (self.folder / SETTINGS).exists()
-        if self.begun:
-            self._refuse_others()
+        self.begun = self._is_begun()
         self._manager = None
         self._parts: list[Mapping[str, np.ndarray]] = []
         self._unsealed: list[int] = []
@@ -77,8 +75,7 @@ class Checkpoints:
             return self._manager
         import orbax.checkpoint as ocp  # takes half a second, which other runs can do without
 
-        with files.replacing(self.folder / SETTINGS) as file:
-            file.write(json.dumps(self._settings, indent=2).encode())
+        self.folder.mkdir(parents=True, exist_ok=True)
         # What the processes of a run share, the first of them writes.
         process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
@@ -89,6 +86,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=KEPT,
                 create=False,
+                cleanup_tmp_directories=process == 0,
                 multiprocessing_options=alone,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
@@ -101,7 +99,7 @@ class Checkpoints:
         Raises:
           ValueError: there are some, and all are damaged.
         """
-        if self.folder is None:
+        if not self.begun:
             return None
         manager = self._open()
         steps = sorted(manager.all_steps(), reverse=True)
@@ -122,6 +120,11 @@ class Checkpoints:
         """Follows a run, and saves where it is time to."""
         if self.folder is None:
             return
+        if not self.begun:  # with the first step: what is refused before it leaves nothing here
+            if jax.process_index() == 0:
+                with files.replacing(self.folder / SETTINGS) as file:
+                    file.write(json.dumps(self._settings, indent=2).encode())
+            self.begun = True
         self._parts.append(progress.terms)
         before = progress.step - len(progress.terms["total"])
         due = progress.step // self._every > before // self._every
@@ -129,7 +132,7 @@ class Checkpoints:
             self.save(progress)
 
     def save(self, progress: optimize.Progress) -> None:
-        """Saves now, what `__call__` has followed."""
+        """Saves now what `__call__` has followed."""
         if self.folder is None:
             return
         step = progress.step
@@ -153,6 +156,12 @@ class Checkpoints:
             self._unsealed.append(step)
             manager.save(step, args=items)
 
+    def wait(self) -> None:
+        """Until what was saved is on disk."""
+        if self._manager is not None:
+            with self._writing():
+                self._manager.wait_until_finished()
+
     def _seal(self) -> None:
         """Writes the sums into the folder that orbax is about to give its name."""
         for folder in self.folder.glob(f"{self._unsealed.pop()}.*tmp*"):
@@ -168,7 +177,9 @@ class Checkpoints:
         history = {name: np.asarray(rows) for name, rows in found.history.items()}
         return optimize.Checkpoint(step, leaves, history)
 
-    def _refuse_others(self) -> None:
+    def _is_begun(self) -> bool:
+        if self.folder is None or not (self.folder / SETTINGS).exists():
+            return False
         path = self.folder / SETTINGS
         try:
             settings = dict(json.loads(path.read_text("utf-8")))
@@ -176,10 +187,11 @@ class Checkpoints:
             reason = files.reason(error)
             raise ValueError(f"{path}: cannot be read as settings of a run: {reason}") from error
         differences = console.differences(settings, self._settings)
-        if differences:
+        if differences and any(path.is_dir() for path in self.folder.iterdir()):
             raise ValueError(
                 f"{self.folder} holds checkpoints of a run that differs in {differences}"
             )
+        return not differences
 
 
 def _on_host(states: optimize.State) -> optimize.State:

@@ -75,7 +75,7 @@ def _read(paths: Sequence[str]) -> list[jobs.Picture]:
 
 # What a picture depends on, besides the fields of its configuration.
 RECIPE_FLAGS = ("content", "styles", "demo", "model", "weights", "preset", "mixing", "masks")
-RECIPE_FLAGS += ("style_masks", "seed", "tile", "mesh", "format")
+RECIPE_FLAGS += ("style_masks", "seed", "tile", "mesh", "format", "retries")
 
 
 def recipe(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
@@ -104,6 +104,8 @@ def show_config(path: str) -> None:
         found = json.loads(io.read_text(path) or "")
         arguments, versions = found["flags"], found["versions"]
         line = shlex.join(["nst-jax", *arguments])
+        if not line.isprintable():  # what another program made may be meant for the terminal
+            raise ValueError(line)
         made = ", ".join(f"{name} {version}" for name, version in versions.items())
         made += f"; on {found['devices']} x {found['device']} ({found['platform']})"
         made += f"; weights' SHA-256 {found['weights_sha256']}"
@@ -190,9 +192,10 @@ def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     described = {
         "preset": FLAGS.preset,
         "weights": FLAGS.weights or FLAGS.model,
+        "weights_sha256": weights.sha256(FLAGS.weights or FLAGS.model),
         "content": FLAGS.content,
         "styles": FLAGS.styles,
-        "initial": FLAGS.init if job.initial is not None else None,
+        "initial": jobs.digest(job.initial),
     }
     return dataset.run(job, read_params(), pathlib.Path(FLAGS.output_dir), described=described)
 
@@ -208,6 +211,10 @@ def run() -> int:
         sharding.connect(**processes)
     config, sweep = config_from_flags()
     check_choice("--format", FLAGS.format, io.FORMATS)
+    if FLAGS.retries and config.optimizer == "lbfgs" and config.linesearch:
+        raise ValueError("--retries lowers the learning rate, which a line search doesn't use")
+    if FLAGS.checkpoint_dir is None and FLAGS["checkpoint_every"].present:
+        raise ValueError("--checkpoint_every goes with --checkpoint_dir")
     if FLAGS.retries < 0:
         raise ValueError(f"--retries must be at least 0, got {FLAGS.retries}")
     for name in ("log_every", "save_every", "checkpoint_every"):
@@ -272,6 +279,8 @@ def _main(argv: Sequence[str]) -> int:
     if not FLAGS["verbosity"].present:
         # What JAX and matplotlib note of their set-up is no news to whoever runs this.
         logging.set_verbosity(logging.ERROR if FLAGS.quiet else logging.WARNING)
+        # What goes wrong in orbax is told by an exception, too.
+        logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
     console.be_quiet(FLAGS.quiet)
     try:
         if len(argv) > 1:
@@ -280,7 +289,8 @@ def _main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return 130
-    except (ValueError, TypeError, OSError, jax.errors.JaxRuntimeError) as error:
+    # A backend that doesn't start is no more than a RuntimeError.
+    except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
         logging.debug("the error in full", exc_info=True)
         first, *_ = str(error).splitlines() or [type(error).__name__]
         complain(first)

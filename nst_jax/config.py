@@ -236,7 +236,7 @@ def _check_number(
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     above = value > low if open_low else value >= low
     below = value < high if open_high else value <= high
-    if not (above and below and math.isfinite(value)):
+    if not (above and below and value < math.inf):  # and no NaN, which is nowhere
         wanted = f"{'greater than' if open_low else 'at least'} {low:g}"
         if math.isfinite(high):
             wanted += f" and {'less than' if open_high else 'at most'} {high:g}"

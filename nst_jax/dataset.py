@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax import io, jobs, objective, preflight, sharding, vgg
+from nst_jax import files, io, jobs, objective, preflight, results, sharding, vgg
 from nst_jax.config import Config
 from nst_jax.console import complain, say, shows_progress
 from nst_jax.manifest import Manifest, check_settings
@@ -102,14 +102,15 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
 
     todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
     _check_memory(job, params, todo)
-    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_to_overwrite(job, pairs, folder)
+    files.check_folder(folder)
     unfinished = folder / f".unfinished-{job.process}"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     unfinished.mkdir()
     try:
         if not (folder / "config.json").exists():
-            (unfinished / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-            os.replace(unfinished / "config.json", folder / "config.json")
+            with files.replacing(folder / "config.json") as file:
+                file.write((json.dumps(settings, indent=2) + "\n").encode())
         if job.process == 0:
             _record_bad(manifest, bad)
         done = sum(finished(one) for batch in own for one in batch.pairs)
@@ -126,6 +127,16 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return _summary(manifest, folder, own, bad, missing=len(pairs) - len(good))
+
+
+def _refuse_to_overwrite(job: Job, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
+    """Refuses a folder where pictures would replace inputs, or files that are no data set's."""
+    inputs = {os.path.realpath(source.path) for source in (*job.contents, *job.styles)}
+    for one in pairs:
+        if os.path.realpath(folder / one.output) in inputs:
+            raise ValueError(f"{folder / one.output} is an input: choose another --output_dir")
+    if not (folder / "config.json").exists():
+        results.check_free(folder, [one.output for one in pairs])
 
 
 def _settings(job: Job, params: Mapping, described: Mapping) -> dict:

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,14 +34,15 @@ def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.
     Raises:
       error: it cannot be written; what was there before is still there.
     """
-    # In the same folder, since a file is replaced atomically only within one file system.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    # In the same folder, since a file is replaced atomically only within one file system. What a
+    # process that is killed leaves is replaced when its file is written again.
+    temporary = path.with_name(f".{short(path.name)}.tmp")
     with writing(path, error=error):
         try:
             buffer = io.BytesIO()
             yield buffer
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
+            with temporary.open("wb") as file:
                 file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
@@ -50,6 +50,11 @@ def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def short(name: str) -> str:
+    """The beginning of a name that is too long for a disk, which has 255 bytes for it."""
+    return os.fsencode(name)[:200].decode("utf-8", "ignore")
 
 
 def check_folder(folder: Path) -> None:

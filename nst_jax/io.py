@@ -71,6 +71,7 @@ class Format(NamedTuple):
       bits: of each channel.
       alpha: whether it holds transparency.
       longest_side: that it can have, in pixels.
+      most_pixels: that it can have.
       longest_text: that it can carry, in bytes.
     """
 
@@ -78,6 +79,7 @@ class Format(NamedTuple):
     bits: int = 8
     alpha: bool = True
     longest_side: float = math.inf
+    most_pixels: float = math.inf
     longest_text: float = math.inf
 
 
@@ -87,7 +89,8 @@ FORMATS = {
     # EXIF is one segment of a JPEG, whose length is of 16 bits.
     "jpg": Format(".jpg", alpha=False, longest_side=65_500, longest_text=65_000),
     "webp": Format(".webp", longest_side=16_383),
-    "tiff": Format(".tiff", bits=16),
+    # Its offsets are of 32 bits, and a pixel takes up to 8 bytes before it is compressed.
+    "tiff": Format(".tiff", bits=16, most_pixels=2**29 - 2**20),
 }
 """The kinds of files that the command writes."""
 
@@ -192,7 +195,7 @@ def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     path = Path(path)
     with _opened(path, max_pixels) as picture:
         _check_sides(picture, path)
-        if picture.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+        if picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # on its side
             picture = ImageOps.exif_transpose(picture)
         return picture.height, picture.width
 

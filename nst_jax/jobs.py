@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
+import math
 import pathlib
 import platform
 import time
@@ -19,7 +20,6 @@ from nst_jax.checkpoints import Checkpoints
 from nst_jax.config import Config
 from nst_jax.console import complain, say
 from nst_jax.monitor import Monitor, Records
-from nst_jax.optimize import Progress
 from nst_jax.profiling import Profile
 from nst_jax.results import Output, Picture
 from nst_jax.stopping import Stopped, Stopping
@@ -75,8 +75,9 @@ class Job:
             for label, row in zip(unique(labels), self.mixing, strict=True)
         ]
 
-    def outputs(self, contents: Sequence[Picture]) -> list[Output]:
-        """The outputs of `contents`, in the order in which `stylize` gives them."""
+    def outputs(self, contents: Sequence[Picture], *, taken: Sequence[str] = ()) -> list[Output]:
+        """The outputs of `contents`, in the order in which `stylize` gives them; their files take
+        none of the names that are `taken`."""
         combinations = [
             dict(zip(self.sweep, values, strict=True))
             for values in itertools.product(*self.sweep.values())
@@ -93,10 +94,11 @@ class Job:
             for row, (label, thumbnail) in enumerate(self.rows())
             for settings in combinations
         ]
-        # Of the sheets and curves, too, no output may take the name; nor one too long for a disk.
-        taken = [f"{c.name}__{kind}" for c in contents for kind in ("contact_sheet", "loss_curves")]
-        stems = [f"{output.content}__{output.label}" for output in outputs]
-        stems = unique([*taken, *(stem[:100] for stem in stems)])[len(taken) :]
+        # Of the sheets and curves, too, no output may take the name.
+        sheets = [f"{c.name}__{x}" for c in contents for x in ("contact_sheet", "loss_curves")]
+        taken = unique([*taken, *sheets])
+        stems = [files.short(f"{output.content}__{output.label}") for output in outputs]
+        stems = unique([*taken, *stems])[len(taken) :]
         return [output._replace(stem=stem) for output, stem in zip(outputs, stems, strict=True)]
 
 
@@ -161,6 +163,17 @@ def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) ->
     Raises:
       ValueError: bad input, files that would be overwritten, or checkpoints of another job.
     """
+    stopping = Stopping()
+    try:
+        with stopping:
+            return _run(job, params, delivery, described, stopping)
+    except Stopped:
+        again = "; the same command goes on from there" if delivery.checkpoint_dir else ""
+        complain(f"stopped by {stopping.name}, the pictures are as they were then{again}")
+        return stopping.exit_code
+
+
+def _run(job, params, delivery, described, stopping) -> int:
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
@@ -171,6 +184,10 @@ def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) ->
             raise ValueError(
                 f"a {delivery.picture_format} has at most {kind.longest_side} pixels a side, "
                 f"got {longest}"
+            )
+        if math.prod(fit_shape(shape, job.config)) > kind.most_pixels:
+            raise ValueError(
+                f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got {shape}"
             )
         if len(groups) > 1:  # or a later one might be refused when the first is painted already
             check_content(params, shape, job.config, masks=job.masks)
@@ -186,14 +203,16 @@ def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) ->
         "config": dataclasses.asdict(job.config),
         **environment(),
     }
-    outputs = {shape: job.outputs(contents) for shape, contents in groups.items()}
+    outputs, taken = {}, []
+    for shape, contents in groups.items():
+        outputs[shape] = job.outputs(contents, taken=taken)
+        taken += [output.stem for output in outputs[shape]]
     sheets = results.sheet_names(job.contents)
     saving = _saving(job, described, delivery)
     if not (delivery.overwrite or saving("0").begun):
-        stems = [output.stem for group in outputs.values() for output in group]
-        pictures = [f"{stem}{kind.suffix}" for stem in stems]
+        pictures = [f"{stem}{kind.suffix}" for stem in taken]
         others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
-        results.check_free(delivery.folder, [*pictures, *others, *delivery.look.names(stems)])
+        results.check_free(delivery.folder, [*pictures, *others, *delivery.look.names(taken)])
     files.check_folder(delivery.folder)
     recipe = results.recipe(described)
     fits = len(recipe) <= kind.longest_text
@@ -207,7 +226,6 @@ def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) ->
     diverged, rows = [], []
     leads = jax.process_index() == 0  # of several processes one writes what they share
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(Stopping())
         records = stack.enter_context(Records(delivery.folder, described))
         profile = None
         if delivery.profile_dir is not None and leads:
@@ -221,48 +239,35 @@ def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) ->
         )
         watch = observers.Observers(watching, wrote=lambda path: say(f"wrote {path}"))
         stack.enter_context(watch)
-        try:
-            for number, (shape, contents) in enumerate(groups.items()):
-                if stopping.received:
-                    raise Stopped
-                start = time.perf_counter()
-                own = outputs[shape]
-                styles = [job.styles[output.thumbnail] for output in own]
-                labels, stems = ([getattr(o, x) for o in own] for x in ("label", "stem"))
-                watch.begin(observers.Group(contents, styles, labels, stems))
-                result = _paint(
-                    job,
-                    params,
-                    contents,
-                    own,
-                    attempts=delivery.retries + 1,
-                    saving=lambda attempt, number=number: saving(f"{number}{attempt}"),
-                    records=records if leads else None,
-                    log_every=delivery.log_every,
-                    followers=[each for each in (profile, watch) if each is not None],
-                    stopping=stopping,
-                    write=functools.partial(write, contents, own),
+        for number, (shape, contents) in enumerate(groups.items()):
+            if stopping.received:
+                raise Stopped(f"stopped by {stopping.name}")
+            start = time.perf_counter()
+            own = outputs[shape]
+            result = _paint(
+                job,
+                params,
+                contents,
+                own,
+                attempts=delivery.retries + 1,
+                saving=lambda attempt, number=number: saving(f"{number}{attempt}"),
+                records=records if leads else None,
+                log_every=delivery.log_every,
+                profile=profile,
+                watch=watch,
+                stopping=stopping,
+                write=functools.partial(write, contents, own),
+            )
+            images = np.asarray(result.images)
+            paths = write(contents, own, images)
+            rows += results.summary(paths, own, result, time.perf_counter() - start)
+            if leads:
+                results.write_sheets(
+                    delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
-                images = np.asarray(result.images)
-                paths = write(contents, own, images)
-                rows += results.summary(paths, own, result, time.perf_counter() - start)
-                if leads:
-                    results.write_sheets(
-                        delivery.folder,
-                        contents,
-                        job.styles,
-                        own,
-                        result,
-                        names=sheets,
-                        text=recipe,
-                    )
-                watch.end(images)
-                found = zip(own, result.diverged, strict=True)
-                diverged += [output.stem for output, bad in found if bad]
-        except Stopped:
-            again = "; the same command goes on from there" if delivery.checkpoint_dir else ""
-            complain(f"stopped by {stopping.name}, the pictures are as they were then{again}")
-            return stopping.exit_code
+            watch.end(images)
+            found = zip(own, result.diverged, strict=True)
+            diverged += [output.stem for output, bad in found if bad]
     if rows:
         say(console.table(results.HEADINGS, rows))
     if profile is not None:
@@ -284,7 +289,8 @@ def _saving(job: Job, described: Mapping, delivery: Delivery) -> Callable[[str],
     if delivery.checkpoint_dir is None:
         return lambda part: Checkpoints(None, {})
     settings = {
-        name: described[name] for name in ("weights_sha256", "network", "processes", "platform")
+        name: described[name]
+        for name in ("weights_sha256", "network", "processes", "devices", "platform")
     }
     settings |= described["config"] | {
         "seed": job.seed,
@@ -292,20 +298,25 @@ def _saving(job: Job, described: Mapping, delivery: Delivery) -> Callable[[str],
         "mesh": described["mesh"],
         **described["sweep"],
         "mixing": None if job.mixing is None else np.asarray(job.mixing).tolist(),
+        # Or files that are another run's would be taken for this one's.
+        "output_dir": str(delivery.folder.absolute()),
+        "format": delivery.picture_format,
+        **delivery.look._asdict(),
     }
     for kind in ("contents", "styles"):
+        settings[kind] = [picture.name for picture in getattr(job, kind)]
         for picture in getattr(job, kind):
-            settings[f"{kind[:-1]} {picture.name}"] = _digest(picture.image)
+            settings[f"{kind[:-1]} {picture.name}"] = digest(picture.image)
     for kind in ("masks", "style_masks"):
         for number, mask in enumerate(getattr(job, kind) or ()):
-            settings[f"{kind}[{number}]"] = _digest(mask)
-    settings["initial"] = _digest(job.initial)
+            settings[f"{kind}[{number}]"] = digest(mask)
+    settings["initial"] = digest(job.initial)
     return lambda part: Checkpoints(
         delivery.checkpoint_dir / part, settings, every=delivery.checkpoint_every
     )
 
 
-def _digest(array: np.ndarray | None) -> str | None:
+def digest(array: np.ndarray | None) -> str | None:
     """The beginning of the SHA-256 of an array, as good as the whole against mistakes."""
     if array is None:
         return None
@@ -322,7 +333,8 @@ def _paint(
     saving: Callable[[str], Checkpoints],
     records: Records | None,
     log_every: int,
-    followers: Sequence[Callable[[Progress], None]],
+    profile: Profile | None,
+    watch: observers.Observers,
     stopping: Stopping,
     write: Callable[[np.ndarray], Iterable[pathlib.Path]],
 ) -> Result:
@@ -332,6 +344,9 @@ def _paint(
       Stopped: by a signal; the pictures are written.
       ValueError: out of memory; the last pictures are written.
     """
+    styles = [job.styles[output.thumbnail] for output in outputs]
+    labels, stems = ([getattr(o, name) for o in outputs] for name in ("label", "stem"))
+    group = observers.Group(contents, styles, labels, stems)
     rates = job.config.learning_rate
     rates = np.array([output.settings.get("learning_rate", rates) for output in outputs])
     for attempt in range(attempts):
@@ -349,14 +364,17 @@ def _paint(
                     resumed=resume.step if resume else 0,
                 )
                 stack.enter_context(monitor)
+            watch.begin(group)
 
             def stop(progress, checkpoints=checkpoints):
                 if stopping.received and progress.step < progress.steps:
-                    checkpoints.save(progress)
                     write(np.asarray(progress.images))
-                    raise Stopped
+                    checkpoints.save(progress)
+                    checkpoints.wait()
+                    raise Stopped(f"stopped by {stopping.name}")
 
-            all_followers = [monitor, checkpoints, *followers, stop]
+            # Checkpoints first: a run is theirs before it leaves anything in its folder.
+            followers = [checkpoints, monitor, profile, watch, stop]
             try:
                 result = _stylize(
                     job,
@@ -365,7 +383,7 @@ def _paint(
                     outputs,
                     rates=rates if attempt else None,
                     resume=resume,
-                    followers=[each for each in all_followers if each is not None],
+                    followers=[each for each in followers if each is not None],
                     on_window=monitor and monitor.window,
                 )
             except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -379,6 +397,9 @@ def _paint(
                 raise ValueError(f"out of memory: {line}") from error
         if not result.diverged.any() or attempt == attempts - 1:
             break
+        write(np.asarray(result.images))
+        if stopping.received:
+            raise Stopped(f"stopped by {stopping.name}")
         again = [output.stem for output, bad in zip(outputs, result.diverged, strict=True) if bad]
         complain(f"{', '.join(again)}: diverged, once more at a tenth of the learning rate")
         # All of them in the same program: the others come out as they did.

@@ -4,7 +4,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from nst_jax import console
+from nst_jax import console, files
 from nst_jax.pairs import Pair
 
 # Of the settings, what says where pictures are computed and not what: it may change between runs.
@@ -24,6 +24,7 @@ class Manifest:
 
     def __init__(self, folder: pathlib.Path, *, process: int = 0):
         self.finished: dict[Pair, bool] = {}
+        self._painted: dict[str, Pair] = {}
         self.bad: set[tuple[str, str]] = set()
         self._path = folder / (f"manifest-{process}.jsonl" if process else "manifest.jsonl")
         self._whole = 0  # bytes of whole lines in it
@@ -43,12 +44,18 @@ class Manifest:
             self.bad.add((line["path"], line["error"]))
         else:
             done = Pair(line["content"], line["style"], line["output"])
+            # Of a file that two pairs were painted into, the last.
+            self.finished.pop(self._painted.get(done.output), None)
+            self._painted[done.output] = done
             self.finished[done] = line["diverged"]
 
     def write(self, lines: Sequence[Mapping]) -> None:
         """Appends lines, all at once."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
-        with self._path.open("r+b" if self._path.exists() else "wb") as file:
+        with (
+            files.writing(self._path),
+            self._path.open("r+b" if self._path.exists() else "wb") as file,
+        ):
             file.seek(self._whole)
             file.truncate()
             file.write(text)
@@ -65,17 +72,17 @@ def check_settings(path: pathlib.Path, settings: Mapping) -> None:
     """
     if not path.exists():
         return
-    try:
-        earlier = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        raise ValueError(f"{path} is not a record of settings") from None
 
     def flat(settings):
         settings = json.loads(json.dumps(settings))
         settings |= settings.pop("config", {})
         return {name: value for name, value in settings.items() if name not in PLACEMENT}
 
-    differences = console.differences(flat(earlier), flat(settings))
+    try:
+        earlier = flat(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"{path} is not a record of settings") from None
+    differences = console.differences(earlier, flat(settings))
     if differences:
         raise ValueError(
             f"{path} is of a run that differs in {differences}; use another --output_dir"

@@ -25,18 +25,23 @@ class Records:
     def __init__(self, folder: pathlib.Path, described: Mapping):
         self._folder, self._described = folder, described
         self._metrics = None
-        self._kept: list[str] = []
+        self._kept: list[Mapping] = []
+        self._earlier: list[Mapping] = []
+        # None, or the end of one that was killed.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
+                line = json.loads(text)
+                line["output"], line["step"], line["seconds"]  # noqa: B018 (there, or not ours)
+                self._earlier.append(line)
 
     def keep(self, wanted: Callable[[Mapping], bool]) -> float:
         """Takes over the lines of an earlier run that are `wanted`; the seconds of the last one."""
-        seconds = 0.0
-        with contextlib.suppress(OSError, ValueError):  # none, or the end of one that was killed
-            for text in (self._folder / "metrics.jsonl").read_text("utf-8").splitlines():
-                line = json.loads(text)
-                if wanted(line):
-                    self._kept.append(f"{text}\n")
-                    seconds = line["seconds"]
-        return seconds
+        found = [line for line in self._earlier if wanted(line)]
+        if self._metrics is None:
+            self._kept += found
+        else:
+            self.write(found)
+        return found[-1]["seconds"] if found else 0.0
 
     def __enter__(self):
         return self
@@ -47,16 +52,20 @@ class Records:
 
     def write(self, lines: Sequence[Mapping]) -> None:
         """Appends lines to metrics.jsonl."""
+        path = self._folder / "metrics.jsonl"
         if self._metrics is None:
             with files.replacing(self._folder / "config.json") as file:
                 file.write((json.dumps(self._described, indent=2) + "\n").encode())
-        path = self._folder / "metrics.jsonl"
+            with files.replacing(path) as file:
+                file.write(_jsonl(self._kept).encode())
         with files.writing(path):
-            if self._metrics is None:
-                self._metrics = path.open("w", encoding="utf-8")
-                self._metrics.writelines(self._kept)
-            self._metrics.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+            self._metrics = self._metrics or path.open("a", encoding="utf-8")
+            self._metrics.write(_jsonl(lines))
             self._metrics.flush()
+
+
+def _jsonl(lines: Sequence[Mapping]) -> str:
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
 
 class Monitor:

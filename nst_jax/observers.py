@@ -267,10 +267,11 @@ class Report(Observer):
         self._outputs: list[page.Output] = []
         self._scales: list[page.Scale] = []
         self._step = self._steps = 0
+        self._group: Group | None = None
 
     def begin(self, group: Group) -> None:
-        self._own = range(len(self._outputs), len(self._outputs) + len(group.stems))
-        self._painted = len(self._own) * [None]
+        if self._group is None or group.stems != self._group.stems:  # and not another attempt
+            self._own = range(len(self._outputs), len(self._outputs) + len(group.stems))
         self._metrics = [{name: [] for name in ("step", *page.TERMS)} for _ in self._own]
         self._layers = [[] for _ in self._own]
         self._group, self._last = group, time.perf_counter()
@@ -393,7 +394,7 @@ class Report(Observer):
             written=time.time(),
         )
         with files.replacing(self._path) as file:
-            file.write(page.render(run).encode())
+            file.write(page.render(run).encode("utf-8", "replace"))
 
 
 class Look(NamedTuple):

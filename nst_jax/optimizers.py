@@ -25,6 +25,32 @@ def normalize_by_rms(*, epsilon: float = 1e-12) -> optax.GradientTransformation:
     )
 
 
+def scale_by_convex_lbfgs(memory_size: int) -> optax.GradientTransformation:
+    """`optax.scale_by_lbfgs`, where a step along which the gradient did not grow is passed over.
+
+    Without a line search there are such steps, and their negative curvature would lead upwards.
+    In their place the pair of step and change before is given again, which leaves the approximate
+    Hessian as it is: BFGS' update by a pair that it fulfils is none. So does `torch.optim.LBFGS`.
+
+    Jorge Nocedal, Stephen J. Wright: "Numerical Optimization", 2nd edition, Springer 2006,
+    section 18.3, on skipping updates; https://doi.org/10.1007/978-0-387-40065-5
+    """
+    inner = optax.scale_by_lbfgs(memory_size)
+
+    def update(gradient, state, image):
+        step, change = image - state.params, gradient - state.updates
+        rounding = 1e-7 * jnp.linalg.norm(step) * jnp.linalg.norm(change)
+        skipped = (state.count > 0) & (jnp.vdot(step, change) <= rounding)
+        last = (state.count - 2) % memory_size  # its place in the memory
+        state = state._replace(
+            params=jnp.where(skipped, image - state.diff_params_memory[last], state.params),
+            updates=jnp.where(skipped, gradient - state.diff_updates_memory[last], state.updates),
+        )
+        return inner.update(gradient, state, image)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
 def make_optimizer(config: Config, step: jax.Array) -> optax.GradientTransformation:
     """The optax transformation that `config` describes, at step number `step`.
 
@@ -43,5 +69,5 @@ def make_optimizer(config: Config, step: jax.Array) -> optax.GradientTransformat
     elif config.linesearch:
         chain += [optax.lbfgs(memory_size=config.memory)]
     else:
-        chain += [optax.scale_by_lbfgs(config.memory), descend]
+        chain += [scale_by_convex_lbfgs(config.memory), descend]
     return optax.chain(*chain)

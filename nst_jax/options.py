@@ -255,6 +255,8 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
             given[name] = _floats(name, value)
         elif name in SWEEP_FLAGS:
             numbers = _floats(name, value)
+            if not numbers:
+                raise ValueError(f"--{name} must be a number, or several, got none")
             given[name] = numbers[0]
             if len(numbers) > 1:
                 sweep[name] = numbers

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from nst_jax import io, jobs
+from nst_jax import files, io, jobs
 
 PAIRINGS = ("all", "zip", "random")
 
@@ -75,7 +75,7 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
     Raises:
       ValueError: an item that names nothing; the message starts with `flag`.
     """
-    outputs = os.path.abspath(output_dir) + os.sep
+    outputs = os.path.realpath(output_dir) + os.sep
     suffixes = io.suffixes()
     found: dict[str, Source] = {}
     for item in items:
@@ -93,13 +93,14 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
             for match in map(pathlib.Path, glob.glob(pattern, recursive=True))
             if match.suffix.lower() in suffixes
             and match.is_file()
-            and not os.path.abspath(match).startswith(outputs)
+            and not os.path.realpath(match).startswith(outputs)
         )
         if not matches:
             where = "in the folder" if path.is_dir() else "like"
             raise ValueError(f"{flag}: there are no pictures {where} {item!r}")
         for match in matches:
-            name = match.relative_to(root).with_suffix("").as_posix()
+            parts = match.relative_to(root).with_suffix("").parts
+            name = "/".join(part for part in parts if part != "..")  # outputs stay in their folder
             found.setdefault(str(match), Source(str(match), name))
     return list(found.values())
 
@@ -132,7 +133,7 @@ def pair(
     stems = []
     for content, style in found:
         folder, _, name = content.name.rpartition("/")
-        stem = f"{name}__{style.name.rpartition('/')[2]}"[:100]  # no name too long for a disk
+        stem = files.short(f"{name}__{style.name.rpartition('/')[2]}")
         stems.append(f"{folder}/{stem}" if folder else stem)
     return [
         Pair(content.path, style.path, f"{stem}.png")

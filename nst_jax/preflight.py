@@ -37,18 +37,24 @@ def available_bytes() -> int | None:
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    elif "SC_AVPHYS_PAGES" in os.sysconf_names:
+        if "MemAvailable" in fields:
+            found.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    elif "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
         found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for limit, used in (
-        ("memory.max", "memory.current"),  # control groups, version 2 and 1
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, used, stat, cache in (  # control groups, version 2 and 1
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        *[
+            [f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")]
+            + ["total_inactive_file"]
+        ],
     ):
-        paths = [Path("/sys/fs/cgroup", name) for name in (limit, used)]
+        paths = [Path("/sys/fs/cgroup", name) for name in (limit, used, stat)]
         if all(path.exists() for path in paths):
             texts = [path.read_text().strip() for path in paths]
             if texts[0] != "max":
-                found.append(int(texts[0]) - int(texts[1]))
+                # Files kept in memory make room when it is wanted.
+                kept = dict(line.split() for line in texts[2].splitlines()).get(cache, 0)
+                found.append(int(texts[0]) - int(texts[1]) + int(kept))
     return min(found, default=None)
 
 
@@ -121,7 +127,7 @@ def check(
     if pixels * (CERTAINLY + _bytes_of_past_steps(config)) < available / 2:
         return
     need = program_bytes(params, (height, width), outputs, config, regions=regions)
-    if need > available:
+    if need is not None and need > available:
         raise ValueError(
             advice(params, shape, outputs, config, need=need, available=available, regions=regions)
         )

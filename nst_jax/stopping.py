@@ -2,21 +2,25 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 
 import jax
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
     """A run was ended because it was asked to."""
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 class Stopping:
     """While it is entered, the first SIGINT or SIGTERM only asks to stop, the next one does it.
+
+    Python itself hears signals between its own instructions only, not in a compilation or a long
+    step, so a thread listens to what the system tells `signal.set_wakeup_fd`. Signals that were
+    ignored before stay so.
 
     Attributes:
       received: the number of the signal that asked, or None.
@@ -28,25 +32,42 @@ class Stopping:
 
     def __enter__(self):
         # Of several processes each may be told at another step: a signal ends them at once. And
-        # Python hears signals in the main thread only.
+        # only the main thread may deal with signals.
         if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
             return self
-        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        self._ours, self._systems = socket.socketpair()
+        self._systems.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._systems.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, lambda *_: None)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        if self._before:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._wakeup)
+            self._systems.close()  # which ends the listener
+            self._listener.join()
+            self._ours.close()
+            self._before = {}
 
-    def _receive(self, number, _):
-        self.received = number
-        for again in SIGNALS:  # by the system itself: Python may be waiting for a long step
-            signal.signal(again, signal.SIG_DFL)
-        # Not through Python's buffer, which the signal may have interrupted.
-        os.write(
-            sys.__stderr__.fileno(), b"\nstopping after this step; once more to stop at once\n"
-        )
+    def _listen(self):
+        while byte := self._ours.recv(1):
+            number = byte[0]
+            if number not in self._before:
+                continue
+            if self.received is not None:
+                os._exit(128 + number)
+            self.received = number
+            print(
+                "\nstopping after this step; once more to stop at once",
+                file=sys.stderr,
+                flush=True,
+            )
 
     @property
     def name(self) -> str:

@@ -75,6 +75,78 @@ def test_lbfgs_solves_a_quadratic_fast(problem):
     np.testing.assert_allclose(states.image, targets, atol=1e-4)
 
 
+def wells(image, centre):
+    """Between two minima 20 levels away from the centre, where it is concave."""
+    distance = 255.0 * (image - centre)
+    value = jnp.sum(jnp.square(jnp.square(distance) - 400.0)) / 1e4
+    return value, {"total": value}
+
+
+def test_lbfgs_leaves_concave_regions(problem):
+    _, centres = problem
+    config = PLAIN.replace(optimizer="lbfgs", learning_rate=1.0, memory=5, steps=40)
+    states, history = optimize.run(wells, centres + 1 / 255, config, each=(centres,))
+    assert history["total"][0].min() > 100
+    np.testing.assert_allclose(255 * (states.image - centres), 20, atol=1e-2)
+
+
+def lbfgs_in_numpy(gradient, x, *, rate, steps):
+    """Nocedal and Wright, algorithm 7.4, in float64; what has no positive curvature is left out."""
+    pairs, skipped, g = [], 0, gradient(x)
+    step = -rate * g * min(1.0, 1.0 / np.linalg.norm(g))  # optax's first
+    for _ in range(steps):
+        previous, x = g, x + step
+        g = gradient(x)
+        if step.ravel() @ (g - previous).ravel() > 0:
+            pairs.append((step, g - previous))
+        else:
+            skipped += 1
+        q, alphas = g, []
+        for s, y in reversed(pairs):
+            alphas.append((s.ravel() @ q.ravel()) / (s.ravel() @ y.ravel()))
+            q = q - alphas[-1] * y
+        s, y = pairs[-1] if pairs else (g, g)  # and without any, downhill
+        r = q * (s.ravel() @ y.ravel()) / (y.ravel() @ y.ravel())
+        for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+            r = r + s * (alpha - (y.ravel() @ r.ravel()) / (s.ravel() @ y.ravel()))
+        step = -rate * r
+    return x, skipped
+
+
+def test_lbfgs_passes_over_negative_curvature(problem):
+    images, centres = problem
+    offset = 0.03 * (images - centres)  # concave below 11.5 levels
+
+    def gradient(x):
+        return 4e-4 * x * (np.square(x) - 400.0)
+
+    config = PLAIN.replace(optimizer="lbfgs", learning_rate=0.5, memory=30, steps=16)
+    states, _ = optimize.run(wells, centres + offset, config, each=(centres,))
+    for n in range(2):
+        start = 255 * offset[n].astype(np.float64)
+        expected, skipped = lbfgs_in_numpy(gradient, start, rate=0.5, steps=16)
+        assert skipped > 10
+        found = 255 * (states.image[n] - centres[n])
+        assert np.abs(expected - start).max() > 5
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_lbfgs_keeps_what_it_knows_where_it_passes_over_a_step(rng):
+    points, gradients = rng.random((2, 3, 5))
+    s, y = points[1] - points[0], gradients[1] - gradients[0]
+    gradients[1] += s * (1 - s @ y) / (s @ s)  # curvature 1 along the first step
+    gradients[2] = gradients[1] - (points[2] - points[1])  # and -1 along the second
+    s, y = points[1] - points[0], gradients[1] - gradients[0]
+    lbfgs = optimizers.scale_by_convex_lbfgs(3)
+    state = lbfgs.init(jnp.float32(points[0]))
+    for point, gradient in zip(points, gradients, strict=True):
+        found, state = lbfgs.update(jnp.float32(gradient), state, jnp.float32(point))
+    # Nocedal and Wright, equation 7.16, of the first pair alone.
+    v = np.eye(5) - np.outer(y, s) / (s @ y)
+    inverse = v.T @ v * (s @ y) / (y @ y) + np.outer(s, s) / (s @ y)
+    np.testing.assert_allclose(found, inverse @ gradients[2], rtol=1e-4)
+
+
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.lbfgs(), optax.rmsprop(1.0)])
 def test_any_optax_transformation_works(problem, optimizer):
     images, targets = problem

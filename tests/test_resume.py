@@ -107,7 +107,7 @@ def test_killed_twenty_times_it_ends_with_the_same_files(command, job, tmp_path)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_path, number):
-    flags = ("--steps=40", "--checkpoint_every=1000", "--log_every=100")
+    flags = ("--steps=40", "--checkpoint_every=1000", "--log_every=100", "--report")
     out = tmp_path / "stopped"
     command.start(*job("stopped", *flags))
     while not (out / "metrics.jsonl").exists():
@@ -118,6 +118,8 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
     assert f"nst-jax: stopped by {signal.Signals(number).name}, the pictures are" in said
     assert said.rstrip().endswith("; the same command goes on from there")
     assert len(list(out.glob("*__*.png"))) == 2
+    page = (out / "report.html").read_text("utf-8")
+    assert f"stopped by {signal.Signals(number).name}" in page
     step = last_step(tmp_path / "stopped-checkpoints")
     assert 0 < step < 40
     command.start(*job("stopped", *flags))
@@ -127,16 +129,18 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
     assert files(out) == files(tmp_path / "undisturbed")
 
 
-def test_a_second_signal_ends_it_at_once():
-    program = """
-import time
+@pytest.mark.parametrize("waiting", ["time.sleep(60)", "ctypes.CDLL(None).sleep(60)"])
+def test_a_second_signal_ends_it_at_once(waiting):
+    """Also in what Python knows nothing of, such as a long step."""
+    program = f"""
+import ctypes, time
 from nst_jax.stopping import Stopping
 with Stopping() as stopping:
     print("ready", flush=True)
     while not stopping.received:
         time.sleep(0.01)
     print(stopping.name, stopping.exit_code, flush=True)
-    time.sleep(60)
+    {waiting}
 """
     for second in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(
@@ -150,7 +154,7 @@ with Stopping() as stopping:
         assert process.stdout.readline() == "SIGTERM 143\n"
         process.send_signal(second)
         _, said = process.communicate()
-        assert process.returncode == -second
+        assert process.returncode == 128 + second
         assert said.strip() == "stopping after this step; once more to stop at once"
 
 
@@ -168,6 +172,33 @@ def test_other_inputs_or_settings_are_refused(run, job, pictures, tmp_path):
     assert "differs in style b (" in err
     assert len(err.strip().splitlines()) == 1
     assert files(tmp_path / "out") == before
+
+
+def test_the_order_of_the_styles_counts(run, job, pictures):
+    arguments = job("out", "--steps=1")
+    assert run(*arguments)[0] == 0
+    turned = f"--styles={pictures[2]},{pictures[1]}"
+    code, err = run(*(turned if one.startswith("--styles") else one for one in arguments))
+    assert code == 1
+    assert "differs in styles (['b', 'c'] there, ['c', 'b'] now)" in err
+
+
+def test_another_folder_is_another_run(run, job, tmp_path):
+    arguments = job("out", "--steps=1")
+    assert run(*arguments)[0] == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a__b.png").write_bytes(b"of someone else")
+    code, err = run(*arguments, f"--output_dir={tmp_path / 'other'}")
+    assert code == 1 and "differs in output_dir (" in err
+    assert (tmp_path / "other" / "a__b.png").read_bytes() == b"of someone else"
+
+
+def test_what_is_refused_before_its_first_step_begins_nothing(run, job, tmp_path):
+    code, err = run(*job("out", "--steps=1", "--tile=9"))
+    assert (code, "tile must be at least" in err) == (1, True)
+    assert not (tmp_path / "out-checkpoints").exists()
+    code, err = run(*job("out", "--steps=1"))
+    assert code == 0, err
 
 
 def test_all_checkpoints_damaged(run, job, tmp_path):
@@ -214,7 +245,8 @@ def test_diverged_outputs_are_tried_at_a_tenth_of_the_rate(run, pictures, tmp_pa
     assert code == 0, err
     assert "diverged, once more at a tenth of the learning rate" in err
     same = f"{content.stem}__{styles[0].stem}__learning_rate=2.png"
-    assert (tmp_path / "again" / same).read_bytes() == (tmp_path / "once" / same).read_bytes()
+    pictures = [np.asarray(Image.open(tmp_path / name / same)) for name in ("once", "again")]
+    np.testing.assert_array_equal(*pictures)
     lines = list(map(json.loads, (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()))
     assert max(line.get("attempt", 0) for line in lines) >= 1
 
