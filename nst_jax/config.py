@@ -37,7 +37,7 @@ CHOICES = {
 class Config:
     """Settings of a style transfer.
 
-    Structure:
+    Attributes: Structure
       size: side of the pictures in pixels, for content and styles alike; None keeps the size
         that each has.
       size_of: the side meant, "longer" or "height".
@@ -85,7 +85,7 @@ class Config:
         the content's chroma; "match" first gives the style the content's mean and covariance
         of colours.
 
-    Numbers:
+    Attributes: Numbers
       steps: number of optimisation steps, at each scale.
       first_steps: number of steps at the first scale; None is `steps`. These two are numbers
         of the whole run; every other number may be an array, one an output.

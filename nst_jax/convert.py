@@ -3,7 +3,7 @@
 Kernels are brought into our axis order (torchvision's are ``[out, in, 3, 3]`` and
 ``[out, in]``), and the inputs of the first dense layer, in torchvision ordered by channel,
 then position, into ours, by position, then channel. The preprocessing that torchvision's
-networks expect is folded into the first convolution: see :func:`fold_normalization`.
+networks expect is folded into the first convolution: see `fold_normalization`.
 
 torchvision's default weights are not those of the original networks but trained afresh: their
 activations are of another size, so that loss weights tuned for the ones do not fit the others.
@@ -68,12 +68,12 @@ def convert(
       input_path: the file to read.
       output_path: the file to write; it appears under its name only when it is complete.
       format: what the input is: ``"keras"``, HDF5 in a layout that
-        :func:`nst_jax.load_params` reads; ``"torchvision"``, a state dictionary of
+        `nst_jax.load_params` reads; ``"torchvision"``, a state dictionary of
         torchvision's ``vgg16`` or ``vgg19`` saved by PyTorch, old or new, which needs
         PyTorch; ``"safetensors"``, the same names in that format, which needs safetensors.
         With ``"auto"``, the file's first bytes tell.
       dtype: of the kernels written, ``"float32"`` or ``"float16"``: see
-        :func:`nst_jax.save_params`.
+        `nst_jax.save_params`.
       model: the network that the file must hold, ``"vgg16"`` or ``"vgg19"``. By default
         the file tells.
       head: ``True`` wants the classifier head, ``False`` leaves it out; by default as in the
@@ -202,7 +202,7 @@ def _open_torchvision(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Iterator[Params]:
-    """As :func:`nst_jax.weights.open_params`, for a file with torchvision's names."""
+    """As `nst_jax.weights.open_params`, for a file with torchvision's names."""
     with open_tensors(path) as tensors:
         head = any(name.startswith("classifier.") for name in tensors)
         last = tensors["classifier.6.bias"].shape if "classifier.6.bias" in tensors else ()

@@ -110,7 +110,7 @@ def fetch(
 
     Args:
       file: a key of :data:`FILES`, or any other file.
-      directory: the folder to keep it in, made if absent; by default :func:`cache_dir`.
+      directory: the folder to keep it in, made if absent; by default `cache_dir`.
       mirror: the ``http://`` or ``https://`` address of a folder with files of the same
         names, in place of the published one.
       retries: how many times a download is tried again after a failure that may pass:

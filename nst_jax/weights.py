@@ -91,7 +91,7 @@ def load_params(
       precision: which file a name stands for: ``"bundled"``, the rounded weights that come
         with the package, without head, checked against their SHA-256 sums; or ``"full"``,
         the float32 originals published with Keras, which ``scripts/fetch_weights.py`` puts
-        into :func:`nst_jax.fetch.cache_dir`, checked against their MD5 sums.
+        into `nst_jax.fetch.cache_dir`, checked against their MD5 sums.
       head: ``True`` wants the classifier head, ``False`` leaves it out. By default, a path
         gives what its file holds, a name the network without head.
 
@@ -139,14 +139,14 @@ def open_params(
     Args:
       path: the file.
       model: the network that it must hold; by default it tells.
-      head: as in :func:`load_params`.
+      head: as in `load_params`.
 
     Yields:
       ``{layer: {"kernel": StoredArray, "bias": StoredArray}}``: exactly the names and shapes
       of one network, readable one by one until the context ends.
 
     Raises:
-      ValueError: as in :func:`load_params`; finite values are the reader's to check.
+      ValueError: as in `load_params`; finite values are the reader's to check.
     """
     path = Path(path)
     with readable(path):
@@ -193,10 +193,10 @@ def save_params(
     dtype: str = "float32",
     source: str = "params",
 ) -> None:
-    """Writes parameters in Keras' HDF5 layout, which Keras and :func:`load_params` read.
+    """Writes parameters in Keras' HDF5 layout, which Keras and `load_params` read.
 
     The file appears under its name only when it is complete, and the same parameters give
-    the same bytes. Arrays are taken one at a time: those of :func:`open_params` are never all
+    the same bytes. Arrays are taken one at a time: those of `open_params` are never all
     in memory.
 
     Args:
@@ -315,7 +315,7 @@ def verify_checksum(path: str | os.PathLike) -> None:
 
 
 def sha256(name_or_path: str | os.PathLike = "vgg19") -> str:
-    """SHA-256 sum, in hexadecimal, of the file that :func:`load_params` reads by default."""
+    """SHA-256 sum, in hexadecimal, of the file that `load_params` reads by default."""
     bundled = name_or_path in vgg.CONVOLUTIONS
     path = BUNDLED_FOLDER / f"{name_or_path}.h5" if bundled else Path(name_or_path)
     return _digest(path, hashlib.sha256)
@@ -452,7 +452,7 @@ def _flatten(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _verify_structure(arrays: Mapping[str, Any], *, model: str | None, source: str) -> str:
-    """As :func:`match_network`, with our names and the file's own number of classes."""
+    """As `match_network`, with our names and the file's own number of classes."""
     head = any(name.split("/")[0] in vgg.HEAD_LAYERS for name in arrays)
     last = getattr(arrays.get("predictions/bias"), "shape", ())
     classes = last[0] if len(last) == 1 else vgg.CLASSES

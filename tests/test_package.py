@@ -41,6 +41,7 @@ def test_the_sdist_carries_what_builds_and_tests_it(distributions):
     modules = {f"nst_jax/{path.name}" for path in (ROOT / "nst_jax").glob("*.py")}
     assert modules <= names
     wanted = {"weights/vgg16.h5", "weights/vgg19.h5", "scripts/demo.sh", "tests/conftest.py"}
+    wanted |= {"docs/guide/python.md", "docs/notebook.ipynb", "scripts/docs_hooks.py", "mkdocs.yml"}
     assert wanted | {"LICENSE", "README.md", "setup.cfg", "pyproject.toml"} <= names
 
 

@@ -1,0 +1,208 @@
+"""What the documentation shows is run, at small sizes: the guide's examples and the notebook."""
+
+import functools
+import importlib
+import json
+import pathlib
+import re
+import shlex
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from commandline import FAST
+from PIL import Image
+
+import nst_jax
+from benchmarks import common
+from nst_jax import cli, examples, io, options, report, weights
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+GUIDE = DOCS / "guide"
+NOTEBOOK = DOCS / "notebook.ipynb"
+
+# What makes the examples small. In Python, beside the layers of `small`:
+SMALLER = {
+    r'"vgg19"': '"vgg16"',
+    r"\bsize=\d+": "size=48",
+    r"\bsteps=\d+": "steps=2",
+    r"\btile=\d+": "tile=32",
+}
+# And on the command line; one device, so that both compile the same programs.
+FLAGS = (*FAST, "--mesh=style:1", "--nocompilation_cache")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The default preset, at the layers of `FAST`."""
+    named = dict(flag.removeprefix("--").split("=") for flag in FAST)
+    layers = {name: tuple(named[name].split(",")) for name in ("content_layers", "style_layers")}
+    default = nst_jax.presets["default"].replace(**layers)
+    monkeypatch.setitem(nst_jax.presets, "default", default)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder of the examples, with the pictures that they name."""
+    butterfly, rainbow, triangles = (draw(64) for draw in examples.by_name.values())
+    pictures = {
+        "photo.jpg": butterfly,
+        "painting.jpg": rainbow,
+        "drawing.png": triangles,
+        "photos/one.jpg": butterfly,
+        "photos/more/two.png": butterfly[:, ::-1],
+        "paintings/one.jpg": rainbow,
+        "paintings/more/two.jpg": triangles,
+    }
+    for name, image in pictures.items():
+        io.write_image(tmp_path / name, image)
+    left = np.repeat(np.uint8([[255, 0]]), 32, axis=1).repeat(64, axis=0)
+    Image.fromarray(left).save(tmp_path / "left.png")
+    Image.fromarray(255 - left).save(tmp_path / "right.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    return tmp_path
+
+
+def blocks(page, *languages):
+    """(line number, text) of each fenced block of a page in one of these languages."""
+    text = page.read_text("utf-8")
+    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S):
+        if found[1] in languages:
+            yield text.count("\n", 0, found.start(2)), found[2]
+
+
+def execute(parts, source, namespace):
+    """Runs parts of a file one after the other, smaller; errors name the file's own lines."""
+    for line, text in parts:
+        for pattern, smaller in SMALLER.items():
+            text = re.sub(pattern, smaller, text)
+        exec(compile("\n" * line + text, source, "exec"), namespace)
+    return namespace
+
+
+def commands(page):
+    """The commands of a page, comments left out."""
+    for _, text in blocks(page, "sh", "console"):
+        for line in text.replace("\\\n", " ").splitlines():
+            if arguments := shlex.split(line.removeprefix("$ "), comments=True):
+                yield arguments
+
+
+def test_python_of_the_guide(folder, small, capsys):
+    found = execute(blocks(GUIDE / "python.md", "python"), "python.md", {"__name__": "guide"})
+    assert "did you mean 'style_weight'?" in capsys.readouterr().out
+    assert len(list(folder.glob("painted_*.png"))) == 2
+    assert (folder / "saved").is_dir()
+    for name in ("result", "sweep", "large"):
+        assert np.all(np.isfinite(found[name].images)), name
+        assert found[name].images.shape[1:] == (48, 48, 3), name
+    # The first step from the content is the style's alone: the pictures still agree.
+    content = found["sweep"].history["content"][-1]
+    assert content[0] > 0 and content[1] == pytest.approx(10 * content[0], rel=1e-3)
+    assert np.any(found["textures"][0] != found["textures"][1])
+    assert [images.shape for images in found["augmented"]] == [(2, 48, 48, 3)]
+    assert found["gram"].shape == (64, 64) and found["covariance"].shape == (128, 128)
+    assert found["slopes"].shape == found["images"].shape and np.any(found["slopes"])
+    untrained = found["network"].init(jax.random.key(0), found["blurred"])
+    inputs = (found["params"], found["blurred"], found["sharp"])
+    _, _, before = found["train"](untrained, found["adam"].init(untrained), *inputs)
+    assert 0.0 < found["value"] < before
+
+
+def test_commands_of_the_guide(folder, monkeypatch, capsys):
+    # Slow, and tested elsewhere.
+    monkeypatch.setattr(report, "loss_curves", lambda *_: None)
+    monkeypatch.setattr(weights, "load_params", functools.cache(weights.load_params))
+    page = GUIDE / "command_line.md"
+    ran = []
+    for program, *arguments in commands(page):
+        assert program == "nst-jax", program
+        smaller = [*arguments, *FLAGS]
+        if any(argument.startswith("--tile=") for argument in arguments):
+            smaller.append("--tile=32")
+        with flagsaver.flagsaver():
+            try:
+                code = cli._main(cli._parse(["nst-jax", *smaller]))
+            except SystemExit as ended:
+                code = ended.code
+        out, err = capsys.readouterr()
+        line = shlex.join(arguments)
+        assert code == 0, f"{line}: {err}"
+        asked = {argument.removeprefix("--").partition("=")[0] for argument in arguments}
+        assert bool(out) == bool(asked & {"help", *options.QUESTION_FLAGS}), line
+        for output in (a.partition("=")[2] for a in arguments if a.startswith("--output_dir=")):
+            assert list((folder / output).rglob("*.png")), line
+            ran.append(output)
+    assert len(ran) > 10 and len(set(ran)) == len(ran)
+    named = set(re.findall(rf"`((?:{'|'.join(ran)})/[\w./]+)`", page.read_text("utf-8")))
+    assert len(named) > 3
+    for name in named:
+        assert (folder / name).exists(), name
+    assert len(list((folder / "sweep").glob("*content_weight=*.png"))) == 2
+    assert len(list((folder / "masked").glob("photo__*.png"))) == 1
+
+
+def test_every_benchmark_and_flag_of_the_guide_exists():
+    pages = [GUIDE / "benchmarks.md", DOCS / "benchmarks.md", ROOT / "README.md"]
+    found = [line for page in pages for line in commands(page) if "-m" in line]
+    found = [line[line.index("-m") + 1 :] for line in found]
+    assert len(found) > 10
+    for module, *arguments in found:
+        assert module.startswith("benchmarks."), module
+        values = flags.FlagValues()
+        common.define(importlib.import_module(module).FLAGS, values)
+        assert len(values([module, *arguments])) == 1, (module, arguments)
+
+
+def test_the_notebook_runs(folder, small):
+    notebook = json.loads(NOTEBOOK.read_text("utf-8"))
+    assert notebook["nbformat"] == 4
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        assert cell["outputs"] == [] and cell["execution_count"] is None, "outputs are left out"
+    parts = [(0, "".join(cell["source"])) for cell in cells]
+    found = execute(parts, "notebook.ipynb", {"__name__": "notebook"})
+    assert found["values"][-1] < found["values"][0]
+    assert found["result"].images.shape == found["sweep"].images.shape == (2, 48, 48, 3)
+
+
+def found_in_package(name):
+    """The module or the object of this name."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        module, _, attribute = name.rpartition(".")
+        return getattr(importlib.import_module(module), attribute)
+
+
+def test_links_lead_somewhere():
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    assert len(pages) > 8
+    notebook = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    texts = {page: page.read_text("utf-8") for page in pages}
+    texts[NOTEBOOK] = "\n".join("".join(cell["source"]) for cell in notebook)
+    for page, text in texts.items():
+        for target, name in re.findall(r"\]\(([^)#\s]+)(?:#(nst_jax[\w.]+))?", text):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                assert not name or found_in_package(name), name
+
+
+def test_the_reference_names_what_there_is():
+    text = "\n".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
+    names = re.findall(r"^::: (\S+)$", text, re.M)
+    assert len(set(names)) == len(names) > 8 and "nst_jax" in names
+    for name in names:
+        assert found_in_package(name) is not None
+
+
+def test_the_site_has_every_page():
+    text = (ROOT / "mkdocs.yml").read_text("utf-8")
+    listed = re.findall(r"^ +- .+: (\S+\.md)", text, re.M)
+    there = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    # These two lie elsewhere: see scripts/docs_hooks.py.
+    assert sorted(listed) == sorted(there | {"index.md", "weights.md"})
