@@ -43,9 +43,11 @@ def _pictures(*formats: str, **options) -> list[bytes]:
     found = []
     for name in formats:
         for mode in ("RGB", "L", "RGBA", "P", "1", "I;16", "CMYK", "F"):
-            shape = (9, 12, len(Image.new(mode, (1, 1)).getbands()))
+            shape = (33, 36, len(Image.new(mode, (1, 1)).getbands()))
             kind = {"I;16": np.uint16, "F": np.float32}.get(mode, np.uint8)
             values = rng.integers(0, 256, shape).astype(kind)
+            if mode == "F":
+                values /= 255
             if mode in ("P", "1"):
                 picture = Image.fromarray(values[..., 0], "L").convert(mode)
             else:
@@ -78,9 +80,11 @@ def _weights() -> list[bytes]:
         file = bytes_io.BytesIO()
         with h5py.File(file, "w", libver="latest" if numbered else "earliest") as root:
             names = ("block1_conv1", "block1_conv2", "block1_pool")
-            root.attrs["layer_names"] = [name.encode() for name in names]
-            for name in names:
-                layer = root.create_group(f"layers/{name}" if numbered else name)
+            if not numbered:
+                root.attrs["layer_names"] = [name.encode() for name in names]
+            for number, name in enumerate(names):
+                group = f"layers/conv2d_{number}" if number else "layers/conv2d"
+                layer = root.create_group(group if numbered else name)
                 if name.endswith("pool"):
                     layer.attrs["weight_names"] = np.array([], "S1")
                     continue
@@ -103,8 +107,8 @@ _MANIFEST = [
 _SETTINGS = {"seed": 0, "mesh": None, "config": {"steps": 2, "style_layers": ["a", "b"]}}
 
 
-def _read_settings(path: pathlib.Path) -> None:
-    manifest.check_settings(path, _SETTINGS)
+def _read_checkpoints(path: pathlib.Path) -> None:
+    (path.parent / "4").mkdir(exist_ok=True)  # or other settings would be no matter
     Checkpoints(path.parent, _SETTINGS)
 
 
@@ -127,34 +131,39 @@ NAMES = sorted({*RUN_FLAGS, *CONFIG_FLAGS, *SWEEP_FLAGS, *QUESTION_FLAGS} - {"sh
 def read_flags(arguments: list[str], folder: pathlib.Path) -> int:
     """Runs the command up to where it wants to read pictures, of which there are none."""
     missing = [f"--content={folder / 'none.png'}", f"--styles={folder / 'none.png'}"]
-    closing = ["--nodemo", f"--output_dir={folder}", "--nocompilation_cache", "--nodistributed"]
-    # Other processes would be waited for.
-    closing += ["--coordinator_address=", "--weights=", "--profile_dir="]
+    closing = [f"--output_dir={folder}", "--nocompilation_cache", "--nodistributed"]
     with flagsaver.flagsaver():
         try:
             remaining = cli._parse(["nst-jax", *missing, *arguments, *closing, *missing])
         except SystemExit as end:
             return end.code
-        flags.FLAGS["num_processes"].value = flags.FLAGS["process_id"].value = None
-        flags.FLAGS["coordinator_address"].value = flags.FLAGS["weights"].value = None
-        flags.FLAGS["profile_dir"].value = None
+        # Other processes would be waited for, and the demo would be painted.
+        for name in ("num_processes", "process_id", "coordinator_address", "demo"):
+            flags.FLAGS[name].value = flags.FLAGS[name].default
         return cli._main(remaining)
 
 
 TARGETS = {
-    "png": Target("a.png", _pictures("PNG"), _read_picture),
-    "jpeg": Target("a.jpg", _pictures("JPEG") + _pictures("JPEG", progressive=True), _read_picture),
-    "webp": Target("a.webp", _pictures("WEBP", lossless=True), _read_picture),
-    "tiff": Target(
-        "a.tiff", _pictures("TIFF") + _pictures("TIFF", compression="tiff_lzw"), _read_picture
+    "png": Target("picture.png", _pictures("PNG"), _read_picture),
+    "jpeg": Target(
+        "picture.jpg", _pictures("JPEG") + _pictures("JPEG", progressive=True), _read_picture
     ),
-    "others": Target("a.gif", _pictures("GIF", "BMP", "PPM", "JPEG2000"), _read_picture),
-    "weights": Target("a.h5", _weights(), weights.load_params),
+    "webp": Target("picture.webp", _pictures("WEBP", lossless=True), _read_picture),
+    "tiff": Target(
+        "picture.tiff", _pictures("TIFF") + _pictures("TIFF", compression="tiff_lzw"), _read_picture
+    ),
+    "others": Target("picture.gif", _pictures("GIF", "BMP", "PPM", "JPEG2000"), _read_picture),
+    "weights": Target("network.h5", _weights(), weights.load_params),
     "manifest": Target(
         "manifest.jsonl",
         ["".join(json.dumps(line) + "\n" for line in _MANIFEST).encode()],
         lambda path: manifest.Manifest(path.parent),
     ),
-    "settings": Target("settings.json", [json.dumps(_SETTINGS).encode()], _read_settings),
+    "settings": Target(
+        "config.json",
+        [json.dumps(_SETTINGS).encode()],
+        lambda path: manifest.check_settings(path, _SETTINGS),
+    ),
+    "checkpoints": Target("settings.json", [json.dumps(_SETTINGS).encode()], _read_checkpoints),
     "metadata": Target("metadata.txt", [json.dumps(_RECIPE).encode()], _read_metadata),
 }
