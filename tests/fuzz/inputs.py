@@ -10,13 +10,12 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from nst_jax import cli, io, manifest, vgg, weights
+from nst_jax import cli, io, manifest
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.options import CONFIG_FLAGS, QUESTION_FLAGS, RUN_FLAGS, SWEEP_FLAGS
 
@@ -71,30 +70,6 @@ def _read_picture(path: pathlib.Path) -> None:
     assert image.min() >= 0 and image.max() <= 1
     assert io.read_shape(path, max_pixels=PIXELS) == image.shape[:2]
     io.read_text(path)
-
-
-def _weights() -> list[bytes]:
-    """Files in Keras' layouts, without most of a network's layers, which would take megabytes."""
-    found = []
-    for numbered in (False, True):
-        file = bytes_io.BytesIO()
-        with h5py.File(file, "w", libver="latest" if numbered else "earliest") as root:
-            names = ("block1_conv1", "block1_conv2", "block1_pool")
-            if not numbered:
-                root.attrs["layer_names"] = [name.encode() for name in names]
-            for number, name in enumerate(names):
-                group = f"layers/conv2d_{number}" if number else "layers/conv2d"
-                layer = root.create_group(group if numbered else name)
-                if name.endswith("pool"):
-                    layer.attrs["weight_names"] = np.array([], "S1")
-                    continue
-                kernel, bias = vgg.parameter_shapes("vgg16")[name].values()
-                keys = ("vars/0", "vars/1") if numbered else (f"{name}/kernel:0", f"{name}/bias:0")
-                layer.attrs["weight_names"] = [key.encode() for key in keys]
-                layer.create_dataset(keys[0], data=np.zeros(kernel, np.float16), compression="gzip")
-                layer.create_dataset(keys[1], data=np.zeros(bias, np.float16))
-        found.append(file.getvalue())
-    return found
 
 
 _MANIFEST = [
@@ -153,7 +128,6 @@ TARGETS = {
         "picture.tiff", _pictures("TIFF") + _pictures("TIFF", compression="tiff_lzw"), _read_picture
     ),
     "others": Target("picture.gif", _pictures("GIF", "BMP", "PPM", "JPEG2000"), _read_picture),
-    "weights": Target("network.h5", _weights(), weights.load_params),
     "manifest": Target(
         "manifest.jsonl",
         ["".join(json.dumps(line) + "\n" for line in _MANIFEST).encode()],
