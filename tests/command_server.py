@@ -9,12 +9,15 @@ code, negative for a signal.
 
 import json
 import os
+import signal
 import sys
 
 from nst_jax import cli
 
 
 def main():
+    # A shell's background jobs ignore it, and so would the command.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -133,7 +133,8 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
 def test_a_second_signal_ends_it_at_once(waiting):
     """Also in what Python knows nothing of, such as a long step."""
     program = f"""
-import ctypes, time
+import ctypes, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # or a background job would ignore it
 from nst_jax.stopping import Stopping
 with Stopping() as stopping:
     print("ready", flush=True)
