@@ -1,6 +1,7 @@
 """The wheel and the sdist: what they hold, and that the wheel works away from the checkout."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,11 +14,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dist")
+    folder, source = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("source") / "copy"
+    # A copy, since building leaves files in the tree, and another worker may be building, too.
+    beside = shutil.ignore_patterns(
+        ".git", ".venv", "*.egg-info", "build", "dist", "site", ".*cache"
+    )
+    shutil.copytree(ROOT, source, ignore=beside)
     # The wheel is built from the sdist. Without isolation: the test extra brings setuptools, so
     # nothing is downloaded.
     subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "-o", folder, ROOT],
+        [sys.executable, "-m", "build", "--no-isolation", "-o", folder, source],
         check=True,
         capture_output=True,
         timeout=300,
