@@ -137,7 +137,7 @@ class Checkpoints:
             return
         step = progress.step
         # A copy: the next dispatch takes the states' memory.
-        leaves = [np.array(leaf) for leaf in jax.tree.leaves(_on_host(progress.states))]
+        leaves = [np.array(sharding.whole(leaf)) for leaf in jax.tree.leaves(progress.states)]
         manager = self._open()
         if jax.process_index() or manager.latest_step() == step:
             return
@@ -192,14 +192,6 @@ class Checkpoints:
                 f"{self.folder} holds checkpoints of a run that differs in {differences}"
             )
         return not differences
-
-
-def _on_host(states: optimize.State) -> optimize.State:
-    """`states` where this process reaches all of them; all processes have to call it."""
-    for leaf in jax.tree.leaves(states):
-        if not getattr(leaf, "is_fully_addressable", True):
-            return sharding.gather(leaf.sharding.mesh, states)
-    return states
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:

@@ -109,8 +109,10 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
     unfinished.mkdir()
     try:
         if not (folder / "config.json").exists():
-            with files.replacing(folder / "config.json") as file:
+            # In the process' own folder first: all of them may be writing it, the same to a byte.
+            with files.replacing(unfinished / "config.json") as file:
                 file.write((json.dumps(settings, indent=2) + "\n").encode())
+            os.replace(unfinished / "config.json", folder / "config.json")
         if job.process == 0:
             _record_bad(manifest, bad)
         done = sum(finished(one) for batch in own for one in batch.pairs)

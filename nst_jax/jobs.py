@@ -240,8 +240,7 @@ def _run(job, params, delivery, described, stopping) -> int:
         watch = observers.Observers(watching, wrote=lambda path: say(f"wrote {path}"))
         stack.enter_context(watch)
         for number, (shape, contents) in enumerate(groups.items()):
-            if stopping.received:
-                raise Stopped(f"stopped by {stopping.name}")
+            stopping.check()
             start = time.perf_counter()
             own = outputs[shape]
             result = _paint(
@@ -371,7 +370,7 @@ def _paint(
                     write(np.asarray(progress.images))
                     checkpoints.save(progress)
                     checkpoints.wait()
-                    raise Stopped(f"stopped by {stopping.name}")
+                    stopping.check()
 
             # Checkpoints first: a run is theirs before it leaves anything in its folder.
             followers = [checkpoints, monitor, profile, watch, stop]
@@ -398,8 +397,7 @@ def _paint(
         if not result.diverged.any() or attempt == attempts - 1:
             break
         write(np.asarray(result.images))
-        if stopping.received:
-            raise Stopped(f"stopped by {stopping.name}")
+        stopping.check()
         again = [output.stem for output, bad in zip(outputs, result.diverged, strict=True) if bad]
         complain(f"{', '.join(again)}: diverged, once more at a tenth of the learning rate")
         # All of them in the same program: the others come out as they did.

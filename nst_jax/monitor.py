@@ -28,10 +28,11 @@ class Records:
         self._kept: list[Mapping] = []
         self._earlier: list[Mapping] = []
         # None, or the end of one that was killed.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, TypeError):
             for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
-                line = json.loads(text)
-                line["output"], line["step"], line["seconds"]  # noqa: B018 (there, or not ours)
+                line = dict(json.loads(text))
+                if not {"output", "step", "seconds"} <= line.keys():
+                    break  # not ours
                 self._earlier.append(line)
 
     def keep(self, wanted: Callable[[Mapping], bool]) -> float:
@@ -103,7 +104,7 @@ class Monitor:
         self.pictures = None
         self._bar = self._windows = None
         if console.shows_progress():
-            self._bar = tqdm(unit="step", dynamic_ncols=True)
+            self._bar = tqdm(unit="step", initial=resumed, dynamic_ncols=True)
 
     def __enter__(self):
         return self
@@ -155,8 +156,6 @@ class Monitor:
         losses += ", ..." if len(self._outputs) > 4 else ""
         if self._bar is not None:
             self._bar.total = progress.steps
-            if first == self._resumed + 1 and self._resumed:
-                self._bar.update(self._resumed)
             self._bar.set_postfix_str(f"loss: {losses}", refresh=False)
             self._bar.update(len(total))
         elif (

@@ -69,6 +69,15 @@ class Stopping:
                 flush=True,
             )
 
+    def check(self) -> None:
+        """Ends the run, if it was asked to.
+
+        Raises:
+          Stopped: it was.
+        """
+        if self.received is not None:
+            raise Stopped(f"stopped by {self.name}")
+
     @property
     def name(self) -> str:
         return signal.Signals(self.received).name
