@@ -1,0 +1,382 @@
+"""Which runs the reproduction makes, and what is measured on them; figures in, JSON's types out.
+
+Every function keeps what it makes in the setting's folder, and takes it from there the next time.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import nst_jax
+from assignment import measures
+from assignment.runs import Painted, paint
+from nst_jax import files, io, objective, vgg
+from nst_jax.config import Config
+
+RATE = 100.0  # of the report
+SIDE = 224  # pixels, of the report's pictures
+STEPS = 3000  # of the report, over which the rate decays as in Keras' example
+FACTORS = (0.01, 0.1, 1.0, 10.0)  # of the report's rate: 1, 10, 100, 1000
+DECAYS = (1.0, 0.96, 0.8)  # of the rate, every STEPS / 30 steps
+SEEDS = (0, 1, 2)
+JUDGED_STEPS = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is reproduced, of pictures that are already of their final size.
+
+    Attributes:
+      content: `[H, W, 3]`, float32, range [0, 1].
+      styles: `{name: [h, w, 3]}`.
+      judged_contents, judged_styles: of the comparison of the networks; the contents of one shape.
+      steps: of each whole run.
+      models: the networks; the last one is looked at more closely.
+      folder: of what is kept between calls.
+      marks: steps at which a run's pictures are kept, and their losses by layer taken.
+      measured: those of them at which gradients and curvature are measured.
+    """
+
+    content: np.ndarray
+    styles: Mapping[str, np.ndarray]
+    judged_contents: Mapping[str, np.ndarray]
+    judged_styles: Mapping[str, np.ndarray]
+    steps: int
+    models: tuple[str, ...]
+    folder: Path
+    marks: int = 25
+    measured: int = 6
+
+    @property
+    def config(self) -> Config:
+        """The report's method. A shorter run's rate decays as much."""
+        preset = nst_jax.presets["assignment"]
+        decay_steps = preset.decay_steps * self.steps / STEPS
+        return preset.replace(size=None, steps=self.steps, decay_steps=decay_steps)
+
+    @property
+    def rate(self) -> float:
+        """The report's rate, as it acts at this size.
+
+        By Keras' normaliser the style loss of a picture does not grow with it, so that the
+        gradient of each pixel is in inverse proportion to their number; the rate makes up for it.
+        """
+        return RATE * self.content.shape[0] * self.content.shape[1] / SIDE**2
+
+    @property
+    def short(self) -> int:
+        """Steps of the runs that show the effect of one setting."""
+        return max(self.steps // 15, 1)
+
+    def steps_at(self, count: int) -> list[int]:
+        """About `count` steps from 1 to the last, evenly spaced by their logarithm."""
+        return sorted({round(step) for step in np.geomspace(1, self.steps, count)})
+
+
+def once(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` returns, of JSON's types; made once and then read from `path`.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(make(), indent=1)
+        with files.replacing(path) as file:
+            file.write(text.encode())
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged, delete it to have it made anew: {error}") from error
+
+
+@functools.cache
+def params_of(model: str) -> Mapping:
+    return nst_jax.load_params(model)
+
+
+def targets_of(params, content, styles: Sequence[np.ndarray], config: Config) -> list:
+    """The targets of each style."""
+    targets = nst_jax.compute_targets(params, content, styles, config)
+    return [jax.tree.map(lambda leaf, n=n: leaf[n], targets) for n in range(len(styles))]
+
+
+_terms = jax.jit(nst_jax.objective_value)
+
+
+def losses_of(picture, params, targets, config: Config) -> dict[str, float]:
+    """The terms of the loss of a picture, and of the picture as a file of 8 bits holds it."""
+    saved = io.to_uint8(picture).astype(np.float32) / 255
+    return {
+        name + suffix: float(value)
+        for suffix, image in (("", picture), ("_saved", saved))
+        for name, value in _terms(image, params, targets, config)[1].items()
+    }
+
+
+def held_rates(setting: Setting, model: str) -> dict[str, Any]:
+    """The report's rate for each style, or the largest tenth of it that a start survives.
+
+    Returns:
+      `{"rates": [styles], "lost": [attempts, styles]}`, which style diverged at which attempt.
+    """
+
+    def probe():
+        rates, tried = np.full(len(setting.styles), setting.rate), []
+        while not tried or any(tried[-1]) and len(tried) < 5:
+            begun = nst_jax.stylize(
+                params_of(model),
+                setting.content,
+                list(setting.styles.values()),
+                setting.config.replace(steps=min(setting.steps, 50), learning_rate=rates),
+            )
+            tried.append(begun.diverged.tolist())
+            rates = np.where(begun.diverged, rates / 10, rates)
+        return {"rates": rates.tolist(), "lost": tried}
+
+    return once(setting.folder / f"rates_{model}.json", probe)
+
+
+def as_reported(setting: Setting, model: str) -> tuple[Painted, dict[str, Any]]:
+    """The report's experiment on one network, all styles in one program, and its measurements.
+
+    A style that diverges later than in its first steps is painted again at a tenth of the rate.
+    """
+    held = held_rates(setting, model)
+    rates, lost = np.array(held["rates"]), held["lost"]
+    for attempt in range(3):
+        name = f"reported_{model}_{attempt}"
+        painted = paint(
+            setting.folder / name,
+            params_of(model),
+            setting.content,
+            list(setting.styles.values()),
+            setting.config.replace(learning_rate=rates),
+            snapshots_at=setting.steps_at(setting.marks),
+        )
+        if not painted.diverged.any():
+            break
+        lost.append(painted.diverged.tolist())
+        rates = np.where(painted.diverged, rates / 10, rates)
+    found = once(
+        setting.folder / f"{name}.json", lambda: _measure(setting, model, painted, rates.tolist())
+    )
+    return painted, {"rates": rates.tolist(), "lost": lost} | found
+
+
+def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str, Any]:
+    """Losses by layer at each snapshot; gradients and curvature at some."""
+    config = setting.config
+    params = objective.prepare(params_of(model), config)
+    styles = list(setting.styles.values())
+    gatys = config.replace(style_normalization="gatys")
+    steps = painted.snapshots.keys()
+    marks = setting.steps_at(setting.measured)
+    closely = {0} | {min(step for step in steps if step >= mark) for mark in marks}
+    measured = []
+    for n, targets in enumerate(targets_of(params, setting.content, styles, config)):
+        pictures = {0: setting.content} | {s: images[n] for s, images in painted.snapshots.items()}
+        rows = []
+        for step, picture in pictures.items():
+            row = {"step": step}
+            row["losses"] = measures.layer_losses(picture, params, targets, config)
+            if step in closely:
+                row["gradients"] = measures.gradient_norms(picture, params, targets, config)
+                value, products = measures.largest_eigenvalue(picture, params, targets, config)
+                decayed = config.decay_rate ** (step / config.decay_steps)
+                row |= {"eigenvalue": value, "products": products, "rate": rates[n] * decayed}
+            rows.append(row)
+        last = painted.images[n]
+        measured.append(
+            {
+                "rows": rows,
+                "final": losses_of(last, params, targets, config),
+                "final_gatys": losses_of(last, params, targets, gatys),
+            }
+        )
+    return {
+        "styles": measured,
+        "diverged": [bool(lost) for lost in painted.diverged],
+        "seconds": painted.seconds,
+    }
+
+
+def effects(setting: Setting) -> dict[str, dict[str, Any]]:
+    """Short runs with other rates, decays and starts, on the last network.
+
+    Returns:
+      For "rates", "decays" and "seeds" `{"names", "style": [variants, styles, steps], "diverged":
+      [variants, styles]}`.
+    """
+    model = setting.models[-1]
+    rates = np.array(held_rates(setting, model)["rates"])
+    base = setting.config.replace(
+        steps=setting.short, decay_steps=setting.config.decay_steps * setting.short / setting.steps
+    )
+    styles = list(setting.styles.values())
+
+    def varied(name, variants, **changes):
+        """All variants of all styles in one program."""
+        painted = paint(
+            setting.folder / name,
+            params_of(model),
+            setting.content,
+            styles * variants,
+            base.replace(**changes),
+        )
+        shape = (variants, len(styles))
+        return painted.history["style"].T.reshape(*shape, -1), painted.diverged.reshape(shape)
+
+    everywhere = np.tile(rates, len(DECAYS))
+    found = {
+        "rates": varied(
+            "rates",
+            len(FACTORS),
+            learning_rate=np.repeat(np.array(FACTORS) * setting.rate, len(styles)),
+        ),
+        "decays": varied(
+            "decays",
+            len(DECAYS),
+            learning_rate=everywhere,
+            decay_rate=np.repeat(np.array(DECAYS), len(styles)),
+        ),
+    }
+    starts = [
+        paint(
+            setting.folder / f"seed_{seed}",
+            params_of(model),
+            setting.content,
+            styles,
+            base.replace(init="noise", learning_rate=rates),
+            key=jax.random.key(seed),
+        )
+        for seed in SEEDS
+    ]
+    found["seeds"] = (
+        np.stack([start.history["style"].T for start in starts]),
+        np.stack([start.diverged for start in starts]),
+    )
+    names = {
+        "rates": [f"{factor * RATE:g}" for factor in FACTORS],
+        "decays": [f"{decay:g}" for decay in DECAYS],
+        "seeds": [str(seed) for seed in SEEDS],
+    }
+    return {
+        name: {"names": names[name], "style": curves.tolist(), "diverged": lost.tolist()}
+        for name, (curves, lost) in found.items()
+    }
+
+
+def methods(setting: Setting) -> dict[str, tuple[Painted, dict[str, Any]]]:
+    """The same objective from the same start by other optimisers, as many gradients each."""
+    model = setting.models[-1]
+    base = setting.config
+    presets = nst_jax.presets
+    default = {
+        name: getattr(presets["default"], name)
+        for name in ("normalize_gradient", "momentum", "learning_rate", "schedule", "clip")
+    }
+    lbfgs = {
+        name: getattr(presets["gatys"], name)
+        for name in (
+            "normalize_gradient",
+            "optimizer",
+            "learning_rate",
+            "schedule",
+            "clip",
+            "memory",
+        )
+    }
+    configs = {
+        "sgd": base.replace(**default),
+        "adam": base.replace(optimizer="adam", learning_rate=5.0, schedule="cosine", clip=True),
+        "lbfgs": base.replace(**lbfgs),
+    }
+    params = objective.prepare(params_of(model), base)
+    styles = list(setting.styles.values())
+    targets = targets_of(params, setting.content, styles, base)
+    found = {}
+    for name, config in configs.items():
+        painted = paint(
+            setting.folder / f"method_{name}", params_of(model), setting.content, styles, config
+        )
+
+        def measure(painted=painted):
+            return {
+                "styles": [
+                    {
+                        "final": losses_of(picture, params, own, base),
+                        "losses": measures.layer_losses(picture, params, own, base),
+                    }
+                    for picture, own in zip(painted.images, targets, strict=True)
+                ],
+                "diverged": [bool(lost) for lost in painted.diverged],
+                "seconds": painted.seconds,
+            }
+
+        found[name] = painted, once(setting.folder / f"method_{name}.json", measure)
+    return found
+
+
+def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    """Each network's pictures judged by itself and by the others.
+
+    All pairs of a content and a style are painted by the default preset at one scale, for the
+    report's plain descent may fail on one network and not on the other for reasons of its rate.
+
+    Returns:
+      The pictures of each network, `[pairs, H, W, 3]`, and by painter and judge `{"style":
+      [pairs], "content": [pairs]}`: the style loss as a share of the content picture's, and the
+      content loss as a share of the content's activations, 1/2 sum(A^2).
+    """
+    config = nst_jax.presets["default"].replace(
+        size=None, first_size=None, steps=min(JUDGED_STEPS, setting.steps)
+    )
+    contents = list(setting.judged_contents.values())
+    styles = list(setting.judged_styles.values())
+    pictures = {
+        model: paint(
+            setting.folder / f"judged_{model}", params_of(model), contents, styles, config
+        ).images
+        for model in setting.models
+    }
+
+    def judge(model, painter):
+        params = objective.prepare(params_of(model), config)
+        found = {"style": [], "content": []}
+        pairs = iter(pictures[painter])
+        for content in contents:
+            for own in targets_of(params, content, styles, config):
+                saved = io.to_uint8(next(pairs)).astype(np.float32) / 255
+                now = _terms(saved, params, own, config)[1]
+                before = _terms(content, params, own, config)[1]
+                nothing = jax.tree.map(np.zeros_like, own.content)
+                against = _terms(content, params, own._replace(content=nothing), config)[1]
+                found["style"].append(float(now["style"] / before["style"]))
+                found["content"].append(float(now["content"] / against["content"]))
+        return found
+
+    verdicts = {
+        painter: {
+            model: once(
+                setting.folder / f"judged_{painter}_by_{model}.json",
+                functools.partial(judge, model, painter),
+            )
+            for model in setting.models
+        }
+        for painter in setting.models
+    }
+    return pictures, verdicts
+
+
+def feature_maps(setting: Setting, model: str, *, channels: int = 8) -> dict[str, np.ndarray]:
+    """The first channels of each block's first convolution on the content, `{layer: [h, w, C]}`."""
+    layers = tuple(f"block{block}_conv1" for block in range(1, 6))
+    found = vgg.features(params_of(model), setting.content, layers=layers)
+    return {layer: np.asarray(value[..., :channels]) for layer, value in found.items()}

@@ -1,0 +1,207 @@
+"""Reproduces, explains and improves on the experiment that this project grew out of.
+
+    python scripts/reproduce_assignment.py [--size=224] [--steps=3000] [--models=vgg16,vgg19]
+        [--content=FILE] [--styles=FILE,FILE] [--judged_contents=FILES] [--judged_styles=FILES]
+        [--output_dir=assignment] [--quick]
+
+The experiment: a butterfly in the styles of a rainbow and of triangles, by VGG16 and VGG19, plain
+SGD from a rate of 100 for 3000 steps. Without pictures of your own the built-in ones are taken.
+
+Writes into --output_dir the report, `report.html` (one file, nothing else needed) and `report.md`,
+with its figures as JPEG files, and all numbers in it as `results.json`. What took long is kept in
+the folder `work` there: the same command goes on where an earlier one was ended, by whatever.
+Needs the extra `plots`. Exits 0 on success, 1 on bad input, 130 when it is interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from assignment import document, experiments, sections
+
+import nst_jax
+from nst_jax import console, examples, files, image, io, jobs, vgg
+from nst_jax.compilation import keep_programs
+from nst_jax.config import check_choice
+from nst_jax.stylize import fit
+
+FAILED, INTERRUPTED = 1, 130
+QUICK = {"size": 32, "steps": 30, "marks": 4, "measured": 2}  # seconds, and no conclusions
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("content", None, "Picture to paint. By default the built-in butterfly.")
+    flags.DEFINE_list(
+        "styles", None, "Pictures of styles. By default the built-in rainbow and triangles."
+    )
+    flags.DEFINE_list(
+        "judged_contents",
+        None,
+        "Contents, all of one shape, by which the networks are compared; `photographs` stands for "
+        "three that come with scikit-image (pip install scikit-image). By default three "
+        "butterflies.",
+    )
+    flags.DEFINE_list(
+        "judged_styles", None, "Styles for the same. By default two rainbows and two triangles."
+    )
+    flags.DEFINE_integer("size", 224, "Longer side of the pictures, pixels.", lower_bound=16)
+    flags.DEFINE_integer("steps", 3000, "Steps of each whole run.", lower_bound=30)
+    flags.DEFINE_list("models", ["vgg16", "vgg19"], "Networks; the last one is looked at closely.")
+    flags.DEFINE_string("output_dir", "assignment", "Folder for the report.")
+    flags.DEFINE_bool(
+        "quick",
+        False,
+        f"A run of a minute or so, {QUICK['steps']} steps at {QUICK['size']} pixels, that shows "
+        "that everything works; --size and --steps are left aside.",
+    )
+
+
+def read(paths: list[str], size: int) -> dict[str, np.ndarray]:
+    """Pictures by the names of their files, brought to the size."""
+    names = jobs.unique([Path(path).stem for path in paths])
+    return {
+        name: np.asarray(fit(io.read_image(path), nst_jax.Config(size=size)))
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+def photographs(size: int) -> dict[str, np.ndarray]:
+    """Three photographs of scikit-image, the middle of each.
+
+    Raises:
+      ValueError: scikit-image is not installed.
+    """
+    try:
+        from skimage import data
+    except ImportError:
+        raise ValueError("--judged_contents=photographs needs scikit-image") from None
+    names = ("astronaut", "chelsea", "coffee")
+    return {
+        name: np.asarray(image.cover(np.float32(getattr(data, name)()) / 255, size, size))
+        for name in names
+    }
+
+
+def setting_of(values: flags.FlagValues) -> experiments.Setting:
+    """What the flags ask for.
+
+    Raises:
+      ValueError: a picture that cannot be read, an unknown network, or judged contents of several
+        shapes.
+    """
+    for model in values.models:
+        check_choice("--models", model, tuple(vgg.CONVOLUTIONS))
+    if len(set(values.models)) != len(values.models) or not values.models:
+        raise ValueError(f"--models must name each network once, got {','.join(values.models)}")
+    options = dict(QUICK) if values.quick else {"size": values.size, "steps": values.steps}
+    size = options.pop("size")
+    content = (
+        next(iter(read([values.content], size).values()))
+        if values.content
+        else examples.butterfly(size)
+    )
+    if values.judged_contents == ["photographs"]:
+        judged_contents = photographs(size)
+    elif values.judged_contents:
+        judged_contents = read(values.judged_contents, size)
+    else:
+        judged_contents = {f"butterfly_{n}": examples.butterfly(size, seed=n) for n in range(3)}
+    shapes = sorted({picture.shape[:2] for picture in judged_contents.values()})
+    if len(shapes) > 1:
+        raise ValueError(f"--judged_contents must be of one shape, got {shapes}")
+    drawn = {"rainbow": examples.rainbow, "triangles": examples.triangles}
+    return experiments.Setting(
+        content=content,
+        styles=read(values.styles, size)
+        if values.styles
+        else {name: draw(size) for name, draw in drawn.items()},
+        judged_contents=judged_contents,
+        judged_styles=read(values.judged_styles, size)
+        if values.judged_styles
+        else {f"{n}_{seed}": draw(size, seed=seed) for n, draw in drawn.items() for seed in (0, 1)},
+        models=tuple(values.models),
+        folder=Path(values.output_dir, "work"),
+        **options,
+    )
+
+
+def described(setting: experiments.Setting) -> dict:
+    """What makes the results what they are, of JSON's types."""
+    pictures = {
+        "content": {"content": setting.content},
+        **{name: getattr(setting, name) for name in ("styles", "judged_contents", "judged_styles")},
+    }
+    return {
+        "size": max(setting.content.shape),
+        "steps": setting.steps,
+        "models": list(setting.models),
+    } | {
+        kind: {name: jobs.digest(picture) for name, picture in named.items()}
+        for kind, named in pictures.items()
+    }
+
+
+def check_folder(setting: experiments.Setting) -> None:
+    """Refuses a folder with the work of another experiment.
+
+    Raises:
+      ValueError: the folder holds other settings, or cannot be written.
+    """
+    found = experiments.once(setting.folder / "settings.json", lambda: described(setting))
+    differences = console.differences(found, described(setting))
+    if differences:
+        raise ValueError(f"{setting.folder}: holds an experiment that differs in {differences}")
+
+
+def write_report(
+    folder: Path, blocks: list[document.Block], results: Mapping, *, title: str
+) -> None:
+    contents = {
+        "results.json": json.dumps(results, indent=1) + "\n",
+        "report.md": document.to_markdown(blocks),
+        "report.html": document.to_html(blocks, folder, title=title),
+    }
+    for name, text in contents.items():
+        with files.replacing(folder / name) as file:
+            file.write(text.encode())
+
+
+def run(values: flags.FlagValues) -> None:
+    """Makes all runs that are not there yet, and writes the report."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ValueError("needs matplotlib: pip install 'nst-jax[plots]'") from None
+    setting = setting_of(values)
+    check_folder(setting)
+    keep_programs(console.say)
+    folder = Path(values.output_dir)
+    blocks, results = sections.write(setting, folder)
+    write_report(folder, blocks, described(setting) | results, title=sections.TITLE)
+    print(folder / "report.html")
+
+
+def main(argv: list[str]) -> int:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise ValueError(
+                f"unexpected argument {argv[1]!r}: pictures go into --content, --styles"
+            )
+        run(flags.FLAGS)
+    except ValueError as error:
+        print(f"reproduce_assignment: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("reproduce_assignment: interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,263 @@
+"""The reproduction of the report's experiment, at a size that shows that it works."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from assignment import architecture, document, experiments, findings, measures, runs
+
+import nst_jax
+from nst_jax import examples
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRIPT = REPOSITORY / "scripts" / "reproduce_assignment.py"
+SMALL = nst_jax.presets["assignment"].replace(
+    size=None,
+    content_layers=("block1_conv2",),
+    style_layers=("block1_conv1", "block2_conv1"),
+    steps=6,
+    learning_rate=1.0,
+)
+
+
+def reproduce(*arguments):
+    command = [sys.executable, SCRIPT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What a quick run leaves behind."""
+    folder = tmp_path_factory.mktemp("assignment")
+    done = reproduce("--quick", f"--output_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / 'report.html'}\n"
+    return folder
+
+
+def test_a_quick_run_writes_the_report(written):
+    text = (written / "report.md").read_text("utf-8")
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert shown == [f"figure_{n:02d}.jpg" for n in range(4, 4 + len(shown))]
+    assert len(shown) >= 8 + 10  # figures 4 to 11 of the report, and those of ours
+    for name in shown:
+        assert min(nst_jax.io.read_image(written / name).shape[:2]) >= 100
+    page = (written / "report.html").read_text("utf-8")
+    assert page.count("data:image/jpeg;base64,") == len(shown)
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert "nan" not in text and "None" not in text
+
+
+def test_the_text_has_its_numbers_from_the_results(written):
+    text = (written / "report.md").read_text("utf-8")
+    results = json.loads((written / "results.json").read_text("utf-8"))
+    assert results["steps"] == 30 and results["models"] == ["vgg16", "vgg19"]
+    for finding in results["findings"]:
+        assert f"| {finding['claim']} | {finding['verdict']} |" in text
+        assert finding["verdict"] in ("confirmed", "corrected", "refuted", "not shown")
+    for model in results["models"]:
+        for style in results["reported"][model]["styles"]:
+            assert findings.short(style["final"]["content"]) in text
+
+
+def test_the_same_command_takes_what_is_there(written):
+    kept = {path: path.stat().st_mtime_ns for path in written.glob("work/**/*.npz")}
+    before = (written / "report.md").read_text("utf-8")
+    (written / "report.md").unlink()
+    assert reproduce("--quick", f"--output_dir={written}").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in written.glob("work/**/*.npz")} == kept
+    assert (written / "report.md").read_text("utf-8") == before
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--quick", "--models=vgg16"), "models (['vgg16', 'vgg19'] there, ['vgg16'] now)"),
+        (("--models=vgg17",), "--models must be one of vgg16, vgg19, got 'vgg17'"),
+        (("--content=nowhere.png",), "nowhere.png"),
+        (("picture.png",), "unexpected argument 'picture.png'"),
+    ],
+)
+def test_bad_input_is_one_line(written, arguments, words):
+    done = reproduce(f"--output_dir={written}", *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_a_run_goes_on_where_it_was_interrupted(tmp_path, vgg16, monkeypatch):
+    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 2)
+    arguments = (vgg16, examples.butterfly(32), [examples.rainbow(32)], SMALL)
+
+    def paint(name, **options):
+        return runs.paint(tmp_path / name, *arguments, snapshots_at=(1, 3, 6), **options)
+
+    whole = paint("whole")
+    with pytest.raises(KeyboardInterrupt):
+        paint("parts", stop_after=5)
+    assert not (tmp_path / "parts" / "result.npz").exists()
+    parts = paint("parts")
+    assert whole.seconds > 0 and parts.seconds is None
+    np.testing.assert_array_equal(parts.images, whole.images)
+    np.testing.assert_array_equal(parts.history["total"], whole.history["total"])
+    assert list(parts.snapshots) == list(whole.snapshots) == [1, 3, 6]
+    for step, images in whole.snapshots.items():
+        np.testing.assert_array_equal(parts.snapshots[step], images)
+    assert not (tmp_path / "parts" / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def problem(vgg16):
+    """A loss of 192 numbers that is not at its minimum."""
+    content, style = (draw(32)[12:20, 12:20] for draw in (examples.butterfly, examples.rainbow))
+    (targets,) = experiments.targets_of(vgg16, content, [style], SMALL)
+    return 0.5 * content + 0.25, vgg16, targets, SMALL
+
+
+def test_the_largest_eigenvalue_is_that_of_the_whole_hessian(problem):
+    image, *arguments = problem
+
+    def value(levels):
+        return nst_jax.objective_value(levels.reshape(image.shape) / 255, *arguments)[0]
+
+    hessian = jax.jit(jax.hessian(value))(255 * jnp.asarray(image).ravel())
+    values = np.linalg.eigvalsh(np.asarray(hessian, np.float64))  # oracle: LAPACK
+    wanted = values[np.argmax(np.abs(values))]
+    found, products = measures.largest_eigenvalue(*problem)
+    assert found == pytest.approx(wanted, rel=0.02)
+    assert products <= measures.MOST_ITERATIONS
+
+
+def test_gradients_by_layer_are_those_of_each_layer_alone(problem):
+    image, params, targets, config = problem
+    norms = measures.gradient_norms(*problem)
+
+    def norm(config):
+        gradient = jax.grad(lambda x: nst_jax.objective_value(x, params, targets, config)[0])(image)
+        return float(jnp.linalg.norm(gradient)) / 255
+
+    assert norms["total"] == pytest.approx(norm(config), rel=1e-4)
+    alone = config.replace(content_weight=0.0, style_layer_weights=(0.5, 0.0))
+    assert norms["style/block1_conv1"] == pytest.approx(norm(alone), rel=1e-4)
+    assert set(norms) == {
+        "content/block1_conv2",
+        "style/block1_conv1",
+        "style/block2_conv1",
+        "total",
+    }
+
+
+def test_losses_by_layer_sum_to_the_loss(problem):
+    total, _ = nst_jax.objective_value(*problem)
+    assert sum(measures.layer_losses(*problem).values()) == pytest.approx(float(total), rel=1e-5)
+
+
+def test_a_pixels_gradient_falls_as_their_number_grows(vgg16):
+    """Which the rate at another size than the report's makes up for."""
+    tile = np.random.default_rng(0).uniform(size=(16, 16, 3)).astype(np.float32)
+    config = SMALL.replace(style_layers=("block1_conv1",), content_weight=0.0)
+
+    def middle(times):
+        picture = np.tile(tile, (times, times, 1))
+        (targets,) = experiments.targets_of(vgg16, picture, [np.zeros_like(picture)], config)
+        value = lambda image: nst_jax.objective_value(image, vgg16, targets, config)[0]  # noqa: E731
+        return jax.grad(value)(picture)[4:12, 4:12]
+
+    ratio = np.linalg.norm(middle(4)) / np.linalg.norm(middle(8))
+    assert ratio == pytest.approx(4, rel=0.05)  # but for the border
+
+
+@pytest.mark.parametrize(
+    "model, parameters, field",
+    # Parameters: https://keras.io/api/applications/; receptive field of the last pooling:
+    # Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural Networks",
+    # Distill 2019 (VGG16), and by hand 6 + 6 * 2 + ... for VGG19.
+    [("vgg16", 138_357_544, 212), ("vgg19", 143_667_240, 268)],
+)
+def test_architecture(model, parameters, field):
+    rows = {row["layer"]: row for row in architecture.layers(model)}
+    assert sum(row["parameters"] for row in rows.values()) == parameters
+    assert rows["block5_pool"]["receptive_field"] == field
+    assert rows["block1_conv2"]["receptive_field"] == 5 and rows["block1_conv2"]["kernel"] == 3
+    assert rows["fc1"]["shape"] == [4096] and rows["fc1"]["receptive_field"] is None
+    assert architecture.agrees(model)
+    assert architecture.facts(model)["head"] == [25088, 4096, 4096, 1000]
+
+
+def test_a_plateau_is_where_nothing_is_gained():
+    falling = [1000 * 0.99**step for step in range(301)]
+    flat = [1000.0, 500.0, 100.0] + [99.0] * 100
+    assert findings.late_gain(falling) == pytest.approx(1 - 0.99**150)
+    assert findings.late_gain(flat) == 0
+    assert findings.stalls_after(flat) == 2
+    assert findings.stalls_after(falling) > 285  # the last steps, of less than a tenth together
+
+
+@pytest.mark.parametrize(
+    "products, words",
+    [((0.1, 0.2, 0.3), "below"), ((1.5, 2.0, 2.5), "at"), ((9.0, 20.0, 4.5), "beyond")],
+)
+def test_the_edge_is_at_two(products, words):
+    rows = [{"step": 0, "eigenvalue": 99.0, "rate": 1.0}, {"step": 1}]
+    rows += [{"step": n + 5, "eigenvalue": p / 2, "rate": 2.0} for n, p in enumerate(products)]
+    edge = findings.edge(rows, after=1)
+    assert edge == {
+        "median": sorted(products)[1],
+        "largest": max(products),
+        "last": products[-1],
+    }
+    assert findings.regime(edge["median"]).startswith(words)
+
+
+def test_shares_and_gaps():
+    row = {"gradients": {"content/c": 1.0, "style/s": 3.0, "total": 3.5}}
+    assert findings.gradient_shares(row) == {"content/c": 0.25, "style/s": 0.75}
+    assert findings.content_share(row) == 0.25
+    before = {"content/c": 0.0, "style/s": 16.0, "style/t": 4.0}
+    after = {"content/c": 9.0, "style/s": 1.0, "style/t": 4.0}
+    assert findings.gaps(before, after) == {"s": 0.25, "t": 1.0}
+
+
+def test_the_sign_test():
+    first, second = [0.0] * 10 + [2.0] * 2, [1.0] * 12
+    found = findings.wins(first, second)
+    assert (found["won"], found["of"]) == (10, 12)
+    assert found["chance"] == pytest.approx(2 * (66 + 12 + 1) / 4096)  # by hand
+    assert findings.wins(second, first)["chance"] == found["chance"]
+    assert findings.wins([0.0, 2.0], [1.0, 1.0])["chance"] == 1
+
+
+@pytest.mark.parametrize(
+    "style, content, verdict",
+    [(6, 12, "confirmed"), (12, 12, "confirmed"), (6, 0, "refuted"), (0, 12, "not shown")],
+)
+def test_clearer_by_both_judges(style, content, verdict):
+    def result(won):
+        return findings.wins([0.0] * won + [2.0] * (12 - won), [1.0] * 12)
+
+    compared = {j: {"style": result(style), "content": result(content)} for j in ("a", "b")}
+    assert findings.clearer(compared) == verdict
+
+
+def test_markdown_and_html_say_the_same(tmp_path):
+    nst_jax.io.write_image(tmp_path / "a.jpg", examples.rainbow(16))
+    blocks = [
+        document.Heading("On a < b", 1),
+        document.Text("So & so."),
+        document.Table(("x", "y"), [("1", "2")]),
+        document.Figure("a.jpg", "Figure 4. A picture."),
+    ]
+    assert document.to_markdown(blocks) == (
+        "# On a < b\n\nSo & so.\n\n| x | y |\n| --- | --- |\n| 1 | 2 |\n\n"
+        "![Figure 4](a.jpg)\n\n*Figure 4. A picture.*\n"
+    )
+    page = document.to_html(blocks, tmp_path, title="T")
+    assert "<h1>On a &lt; b</h1>\n<p>So &amp; so.</p>" in page
+    assert "<td>1</td><td>2</td>" in page and "Figure 4. A picture." in page
