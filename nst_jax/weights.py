@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import fetch, vgg
+from nst_jax import fetch, hdf5, vgg
 from nst_jax.files import reason
 
 Params = dict[str, dict[str, Any]]
@@ -109,8 +109,9 @@ def load_params(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: wanted one of {', '.join(PRECISIONS)}, got {precision!r}")
+    opener = open_params
     if name_or_path in vgg.CONVOLUTIONS:
-        model = model or name_or_path
+        model, opener = model or name_or_path, _open  # of a file whose checksum is verified
         path = _named_file(name_or_path, precision=precision, head=head)
     else:
         path = Path(name_or_path)
@@ -119,7 +120,7 @@ def load_params(
             raise ValueError(f"precision={precision!r} goes with {names}, got {path}")
         if not path.exists():
             raise ValueError(f"{path}: no such file (bundled weights: {names})")
-    with open_params(path, model=model, head=head) as stored:
+    with opener(path, model=model, head=head) as stored:
         params: Params = {}
         for layer, arrays in stored.items():
             for kind, array in arrays.items():
@@ -134,7 +135,9 @@ def load_params(
 def open_params(
     path: str | os.PathLike, *, model: str | None = None, head: bool | None = None
 ) -> Iterator[Params]:
-    """Opens an HDF5 file in either of Keras' layouts without reading the values.
+    """Opens an HDF5 file in either of Keras' layouts, for its values to be read one by one.
+
+    Whether it can be read is found out first, in another process: see `nst_jax.hdf5`.
 
     Args:
       path: the file.
@@ -153,6 +156,15 @@ def open_params(
         path.open("rb").close()  # unlike h5py, says in plain words what it is if no file
         if not h5py.is_hdf5(path):
             raise OSError("not HDF5; scripts/convert_weights.py converts PyTorch, safetensors")
+        hdf5.check(path)
+    with _open(path, model=model, head=head) as params:
+        yield params
+
+
+@contextlib.contextmanager
+def _open(path: Path, *, model: str | None, head: bool | None) -> Iterator[Params]:
+    """`open_params` of a file that can be read."""
+    with readable(path):
         file = h5py.File(path, "r")
     with file:
         with readable(path):

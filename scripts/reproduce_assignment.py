@@ -14,6 +14,7 @@ Needs the extra `plots`. Exits 0 on success, 1 on bad input, 130 when it is inte
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "judged_styles", None, "Styles for the same. By default two rainbows and two triangles."
     )
-    flags.DEFINE_integer("size", 224, "Longer side of the pictures, pixels.", lower_bound=16)
+    flags.DEFINE_integer("size", 224, "Longer side of the pictures, pixels.", lower_bound=32)
     flags.DEFINE_integer("steps", 3000, "Steps of each whole run.", lower_bound=30)
     flags.DEFINE_list("models", ["vgg16", "vgg19"], "Networks; the last one is looked at closely.")
     flags.DEFINE_string("output_dir", "assignment", "Folder for the report.")
@@ -134,12 +135,9 @@ def described(setting: experiments.Setting) -> dict:
         "content": {"content": setting.content},
         **{name: getattr(setting, name) for name in ("styles", "judged_contents", "judged_styles")},
     }
-    return {
-        "size": max(setting.content.shape),
-        "steps": setting.steps,
-        "models": list(setting.models),
-    } | {
-        kind: {name: jobs.digest(picture) for name, picture in named.items()}
+    numbers = {name: getattr(setting, name) for name in ("steps", "marks", "measured")}
+    return {"size": max(setting.content.shape), **numbers, "models": list(setting.models)} | {
+        kind: [[name, jobs.digest(picture)] for name, picture in named.items()]
         for kind, named in pictures.items()
     }
 
@@ -156,11 +154,20 @@ def check_folder(setting: experiments.Setting) -> None:
         raise ValueError(f"{setting.folder}: holds an experiment that differs in {differences}")
 
 
+def _finite(value):
+    """JSON has no numbers that are not finite: None in their place."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_report(
     folder: Path, blocks: list[document.Block], results: Mapping, *, title: str
 ) -> None:
     contents = {
-        "results.json": json.dumps(results, indent=1) + "\n",
+        "results.json": json.dumps(_finite(results), indent=1, allow_nan=False) + "\n",
         "report.md": document.to_markdown(blocks),
         "report.html": document.to_html(blocks, folder, title=title),
     }
@@ -175,9 +182,9 @@ def run(values: flags.FlagValues) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError("needs matplotlib: pip install 'nst-jax[plots]'") from None
+    keep_programs(console.say)
     setting = setting_of(values)
     check_folder(setting)
-    keep_programs(console.say)
     folder = Path(values.output_dir)
     blocks, results = sections.write(setting, folder)
     write_report(folder, blocks, described(setting) | results, title=sections.TITLE)

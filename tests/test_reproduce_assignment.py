@@ -46,7 +46,7 @@ def test_a_quick_run_writes_the_report(written):
     text = (written / "report.md").read_text("utf-8")
     shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert shown == [f"figure_{n:02d}.jpg" for n in range(4, 4 + len(shown))]
-    assert len(shown) >= 8 + 10  # figures 4 to 11 of the report, and those of ours
+    assert len(shown) == 8 + 15  # figures 4 to 11 of the report, and those of ours
     for name in shown:
         assert min(nst_jax.io.read_image(written / name).shape[:2]) >= 100
     page = (written / "report.html").read_text("utf-8")
@@ -57,22 +57,46 @@ def test_a_quick_run_writes_the_report(written):
 
 def test_the_text_has_its_numbers_from_the_results(written):
     text = (written / "report.md").read_text("utf-8")
-    results = json.loads((written / "results.json").read_text("utf-8"))
+    results = json.loads((written / "results.json").read_text("utf-8"), parse_constant=pytest.fail)
     assert results["steps"] == 30 and results["models"] == ["vgg16", "vgg19"]
     for finding in results["findings"]:
         assert f"| {finding['claim']} | {finding['verdict']} |" in text
         assert finding["verdict"] in ("confirmed", "corrected", "refuted", "not shown")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| VGG")]
+    rows = {tuple(row[:2]): row[2:] for row in rows if len(row) == 8}
+    assert len(rows) == 4
     for model in results["models"]:
-        for style in results["reported"][model]["styles"]:
-            assert findings.short(style["final"]["content"]) in text
+        reported = results["reported"][model]
+        for n, (name, _) in enumerate(results["styles"]):
+            final, gatys = (reported["styles"][n][key] for key in ("final", "final_gatys"))
+            assert rows[model.upper(), name][2:] == [
+                findings.short(value)
+                for value in (
+                    _style(reported, n),
+                    final["style"],
+                    final["style_saved"],
+                    gatys["style"],
+                    final["content"],
+                )
+            ]
+
+
+def _style(reported, n):
+    """The style loss at the start."""
+    losses = reported["styles"][n]["rows"][0]["losses"]
+    return sum(value for name, value in losses.items() if name.startswith("style/"))
 
 
 def test_the_same_command_takes_what_is_there(written):
-    kept = {path: path.stat().st_mtime_ns for path in written.glob("work/**/*.npz")}
+    def times():
+        return {path: path.stat().st_mtime_ns for path in written.glob("work/**/*.*")}
+
+    kept = times()
+    assert {path.suffix for path in kept} == {".npz", ".json"}
     before = (written / "report.md").read_text("utf-8")
     (written / "report.md").unlink()
     assert reproduce("--quick", f"--output_dir={written}").returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in written.glob("work/**/*.npz")} == kept
+    assert times() == kept
     assert (written / "report.md").read_text("utf-8") == before
 
 
@@ -80,6 +104,7 @@ def test_the_same_command_takes_what_is_there(written):
     "arguments, words",
     [
         (("--quick", "--models=vgg16"), "models (['vgg16', 'vgg19'] there, ['vgg16'] now)"),
+        (("--output_dir=/dev/null/nowhere",), "/dev/null/nowhere/work/settings.json"),
         (("--models=vgg17",), "--models must be one of vgg16, vgg19, got 'vgg17'"),
         (("--content=nowhere.png",), "nowhere.png"),
         (("picture.png",), "unexpected argument 'picture.png'"),
@@ -90,6 +115,7 @@ def test_bad_input_is_one_line(written, arguments, words):
     assert done.returncode == 1
     assert words in done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path, vgg16, monkeypatch):
@@ -129,10 +155,8 @@ def test_the_largest_eigenvalue_is_that_of_the_whole_hessian(problem):
 
     hessian = jax.jit(jax.hessian(value))(255 * jnp.asarray(image).ravel())
     values = np.linalg.eigvalsh(np.asarray(hessian, np.float64))  # oracle: LAPACK
-    wanted = values[np.argmax(np.abs(values))]
-    found, products = measures.largest_eigenvalue(*problem)
-    assert found == pytest.approx(wanted, rel=0.02)
-    assert products <= measures.MOST_ITERATIONS
+    wanted = values.max()
+    assert measures.largest_eigenvalue(*problem) == pytest.approx(wanted, rel=0.02)
 
 
 def test_gradients_by_layer_are_those_of_each_layer_alone(problem):
@@ -166,11 +190,11 @@ def test_a_pixels_gradient_falls_as_their_number_grows(vgg16):
 
     def middle(times):
         picture = np.tile(tile, (times, times, 1))
-        (targets,) = experiments.targets_of(vgg16, picture, [np.zeros_like(picture)], config)
+        (targets,) = experiments.targets_of(vgg16, picture, [picture**2], config)
         value = lambda image: nst_jax.objective_value(image, vgg16, targets, config)[0]  # noqa: E731
         return jax.grad(value)(picture)[4:12, 4:12]
 
-    ratio = np.linalg.norm(middle(4)) / np.linalg.norm(middle(8))
+    ratio = np.linalg.norm(middle(8)) / np.linalg.norm(middle(16))
     assert ratio == pytest.approx(4, rel=0.05)  # but for the border
 
 
@@ -194,10 +218,17 @@ def test_architecture(model, parameters, field):
 def test_a_plateau_is_where_nothing_is_gained():
     falling = [1000 * 0.99**step for step in range(301)]
     flat = [1000.0, 500.0, 100.0] + [99.0] * 100
-    assert findings.late_gain(falling) == pytest.approx(1 - 0.99**150)
-    assert findings.late_gain(flat) == 0
+    bouncing = [1000.0] + [100.0] * 49 + [1e6] + [100.0] * 50
+    assert findings.late_gain(falling) == pytest.approx(1 - 0.99**148, rel=0.01)
+    assert findings.late_gain(flat) == findings.late_gain(bouncing[:50] + bouncing[51:]) == 0
     assert findings.stalls_after(flat) == 2
-    assert findings.stalls_after(falling) > 285  # the last steps, of less than a tenth together
+    assert findings.stalls_after(bouncing) == 1
+    assert findings.stalls_after(falling) == 290  # 0.99^10 is the first above 0.9
+
+
+def test_a_claim_about_no_run_is_not_shown():
+    verdicts = [findings.agreement(holds) for holds in ([], [True], [True, False], [False])]
+    assert verdicts == ["not shown", "confirmed", "corrected", "refuted"]
 
 
 @pytest.mark.parametrize(
@@ -212,8 +243,9 @@ def test_the_edge_is_at_two(products, words):
         "median": sorted(products)[1],
         "largest": max(products),
         "last": products[-1],
+        "count": 3,
     }
-    assert findings.regime(edge["median"]).startswith(words)
+    assert findings.regime(edge["median"]) == words
 
 
 def test_shares_and_gaps():
@@ -232,22 +264,127 @@ def test_the_sign_test():
     assert found["chance"] == pytest.approx(2 * (66 + 12 + 1) / 4096)  # by hand
     assert findings.wins(second, first)["chance"] == found["chance"]
     assert findings.wins([0.0, 2.0], [1.0, 1.0])["chance"] == 1
+    assert findings.wins([1.0, 0.0], [1.0, 1.0]) == {"won": 1, "of": 1, "chance": 1.0}  # a tie
+    assert findings.wins([1.0], [1.0])["chance"] == 1
+
+
+def test_ratios_of_pairs():
+    assert findings.paired_ratio([2.0, 8.0], [1.0, 1.0]) == "4.00 ×/÷ 2.67"  # e^(ln 2 * sqrt 2)
 
 
 @pytest.mark.parametrize(
     "style, content, verdict",
-    [(6, 12, "confirmed"), (12, 12, "confirmed"), (6, 0, "refuted"), (0, 12, "not shown")],
+    # pairs of twelve that are won, by each of two judges
+    [
+        ((6, 6), (12, 12), "confirmed"),
+        ((12, 12), (12, 12), "confirmed"),
+        ((12, 12), (6, 6), "confirmed"),
+        ((6, 6), (0, 0), "refuted"),
+        ((0, 6), (12, 12), "not shown"),  # more of the content, and less of the style
+        ((6, 6), (12, 6), "not shown"),  # by one judge alone
+        ((0, 12), (6, 6), "not shown"),  # each judge for its own
+    ],
 )
 def test_clearer_by_both_judges(style, content, verdict):
     def result(won):
         return findings.wins([0.0] * won + [2.0] * (12 - won), [1.0] * 12)
 
-    compared = {j: {"style": result(style), "content": result(content)} for j in ("a", "b")}
+    compared = {
+        judge: {"style": result(style[judge]), "content": result(content[judge])}
+        for judge in (0, 1)
+    }
     assert findings.clearer(compared) == verdict
 
 
+def test_the_reports_own_size_has_its_own_rate():
+    def setting(height, width):
+        empty = np.zeros((height, width, 3), np.float32)
+        return experiments.Setting(
+            content=empty,
+            styles={},
+            judged_contents={},
+            judged_styles={},
+            steps=3000,
+            models=("vgg16",),
+            folder=Path("nowhere"),
+        )
+
+    report = setting(224, 224)
+    assert report.rate == 100 and report.content_weighs == 1
+    assert report.config == nst_jax.presets["assignment"].replace(size=None)
+    assert setting(112, 224).rate == 50 and setting(112, 224).content_weighs == 2
+
+
+def test_variants_and_styles_keep_their_places(tmp_path, monkeypatch):
+    """Of runs whose losses say what was painted."""
+    styles = {name: np.full((32, 32, 3), n, np.float32) for n, name in enumerate("ab")}
+    setting = experiments.Setting(
+        content=examples.butterfly(32),
+        styles=styles,
+        judged_contents={},
+        judged_styles={},
+        steps=30,
+        models=("vgg16",),
+        folder=tmp_path,
+    )
+
+    def paint(folder, params, content, painted, config, *, key=None):
+        rates = np.broadcast_to(config.learning_rate, len(painted))
+        decays = np.broadcast_to(config.decay_rate, len(painted))
+        ends = [
+            1e3 * style[0, 0, 0] + rate * decay
+            for style, rate, decay in zip(painted, rates, decays, strict=True)
+        ]
+        ends = np.array([ends, ends])
+        lost = rates > 5 * setting.rate
+        return runs.Painted(ends, {"style": ends, "total": ends}, lost, {}, None)
+
+    monkeypatch.setattr(experiments, "paint", paint)
+    monkeypatch.setattr(experiments, "held_rates", lambda *_: {"rates": [2.0, 3.0]})
+    found = experiments.effects(setting)
+    for v, factor in enumerate(experiments.FACTORS):
+        for n in range(2):
+            assert found["rates"]["style"][v][n][-1] == pytest.approx(
+                1e3 * n + factor * setting.rate * 0.96
+            )
+            assert found["rates"]["diverged"][v][n] == (factor == 10)
+    for v, decay in enumerate(experiments.DECAYS):
+        for n, rate in enumerate((2.0, 3.0)):
+            assert found["decays"]["style"][v][n][-1] == pytest.approx(1e3 * n + rate * decay)
+    assert np.shape(found["seeds"]["style"]) == (3, 2, 2)
+
+
+def test_a_style_that_is_lost_is_painted_at_a_tenth(tmp_path, monkeypatch):
+    tried = []
+
+    def paint(folder, params, content, styles, config, *, snapshots_at):
+        tried.append((folder.name, config.learning_rate.tolist()))
+        totals = np.array([[1.0, 1.0], [0.5, 0.5 if len(tried) > 1 else 2.0]])
+        none = np.zeros(2, bool)
+        return runs.Painted(totals, {"total": totals}, none, {}, None)
+
+    monkeypatch.setattr(experiments, "paint", paint)
+    monkeypatch.setattr(
+        experiments, "held_rates", lambda *_: {"rates": [4.0, 4.0], "lost": [[False, False]]}
+    )
+    monkeypatch.setattr(experiments, "_measure", lambda s, m, painted, rates: {"measured": rates})
+    setting = experiments.Setting(
+        content=examples.butterfly(32),
+        styles={"a": examples.rainbow(32), "b": examples.rainbow(32)},
+        judged_contents={},
+        judged_styles={},
+        steps=30,
+        models=("vgg16",),
+        folder=tmp_path,
+    )
+    _, found = experiments.as_reported(setting, "vgg16")
+    assert tried == [("reported_vgg16_0", [4.0, 4.0]), ("reported_vgg16_1", [4.0, 0.4])]
+    assert found["rates"] == found["measured"] == [4.0, 0.4]
+    assert found["lost"] == [[False, False], [False, True], [False, False]]
+
+
 def test_markdown_and_html_say_the_same(tmp_path):
-    nst_jax.io.write_image(tmp_path / "a.jpg", examples.rainbow(16))
+    nst_jax.io.write_image(tmp_path / "a.jpg", examples.rainbow(32))
     blocks = [
         document.Heading("On a < b", 1),
         document.Text("So & so."),

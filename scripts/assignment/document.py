@@ -42,6 +42,7 @@ def _markdown(block: Block) -> str:
         case Text(text):
             return text
         case Table(headings, rows):
+            rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
             lines = [headings, ["---"] * len(headings), *rows]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Figure(file, caption):

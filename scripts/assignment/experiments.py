@@ -1,4 +1,4 @@
-"""Which runs the reproduction makes, and what is measured on them; figures in, JSON's types out.
+"""Which runs the reproduction makes, and what is measured on them: pictures in, JSON's types out.
 
 Every function keeps what it makes in the setting's folder, and takes it from there the next time.
 """
@@ -51,7 +51,7 @@ class Setting:
     models: tuple[str, ...]
     folder: Path
     marks: int = 25
-    measured: int = 6
+    measured: int = 10
 
     @property
     def config(self) -> Config:
@@ -70,6 +70,14 @@ class Setting:
         return RATE * self.content.shape[0] * self.content.shape[1] / SIDE**2
 
     @property
+    def content_weighs(self) -> float:
+        """How many times as much the content weighs at the report's size.
+
+        Its loss is a plain sum over positions, while the style's does not grow with the picture.
+        """
+        return SIDE**2 / (self.content.shape[0] * self.content.shape[1])
+
+    @property
     def short(self) -> int:
         """Steps of the runs that show the effect of one setting."""
         return max(self.steps // 15, 1)
@@ -86,7 +94,6 @@ def once(path: Path, make: Callable[[], Any]) -> Any:
       ValueError: the file is damaged.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(make(), indent=1)
         with files.replacing(path) as file:
             file.write(text.encode())
@@ -121,7 +128,7 @@ def losses_of(picture, params, targets, config: Config) -> dict[str, float]:
 
 
 def held_rates(setting: Setting, model: str) -> dict[str, Any]:
-    """The report's rate for each style, or the largest tenth of it that a start survives.
+    """For each style the report's rate, or of its 1/10, 1/100, ... the largest that holds at first.
 
     Returns:
       `{"rates": [styles], "lost": [attempts, styles]}`, which style diverged at which attempt.
@@ -136,21 +143,29 @@ def held_rates(setting: Setting, model: str) -> dict[str, Any]:
                 list(setting.styles.values()),
                 setting.config.replace(steps=min(setting.steps, 50), learning_rate=rates),
             )
-            tried.append(begun.diverged.tolist())
-            rates = np.where(begun.diverged, rates / 10, rates)
+            tried.append(_lost(begun).tolist())
+            rates = np.where(tried[-1], rates / 10, rates)
         return {"rates": rates.tolist(), "lost": tried}
 
     return once(setting.folder / f"rates_{model}.json", probe)
 
 
+def _lost(painted) -> np.ndarray:
+    """Which outputs met a value that is not finite, or ended above where they began."""
+    totals = painted.history["total"]
+    return painted.diverged | ~(totals[-1] <= totals[0])
+
+
 def as_reported(setting: Setting, model: str) -> tuple[Painted, dict[str, Any]]:
     """The report's experiment on one network, all styles in one program, and its measurements.
 
-    A style that diverges later than in its first steps is painted again at a tenth of the rate.
+    A style that is lost later than in its first steps is painted again at a tenth of the rate.
     """
     held = held_rates(setting, model)
     rates, lost = np.array(held["rates"]), held["lost"]
     for attempt in range(3):
+        if attempt:
+            rates = np.where(lost[-1], rates / 10, rates)
         name = f"reported_{model}_{attempt}"
         painted = paint(
             setting.folder / name,
@@ -160,10 +175,9 @@ def as_reported(setting: Setting, model: str) -> tuple[Painted, dict[str, Any]]:
             setting.config.replace(learning_rate=rates),
             snapshots_at=setting.steps_at(setting.marks),
         )
-        if not painted.diverged.any():
+        lost.append(_lost(painted).tolist())
+        if not any(lost[-1]):
             break
-        lost.append(painted.diverged.tolist())
-        rates = np.where(painted.diverged, rates / 10, rates)
     found = once(
         setting.folder / f"{name}.json", lambda: _measure(setting, model, painted, rates.tolist())
     )
@@ -188,9 +202,8 @@ def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str,
             row["losses"] = measures.layer_losses(picture, params, targets, config)
             if step in closely:
                 row["gradients"] = measures.gradient_norms(picture, params, targets, config)
-                value, products = measures.largest_eigenvalue(picture, params, targets, config)
-                decayed = config.decay_rate ** (step / config.decay_steps)
-                row |= {"eigenvalue": value, "products": products, "rate": rates[n] * decayed}
+                row["eigenvalue"] = measures.largest_eigenvalue(picture, params, targets, config)
+                row["rate"] = rates[n] * config.decay_rate ** (step / config.decay_steps)
             rows.append(row)
         last = painted.images[n]
         measured.append(
@@ -202,7 +215,7 @@ def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str,
         )
     return {
         "styles": measured,
-        "diverged": [bool(lost) for lost in painted.diverged],
+        "diverged": _lost(painted).tolist(),
         "seconds": painted.seconds,
     }
 
@@ -231,7 +244,7 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
             base.replace(**changes),
         )
         shape = (variants, len(styles))
-        return painted.history["style"].T.reshape(*shape, -1), painted.diverged.reshape(shape)
+        return painted.history["style"].T.reshape(*shape, -1), _lost(painted).reshape(shape)
 
     everywhere = np.tile(rates, len(DECAYS))
     found = {
@@ -260,7 +273,7 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
     ]
     found["seeds"] = (
         np.stack([start.history["style"].T for start in starts]),
-        np.stack([start.diverged for start in starts]),
+        np.stack([_lost(start) for start in starts]),
     )
     names = {
         "rates": [f"{factor * RATE:g}" for factor in FACTORS],
@@ -273,36 +286,30 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
     }
 
 
-def methods(setting: Setting) -> dict[str, tuple[Painted, dict[str, Any]]]:
-    """The same objective from the same start by other optimisers, as many gradients each."""
-    model = setting.models[-1]
-    base = setting.config
-    presets = nst_jax.presets
-    default = {
-        name: getattr(presets["default"], name)
-        for name in ("normalize_gradient", "momentum", "learning_rate", "schedule", "clip")
-    }
-    lbfgs = {
-        name: getattr(presets["gatys"], name)
-        for name in (
-            "normalize_gradient",
-            "optimizer",
-            "learning_rate",
-            "schedule",
-            "clip",
-            "memory",
-        )
-    }
-    configs = {
-        "sgd": base.replace(**default),
+def method_configs(setting: Setting) -> dict[str, Config]:
+    """Other ways to minimise the report's objective."""
+    presets, base = nst_jax.presets, setting.config
+
+    def of(preset, *names):
+        return {name: getattr(presets[preset], name) for name in names}
+
+    sgd = of("default", "normalize_gradient", "momentum", "learning_rate", "schedule", "clip")
+    lbfgs = of("gatys", "normalize_gradient", "optimizer", "learning_rate", "schedule", "clip")
+    return {
+        "sgd": base.replace(**sgd),
         "adam": base.replace(optimizer="adam", learning_rate=5.0, schedule="cosine", clip=True),
         "lbfgs": base.replace(**lbfgs),
     }
+
+
+def methods(setting: Setting) -> dict[str, tuple[Painted, dict[str, Any]]]:
+    """The same objective from the same start by other optimisers, as many gradients each."""
+    model, base = setting.models[-1], setting.config
     params = objective.prepare(params_of(model), base)
     styles = list(setting.styles.values())
     targets = targets_of(params, setting.content, styles, base)
     found = {}
-    for name, config in configs.items():
+    for name, config in method_configs(setting).items():
         painted = paint(
             setting.folder / f"method_{name}", params_of(model), setting.content, styles, config
         )
@@ -316,12 +323,16 @@ def methods(setting: Setting) -> dict[str, tuple[Painted, dict[str, Any]]]:
                     }
                     for picture, own in zip(painted.images, targets, strict=True)
                 ],
-                "diverged": [bool(lost) for lost in painted.diverged],
+                "diverged": _lost(painted).tolist(),
                 "seconds": painted.seconds,
             }
 
         found[name] = painted, once(setting.folder / f"method_{name}.json", measure)
     return found
+
+
+def judged_steps(setting: Setting) -> int:
+    return min(JUDGED_STEPS, setting.steps)
 
 
 def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
@@ -336,7 +347,7 @@ def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str,
       content loss as a share of the content's activations, 1/2 sum(A^2).
     """
     config = nst_jax.presets["default"].replace(
-        size=None, first_size=None, steps=min(JUDGED_STEPS, setting.steps)
+        size=None, first_size=None, steps=judged_steps(setting)
     )
     contents = list(setting.judged_contents.values())
     styles = list(setting.judged_styles.values())

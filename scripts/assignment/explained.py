@@ -1,17 +1,16 @@
 """Sections of the report that say why it went as it did, and what goes better."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from assignment import figures, findings
-from assignment.album import Album, name_of, names_of, terms_of
+from assignment import experiments, figures, findings
+from assignment.album import Album, name_of, names_of, rate_text, terms_of
 from assignment.document import Block, Heading, Table, Text
 from assignment.experiments import RATE, SIDE, Setting
 from assignment.findings import Finding, short
-from assignment.runs import Painted
 
 METHODS = {
     "report": "SGD as reported",
@@ -26,7 +25,7 @@ class Run(NamedTuple):
 
     Attributes:
       name: of both, for the reader.
-      totals: the loss before each step, as far as it is finite.
+      totals: the loss before each step.
       measured: what `experiments.as_reported` measured of it, `{"rows", "final", "final_gatys"}`.
     """
 
@@ -45,13 +44,20 @@ def plateau(album: Album, setting: Setting, reported) -> tuple[list[Block], list
         model: [
             Run(
                 f"{model.upper()}, {style}",
-                [float(t) for t in painted.history["total"][:, n] if np.isfinite(t)],
+                painted.history["total"][:, n].tolist(),
                 numbers["styles"][n],
             )
             for n, style in enumerate(setting.styles)
+            if not numbers["diverged"][n]
         ]
         for model, (painted, numbers) in reported.items()
     }
+    runs = {model: group for model, group in runs.items() if group}
+    if not runs:
+        return [
+            Heading("The plateau"),
+            Text("Every run was lost: there is nothing to measure."),
+        ], []
     parts = [
         part(album, setting, runs) for part in (_losses_by_layer, _curvature, _gradients_by_layer)
     ]
@@ -79,16 +85,18 @@ def _losses_by_layer(album, setting, runs) -> tuple[list[Block], Finding]:
     ]
     everyone = [run for group in runs.values() for run in group]
     gains = [findings.late_gain(run.totals) for run in everyone]
+    finals = [run.measured["final"]["total"] for run in everyone]
     stuck = [gain < findings.LATE_GAIN for gain in gains]
+    near = [findings.NEAR[0] <= final <= findings.NEAR[1] for final in finals]
     stalls = [findings.stalls_after(run.totals) for run in everyone]
-    ends = [short(run.measured["final"]["total"]) for run in everyone]
+    ends = [short(final) for final in finals]
     gatys = [short(run.measured["final_gatys"]["style"]) for run in everyone]
     table = Table(
         (
             "run",
             "loss at the end",
             "taken off by the second half",
-            "no later loss a tenth lower after step",
+            "step after which the loss falls by less than a tenth",
             "style loss by Gatys' normaliser",
         ),
         [
@@ -100,7 +108,7 @@ def _losses_by_layer(album, setting, runs) -> tuple[list[Block], Finding]:
     )
     finding = Finding(
         "The loss is stuck near 100; from some point on nothing is gained.",
-        findings.agreement(stuck),
+        "corrected" if all(stuck) and not all(near) else findings.agreement(stuck),
         f"The second half of the steps takes off {min(gains):.0%} to {max(gains):.0%} of the loss. "
         f"Where that ends is a matter of units: {', '.join(ends)} by Keras' normaliser, style "
         f"losses of {', '.join(gatys)} by Gatys'; {names_of(made[0], made[-1])}.",
@@ -124,7 +132,7 @@ def _curvature(album, setting, runs) -> tuple[list[Block], Finding]:
         y="rate x eigenvalue",
         lines={"2: the edge of stability": findings.EDGE},
         points=True,
-        caption="The learning rate times the largest eigenvalue of the loss's Hessian (power "
+        caption="The learning rate times the largest eigenvalue of the loss's Hessian (Lanczos' "
         "iteration on Hessian-vector products). Descent on a quadratic diverges above 2.",
     )
     after = setting.steps // 30
@@ -144,17 +152,17 @@ def _curvature(album, setting, runs) -> tuple[list[Block], Finding]:
         ],
     )
     text = Text(
-        "A run at the edge bounces along the directions of the largest curvature and gains on the "
-        "others at a rate that the edge bounds; one below it is slow because its rate is small for "
-        "its curvature."
+        f"The median is of {edges[0]['count']} measurements. A run at the edge bounces along the "
+        "directions of the largest curvature and gains on the others at a rate that the edge "
+        "bounds; one below it is slow because its rate is small for its curvature."
     )
-    edgy = ["below" not in regime for regime in regimes]
+    edgy = [regime != "below" for regime in regimes]
     told = (
         f"{run.name}: {short(edge['median'])}, at the end {short(edge['last'])}"
         for run, edge in zip(everyone, edges, strict=True)
     )
     finding = Finding(
-        "What holds the loss is a rate at the edge of what the curvature allows.",
+        "The loss stays where it does with the rate at the edge of what the curvature allows.",
         findings.agreement(edgy),
         f"Rate times largest eigenvalue, where 2 is the edge, in the median after step {after}: "
         f"{'; '.join(told)}; {name_of(figure)}.",
@@ -167,7 +175,7 @@ def _gradients_by_layer(album, setting, runs) -> tuple[list[Block], Finding]:
         album.add(
             figures.curves,
             {run.name: _by_layer(run.close, findings.gradient_shares) for run in group},
-            y="share of the gradient's norm",
+            y="share of the gradients' norms",
             points=True,
             caption=f"{model.upper()}: the norm of each layer's gradient as a share of their sum.",
         )
@@ -177,28 +185,45 @@ def _gradients_by_layer(album, setting, runs) -> tuple[list[Block], Finding]:
     low, high = min(shares), max(shares)
     finding = Finding(
         "What holds the loss is the content term at block5.",
-        "refuted" if high < 0.1 else "confirmed" if low > 0.3 else "not shown",
-        f"At the end {low:.2%} to {high:.2%} of the gradient's norm is the content's; "
+        "refuted"
+        if high < findings.HARDLY
+        else "confirmed"
+        if low > findings.HOLDS
+        else "not shown",
+        f"At the end the norm of the content's gradient is {low:.1e} to {high:.1e} of the sum over "
+        f"all layers (and at {SIDE}x{SIDE}, where it weighs {setting.content_weighs:.3g} times as "
+        "much, about as many times that); "
         f"{names_of(made[0], made[-1])}.",
     )
     return made, finding
 
 
 def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], list[Finding]]:
-    model = setting.models[-1].upper()
+    model, styles = setting.models[-1].upper(), list(setting.styles)
     steps = np.arange(1, setting.short + 1)
+    last = {
+        name: [
+            [
+                None if group["diverged"][v][n] else group["style"][v][n][-1]
+                for n in range(len(styles))
+            ]
+            for v in range(len(group["names"]))
+        ]
+        for name, group in effects.items()
+    }
 
     def panels(group):
         return {
             style: {name: (steps, group["style"][v][n]) for v, name in enumerate(group["names"])}
-            for n, style in enumerate(setting.styles)
+            for n, style in enumerate(styles)
         }
 
     captions = {
-        "rates": f"{model}: rates, as of {SIDE}x{SIDE} pixels. A curve that ends diverged.",
+        "rates": f"{model}: rates, as of {SIDE}x{SIDE} pixels. A curve that rises or ends is lost.",
         "decays": f"{model}: factors by which the rate falls, thirty times over the run; the "
-        "report has 0.96 and 1 is a constant rate.",
-        "seeds": f"{model}: starts from noise of three seeds instead of the content.",
+        f"report has {effects['decays']['names'][1]} and 1 is a constant rate.",
+        "seeds": f"{model}: starts from noise of {len(effects['seeds']['names'])} seeds instead of "
+        "the content.",
     }
     made = {
         name: album.add(
@@ -207,116 +232,145 @@ def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], li
         for name, caption in captions.items()
     }
     table = Table(
-        ("varied", "value", *setting.styles),
+        ("varied", "value", *styles),
         [
-            (
-                name,
-                value,
-                *(
-                    "diverged" if group["diverged"][v][n] else short(group["style"][v][n][-1])
-                    for n in range(len(setting.styles))
-                ),
-            )
+            (name, value, *("lost" if loss is None else short(loss) for loss in row))
             for name, group in effects.items()
-            for v, value in enumerate(group["names"])
+            for value, row in zip(group["names"], last[name], strict=True)
         ],
     )
-    found, best = [], []
-    for n in range(len(setting.styles)):
-        group = effects["rates"]
-        held = [
-            (group["style"][v][n][-1], value)
-            for v, value in enumerate(group["names"])
-            if not group["diverged"][v][n]
-        ]
-        best.append(min(held)[1] if held else "none")
-    found.append(
-        Finding(
-            f"{RATE:g} is a good rate.",
-            findings.agreement([rate == f"{RATE:g}" for rate in best]),
-            f"Of {', '.join(effects['rates']['names'])} the lowest style loss after "
-            f"{setting.short} steps on {model} has {' and '.join(best)}, of "
-            f"{' and '.join(setting.styles)}; {name_of(made['rates'])}.",
-        )
-    )
-    decays = effects["decays"]
-    apart = [
-        decays["style"][1][n][-1] / decays["style"][0][n][-1] for n in range(len(setting.styles))
-    ]
-    found.append(
-        Finding(
-            "The decay of the rate is what stops it.",
-            "refuted" if max(apart) < 1.1 else "confirmed" if min(apart) > 1.5 else "not shown",
-            "With the report's decay the style loss ends at "
-            + ", ".join(
-                f"{ratio:.2f} ({name})" for ratio, name in zip(apart, setting.styles, strict=True)
-            )
-            + f" of that with a constant rate; {name_of(made['decays'])}.",
-        )
-    )
+    within = f"in runs of {setting.short} steps on {model}"
     blocks = [
         Heading("Rate, decay and seed"),
         Text(
             f"Runs of {setting.short} steps on {model}, in which the rate decays as much as in "
-            f"{setting.steps}; style losses at their end."
+            f"{setting.steps}; style losses before their last step."
         ),
         *made.values(),
         table,
     ]
+
+    best, good = [], []
+    for n in range(len(styles)):
+        held = {
+            name: row[n]
+            for name, row in zip(effects["rates"]["names"], last["rates"], strict=True)
+            if row[n] is not None
+        }
+        best.append(min(held, key=held.get, default="none"))
+        own = held.get(f"{RATE:g}")
+        good.append(own is not None and own <= findings.SAME * min(held.values()))
+    found = [
+        Finding(
+            f"{RATE:g} is a good rate.",
+            findings.agreement(good),
+            f"Of {', '.join(effects['rates']['names'])} the lowest style loss {within} has "
+            f"{' and '.join(best)}, of {' and '.join(styles)}; {name_of(made['rates'])}.",
+        )
+    ]
+    constant, decayed = last["decays"][:2]
+    if None not in (*constant, *decayed):
+        apart = [with_it / without for with_it, without in zip(decayed, constant, strict=True)]
+        found.append(
+            Finding(
+                "The decay of the rate is what stops it.",
+                "refuted" if max(apart) <= findings.SAME else "not shown",
+                f"With the report's decay the style loss is {_each(apart, styles)} of that at a "
+                f"constant rate, {within}; {name_of(made['decays'])}.",
+            )
+        )
+    seeds = np.array(last["seeds"], np.float64)  # None is NaN
+    if np.isfinite(seeds).all():
+        spreads = [findings.spread(seeds[:, n].tolist()) for n in range(len(styles))]
+        contents = [short(loss) for loss in decayed if loss is not None]
+        ratios = seeds.max(axis=0) / seeds.min(axis=0)
+        found.append(
+            Finding(
+                "The seed of the start makes no difference.",
+                findings.agreement((ratios <= findings.SAME).tolist()),
+                f"From noise of {len(seeds)} seeds the style loss is {' and '.join(spreads)} "
+                f"({' and '.join(styles)}), from the content {' and '.join(contents)}, {within}; "
+                f"{name_of(made['seeds'])}.",
+            )
+        )
     return blocks, found
 
 
+def _each(ratios: Sequence[float], names: Sequence[str]) -> str:
+    return " and ".join(f"{ratio:.2f} ({name})" for ratio, name in zip(ratios, names, strict=True))
+
+
 def unreached(album: Album, setting: Setting, methods) -> tuple[list[Block], list[Finding]]:
-    panels, left = {}, {}
-    for n, style in enumerate(setting.styles):
-        start = methods["report"][1]["styles"][n]["rows"][0]["losses"]
-        reached = {
-            METHODS[name]: findings.gaps(
-                start,
-                numbers["styles"][n]["rows"][-1]["losses"]
-                if name == "report"
-                else numbers["styles"][n]["losses"],
-            )
-            for name, (_, numbers) in methods.items()
+    styles, model = list(setting.styles), setting.models[-1].upper()
+    reported = methods["report"][1]
+    starts = [own["rows"][0]["losses"] for own in reported["styles"]]
+    ends = {
+        name: [
+            own["rows"][-1]["losses"] if name == "report" else own["losses"]
+            for own in numbers["styles"]
+        ]
+        for name, (_, numbers) in methods.items()
+    }
+    gaps = {
+        style: {
+            METHODS[name]: findings.gaps(starts[n], ends[name][n])
+            for name in methods
+            if not methods[name][1]["diverged"][n]
         }
-        panels[style] = {
-            method: {layer.partition("_")[0]: gap for layer, gap in own.items()}
-            for method, own in reached.items()
-        }
-        left[style] = reached[METHODS["report"]]
+        for n, style in enumerate(styles)
+    }
     figure = album.add(
         figures.bars,
-        panels,
+        {
+            style: {
+                method: {layer.partition("_")[0]: gap for layer, gap in own.items()}
+                for method, own in by_method.items()
+            }
+            for style, by_method in gaps.items()
+        },
         y="distance left to the style's Gram matrix",
         line=1.0,
         caption="How far each layer's Gram matrix still is from the style's, of the distance at "
-        f"the start (1), on {setting.models[-1].upper()}.",
+        f"the start (1), on {model}.",
     )
-    second = list(setting.styles)[-1]
-    mean = {style: float(np.mean(list(own.values()))) for style, own in left.items()}
-    worst = max(left[second], key=left[second].get)
-    blocks = [
-        Heading("Why a style does not show"),
-        figure,
-        Table(
-            ("style", *left[second]),
-            [(style, *(f"{gap:.3f}" for gap in own.values())) for style, own in left.items()],
-        ),
-        Text("The table is of SGD as reported."),
+    blocks = [Heading("Which statistics of a style are reached"), figure]
+    if any(reported["diverged"]):
+        return blocks, []
+    rows = []
+    for n, style in enumerate(styles):
+        left = gaps[style][METHODS["report"]]
+        rows.append((style, "distance left", *(f"{gap:.3f}" for gap in left.values())))
+        for name, losses in (("start", starts[n]), ("end", ends["report"][n])):
+            shares = findings.style_shares(losses).values()
+            label = f"share of the style loss at the {name}"
+            rows.append((style, label, *(f"{share:.1%}" for share in shares)))
+    blocks += [
+        Text("By SGD as reported: what is left by layer, and what each layer adds to the loss."),
+        Table(("style", "", *left), rows),
     ]
+    if len(styles) < 2:
+        return blocks, []
+    first, second = (
+        float(np.mean(list(gaps[style][METHODS["report"]].values()))) for style in styles[:2]
+    )
+    left = gaps[styles[1]][METHODS["report"]]
+    worst = max(left, key=left.get)
+    if second <= findings.UNREACHED:
+        verdict = "refuted"
+    else:
+        verdict = "confirmed" if second > findings.WORSE * first else "corrected"
     finding = Finding(
-        f"The second style, {second}, hardly shows.",
-        "confirmed" if mean[second] > 0.5 else "corrected" if mean[second] > 0.2 else "refuted",
-        f"After the report's descent {mean[second]:.0%} of the distance to its Gram matrices is "
-        f"left on average, most at {worst} ({left[second][worst]:.0%})"
-        + "".join(f"; {mean[style]:.0%} for {style}" for style in left if style != second)
-        + f"; {name_of(figure)}.",
+        f"The second style, {styles[1]}, hardly shows.",
+        verdict,
+        f"On {model}, after the report's descent, {second:.0%} of the distance to its Gram "
+        f"matrices is left in the mean over layers, most at {worst} ({left[worst]:.0%}); of "
+        f"{styles[0]} {first:.0%}; {name_of(figure)}.",
     )
     return blocks, [finding]
 
 
 def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], list[Finding]]:
-    styles = list(setting.styles)
+    styles, model = list(setting.styles), setting.models[-1].upper()
     curves = album.add(
         figures.curves,
         {
@@ -334,7 +388,7 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
         {
             style: {
                 METHODS[name]: (
-                    _sorted_content(painted, n),
+                    painted.history["content"][1:, n],
                     painted.history["style"][1:, n],
                 )
                 for name, (painted, _) in methods.items()
@@ -356,55 +410,63 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
         names=styles,
         caption="The same objective, start and number of gradients, by optimiser.",
     )
-    rows, met, best = [], [], {}
+    rows, told, reached = [], [], []
+    report = methods["report"][1]
     for n, style in enumerate(styles):
-        report = methods["report"][1]["styles"][n]["final"]
+        goal = report["styles"][n]["final"]
+        best = None
         for name, (painted, numbers) in methods.items():
             final = numbers["styles"][n]["final"]
-            times = report["style"] / final["style"]
-            content = final["content"] / report["content"]
-            first = np.flatnonzero(painted.history["style"][:, n] <= report["style"] / 10)
+            lower, saved, content = (
+                goal["style"] / final["style"],
+                goal["style_saved"] / final["style_saved"],
+                final["content"] / goal["content"],
+            )
+            first = np.flatnonzero(painted.history["style"][:, n] <= goal["style"] / 10)
             rows.append(
                 (
                     style,
                     METHODS[name],
+                    rate_text(setting, report["rates"][n]) if name == "report" else "",
                     short(final["style"]),
-                    short(times),
-                    short(report["style_saved"] / final["style_saved"]),
+                    short(lower),
+                    short(saved),
                     short(final["content"]),
                     short(content),
                     str(first[0]) if len(first) else "never",
-                    "diverged" if numbers["diverged"][n] else "",
+                    "lost" if numbers["diverged"][n] else "",
                 )
             )
-            if name != "report":
-                met.append((times >= 10, content <= 1))
-                if times > best.get(style, (0,))[0]:
-                    best[style] = (times, METHODS[name], content)
-    text = "; ".join(
-        f"{style}: {short(times)} times lower by {method}, at {short(content)} of the content loss"
-        for style, (times, method, content) in best.items()
-    )
-    lower = all(times >= 10 for times, _, _ in best.values())
-    whole = all(
-        any(met[len(met) // len(styles) * n + k] == (True, True) for k in range(len(methods) - 1))
-        for n in range(len(styles))
-    )
+            if name != "report" and not numbers["diverged"][n]:
+                candidate = (content <= 1, lower, saved, content, METHODS[name])
+                best = candidate if best is None else max(best, candidate)
+        if report["diverged"][n] or best is None:
+            continue
+        kept, lower, saved, content, method = best
+        reached.append((lower >= 10, kept))
+        told.append(
+            f"{style}: {short(lower)} times lower by {method} ({short(saved)} times as saved in 8 "
+            f"bits) at {short(content)} of the content loss"
+        )
+    lower_everywhere = bool(reached) and all(lower for lower, _ in reached)
+    met = [lower and kept for lower, kept in reached]
     finding = Finding(
         "The same objective can be brought ten times lower in style, at no higher content loss, by "
         "as many gradients.",
-        "confirmed" if whole else "corrected" if lower else "refuted",
-        f"{text}; {names_of(curves, shown)}.",
+        "corrected" if lower_everywhere and not any(met) else findings.agreement(met),
+        f"On {model}: {'; '.join(told)}; {names_of(curves, shown)}.",
     )
+    sgd, adam, lbfgs = experiments.method_configs(setting).values()
     blocks = [
         Heading("The same objective by other optimisers"),
         Text(
-            f"On {setting.models[-1].upper()}: the report's objective from the same start, "
-            f"{setting.steps} gradients each. The default preset's SGD divides each gradient by "
-            "its root mean square, has momentum 0.9, a rate of 1 grey level with cosine decay, and "
-            "keeps the picture in its range; Adam has a rate of 5 with cosine decay and keeps it, "
-            "too; L-BFGS has rate 1, memory 100 and no line search, and leaves the range, so its "
-            "picture loses when it is saved."
+            f"On {model}: the report's objective from the same start, {setting.steps} gradients "
+            "each. The default preset's SGD divides each gradient by its root mean square, has "
+            f"momentum {sgd.momentum:g}, a rate of {sgd.learning_rate:g} grey level with cosine "
+            f"decay, and keeps the picture in its range; Adam has a rate of {adam.learning_rate:g} "
+            f"with cosine decay and keeps it, too; L-BFGS has rate {lbfgs.learning_rate:g}, memory "
+            f"{lbfgs.memory} and no line search, and leaves the range, so its picture loses when "
+            "it is saved."
         ),
         curves,
         paths,
@@ -413,6 +475,7 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
             (
                 "style",
                 "optimiser",
+                "rate",
                 "style loss",
                 "times lower than reported",
                 "the same, as saved in 8 bits",
@@ -425,8 +488,3 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
         ),
     ]
     return blocks, [finding]
-
-
-def _sorted_content(painted: Painted, n: int) -> np.ndarray:
-    """The content losses after the first step, before which there is none."""
-    return painted.history["content"][1:, n]

@@ -31,7 +31,6 @@ def _legend(figure, axis) -> None:
 
 
 def _save(path: Path, figure) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         figure.savefig(file, format="jpeg", pil_kwargs={"quality": 88, "optimize": True})
 
@@ -93,7 +92,6 @@ def curves(
     *,
     x: str = "step",
     y: str,
-    log_x: bool = True,
     lines: Mapping[str, float] | None = None,
     points: bool = False,
 ) -> None:
@@ -103,7 +101,6 @@ def curves(
       path: the file.
       panels: `{heading: {name: (x values, y values)}}`.
       x, y: labels of the axes.
-      log_x: whether the first axis is logarithmic, too.
       lines: heights of horizontal lines, by their names.
       points: mark each value.
     """
@@ -124,8 +121,7 @@ def curves(
             )
         axis.set_title(heading, fontsize=10, parse_math=False)
         axis.set_yscale("log")
-        if log_x:
-            axis.set_xscale("log")
+        axis.set_xscale("log")
         axis.set_xlabel(x, fontsize=9)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)

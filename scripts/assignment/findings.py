@@ -1,7 +1,7 @@
 """What the measurements say of each claim of the report: numbers in, verdicts out.
 
 A verdict is "confirmed", "corrected" (true in part, or otherwise than it was said), "refuted" or
-"not shown", where the figures carry no conclusion.
+"not shown", where the figures carry no conclusion. `RULES` says by what thresholds, for the reader.
 """
 
 import math
@@ -10,8 +10,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 LATE_GAIN = 0.1  # what the second half of a run has to take off the loss not to be a plateau
+NEAR = (50.0, 200.0)  # what "near 100" is taken to mean
 EDGE = 2.0  # of rate times curvature, beyond which descent on a quadratic diverges
+AT_EDGE = (1.0, 4.0)  # what "at the edge" is taken to mean
+HOLDS, HARDLY = 0.3, 0.1  # shares of the gradients: what holds a run has more, what can't less
+UNREACHED = 0.5  # share of the distance to a style left, above which it hardly shows
+WORSE = 1.2  # ratio above which one style is taken to be worse off than another
+SAME = 1.1  # ratio up to which two losses are taken to be as good
 SURE = 0.05  # probability of so many wins by chance, below which one is taken to be better
+
+RULES = (
+    f"The verdicts follow fixed rules. A plateau: the second half takes less than {LATE_GAIN:.0%} "
+    f"off the loss; near 100: {NEAR[0]:g} to {NEAR[1]:g}. At the edge of stability: rate times "
+    f"curvature from {AT_EDGE[0]:g} to {AT_EDGE[1]:g} in the median. A term holds a run with more "
+    f"than {HOLDS:.0%} of the layers' gradients, and cannot with less than {HARDLY:.0%}. A style "
+    f"hardly shows when more than {UNREACHED:.0%} of the distance to its Gram matrices is left, "
+    f"and {WORSE:g} times as much as of the other style. Losses within {SAME - 1:.0%} are the "
+    f"same. One network is better where the sign test has p < {SURE:g} by every judge."
+)
 
 
 class Finding(NamedTuple):
@@ -24,6 +40,8 @@ class Finding(NamedTuple):
 
 def agreement(holds: Sequence[bool]) -> str:
     """The verdict on a claim about several runs, given of which it holds."""
+    if not holds:
+        return "not shown"
     return "confirmed" if all(holds) else "corrected" if any(holds) else "refuted"
 
 
@@ -35,27 +53,25 @@ def short(value: float | None) -> str:
 
 
 def late_gain(totals: Sequence[float]) -> float:
-    """The share of the loss at half of a run that its second half takes off."""
-    half = totals[len(totals) // 2]
-    return 1 - totals[-1] / half
+    """The share of the loss at half of a run that its second half takes off.
+
+    Of medians over a hundredth of the steps, for single ones bounce.
+    """
+    width, half = max(len(totals) // 100, 1), len(totals) // 2
+    return 1 - statistics.median(totals[-width:]) / statistics.median(totals[half : half + width])
 
 
 def stalls_after(totals: Sequence[float], *, share: float = LATE_GAIN) -> int:
-    """The first step from which on no later loss is more than `share` below."""
-    lowest, step = math.inf, len(totals) - 1
-    for index in reversed(range(len(totals))):
-        lowest = min(lowest, totals[index])
-        if lowest < (1 - share) * totals[index]:
-            break
-        step = index
-    return step
+    """The first step whose loss is at most `share` above the lowest of the run."""
+    lowest = min(totals)
+    return next(step for step, total in enumerate(totals) if total * (1 - share) <= lowest)
 
 
 def edge(rows: Sequence[Mapping[str, Any]], *, after: int) -> dict[str, float]:
     """Rate times the largest eigenvalue of the Hessian, at the measured steps beyond `after`.
 
     Returns:
-      `{"median", "largest", "last"}`; descent on a quadratic diverges above 2.
+      `{"median", "largest", "last", "count"}`; descent on a quadratic diverges above 2.
     """
     products = [
         row["rate"] * row["eigenvalue"]
@@ -66,14 +82,13 @@ def edge(rows: Sequence[Mapping[str, Any]], *, after: int) -> dict[str, float]:
         "median": statistics.median(products),
         "largest": max(products),
         "last": products[-1],
+        "count": len(products),
     }
 
 
 def regime(product: float) -> str:
-    """Where a product of rate and curvature puts a run, in words."""
-    if product > 2 * EDGE:
-        return "beyond the edge of stability"
-    return "at the edge of stability" if product >= EDGE / 2 else "below the edge of stability"
+    """Where a product of rate and curvature puts a run: "below", "at" or "beyond" the edge."""
+    return "below" if product < AT_EDGE[0] else "at" if product <= AT_EDGE[1] else "beyond"
 
 
 def gradient_shares(row: Mapping[str, Any]) -> dict[str, float]:
@@ -90,21 +105,34 @@ def content_share(row: Mapping[str, Any]) -> float:
 def gaps(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """How far each style layer's Gram matrix still is from the style's, of where it began.
 
-    The root of the ratio of the layer's losses: a ratio of Frobenius norms.
+    The root of the ratio of the layer's losses: a ratio of Frobenius norms. A layer that had
+    nothing to reach is left out.
     """
     return {
         name.removeprefix("style/"): math.sqrt(after[name] / before[name])
         for name in before
+        if name.startswith("style/") and before[name] > 0
+    }
+
+
+def style_shares(losses: Mapping[str, float]) -> dict[str, float]:
+    """Each style layer's share of the style loss."""
+    own = {
+        name.removeprefix("style/"): value
+        for name, value in losses.items()
         if name.startswith("style/")
     }
+    whole = sum(own.values())
+    return {layer: value / whole if whole else 0.0 for layer, value in own.items()}
 
 
 def wins(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
     """In how many pairs `first` is the lower one, and how probable so clear a result is by chance.
 
-    The two-sided sign test; ties, of which there are none among measured losses, count against.
+    The two-sided sign test, which takes the pairs as independent; ties are left out.
     """
-    count, won = len(first), sum(a < b for a, b in zip(first, second, strict=True))
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
+    count, won = len(pairs), sum(a < b for a, b in pairs)
     extreme = max(won, count - won)
     tail = sum(math.comb(count, k) for k in range(extreme, count + 1)) / 2**count
     return {"won": won, "of": count, "chance": min(1.0, 2 * tail)}
@@ -115,6 +143,13 @@ def spread(values: Sequence[float]) -> str:
     if len(values) < 2:
         return short(values[0])
     return f"{short(statistics.mean(values))} ± {short(statistics.stdev(values))}"
+
+
+def paired_ratio(first: Sequence[float], second: Sequence[float]) -> str:
+    """Geometric mean of the ratios of pairs, and the factor of one standard deviation."""
+    logs = [math.log(a / b) for a, b in zip(first, second, strict=True)]
+    apart = statistics.stdev(logs) if len(logs) > 1 else 0.0
+    return f"{math.exp(statistics.mean(logs)):.2f} ×/÷ {math.exp(apart):.2f}"
 
 
 def compare_networks(

@@ -24,11 +24,11 @@ class Painted(NamedTuple):
     """What a run made.
 
     Attributes:
-      images: `[N, H, W, 3]`, not clipped.
+      images: `[N, H, W, 3]`; without `config.clip` values may leave [0, 1].
       history: `{term: [steps, N]}`, each before its step.
       diverged: `[N]` of bool.
       snapshots: `{step: [N, H, W, 3]}`, the pictures after so many steps, in order.
-      seconds: of the optimisation; None if it was interrupted.
+      seconds: of the whole run, with compiling and snapshots; None if it was interrupted.
     """
 
     images: np.ndarray
@@ -63,6 +63,7 @@ def paint(
     """
     result = folder / "result.npz"
     if result.exists():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return _read(folder)
     begun = time.perf_counter()
     with Checkpoints(folder / "checkpoints", {}, every=CHECKPOINT_EVERY) as checkpoints:
@@ -97,7 +98,6 @@ def paint(
 
 
 def _write(path: Path, **arrays: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as file:
         np.savez_compressed(file, **arrays)
 

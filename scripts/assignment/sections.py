@@ -25,6 +25,7 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     Returns:
       The report, and the numbers in it, of JSON's types.
     """
+    environment = experiments.once(setting.folder / "environment.json", jobs.environment)
     reported = {model: experiments.as_reported(setting, model) for model in setting.models}
     effects = experiments.effects(setting)
     methods = experiments.methods(setting)
@@ -48,7 +49,7 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
         body += blocks
         found += own
     results = {
-        "environment": jobs.environment(),
+        "environment": environment,
         "reported": {model: numbers for model, (_, numbers) in reported.items()},
         "effects": {
             name: {"names": group["names"], "last": np.array(group["style"])[..., -1].tolist()}
@@ -59,12 +60,11 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
         "architecture": {model: architecture.layers(model) for model in setting.models},
         "findings": [finding._asdict() for finding in found],
     }
-    return [*_opening(setting, found), *body], results
+    return [*_opening(setting, found, environment), *body], results
 
 
-def _opening(setting: Setting, found: Sequence[Finding]) -> list[Block]:
+def _opening(setting: Setting, found: Sequence[Finding], environment) -> list[Block]:
     height, width = setting.content.shape[:2]
-    environment = jobs.environment()
     versions = environment["versions"]
     return [
         Heading(TITLE, 1),
@@ -75,12 +75,13 @@ def _opening(setting: Setting, found: Sequence[Finding]) -> list[Block]:
             "of the report's claims against measurements. It is written whole by "
             "scripts/reproduce_assignment.py, every number and verdict with it "
             f"({environment['device']}, jax {versions['jax']}, nst_jax {versions['nst_jax']}); "
-            "results.json has all numbers."
+            "results.json has what was measured."
         ),
         Table(
             ("claim", "verdict", "evidence"),
             [(finding.claim, finding.verdict, finding.evidence) for finding in found],
         ),
+        Text(findings.RULES),
     ]
 
 
@@ -94,7 +95,9 @@ def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block]
             "open; here M is that of Keras' example, 4 * 9 * (height * width)^2, with its weights "
             "(content 2.5e-8, style 1e-6) and decay (0.96 every 100 of 3000 steps). The start is "
             "the content picture. By this normaliser a pixel's gradient falls as their number "
-            f"grows, so a rate of {RATE:g} at {SIDE}x{SIDE} is {short(setting.rate)} here."
+            f"grows, so a rate of {RATE:g} at {SIDE}x{SIDE} is {short(setting.rate)} here. The "
+            "content loss is a plain sum over positions: at that size the content weighs "
+            f"{setting.content_weighs:.3g} times what it does here."
         ),
     ]
     for n, (name, style) in enumerate(setting.styles.items()):
@@ -114,7 +117,7 @@ def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block]
                     painted.images[n],
                     caption=f"{model.upper()}, {name}: the picture after {setting.steps} steps at "
                     f"a rate of {rate_text(setting, numbers['rates'][n])}"
-                    f"{', stopped where it diverged' if numbers['diverged'][n] else ''}.",
+                    f"{', lost' if numbers['diverged'][n] else ''}.",
                 )
             )
         blocks.append(
@@ -147,8 +150,9 @@ def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block]
                     short(final["content"]),
                 )
             )
-            if any(attempt[n] for attempt in numbers["lost"]):
-                lost.append(f"{model.upper()} with {name}")
+            times = sum(attempt[n] for attempt in numbers["lost"])
+            if times:
+                lost.append(f"{model.upper()} with {name} at 1/{10**times}")
     blocks.append(
         Table(
             (
@@ -171,8 +175,8 @@ def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block]
         (
             f"All {total} runs hold that rate"
             if not lost
-            else f"{len(lost)} of {total} runs diverge within their first steps "
-            f"({', '.join(lost)}) and were made at the largest tenth of the rate that holds"
+            else f"{len(lost)} of {total} runs diverge at that rate and were painted at less: "
+            + ", ".join(lost)
         )
         + f"; {names_of(figures_made[0], figures_made[-1])}.",
     )
@@ -192,7 +196,14 @@ def _networks(album: Album, setting: Setting, pictures, verdicts):
             ),
         ],
         columns=list(setting.judged_styles),
-        names=["style", *(model.upper() for _ in range(contents) for model in setting.models)],
+        names=[
+            "style",
+            *(
+                f"{content}\n{model.upper()}"
+                for content in setting.judged_contents
+                for model in setting.models
+            ),
+        ],
         cell=1.5,
         caption="The pictures that the networks are compared by, painted by the default preset at "
         "one scale.",
@@ -214,7 +225,10 @@ def _networks(album: Album, setting: Setting, pictures, verdicts):
             f"{', '.join(setting.judged_styles)}. Style: the style loss as a share of the content "
             "picture's own; content: the content loss as a share of the content's activations, "
             "1/2 sum(A^2). Means and standard deviations over the "
-            f"{contents * styles} pairs, of the pictures as saved."
+            f"{contents * styles} pairs, of the pictures as saved, which were painted by the "
+            f"default preset in {experiments.judged_steps(setting)} steps at one scale, so that "
+            "neither network suffers from a rate. A judge favours what it painted itself; and "
+            "pairs that share a content or a style are not independent, as the sign test has it."
         ),
         shown,
         Table(("painted by", "judged by", "style loss left", "content lost"), rows),
@@ -223,9 +237,14 @@ def _networks(album: Album, setting: Setting, pictures, verdicts):
         return blocks, []
     first, second = setting.models[-1], setting.models[0]
     compared = findings.compare_networks(verdicts, first, second)
+
+    def apart(judge, kind):
+        return findings.paired_ratio(verdicts[first][judge][kind], verdicts[second][judge][kind])
+
     told = [
-        f"{first.upper()}'s is the lower {kind} loss in {result['won']} of {result['of']} pairs by "
-        f"{judge.upper()} (p = {result['chance']:.2g})"
+        f"by {judge.upper()} {first.upper()}'s is the lower {kind} loss in {result['won']} of "
+        f"{result['of']} pairs, p = {result['chance']:.2g}, "
+        f"{apart(judge, kind)} times"
         for judge, kinds in compared.items()
         for kind, result in kinds.items()
     ]
@@ -233,7 +252,8 @@ def _networks(album: Album, setting: Setting, pictures, verdicts):
         Finding(
             f"{first.upper()} comes out clearer than {second.upper()}.",
             findings.clearer(compared),
-            f"{'; '.join(told)} (sign test); {name_of(shown)}.",
+            f"{'; '.join(told)} (sign test; geometric mean and spread of the ratios of pairs); "
+            f"{name_of(shown)}.",
         )
     ]
 

@@ -10,12 +10,13 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from nst_jax import cli, io, manifest
+from nst_jax import cli, io, manifest, weights
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.options import CONFIG_FLAGS, QUESTION_FLAGS, RUN_FLAGS, SWEEP_FLAGS
 
@@ -29,11 +30,13 @@ class Target(NamedTuple):
       name: of the file that it is written to.
       seeds: whole inputs.
       read: reads the file.
+      share: of the usual number of examples, for readers that take long.
     """
 
     name: str
     seeds: list[bytes]
     read: Callable[[pathlib.Path], object]
+    share: float = 1.0
 
 
 def _pictures(*formats: str, **options) -> list[bytes]:
@@ -95,6 +98,32 @@ def _read_metadata(path: pathlib.Path) -> None:
     cli.show_config(str(path.with_suffix(".png")))
 
 
+def _weights() -> list[bytes]:
+    """Files in Keras' older layout, small, plain and compressed."""
+    found = []
+    for options in ({}, {"compression": "gzip", "chunks": True, "shuffle": True}):
+        file = bytes_io.BytesIO()
+        with h5py.File(file, "w") as root:
+            root.attrs["layer_names"] = np.array(["block1_conv1", "block1_pool"], "S")
+            for layer, shapes in (("block1_conv1", {"W_1": (3, 3, 3, 8)}), ("block1_pool", {})):
+                group = root.create_group(layer)
+                group.attrs["weight_names"] = np.array(list(shapes), "S")
+                for name, shape in shapes.items():
+                    values = np.linspace(-1, 1, np.prod(shape), dtype=np.float16)
+                    group.create_dataset(name, data=values.reshape(shape), **options)
+        found.append(file.getvalue())
+    return found
+
+
+def _read_weights(path: pathlib.Path) -> None:
+    """Whole files are refused, too, but for not being those of a network."""
+    try:
+        weights.load_params(path)
+    except ValueError as error:
+        if "not the parameters of" not in str(error):
+            raise
+
+
 _RECIPE = {
     **{"flags": ["--content=a b.png", "--size=9"], "versions": {"jax": "0.10"}, "devices": 1},
     **{"platform": "cpu", "device": "cpu", "weights_sha256": "0" * 64},
@@ -139,5 +168,6 @@ TARGETS = {
         lambda path: manifest.check_settings(path, _SETTINGS),
     ),
     "checkpoints": Target("settings.json", [json.dumps(_SETTINGS).encode()], _read_checkpoints),
+    "weights": Target("weights.h5", _weights(), _read_weights, share=1 / 3),
     "metadata": Target("metadata.txt", [json.dumps(_RECIPE).encode()], _read_metadata),
 }

@@ -81,7 +81,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, capsys):
         path.write_bytes(whole)
         target.read(path)
 
-    @fuzzed
+    @settings(fuzzed, max_examples=round(fuzzed.max_examples * target.share))
     @given(damaged(target.seeds))
     def check(data):
         path.write_bytes(data)
