@@ -335,6 +335,49 @@ def judged_steps(setting: Setting) -> int:
     return min(JUDGED_STEPS, setting.steps)
 
 
+def _judge(model: str, config: Config, contents, styles, pictures) -> dict[str, list[float]]:
+    """What a network says of pictures of all contents in all styles, as they are saved.
+
+    Returns:
+      `{"style": [pairs], "content": [pairs]}`: the style loss as a share of the content picture's,
+      and the content loss as a share of the content's activations, 1/2 sum(A^2).
+    """
+    params = objective.prepare(params_of(model), config)
+    found = {"style": [], "content": []}
+    pictures = iter(pictures)
+    for content in contents:
+        for own in targets_of(params, content, styles, config):
+            saved = io.to_uint8(next(pictures)).astype(np.float32) / 255
+            now = _terms(saved, params, own, config)[1]
+            before = _terms(content, params, own, config)[1]
+            nothing = jax.tree.map(np.zeros_like, own.content)
+            against = _terms(content, params, own._replace(content=nothing), config)[1]
+            found["style"].append(float(now["style"] / before["style"]))
+            found["content"].append(float(now["content"] / against["content"]))
+    return found
+
+
+def _judge_config(setting: Setting) -> Config:
+    """The default preset at one scale."""
+    preset = nst_jax.presets["default"]
+    return preset.replace(size=None, first_size=None, steps=judged_steps(setting))
+
+
+def _verdicts(setting: Setting, name: str, contents, styles, pictures) -> dict[str, dict[str, Any]]:
+    """What each network says of each network's pictures, `{painter: {judge: ...}}`."""
+    config = _judge_config(setting)
+    return {
+        painter: {
+            judge: once(
+                setting.folder / f"{name}_{painter}_by_{judge}.json",
+                functools.partial(_judge, judge, config, contents, styles, pictures[painter]),
+            )
+            for judge in setting.models
+        }
+        for painter in setting.models
+    }
+
+
 def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
     """Each network's pictures judged by itself and by the others.
 
@@ -342,48 +385,29 @@ def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str,
     report's plain descent may fail on one network and not on the other for reasons of its rate.
 
     Returns:
-      The pictures of each network, `[pairs, H, W, 3]`, and by painter and judge `{"style":
-      [pairs], "content": [pairs]}`: the style loss as a share of the content picture's, and the
-      content loss as a share of the content's activations, 1/2 sum(A^2).
+      The pictures of each network, `[pairs, H, W, 3]`, and by painter and judge `{"style",
+      "content"}`: shares, `[pairs]` each.
     """
-    config = nst_jax.presets["default"].replace(
-        size=None, first_size=None, steps=judged_steps(setting)
-    )
     contents = list(setting.judged_contents.values())
     styles = list(setting.judged_styles.values())
     pictures = {
         model: paint(
-            setting.folder / f"judged_{model}", params_of(model), contents, styles, config
+            setting.folder / f"judged_{model}",
+            params_of(model),
+            contents,
+            styles,
+            _judge_config(setting),
         ).images
         for model in setting.models
     }
+    return pictures, _verdicts(setting, "judged", contents, styles, pictures)
 
-    def judge(model, painter):
-        params = objective.prepare(params_of(model), config)
-        found = {"style": [], "content": []}
-        pairs = iter(pictures[painter])
-        for content in contents:
-            for own in targets_of(params, content, styles, config):
-                saved = io.to_uint8(next(pairs)).astype(np.float32) / 255
-                now = _terms(saved, params, own, config)[1]
-                before = _terms(content, params, own, config)[1]
-                nothing = jax.tree.map(np.zeros_like, own.content)
-                against = _terms(content, params, own._replace(content=nothing), config)[1]
-                found["style"].append(float(now["style"] / before["style"]))
-                found["content"].append(float(now["content"] / against["content"]))
-        return found
 
-    verdicts = {
-        painter: {
-            model: once(
-                setting.folder / f"judged_{painter}_by_{model}.json",
-                functools.partial(judge, model, painter),
-            )
-            for model in setting.models
-        }
-        for painter in setting.models
-    }
-    return pictures, verdicts
+def judged_as_reported(setting: Setting, reported) -> dict[str, dict[str, Any]]:
+    """The same judgement of the pictures of the report's own experiment."""
+    pictures = {model: painted.images for model, (painted, _) in reported.items()}
+    styles = list(setting.styles.values())
+    return _verdicts(setting, "reported", [setting.content], styles, pictures)
 
 
 def feature_maps(setting: Setting, model: str, *, channels: int = 8) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     effects = experiments.effects(setting)
     methods = experiments.methods(setting)
     pictures, verdicts = experiments.judged(setting)
+    own_verdicts = experiments.judged_as_reported(setting, reported)
     closely = setting.models[-1]
     methods = {"report": reported[closely]} | methods
 
@@ -42,7 +43,7 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
         explained.variations(album, setting, effects),
         explained.unreached(album, setting, methods),
         explained.optimisers(album, setting, methods),
-        _networks(album, setting, pictures, verdicts),
+        _networks(album, setting, pictures, verdicts, own_verdicts),
         _architecture(album, setting),
     ):
         blocks, own = part
@@ -57,6 +58,7 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
         },
         "methods": {name: numbers for name, (_, numbers) in methods.items() if name != "report"},
         "judged": verdicts,
+        "judged_as_reported": own_verdicts,
         "architecture": {model: architecture.layers(model) for model in setting.models},
         "findings": [finding._asdict() for finding in found],
     }
@@ -183,7 +185,7 @@ def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block]
     return blocks, [found]
 
 
-def _networks(album: Album, setting: Setting, pictures, verdicts):
+def _networks(album: Album, setting: Setting, pictures, verdicts, own_verdicts):
     contents, styles = len(setting.judged_contents), len(setting.judged_styles)
     shown = album.add(
         figures.pictures,
@@ -208,16 +210,6 @@ def _networks(album: Album, setting: Setting, pictures, verdicts):
         caption="The pictures that the networks are compared by, painted by the default preset at "
         "one scale.",
     )
-    rows = [
-        (
-            painter.upper(),
-            judge.upper(),
-            findings.spread(verdicts[painter][judge]["style"]),
-            findings.spread(verdicts[painter][judge]["content"]),
-        )
-        for painter in setting.models
-        for judge in setting.models
-    ]
     blocks = [
         Heading("The networks compared"),
         Text(
@@ -231,7 +223,9 @@ def _networks(album: Album, setting: Setting, pictures, verdicts):
             "pairs that share a content or a style are not independent, as the sign test has it."
         ),
         shown,
-        Table(("painted by", "judged by", "style loss left", "content lost"), rows),
+        _shares(verdicts),
+        Text("The same of the pictures of the experiment as reported, over its styles:"),
+        _shares(own_verdicts),
     ]
     if len(setting.models) < 2:
         return blocks, []
@@ -254,8 +248,46 @@ def _networks(album: Album, setting: Setting, pictures, verdicts):
             findings.clearer(compared),
             f"{'; '.join(told)} (sign test; geometric mean and spread of the ratios of pairs); "
             f"{name_of(shown)}.",
-        )
+        ),
+        _as_reported(first, second, own_verdicts),
     ]
+
+
+def _shares(verdicts) -> Table:
+    """What is left of the style loss and what is lost of the content, by painter and judge."""
+    return Table(
+        ("painted by", "judged by", "style loss left", "content lost"),
+        [
+            (
+                painter.upper(),
+                judge.upper(),
+                findings.spread(found["style"]),
+                findings.spread(found["content"]),
+            )
+            for painter, by_judge in verdicts.items()
+            for judge, found in by_judge.items()
+        ],
+    )
+
+
+def _as_reported(first: str, second: str, verdicts) -> Finding:
+    """Whether the reported pictures of one network hold more of the content, by every judge."""
+    holds, told = [], []
+    for judge in verdicts[first]:
+        ours, theirs = verdicts[first][judge], verdicts[second][judge]
+        holds += [a < b for a, b in zip(ours["content"], theirs["content"], strict=True)]
+        ratios = (findings.paired_ratio(ours[kind], theirs[kind]) for kind in ("content", "style"))
+        told.append(
+            "by {} {} times the content lost, {} times the style loss left".format(
+                judge.upper(), *ratios
+            )
+        )
+    return Finding(
+        f"In the experiment as reported, {first.upper()}'s pictures hold more of the content.",
+        findings.agreement(holds),
+        f"{first.upper()}'s against {second.upper()}'s: {'; '.join(told)}. The rates are in the "
+        "table of the experiment: what moves less keeps more.",
+    )
 
 
 def _architecture(album: Album, setting: Setting) -> tuple[list[Block], list[Finding]]:
