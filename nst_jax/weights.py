@@ -135,14 +135,11 @@ def load_params(
 def open_params(
     path: str | os.PathLike, *, model: str | None = None, head: bool | None = None
 ) -> Iterator[Params]:
-    """Opens an HDF5 file in either of Keras' layouts, for its values to be read one by one.
-
-    Whether it can be read is found out first, in another process: see `nst_jax.hdf5`.
+    """Opens an HDF5 file in either of Keras' layouts, if `nst_jax.hdf5` finds that it is sound.
 
     Args:
       path: the file.
-      model: the network that it must hold; by default it tells.
-      head: as in `load_params`.
+      model, head: as in `load_params`.
 
     Yields:
       ``{layer: {"kernel": StoredArray, "bias": StoredArray}}``: exactly the names and shapes
@@ -458,9 +455,7 @@ def _strings(attribute: np.ndarray) -> list[str]:
 
 
 def _flatten(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        f"{layer}/{kind}": leaf for layer, leaves in tree.items() for kind, leaf in leaves.items()
-    }
+    return {f"{layer}/{kind}": leaf for layer in tree for kind, leaf in tree[layer].items()}
 
 
 def _verify_structure(arrays: Mapping[str, Any], *, model: str | None, source: str) -> str:
