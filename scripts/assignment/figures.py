@@ -17,16 +17,12 @@ def _figure(width: float, height: float):
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def _legend(figure, axis) -> None:
+def _legend(figure, axes) -> None:
     """Below all panels, where no curve is."""
-    lines, names = axis.get_legend_handles_labels()
+    lines, names = axes[0].get_legend_handles_labels()
+    columns = min(len(names), 2 * len(axes))
     figure.legend(
-        lines,
-        names,
-        loc="outside lower center",
-        ncols=min(len(names), 4),
-        frameon=False,
-        fontsize=8,
+        lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
     )
 
 
@@ -127,7 +123,7 @@ def curves(
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
     axes[0].set_ylabel(y, fontsize=9)
-    _legend(figure, axes[0])
+    _legend(figure, axes)
     _save(path, figure)
 
 
@@ -149,5 +145,5 @@ def bars(
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="y", labelsize=8)
     axes[0].set_ylabel(y, fontsize=9)
-    _legend(figure, axes[0])
+    _legend(figure, axes)
     _save(path, figure)
