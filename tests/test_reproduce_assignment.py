@@ -104,7 +104,10 @@ def test_the_same_command_takes_what_is_there(written):
     "arguments, words",
     [
         (("--quick", "--models=vgg16"), "models (['vgg16', 'vgg19'] there, ['vgg16'] now)"),
-        (("--output_dir=/dev/null/nowhere",), "/dev/null/nowhere/work/settings.json"),
+        (
+            ("--output_dir=/dev/null/nowhere",),
+            str(Path("/dev/null/nowhere", "work", "settings.json")),
+        ),
         (("--models=vgg17",), "--models must be one of vgg16, vgg19, got 'vgg17'"),
         (("--content=nowhere.png",), "nowhere.png"),
         (("picture.png",), "unexpected argument 'picture.png'"),
