@@ -164,7 +164,9 @@ def descend(
     diverged = state.diverged | ~finite
     picture, average = optax.ema(average_decay).update(image, state.average)
     moved = State(image, opt_state, state.step + 1, diverged, average, picture)
-    kept = state._replace(diverged=diverged)
+    # What is diverged stays so, and of its optimiser nothing is asked any more: keeping that as it
+    # was would copy the whole memory of L-BFGS at each step.
+    kept = state._replace(diverged=diverged, opt_state=opt_state)
     return jax.tree.map(functools.partial(jnp.where, diverged), kept, moved)
 
 

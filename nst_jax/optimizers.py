@@ -29,8 +29,9 @@ def scale_by_convex_lbfgs(memory_size: int) -> optax.GradientTransformation:
     """`optax.scale_by_lbfgs`, where a step along which the gradient did not grow is passed over.
 
     Without a line search there are such steps, and their negative curvature would lead upwards.
-    In their place the pair of step and change before is given again, which leaves the approximate
-    Hessian as it is: BFGS' update by a pair that it fulfils is none. So does `torch.optim.LBFGS`.
+    In their place the pair of step and change before is given again, to the place in the memory
+    that it has already, so that the memory stays as it is. So does `torch.optim.LBFGS`'s. While
+    there is no pair yet, steps are along the gradient itself.
 
     Jorge Nocedal, Stephen J. Wright: "Numerical Optimization", 2nd edition, Springer 2006,
     section 18.3, on skipping updates; https://doi.org/10.1007/978-0-387-40065-5
@@ -43,6 +44,7 @@ def scale_by_convex_lbfgs(memory_size: int) -> optax.GradientTransformation:
         skipped = (state.count > 0) & (jnp.vdot(step, change) <= rounding)
         last = (state.count - 2) % memory_size  # its place in the memory
         state = state._replace(
+            count=state.count - (skipped & (state.count > 1)),
             params=jnp.where(skipped, image - state.diff_params_memory[last], state.params),
             updates=jnp.where(skipped, gradient - state.diff_updates_memory[last], state.updates),
         )

@@ -90,8 +90,21 @@ def test_lbfgs_leaves_concave_regions(problem):
     np.testing.assert_allclose(255 * (states.image - centres), 20, atol=1e-2)
 
 
-def lbfgs_in_numpy(gradient, x, *, rate, steps):
-    """Nocedal and Wright, algorithm 7.4, in float64; what has no positive curvature is left out."""
+def two_loops(pairs, g):
+    """Nocedal and Wright, algorithm 7.4: the approximate inverse Hessian times g, in float64."""
+    q, alphas = g, []
+    for s, y in reversed(pairs):
+        alphas.append((s.ravel() @ q.ravel()) / (s.ravel() @ y.ravel()))
+        q = q - alphas[-1] * y
+    s, y = pairs[-1]
+    r = q * (s.ravel() @ y.ravel()) / (y.ravel() @ y.ravel())
+    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+        r = r + s * (alpha - (y.ravel() @ r.ravel()) / (s.ravel() @ y.ravel()))
+    return r
+
+
+def lbfgs_in_numpy(gradient, x, *, rate, steps, memory):
+    """L-BFGS by the `two_loops`; what has no positive curvature is left out."""
     pairs, skipped, g = [], 0, gradient(x)
     step = -rate * g * min(1.0, 1.0 / np.linalg.norm(g))  # optax's first
     for _ in range(steps):
@@ -101,30 +114,23 @@ def lbfgs_in_numpy(gradient, x, *, rate, steps):
             pairs.append((step, g - previous))
         else:
             skipped += 1
-        q, alphas = g, []
-        for s, y in reversed(pairs):
-            alphas.append((s.ravel() @ q.ravel()) / (s.ravel() @ y.ravel()))
-            q = q - alphas[-1] * y
-        s, y = pairs[-1] if pairs else (g, g)  # and without any, downhill
-        r = q * (s.ravel() @ y.ravel()) / (y.ravel() @ y.ravel())
-        for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
-            r = r + s * (alpha - (y.ravel() @ r.ravel()) / (s.ravel() @ y.ravel()))
-        step = -rate * r
+        step = -rate * (two_loops(pairs[-memory:], g) if pairs else g)
     return x, skipped
 
 
-def test_lbfgs_passes_over_negative_curvature(problem):
+@pytest.mark.parametrize("memory", [30, 2])
+def test_lbfgs_passes_over_negative_curvature(problem, memory):
     images, centres = problem
     offset = 0.03 * (images - centres)  # concave below 11.5 levels
 
     def gradient(x):
         return 4e-4 * x * (np.square(x) - 400.0)
 
-    config = PLAIN.replace(optimizer="lbfgs", learning_rate=0.5, memory=30, steps=16)
+    config = PLAIN.replace(optimizer="lbfgs", learning_rate=0.5, memory=memory, steps=16)
     states, _ = optimize.run(wells, centres + offset, config, each=(centres,))
     for n in range(2):
         start = 255 * offset[n].astype(np.float64)
-        expected, skipped = lbfgs_in_numpy(gradient, start, rate=0.5, steps=16)
+        expected, skipped = lbfgs_in_numpy(gradient, start, rate=0.5, steps=16, memory=memory)
         assert skipped > 10
         found = 255 * (states.image[n] - centres[n])
         assert np.abs(expected - start).max() > 5
@@ -145,6 +151,20 @@ def test_lbfgs_keeps_what_it_knows_where_it_passes_over_a_step(rng):
     v = np.eye(5) - np.outer(y, s) / (s @ y)
     inverse = v.T @ v * (s @ y) / (y @ y) + np.outer(s, s) / (s @ y)
     np.testing.assert_allclose(found, inverse @ gradients[2], rtol=1e-4)
+
+
+def test_lbfgs_gives_up_no_pair_for_a_step_that_it_passes_over(rng):
+    points = rng.random((5, 6))
+    root = rng.random((6, 6))
+    gradients = points @ (root @ root.T + np.eye(6))
+    for n in (3, 4):  # curvature -1 along the last two steps
+        gradients[n] = gradients[n - 1] - (points[n] - points[n - 1])
+    lbfgs = optimizers.scale_by_convex_lbfgs(2)
+    state = lbfgs.init(jnp.float32(points[0]))
+    for point, gradient in zip(points, gradients, strict=True):
+        found, state = lbfgs.update(jnp.float32(gradient), state, jnp.float32(point))
+    pairs = [(points[n + 1] - points[n], gradients[n + 1] - gradients[n]) for n in (0, 1)]
+    np.testing.assert_allclose(found, two_loops(pairs, gradients[4]), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.1), optax.lbfgs(), optax.rmsprop(1.0)])
@@ -227,14 +247,26 @@ def test_a_diverging_image_stops_alone_with_its_last_finite_picture(problem):
     assert np.isfinite(history["total"][:, 0]).all()
 
 
-def test_a_chunk_of_steps_equals_single_steps(problem, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "optimizer"),
+    [
+        ({}, None),
+        ({"optimizer": "adam", "average_decay": 0.5}, None),
+        ({"optimizer": "lbfgs", "memory": 2, "learning_rate": 0.5}, None),
+        ({"optimizer": "lbfgs", "memory": 2, "linesearch": True}, None),
+        ({}, optax.rmsprop(1.0)),
+    ],
+    ids=["sgd", "adam", "lbfgs", "linesearch", "own"],
+)
+def test_a_chunk_of_steps_equals_single_steps(problem, monkeypatch, changes, optimizer):
     images, targets = problem
-    config = Config(steps=8)
-    single, one = optimize.run(quadratic, images, config, each=(targets,))
+    config = Config(steps=8).replace(**changes)
+    arguments = {"each": (targets,), "optimizer": optimizer}
+    single, one = optimize.run(quadratic, images, config, **arguments)
     monkeypatch.setattr(optimize, "steps_per_dispatch", lambda: 3)
     seen = []
     chunked, many = optimize.run(
-        quadratic, images, config, each=(targets,), callback=lambda p: seen.append(p.step)
+        quadratic, images, config, **arguments, callback=lambda p: seen.append(p.step)
     )
     assert seen == [3, 6, 7, 8]
     np.testing.assert_allclose(chunked.image, single.image, atol=1e-6)
