@@ -3,46 +3,85 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
+import numpy as np  # which compiles nothing
+
+from nst_jax.config import Config
 
 
-def check_mixing(mixing: jax.Array, styles: int) -> jax.Array:
+def check_combination(
+    config: Config,
+    styles: int,
+    *,
+    mixing: jax.Array | None,
+    masks: jax.Array | None,
+    style_masks: Sequence[jax.Array | None] | None,
+) -> int:
+    """The outputs of a content, if so many styles can be combined like that.
+
+    Raises:
+      ValueError: what `nst_jax.compute_targets` refuses of these, but for the masks' sizes.
+    """
+    if not styles:
+        raise ValueError("styles must hold at least one picture, got none")
+    if style_masks is not None and len(style_masks) != styles:
+        raise ValueError(f"style_masks must hold one for each of {styles}, got {len(style_masks)}")
+    if masks is not None:
+        if mixing is not None:
+            raise ValueError("give masks or mixing, not both")
+        if config.jitter:
+            raise ValueError("jitter would move the picture under its masks: use one or the other")
+        return len(check_masks(masks, styles))
+    if mixing is not None:
+        mixing = check_mixing(mixing, styles)
+        if config.style_loss == "wasserstein" and mixing.min() < 0:
+            raise ValueError("mixing must not be negative with the wasserstein style loss")
+        return len(mixing)
+    return styles
+
+
+def check_mixing(mixing: jax.Array, styles: int) -> np.ndarray:
     """`mixing` as an array, if it is `[outputs, styles]` with rows that sum to 1."""
-    mixing = jnp.asarray(mixing, jnp.float32)
+    mixing = np.asarray(mixing, np.float32)
     if mixing.ndim != 2 or mixing.shape[1] != styles or not mixing.shape[0]:
         raise ValueError(f"mixing must be [outputs, {styles} styles], got {mixing.shape}")
-    sums = jnp.sum(mixing, axis=1)
-    if not jnp.allclose(sums, 1.0, atol=1e-4):
+    sums = np.sum(mixing, axis=1)
+    if not np.allclose(sums, 1.0, atol=1e-4):
         raise ValueError(f"each row of mixing must sum to 1, got sums {sums.tolist()}")
     return mixing
 
 
-def check_masks(masks: jax.Array, styles: int, size: tuple[int, int]) -> jax.Array:
-    """`masks` as `[outputs, styles, H, W]`, if it is that or one output's, over the content."""
-    masks = jnp.asarray(masks, jnp.float32)
+def check_masks(masks: jax.Array, styles: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """`masks` as `[outputs, styles, H, W]`, if it is that or one output's, over the content of
+    `size` (of any, where that is None)."""
+    masks = np.asarray(masks, np.float32)
+    found = masks.shape
     if masks.ndim == 3:
         masks = masks[None]
-    if masks.ndim != 4 or masks.shape[1:] != (styles, *size):
+    if (
+        masks.ndim != 4
+        or not masks.size
+        or masks.shape[1] != styles
+        or (size is not None and masks.shape[2:] != tuple(size))
+    ):
+        height, width = ("H", "W") if size is None else size
         raise ValueError(
-            f"masks must be [{styles} styles, {size[0]}, {size[1]}], the content's size, or that "
-            f"with a leading axis of outputs, got {masks.shape}"
+            f"masks must be [{styles} styles, {height}, {width}], the content's size, or that "
+            f"with a leading axis of outputs, got {found}"
         )
-    if not jnp.all((masks >= 0) & (masks <= 1)):
+    if not np.all((masks >= 0) & (masks <= 1)):
         raise ValueError("masks must be in [0, 1]")
     return masks
 
 
 def check_style_masks(
     masks: Sequence[jax.Array | None] | None, styles: Sequence[jax.Array]
-) -> list[jax.Array | None]:
+) -> list[np.ndarray | None]:
     """One mask or None a style, if each mask has its style's size."""
     masks = [None] * len(styles) if masks is None else list(masks)
-    if len(masks) != len(styles):
-        raise ValueError(f"style_masks must hold one for each of {len(styles)}, got {len(masks)}")
     for index, (mask, style) in enumerate(zip(masks, styles, strict=True)):
         if mask is not None and mask.shape != style.shape[:2]:
             raise ValueError(
                 f"style_masks[{index}] must have its style's size {style.shape[:2]}, "
                 f"got {mask.shape}"
             )
-    return [None if mask is None else jnp.asarray(mask, jnp.float32) for mask in masks]
+    return [None if mask is None else np.asarray(mask, np.float32) for mask in masks]

@@ -9,6 +9,7 @@ JAX sees that split directly: a `Config` is a pytree whose leaves are the fields
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -144,6 +145,9 @@ class Config:
     average_decay: Number = 0.0
 
     def __post_init__(self):
+        # One type, or 2 after 0.5 would compile anew.
+        for name in NUMBERS[NUMBERS.index("content_weight") :]:
+            object.__setattr__(self, name, _as_float(getattr(self, name)))
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         for name in ("size", "first_size"):
@@ -173,7 +177,8 @@ class Config:
             weights = getattr(self, f"{kind}_layer_weights")
             layers = getattr(self, f"{kind}_layers")
             if hasattr(weights, "__len__"):
-                object.__setattr__(self, f"{kind}_layer_weights", tuple(weights))
+                weights = tuple(map(_as_float, weights))
+                object.__setattr__(self, f"{kind}_layer_weights", weights)
                 if len(weights) != len(layers):
                     raise ValueError(
                         f"{kind}_layer_weights needs one weight for each of the {len(layers)} "
@@ -200,6 +205,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """ "; did you mean ...?" with the nearest of `names`, or nothing where none is near."""
     near = difflib.get_close_matches(str(name), list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _as_float(value: Any) -> Any:
+    """A number of Python's or NumPy's as a float; anything else as it is."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return float(value) if is_number else value
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:

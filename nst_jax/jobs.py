@@ -189,8 +189,14 @@ def _run(job, params, delivery, described, stopping) -> int:
             raise ValueError(
                 f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got {shape}"
             )
-        if len(groups) > 1:  # or a later one might be refused when the first is painted already
-            check_content(params, shape, job.config, masks=job.masks)
+        check_content(
+            params,
+            shape,
+            job.config,
+            styles=[style.image.shape for style in job.styles],
+            masks=job.masks,
+            style_masks=job.style_masks,
+        )
     described = {
         **described,
         "network": vgg.network_name(params),

@@ -140,21 +140,16 @@ def compute_targets(
         size than its picture, or masks together with mixing or jitter.
     """
     image_lib.check_image("content", content, single=True)
-    if not len(styles):
-        raise ValueError("styles must hold at least one picture, got none")
+    combining.check_combination(
+        config, len(styles), mixing=mixing, masks=masks, style_masks=style_masks
+    )
     for index, style in enumerate(styles):
         image_lib.check_image(f"styles[{index}]", style, single=True)
     style_masks = combining.check_style_masks(style_masks, styles)
     if masks is not None:
-        if mixing is not None:
-            raise ValueError("give masks or mixing, not both")
-        if config.jitter:
-            raise ValueError("jitter would move the picture under its masks: use one or the other")
         masks = combining.check_masks(masks, len(styles), content.shape[:2])
     if mixing is not None:
         mixing = combining.check_mixing(mixing, len(styles))
-        if config.style_loss == "wasserstein" and jnp.min(mixing) < 0:
-            raise ValueError("mixing must not be negative with the wasserstein style loss")
     measure = _style_targets if measure is None else measure
     each = [
         measure(params, jnp.asarray(style), config, mask=mask)

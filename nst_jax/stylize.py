@@ -8,6 +8,7 @@ Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` for one and `[N, H
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nst_jax import color, objective, optimize, sharding, tiling
+from nst_jax import color, combining, objective, optimize, sharding, tiling, vgg
 from nst_jax import image as image_lib
 from nst_jax.config import Config
 
@@ -125,6 +126,16 @@ def stylize(
     if initial is not None:
         initial = checked("initial", initial)
     key = jax.random.key(0) if key is None else key
+    masks = None if masks is None else np.asarray(masks, np.float32)
+    rows = combining.check_combination(
+        config, len(styles), mixing=mixing, masks=masks, style_masks=style_masks
+    )
+    outputs = _swept(config, len(contents) if paired else len(contents) * rows)
+    optimize.batch_numbers(config, outputs)
+    shapes = [style.shape for style in styles]
+    check_content(
+        params, contents[0].shape, config, styles=shapes, masks=masks, style_masks=style_masks
+    )
     if mesh is None:  # tiles of the transform would not divide as heights do
         params = objective.prepare(params, config)
     sizes = scales(config)
@@ -154,8 +165,7 @@ def stylize(
                 style_masks,
                 tile if tiled else None,
             )
-            targets = _sweep(here, targets)
-            outputs = _count(targets)
+            targets = _repeated(targets, outputs)
             if states is None:
                 masked = masks is not None
                 images = _start(sized, styles, here, outputs, key, mixing, masked, initial)
@@ -222,25 +232,33 @@ def check_content(
     shape: Sequence[int],
     config: Config,
     *,
-    masks: Sequence[jax.Array] | None = None,
+    styles: Sequence[Sequence[int]] = (),
+    masks: jax.Array | Sequence[jax.Array] | None = None,
+    style_masks: Sequence[jax.Array | None] | None = None,
 ) -> None:
-    """Refuses what a run with a content of `shape` `[H, W]` would refuse, computing nothing.
+    """Refuses what a run with a content of `shape` `[H, W, ...]` would refuse, computing nothing.
+
+    Args:
+      params, config, masks, style_masks: as of `stylize`.
+      shape, styles: shapes of the content and of the styles.
 
     Raises:
       ValueError: a layer that the network doesn't have, a picture too small for the deepest one
-        at some scale, or masks of another shape than the content.
+        at some scale, or masks of another shape than their picture.
     """
-    layers = objective.all_layers(config)
-
-    def features(params, image):
-        return objective.activations(params, image, layers, config)
-
+    own = style_masks or [None] * len(styles)
     for size in scales(config):
-        height, width = fit_shape(shape, config.replace(size=size, first_size=None))
-        picture = jax.ShapeDtypeStruct((height, width, 3), jnp.float32)
-        jax.eval_shape(features, params, picture)
-        for mask in [] if masks is None else masks:
-            _check_mask_shape("masks", mask, height, width)
+        here = config.replace(size=size, first_size=None)
+        pictures = [(shape, objective.all_layers(config), "masks", masks)]
+        pictures += [
+            (style, config.style_layers, f"style_masks[{index}]", [] if mask is None else [mask])
+            for index, (style, mask) in enumerate(zip(styles, own, strict=True))
+        ]
+        for picture, layers, name, over in pictures:
+            height, width = fit_shape(picture, here)
+            vgg.check_layers(params, jax.ShapeDtypeStruct((height, width, 3), np.float32), layers)
+            for mask in [] if over is None else over:
+                _check_mask_shape(name, mask, height, width)
 
 
 def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
@@ -317,11 +335,6 @@ def _targets(params, contents, styles, config, paired, mixing, masks, style_mask
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def _count(targets) -> int:
-    """The outputs that `targets` are of."""
-    return len(targets) if isinstance(targets, list) else len(jax.tree.leaves(targets)[0])
-
-
 def _fit_mask(name: str, mask: jax.Array, height: int, width: int) -> jax.Array:
     """A mask `[..., h, w]` of a picture's shape brought to its size."""
     mask = jnp.asarray(mask, jnp.float32)
@@ -330,23 +343,30 @@ def _fit_mask(name: str, mask: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def _check_mask_shape(name: str, mask: jax.Array, height: int, width: int) -> None:
-    own = mask.shape[-1] / mask.shape[-2] if mask.ndim >= 2 and mask.size else 0.0
+    shape = np.shape(mask)
+    own = shape[-1] / shape[-2] if len(shape) >= 2 and math.prod(shape) else 0.0
     # Within the rounding of the sides to pixels.
     if abs(own * height / width - 1) > 1.5 / min(height, width):
         raise ValueError(
             f"{name} must have the shape of its picture, {height}x{width} or in proportion, "
-            f"got {mask.shape}"
+            f"got {shape}"
         )
 
 
-def _sweep(config: Config, targets):
-    """Repeats the targets of a single output when the configuration's numbers are arrays."""
+def _swept(config: Config, outputs: int) -> int:
+    """The outputs, of which a single one is painted once for each of several numbers."""
     lengths = {np.shape(number)[0] for number in jax.tree.leaves(config) if np.ndim(number)}
-    if len(lengths) != 1 or _count(targets) != 1:
-        return targets  # numbers that don't match the outputs are refused where they are used
+    return lengths.pop() if len(lengths) == 1 and outputs == 1 else outputs
+
+
+def _repeated(targets, outputs: int):
+    """Targets of each output, of which there may be one for all."""
     if isinstance(targets, list):
-        return targets * lengths.pop()
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf, *lengths, axis=0), targets)
+        return targets * (outputs // len(targets))
+    times = outputs // len(jax.tree.leaves(targets)[0])
+    if times == 1:
+        return targets
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), targets)
 
 
 @functools.partial(jax.jit, static_argnames="outputs")

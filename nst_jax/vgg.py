@@ -395,6 +395,11 @@ def network(params: Mapping, **options) -> VGG:
     """
     for name, choices in (("pooling", POOLINGS), ("padding", PADDINGS), ("precision", PRECISIONS)):
         check_choice(name, options[name], choices)
+    if options["precision"] != "float32" and any("winograd" in own for own in params.values()):
+        raise ValueError(
+            f"precision {options['precision']} needs parameters as they were loaded, "
+            "got those of `prepare`, which are for float32"
+        )
     classes = params["predictions"]["bias"].shape[0] if "predictions" in params else CLASSES
     return VGG(CONVOLUTIONS[network_name(params)], classes=classes, **options)
 

@@ -11,7 +11,7 @@ from commandline import FAST
 from PIL import Image
 
 import nst_jax
-from nst_jax import cli, jobs
+from nst_jax import cli, jobs, report, results
 
 STYLES = ("rainbow", "triangles")  # of --demo
 
@@ -178,8 +178,17 @@ def test_blends_are_named_by_their_rows(run, pictures, tmp_path):
     assert (tmp_path / "a__0.7_b+0.3_c.png").exists() and (tmp_path / "a__1_c.png").exists()
 
 
-def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_path):
+def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_path, monkeypatch):
     content, style, _ = pictures
+    sheets = []
+
+    draw = report.contact_sheet
+
+    def contact_sheet(*arguments, **options):
+        sheets.append((options["style_labels"], draw(*arguments, **options)))
+        return sheets[-1][1]
+
+    monkeypatch.setattr(results.report, "contact_sheet", contact_sheet)
     code, err = run(
         f"--content={content}",
         f"--styles={style}",
@@ -192,6 +201,10 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
     labels = [
         f"b__content_weight={w}__learning_rate={r}" for w in ("0.001", "1000") for r in (1, 2)
     ]
+    [(written, sheet)] = sheets
+    assert written == labels
+    found = nst_jax.io.read_image(tmp_path / "contact_sheet.png")
+    np.testing.assert_allclose(found, sheet, atol=1 / 255)
     images = {}
     for label in labels:
         with Image.open(tmp_path / f"a__{label}.png") as picture:

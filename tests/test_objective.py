@@ -39,10 +39,12 @@ def expected_terms(params, image, content, style, config):
     """The objective again, in float64, from the papers' formulas."""
     own, wanted, painted = (oracle.features(params, x) for x in (image, content, style))
     content_term = 0.0
-    for layer in config.content_layers:
+    count = len(config.content_layers)
+    weights = config.content_layer_weights or (1 / count,) * count
+    for layer, weight in zip(config.content_layers, weights, strict=True):
         squares = (own[layer] - wanted[layer]) ** 2
-        content_term += squares.mean() if config.content_reduction == "mean" else squares.sum() / 2
-    content_term /= len(config.content_layers)
+        reduced = squares.mean() if config.content_reduction == "mean" else squares.sum() / 2
+        content_term += weight * reduced
     style_term = 0.0
     for layer in config.style_layers:
         height, width, channels = own[layer].shape
@@ -64,7 +66,12 @@ def expected_terms(params, image, content, style, config):
     }
 
 
-@pytest.mark.parametrize("config", [GATYS, KERAS], ids=["gatys", "keras"])
+SEVERAL = GATYS.replace(
+    content_layers=("block1_conv2", "block3_conv2"), content_layer_weights=(0.25, 3.0)
+)
+
+
+@pytest.mark.parametrize("config", [GATYS, KERAS, SEVERAL], ids=["gatys", "keras", "several"])
 def test_value_and_gradient_equal_numpy_in_float64(vgg16, pictures, rng, config):
     content, styles = pictures
     image = np.clip(content + 0.1 * rng.normal(size=content.shape), 0, 1).astype(np.float32)

@@ -67,13 +67,23 @@ def test_the_same_key_gives_the_identical_picture(vgg16, pictures, init):
 
 def test_a_second_job_of_the_same_shapes_compiles_nothing(vgg16, pictures, compilations):
     content, styles = pictures
-    nst_jax.stylize(vgg16, content, styles, CONFIG)
+    weights = {"style_layer_weights": (0.5, 0.5), "content_layer_weights": (1.0,)}
+    nst_jax.stylize(vgg16, content, styles, CONFIG.replace(**weights))
     with compilations() as count:
         nst_jax.stylize(
             vgg16,
             1 - content,
             [1 - style for style in styles],
-            CONFIG.replace(steps=6, learning_rate=0.5, content_weight=0.3, momentum=0.5),
+            # Whole, of NumPy or of Python.
+            CONFIG.replace(
+                steps=6,
+                learning_rate=np.float32(0.5),
+                content_weight=2,
+                style_weight=np.int64(40),
+                momentum=np.float64(0.5),
+                style_layer_weights=(1, np.float64(0.25)),
+                content_layer_weights=(2,),
+            ),
         )
         assert count() == 0
 
@@ -102,6 +112,10 @@ def test_a_sweep_over_weights_is_one_program(vgg16, pictures, compilations):
     for n, weight in enumerate((0.1, 10.0)):
         single = nst_jax.stylize(vgg16, content, twice, CONFIG.replace(content_weight=weight))
         np.testing.assert_allclose(swept.images[n], single.images[n], atol=1e-4)
+    nst_jax.stylize(vgg16, content, styles[:1], sweep)
+    with compilations() as count:
+        nst_jax.stylize(vgg16, content, styles[:1], sweep.replace(content_weight=np.ones(2)))
+        assert count() == 0
 
 
 def test_blends_make_one_output_a_row(vgg16, pictures):
@@ -157,3 +171,37 @@ def test_pairs_that_are_none_are_refused(vgg16, pictures, count, options, messag
 def test_bad_content_is_refused(vgg16, content, error, message):
     with pytest.raises(error, match=message):
         nst_jax.stylize(vgg16, content, [np.zeros((64, 64, 3), np.float32)], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"style_layers": ("block9_conv1",)}, {}, "block9_conv1"),
+        ({"size": 8, "style_layers": ("block5_conv1",)}, {}, "block5_conv1 needs images of at"),
+        ({"learning_rate": np.ones(3)}, {}, "one for each of the 2 outputs"),
+        ({"content_weight": np.ones((2, 2))}, {}, "one for each of the 2 outputs"),
+        ({}, {"mixing": [[0.5, 0.6]]}, "each row of mixing must sum to 1"),
+        ({}, {"mixing": [[1.0]]}, "mixing must be"),
+        ({}, {"masks": np.ones((3, 36, 48))}, r"masks must be \[2 styles"),
+        ({}, {"masks": np.ones(4)}, r"masks must be \[2 styles"),
+        ({}, {"masks": np.ones((2, 48, 36))}, "masks must have the shape of its picture"),
+        ({}, {"masks": np.full((2, 36, 48), 2.0)}, r"masks must be in \[0, 1\]"),
+        ({"jitter": 2}, {"masks": np.ones((2, 36, 48))}, "use one or the other"),
+        ({}, {"style_masks": [None]}, "one for each of 2, got 1"),
+        ({}, {"style_masks": [None, np.ones((9, 4))]}, r"style_masks\[1\] must have the shape"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_compiled(
+    vgg16, pictures, compilations, changes, options, message
+):
+    content, styles = pictures
+    with compilations() as count, pytest.raises(ValueError, match=message) as caught:
+        nst_jax.stylize(vgg16, content, styles, CONFIG.replace(**changes), **options)
+    assert count() == 0
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="one of default, .* did you mean 'gatys'"):
+        nst_jax.presets["gaty"]
+    assert nst_jax.presets.get("gaty") is None and "gaty" not in nst_jax.presets

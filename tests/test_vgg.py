@@ -225,3 +225,12 @@ def test_a_tree_of_neither_network_is_refused(vgg16):
     broken = {name: layer for name, layer in vgg16.items() if name != "block3_conv2"}
     with pytest.raises(ValueError, match="13 convolutions of VGG16 or the 16 of VGG19"):
         nst_jax.features(broken, jnp.zeros((32, 32, 3)), layers=("block1_conv1",))
+
+
+def test_prepared_parameters_are_for_float32(vgg16, rng):
+    layers = ("block1_conv2",)
+    prepared = vgg.prepare(vgg16, layers=layers)
+    picture = rng.random((8, 8, 3), np.float32)
+    assert vgg.features(prepared, picture, layers=layers)["block1_conv2"].dtype == jnp.float32
+    with pytest.raises(ValueError, match="precision bfloat16 needs parameters as they were"):
+        vgg.features(prepared, picture, layers=layers, precision="bfloat16")
