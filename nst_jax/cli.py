@@ -152,6 +152,8 @@ def read_params() -> Mapping:
     """The network, with what it compiles kept for the next run."""
     if FLAGS.compilation_cache:
         compilation.keep_programs(lambda line: console.say(f"nst-jax: {line}"))
+    else:
+        compilation.keep_nothing()
     return weights.load_params(FLAGS.weights or FLAGS.model)
 
 

@@ -56,6 +56,11 @@ def keep_programs(say: Callable[[str], None]) -> None:
         jax.config.update("jax_logging_level", "CRITICAL")
 
 
+def keep_nothing() -> None:
+    """Neither keeps compiled programs nor loads any, wherever JAX is configured to."""
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def _showwarning(folder: str, show: Callable, message: Warning, *args, **kwargs) -> None:
     """Drops entries that cannot be read, which JAX would neither use nor ever replace."""
     found = _WARNING.match(str(message))

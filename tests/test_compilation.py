@@ -110,3 +110,18 @@ def test_importing_the_package_sets_up_no_cache(tmp_path):
     )
     assert run(tmp_path, code=code) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_cache_is_none_wherever_jax_is_told_of_one(tmp_path):
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    left = {}
+    for flag in ("--nocompilation_cache", "--compilation_cache"):
+        command = [sys.executable, "-m", "nst_jax", "--demo", "--size=32", "--steps=1", flag]
+        command += ["--style_layers=block1_conv1", "--content_layers=block1_conv2"]
+        command += [f"--output_dir={tmp_path / flag}", "--quiet", "--model=vgg16"]
+        subprocess.run(command, check=True, env=os.environ | environment)
+        left[flag] = len(list((tmp_path / "own").glob("*")))
+    assert left["--nocompilation_cache"] == 0 < left["--compilation_cache"]
