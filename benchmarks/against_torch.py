@@ -5,20 +5,21 @@
         [--variants=eager,channels_last,compile+channels_last,...] [--[no]pastiche]
         [--steps=3] [--rounds=5] [--json=PATH]
 
-PyTorch (`pip install 'nst_jax[torch]'`) runs the same objective with the same weights and the
+PyTorch (`pip install '.[torch]'`) runs the same objective with the same weights and the
 same SGD in the variants of `benchmarks.torch_side`; pastiche (the same extra) runs its own L-BFGS,
 on one style at a time. PyTorch in float32 must give our loss and gradient before it is timed.
 
 Everything is in one process, on as many threads as the process has cores. In each round every
 method takes its turn, in every second round in reverse order: one step (of ours one dispatch) that
-is not timed, then at least `--steps` that are. Each side multiplies float32 as it does by default,
-which on recent NVIDIA cards is TF32 for the convolutions of both.
+is not timed, then at least `--steps` that are. Ours multiplies float32 in full precision, and so
+does PyTorch but for the variants with TF32; pastiche runs as it does by itself.
 
 s/style-step   median over the rounds, divided by the styles
 / float32      the same as a multiple of ours with SGD in float32: what more than 1 is, we save
 / bfloat16     the same of ours with SGD in bfloat16
+/ lbfgs        the same of ours with L-BFGS in float32, which pastiche is to be compared with
 first s        seconds of set-up, compilation and the first two steps (of ours, dispatches)
-loss error     relative, of the starting pictures, against ours in float32 at full precision
+loss error     relative, of the starting pictures, against ours in float32 by direct convolutions
 gradient error relative, in the Euclidean norm
 """
 
@@ -51,6 +52,7 @@ COLUMNS = [
     Column("s/style-step", "style_step_seconds", significant),
     Column("/ float32", "float32_ratio", ratio),
     Column("/ bfloat16", "bfloat16_ratio", ratio),
+    Column("/ lbfgs", "lbfgs_ratio", ratio),
     Column("first s", "first_seconds", "{:.1f}".format),
     Column("loss error", "loss_error", "{:.0e}".format),
     Column("gradient error", "gradient_error", "{:.0e}".format),
@@ -58,7 +60,10 @@ COLUMNS = [
 _VARIANTS = ("eager", "channels_last", "compile", "compile+channels_last")
 VARIANTS = {
     "cpu": _VARIANTS,
-    "gpu": (*_VARIANTS, "channels_last+bfloat16", "compile+channels_last+bfloat16"),
+    "gpu": (
+        *(*_VARIANTS, "tf32", "compile+channels_last+tf32"),
+        *("channels_last+bfloat16", "compile+channels_last+bfloat16"),
+    ),
 }
 FLAGS = {
     **stepping.CASE_FLAGS,
@@ -182,7 +187,7 @@ def torchs(params: Mapping, case: Case, images: np.ndarray, exact, *, variant, d
 
         def check():
             found = errors(*side.value_and_gradient(images), exact)
-            if "bfloat16" not in variant:
+            if not {"bfloat16", "tf32"} & set(variant.split("+")):
                 must_agree(method, max(found.values()), AGREEMENT)
             return found
 
@@ -259,8 +264,8 @@ def compare(
       Disagreement: PyTorch's loss or gradient is not ours.
     """
     images = starting_pictures(case)
-    with jax.default_matmul_precision("highest"):
-        exact = our_value_and_gradient(stepping.problem(params, case), images)
+    # Of convolutions done directly: Winograd's algorithm, too, has an error to show.
+    exact = our_value_and_gradient(stepping.problem(params, case, prepare=False), images)
     with tempfile.TemporaryDirectory() as folder:
         methods = [
             ours(params, case._replace(optimizer=optimizer, precision=precision), images, exact)
@@ -291,6 +296,8 @@ def compare(
             for precision in ("float32", "bfloat16"):
                 if base := medians.get(f"nst_jax sgd {precision}"):
                     row[f"{precision}_ratio"] = median / base
+            if base := medians.get("nst_jax lbfgs float32"):
+                row["lbfgs_ratio"] = median / base
         rows.append(row)
     return rows
 

@@ -25,7 +25,7 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 # What `environment` tells.
 ENVIRONMENT = (
     *("date", "platform", "device", "runtime", "versions"),
-    *("processor", "cores", "load", "matmul_precision"),
+    *("processor", "cores", "load", "matmul_precision", "arguments"),
 )
 
 # {flag: (how absl defines it, default, help)}
@@ -109,7 +109,8 @@ def load() -> float:
 
 
 def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
-    """Date, device, how busy its host is, and versions, also of further `packages`."""
+    """Date, device, how busy its host is, what was asked for, and versions, also of further
+    `packages`."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **jobs.environment(packages),
@@ -119,6 +120,7 @@ def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
         "cores": cores(),
         "load": load(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "arguments": [given for given in sys.argv[1:] if not given.startswith("--json")],
     }
 
 

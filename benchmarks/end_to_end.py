@@ -1,6 +1,6 @@
 """How many finished pictures a minute?
 
-    python -m benchmarks.end_to_end [--presets=default] [--model=vgg19] [--sizes=256]
+    python -m benchmarks.end_to_end [--presets=default] [--model=vgg19] [--sizes=192x256]
         [--styles=2] [--steps=N] [--repeats=1] [--precisions=float32] [--json=PATH]
 
 Whole calls of `stylize` on generated pictures, and the writing of the pictures as PNG files: the
@@ -12,6 +12,7 @@ call s            median of the further calls
 pictures a minute of the further calls, and of the first call
 """
 
+import functools
 import itertools
 import statistics
 import tempfile
@@ -104,7 +105,8 @@ def main(options: flags.FlagValues) -> dict:
             config = config.replace(steps=options.steps, first_steps=None)
         row = {"preset": name, "size": "x".join(map(str, size)), "styles": styles}
         row |= {"precision": precision}
-        report.add(row | measure(params, config, size, styles, repeats=options.repeats))
+        measured = functools.partial(measure, params, config, size, styles, repeats=options.repeats)
+        report.add(row | stepping.or_note(measured))
     return report.report
 
 

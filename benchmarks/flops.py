@@ -45,29 +45,31 @@ def parameter_bytes(params: Mapping, layers: Sequence[str]) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-@functools.partial(jax.jit, static_argnames="times")
-def _multiply(a, b, *, times):
+@functools.partial(jax.jit, static_argnames=("times", "precision"))
+def _multiply(a, b, *, times, precision):
     # Unrolled: a loop has its own cost on some backends.
     for _ in range(times):
-        a = a @ b
+        a = jnp.matmul(a, b, precision=precision)
     return a
 
 
 def matmul_rate(dtype: Any, *, size: int, times: int = 4, repeats: int = 5) -> float:
     """The best rate in operations a second of `times` chained products of `[size, size]`.
 
-    At JAX's default matmul precision, in which the network's convolutions of that type run too:
-    of float32 that is TF32 on recent NVIDIA cards, and bfloat16 on a TPU.
+    At the precision that the network's convolutions of that type have: of float32 its own, not
+    the TF32 or bfloat16 that accelerators take for it by default.
     """
+    precision = "highest" if jnp.dtype(dtype) == jnp.float32 else None
+    multiply = functools.partial(_multiply, times=times, precision=precision)
     keys = jax.random.split(jax.random.key(0))
     # Of a scale that keeps the product's values, since powers of large ones overflow.
     a, b = (jax.random.normal(key, (size, size)).astype(dtype) for key in keys)
     b /= jnp.asarray(math.sqrt(size), dtype)
-    jax.block_until_ready(_multiply(a, b, times=times))
+    jax.block_until_ready(multiply(a, b))
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(_multiply(a, b, times=times))
+        jax.block_until_ready(multiply(a, b))
         taken.append(time.perf_counter() - start)
     return 2 * size**3 * times / min(taken)
 

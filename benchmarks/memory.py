@@ -14,6 +14,7 @@ compile s    seconds
 s/step       median seconds of `--repeats` steps
 """
 
+import functools
 import itertools
 import statistics
 import time
@@ -58,8 +59,6 @@ def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
     prepared = jax.eval_shape(lambda params: objective.prepare(params, config), params)
     kernels = flops.parameter_bytes(prepared, objective.all_layers(config))
     row = {
-        **case.described(),
-        "remat": case.remat,
         "program_bytes": program,
         "kernel_bytes": kernels,
         "pixel_bytes": (program - kernels) / (case.styles * case.height * case.width),
@@ -83,7 +82,10 @@ def main(options: flags.FlagValues) -> dict[str, Any]:
         path=options.json,
     )
     for case, remat in itertools.product(cases, (False, True)):
-        report.add(measure(case._replace(remat=remat), repeats=options.repeats))
+        row = case.described() | {"remat": remat}
+        case = case._replace(remat=remat)
+        measured = functools.partial(measure, case, repeats=options.repeats)
+        report.add(row | stepping.or_note(measured))
     return report.report
 
 

@@ -7,7 +7,7 @@ preprocesses it itself. For each convolution (after ReLU) and pooling of VGG16 a
 table shows the relative error: the largest absolute difference of the layer, divided by the
 layer's largest absolute value in Keras.
 
-Keras (`pip install 'nst_jax[test]'`) runs on JAX. There it compiles to the same convolutions as
+Keras (`pip install '.[test]'`) runs on JAX. There it compiles to the same convolutions as
 ours, so that equal networks agree to nearly the last bit; KERAS_BACKEND=torch chooses others.
 """
 
@@ -36,7 +36,7 @@ def import_keras() -> Any:
     try:
         import keras
     except ImportError as error:
-        raise ImportError(f"needs Keras: pip install 'nst_jax[test]' ({error})") from error
+        raise ImportError(f"needs Keras: pip install '.[test]' ({error})") from error
     return keras
 
 

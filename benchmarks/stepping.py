@@ -177,13 +177,17 @@ def measure(
       The row: the case, and what was found. Where the device's memory does not hold it, the case
       with a note.
     """
-    row = case.described()
+    return case.described() | or_note(lambda: _measured(params, case, repeats, limit, matmul))
+
+
+def or_note(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured, or a note where the device's memory does not hold it."""
     try:
-        return row | _measured(params, case, repeats, limit, matmul)
+        return measure()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return row | {"note": "out of memory"}
+        return {"note": "out of memory"}
 
 
 def _measured(params, case, repeats, limit, matmul):

@@ -38,7 +38,7 @@ SUITES = {
         "device_scaling": ["--devices=1,2,4"],
         "against_torch": ["--sizes=256x192"],
         "start_up": ["--repeats=1"],
-        "end_to_end": ["--steps=20"],
+        "end_to_end": ["--sizes=128"],
     },
     "full": {
         "step_time": [

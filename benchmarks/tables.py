@@ -83,7 +83,8 @@ def _benchmark(module: Any, report: Mapping[str, Any]) -> list[str]:
         said.append(settings)
     return [
         f"### {module.TITLE}",
-        f"`python -m benchmarks.{module.NAME}`: {'; '.join(said)}.",
+        f"`{' '.join(['python -m', f'benchmarks.{module.NAME}', *report.get('arguments', [])])}`: "
+        f"{'; '.join(said)}.",
         reporting.markdown_table(module.COLUMNS, report["rows"]),
     ]
 

@@ -5,7 +5,10 @@ variant is any of these words joined by "+", or "eager" for none:
 
 channels_last  pictures, weights and activations in that memory format
 compile        loss and update each under `torch.compile`
-bfloat16       the network under autocast; Gram matrices and losses in float32
+bfloat16       the network under autocast; Gram matrices in TF32 where there is it, losses in
+               float32
+tf32           convolutions, as by PyTorch's default on recent NVIDIA cards, and Gram matrices in
+               TF32; otherwise in float32, as ours are
 """
 
 import contextlib
@@ -21,7 +24,7 @@ from benchmarks import common
 from nst_jax import objective, vgg
 from nst_jax.config import Config
 
-WORDS = ("channels_last", "compile", "bfloat16")
+WORDS = ("channels_last", "compile", "bfloat16", "tf32")
 
 
 def import_torch() -> ModuleType:
@@ -33,7 +36,7 @@ def import_torch() -> ModuleType:
     try:
         import torch
     except ImportError as error:
-        raise ImportError(f"needs PyTorch: pip install 'nst_jax[torch]' ({error})") from error
+        raise ImportError(f"needs PyTorch: pip install '.[torch]' ({error})") from error
     torch.set_num_threads(common.cores())
     torch.backends.cudnn.benchmark = True  # XLA, too, chooses among kernels by trying them
     return torch
@@ -69,6 +72,7 @@ class TorchSide:
         self._device, self._config = device, config
         self._channels_last = "channels_last" in words
         self._autocast = "bfloat16" in words
+        self._tf32 = "tf32" in words
         self._format = torch.channels_last if self._channels_last else torch.contiguous_format
         self._layers = objective.all_layers(config)
         names = vgg.convolutions(vgg.network_name(params), self._layers)
@@ -96,9 +100,8 @@ class TorchSide:
         self._loss, self._moved = compiling(self._losses), compiling(self._update)
 
     def value_and_gradient(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Losses `[N]` of pictures `[N, H, W, 3]`, and their gradients; without TF32."""
-        with self._torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            losses, gradient = self._differentiate(self._pictures(images))
+        """Losses `[N]` of pictures `[N, H, W, 3]`, and their gradients."""
+        losses, gradient = self._differentiate(self._pictures(images))
         return losses.detach().cpu().numpy(), gradient.permute(0, 2, 3, 1).cpu().numpy()
 
     def pictures(self) -> np.ndarray:
@@ -176,8 +179,11 @@ class TorchSide:
 
     def _differentiate(self, images) -> tuple[Any, Any]:
         images = images.detach().requires_grad_()
-        losses = self._loss(images)
-        (gradient,) = self._torch.autograd.grad(losses.sum(), images)
+        cudnn, matmul = self._torch.backends.cudnn, self._torch.backends.cuda.matmul
+        matmul.allow_tf32 = self._tf32 or self._autocast
+        with cudnn.flags(enabled=True, benchmark=cudnn.benchmark, allow_tf32=self._tf32):
+            losses = self._loss(images)
+            (gradient,) = self._torch.autograd.grad(losses.sum(), images)
         return losses, gradient
 
     def _update(self, images, momentum, gradient, rate) -> tuple[Any, Any]:

@@ -44,7 +44,7 @@ def test_without_keras_it_says_so_in_one_line(tmp_path):
     ended = run(PYTHONPATH=str(tmp_path))
     assert ended.returncode == 1
     assert ended.stdout == ""
-    expected = "parity: needs Keras: pip install 'nst_jax[test]' (no keras here)\n"
+    expected = "parity: needs Keras: pip install '.[test]' (no keras here)\n"
     assert ended.stderr == expected
 
 

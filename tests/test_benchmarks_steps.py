@@ -60,6 +60,26 @@ def test_a_matmul_rate_is_positive_and_finite():
         assert 0 < flops.matmul_rate(dtype, size=32, repeats=1) < math.inf
 
 
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "highest"), ("bfloat16", None)])
+def test_the_product_compared_with_is_as_precise_as_the_network(monkeypatch, dtype, precision):
+    asked = []
+
+    def multiply(a, b, *, times, precision):
+        asked.append((a.dtype.name, precision))
+        return a
+
+    monkeypatch.setattr(flops, "_multiply", multiply)
+    flops.matmul_rate(dtype, size=32, repeats=1)
+    assert set(asked) == {(dtype, precision)}
+
+
+def test_the_operations_counted_are_those_that_xla_counts():
+    """Of convolutions done directly, forward and for the gradient, as bfloat16's are."""
+    direct = ("--models=vgg16", "--sizes=64", "--styles=1", "--precisions=bfloat16")
+    (row,) = run(step_time, *direct, "--repeats=1", "--matmul_size=32")["rows"]
+    assert row["xla_lowered_ratio"] == pytest.approx(1, abs=0.1)
+
+
 def test_the_timed_program_is_the_one_that_stylize_runs(vgg16, compilations):
     case = stepping.Case("vgg16", 32, 48, 2, "float32", "sgd")
     content, *styles = (
