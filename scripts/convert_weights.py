@@ -5,8 +5,8 @@
     python scripts/convert_weights.py --input=vgg16.safetensors --output=vgg16.h5 --nohead
 
 The result is what ``nst-jax --weights=`` and ``nst_jax.load_params`` take. ``.pth`` files need
-PyTorch (``pip install 'nst_jax[torch]'``), ``.safetensors`` files need safetensors
-(``pip install 'nst_jax[safetensors]'``). Exits 0 when the output is written, 1 otherwise.
+PyTorch (``pip install '.[torch]'``), ``.safetensors`` files need safetensors
+(``pip install '.[safetensors]'``). Exits 0 when the output is written, 1 otherwise.
 """
 
 import sys

@@ -125,6 +125,7 @@ def setting_of(values: flags.FlagValues) -> experiments.Setting:
         else {f"{n}_{seed}": draw(size, seed=seed) for n, draw in drawn.items() for seed in (0, 1)},
         models=tuple(values.models),
         folder=Path(values.output_dir, "work"),
+        drawn=not (values.content or values.styles),
         **options,
     )
 
@@ -136,6 +137,12 @@ def described(setting: experiments.Setting) -> dict:
         **{name: getattr(setting, name) for name in ("styles", "judged_contents", "judged_styles")},
     }
     numbers = {name: getattr(setting, name) for name in ("steps", "marks", "measured")}
+    numbers |= {
+        "rates": [factor * experiments.RATE for factor in experiments.FACTORS],
+        "decays": list(experiments.DECAYS),
+        "seeds": list(experiments.SEEDS),
+        "judged_steps": experiments.judged_steps(setting),
+    }
     return {"size": max(setting.content.shape), **numbers, "models": list(setting.models)} | {
         kind: [[name, jobs.digest(picture)] for name, picture in named.items()]
         for kind, named in pictures.items()
@@ -151,7 +158,10 @@ def check_folder(setting: experiments.Setting) -> None:
     found = experiments.once(setting.folder / "settings.json", lambda: described(setting))
     differences = console.differences(found, described(setting))
     if differences:
-        raise ValueError(f"{setting.folder}: holds an experiment that differs in {differences}")
+        raise ValueError(
+            f"{setting.folder}: holds an experiment that differs in {differences}; "
+            "--output_dir takes another folder"
+        )
 
 
 def _finite(value):
@@ -181,7 +191,7 @@ def run(values: flags.FlagValues) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ValueError("needs matplotlib: pip install 'nst-jax[plots]'") from None
+        raise ValueError("needs matplotlib: pip install '.[plots]'") from None
     keep_programs(console.say)
     setting = setting_of(values)
     check_folder(setting)

@@ -29,7 +29,7 @@ SMALL = nst_jax.presets["assignment"].replace(
 
 def reproduce(*arguments):
     command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_a_quick_run_writes_the_report(written):
     text = (written / "report.md").read_text("utf-8")
     shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert shown == [f"figure_{n:02d}.jpg" for n in range(4, 4 + len(shown))]
-    assert len(shown) == 8 + 15  # figures 4 to 11 of the report, and those of ours
+    assert len(shown) == 8 + 16  # figures 4 to 11 of the report, and those of ours
     for name in shown:
         assert min(nst_jax.io.read_image(written / name).shape[:2]) >= 100
     page = (written / "report.html").read_text("utf-8")
@@ -239,9 +239,9 @@ def test_a_claim_about_no_run_is_not_shown():
     [((0.1, 0.2, 0.3), "below"), ((1.5, 2.0, 2.5), "at"), ((9.0, 20.0, 4.5), "beyond")],
 )
 def test_the_edge_is_at_two(products, words):
-    rows = [{"step": 0, "eigenvalue": 99.0, "rate": 1.0}, {"step": 1}]
+    rows = [{"step": step, "eigenvalue": 99.0, "rate": 1.0} for step in (0, 1, 8)]
     rows += [{"step": n + 5, "eigenvalue": p / 2, "rate": 2.0} for n, p in enumerate(products)]
-    edge = findings.edge(rows, after=1)
+    edge = findings.edge(rows, first=2, last=7)
     assert edge == {
         "median": sorted(products)[1],
         "largest": max(products),
@@ -249,6 +249,38 @@ def test_the_edge_is_at_two(products, words):
         "count": 3,
     }
     assert findings.regime(edge["median"]) == words
+
+
+def test_a_loss_that_bounces_rises():
+    assert findings.rises([3.0, 2.0, 1.0]) == 0
+    assert findings.rises([3.0, 4.0, 1.0, 2.0, 2.0]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (findings.plateau([0.05, 0.09], [10, 20], steps=100), "confirmed"),
+        (findings.plateau([0.05, 0.2], [10, 70], steps=100), "corrected"),
+        (findings.plateau([0.2, 0.2], [10, 100], steps=100), "refuted"),
+        (findings.near([60.0, 190.0], otherwise=[1e4, 1e4]), "confirmed"),
+        (findings.near([60.0, 1e4], otherwise=[1e4, 1e4]), "not shown"),
+        (findings.near([1e4, 1e4], otherwise=[100.0, 1e4]), "not shown"),
+        (findings.near([1e4, 20.0], otherwise=[1e4, 1e4]), "refuted"),
+        (findings.hardly_shows(0.4, 0.1), "refuted"),
+        (findings.hardly_shows(0.8, 0.6), "confirmed"),
+        (findings.hardly_shows(0.8, 0.7), "corrected"),
+        (findings.holds_back([2.0, 3.0], [1.0, 1.0]), "confirmed"),
+        (findings.holds_back([2.0, 1.05], [1.0, 1.0]), "corrected"),
+        (findings.holds_back([1.05, 0.5], [1.0, 1.0]), "refuted"),
+        (findings.holds_back([2.0, 2.0], [1.0, None]), "refuted"),
+        (findings.ten_times([True, True], [False, False]), "confirmed"),
+        (findings.ten_times([True, False], [False, False]), "corrected"),
+        (findings.ten_times([False, False], [False, True]), "corrected"),
+        (findings.ten_times([False, False], [False, False]), "refuted"),
+    ],
+)
+def test_verdicts(found, verdict):
+    assert found == verdict
 
 
 def test_shares_and_gaps():

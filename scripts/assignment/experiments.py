@@ -23,7 +23,8 @@ RATE = 100.0  # of the report
 SIDE = 224  # pixels, of the report's pictures
 STEPS = 3000  # of the report, over which the rate decays as in Keras' example
 FACTORS = (0.01, 0.1, 1.0, 10.0)  # of the report's rate: 1, 10, 100, 1000
-DECAYS = (1.0, 0.96, 0.8)  # of the rate, every STEPS / 30 steps
+# Of the rate, every STEPS / 30 steps; as many as FACTORS, so that both are of one program.
+DECAYS = (1.0, 0.96, 0.9, 0.8)
 SEEDS = (0, 1, 2)
 JUDGED_STEPS = 100
 
@@ -39,6 +40,7 @@ class Setting:
       steps: of each whole run.
       models: the networks; the last one is looked at more closely.
       folder: of what is kept between calls.
+      drawn: content and styles are the package's own drawings.
       marks: steps at which a run's pictures are kept, and their losses by layer taken.
       measured: those of them at which gradients and curvature are measured.
     """
@@ -50,6 +52,7 @@ class Setting:
     steps: int
     models: tuple[str, ...]
     folder: Path
+    drawn: bool = False
     marks: int = 25
     measured: int = 10
 
@@ -81,6 +84,11 @@ class Setting:
     def short(self) -> int:
         """Steps of the runs that show the effect of one setting."""
         return max(self.steps // 15, 1)
+
+    @property
+    def tail(self) -> int:
+        """Steps at the end of a run over which a bouncing loss is taken."""
+        return max(self.steps // 100, 1)
 
     def steps_at(self, count: int) -> list[int]:
         """About `count` steps from 1 to the last, evenly spaced by their logarithm."""
@@ -117,12 +125,16 @@ def targets_of(params, content, styles: Sequence[np.ndarray], config: Config) ->
 _terms = jax.jit(nst_jax.objective_value)
 
 
+def as_saved(picture: np.ndarray) -> np.ndarray:
+    """The picture as a file of 8 bits holds it."""
+    return io.to_uint8(picture).astype(np.float32) / 255
+
+
 def losses_of(picture, params, targets, config: Config) -> dict[str, float]:
-    """The terms of the loss of a picture, and of the picture as a file of 8 bits holds it."""
-    saved = io.to_uint8(picture).astype(np.float32) / 255
+    """The terms of the loss of a picture, and of the picture as it is saved."""
     return {
         name + suffix: float(value)
-        for suffix, image in (("", picture), ("_saved", saved))
+        for suffix, image in (("", picture), ("_saved", as_saved(picture)))
         for name, value in _terms(image, params, targets, config)[1].items()
     }
 
@@ -143,14 +155,14 @@ def held_rates(setting: Setting, model: str) -> dict[str, Any]:
                 list(setting.styles.values()),
                 setting.config.replace(steps=min(setting.steps, 50), learning_rate=rates),
             )
-            tried.append(_lost(begun).tolist())
+            tried.append(lost_outputs(begun).tolist())
             rates = np.where(tried[-1], rates / 10, rates)
         return {"rates": rates.tolist(), "lost": tried}
 
     return once(setting.folder / f"rates_{model}.json", probe)
 
 
-def _lost(painted) -> np.ndarray:
+def lost_outputs(painted) -> np.ndarray:
     """Which outputs met a value that is not finite, or ended above where they began."""
     totals = painted.history["total"]
     return painted.diverged | ~(totals[-1] <= totals[0])
@@ -175,7 +187,7 @@ def as_reported(setting: Setting, model: str) -> tuple[Painted, dict[str, Any]]:
             setting.config.replace(learning_rate=rates),
             snapshots_at=setting.steps_at(setting.marks),
         )
-        lost.append(_lost(painted).tolist())
+        lost.append(lost_outputs(painted).tolist())
         if not any(lost[-1]):
             break
     found = once(
@@ -211,13 +223,25 @@ def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str,
                 "rows": rows,
                 "final": losses_of(last, params, targets, config),
                 "final_gatys": losses_of(last, params, targets, gatys),
+                "losses_saved": measures.layer_losses(as_saved(last), params, targets, config),
             }
         )
     return {
         "styles": measured,
-        "diverged": _lost(painted).tolist(),
+        "diverged": lost_outputs(painted).tolist(),
         "seconds": painted.seconds,
     }
+
+
+def at_constant_rate(setting: Setting, reported: Mapping[str, Any]) -> Painted:
+    """The experiment on the last network again, as long, at the rates it began with throughout."""
+    return paint(
+        setting.folder / "constant",
+        params_of(setting.models[-1]),
+        setting.content,
+        list(setting.styles.values()),
+        setting.config.replace(learning_rate=np.array(reported["rates"]), decay_rate=1.0),
+    )
 
 
 def effects(setting: Setting) -> dict[str, dict[str, Any]]:
@@ -244,19 +268,19 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
             base.replace(**changes),
         )
         shape = (variants, len(styles))
-        return painted.history["style"].T.reshape(*shape, -1), _lost(painted).reshape(shape)
+        return painted.history["style"].T.reshape(*shape, -1), lost_outputs(painted).reshape(shape)
 
-    everywhere = np.tile(rates, len(DECAYS))
     found = {
         "rates": varied(
             "rates",
             len(FACTORS),
             learning_rate=np.repeat(np.array(FACTORS) * setting.rate, len(styles)),
+            decay_rate=np.full(len(FACTORS) * len(styles), base.decay_rate),
         ),
         "decays": varied(
             "decays",
             len(DECAYS),
-            learning_rate=everywhere,
+            learning_rate=np.tile(rates, len(DECAYS)),
             decay_rate=np.repeat(np.array(DECAYS), len(styles)),
         ),
     }
@@ -273,7 +297,7 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
     ]
     found["seeds"] = (
         np.stack([start.history["style"].T for start in starts]),
-        np.stack([_lost(start) for start in starts]),
+        np.stack([lost_outputs(start) for start in starts]),
     )
     names = {
         "rates": [f"{factor * RATE:g}" for factor in FACTORS],
@@ -319,11 +343,11 @@ def methods(setting: Setting) -> dict[str, tuple[Painted, dict[str, Any]]]:
                 "styles": [
                     {
                         "final": losses_of(picture, params, own, base),
-                        "losses": measures.layer_losses(picture, params, own, base),
+                        "losses_saved": measures.layer_losses(as_saved(picture), params, own, base),
                     }
                     for picture, own in zip(painted.images, targets, strict=True)
                 ],
-                "diverged": _lost(painted).tolist(),
+                "diverged": lost_outputs(painted).tolist(),
                 "seconds": painted.seconds,
             }
 
@@ -347,7 +371,7 @@ def _judge(model: str, config: Config, contents, styles, pictures) -> dict[str, 
     pictures = iter(pictures)
     for content in contents:
         for own in targets_of(params, content, styles, config):
-            saved = io.to_uint8(next(pictures)).astype(np.float32) / 255
+            saved = as_saved(next(pictures))
             now = _terms(saved, params, own, config)[1]
             before = _terms(content, params, own, config)[1]
             nothing = jax.tree.map(np.zeros_like, own.content)

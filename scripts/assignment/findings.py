@@ -20,22 +20,29 @@ SAME = 1.1  # ratio up to which two losses are taken to be as good
 SURE = 0.05  # probability of so many wins by chance, below which one is taken to be better
 
 RULES = (
-    f"The verdicts follow fixed rules. A plateau: the second half takes less than {LATE_GAIN:.0%} "
-    f"off the loss; near 100: {NEAR[0]:g} to {NEAR[1]:g}. At the edge of stability: rate times "
-    f"curvature from {AT_EDGE[0]:g} to {AT_EDGE[1]:g} in the median. A term holds a run with more "
-    f"than {HOLDS:.0%} of the layers' gradients, and cannot with less than {HARDLY:.0%}. A style "
-    f"hardly shows when more than {UNREACHED:.0%} of the distance to its Gram matrices is left, "
-    f"and {WORSE:g} times as much as of the other style. Losses within {SAME - 1:.0%} are the "
-    f"same. One network is better where the sign test has p < {SURE:g} by every judge."
+    'The verdicts follow fixed rules; "corrected" is what holds in part, "not shown" what the '
+    "figures do not carry. A plateau: the second half of a run takes less than "
+    f"{LATE_GAIN:.0%} off the loss; in part, where a shorter end of it does. Near 100: "
+    f"{NEAR[0]:g} to {NEAR[1]:g}, in the units that the report leaves open, and so not shown "
+    f"where it depends on them. At the edge of stability: rate times curvature from {AT_EDGE[0]:g} "
+    f"to {AT_EDGE[1]:g}, in the median of a half of the run. A term holds a run with more than "
+    f"{HOLDS:.0%} of the layers' gradients, and cannot with less than {HARDLY:.0%}. A style hardly "
+    f"shows when more than {UNREACHED:.0%} of the distance to its Gram matrices is left in the "
+    f"picture as saved, and {WORSE:g} times as much as of the other style. Losses within "
+    f"{SAME - 1:.0%} are the same. One network is better where the sign test has p < {SURE:g} by "
+    "every judge."
 )
+
+REPORT, EXPLANATION, GOAL = "the report", "an explanation", "a goal of ours"
 
 
 class Finding(NamedTuple):
-    """A claim, what is to be said of it, and the figures that show it."""
+    """A claim, whose it is, what is to be said of it, and the figures that show it."""
 
     claim: str
     verdict: str
     evidence: str
+    source: str = REPORT
 
 
 def agreement(holds: Sequence[bool]) -> str:
@@ -67,17 +74,34 @@ def stalls_after(totals: Sequence[float], *, share: float = LATE_GAIN) -> int:
     return next(step for step, total in enumerate(totals) if total * (1 - share) <= lowest)
 
 
-def edge(rows: Sequence[Mapping[str, Any]], *, after: int) -> dict[str, float]:
-    """Rate times the largest eigenvalue of the Hessian, at the measured steps beyond `after`.
+def plateau(gains: Sequence[float], stalls: Sequence[int], *, steps: int) -> str:
+    """The verdict on a plateau, of `late_gain` and `stalls_after` of several runs of `steps`."""
+    if all(gain < LATE_GAIN for gain in gains):
+        return "confirmed"
+    return "corrected" if all(stall < steps for stall in stalls) else "refuted"
+
+
+def near(losses: Sequence[float], *, otherwise: Sequence[float]) -> str:
+    """The verdict on a loss near 100, given the losses and the same in other units."""
+    found = [NEAR[0] <= loss <= NEAR[1] for loss in (*losses, *otherwise)]
+    if all(found[: len(losses)]):
+        return "confirmed"
+    return "not shown" if any(found) else "refuted"
+
+
+def rises(totals: Sequence[float]) -> float:
+    """The share of the steps that raise the loss."""
+    return statistics.mean(b > a for a, b in zip(totals[:-1], totals[1:], strict=True))
+
+
+def edge(rows: Sequence[Mapping[str, Any]], *, first: int, last: int) -> dict[str, float]:
+    """Rate times the largest eigenvalue of the Hessian, at the measured steps from `first` to
+    `last`, at least one.
 
     Returns:
       `{"median", "largest", "last", "count"}`; descent on a quadratic diverges above 2.
     """
-    products = [
-        row["rate"] * row["eigenvalue"]
-        for row in rows
-        if "eigenvalue" in row and row["step"] > after
-    ]
+    products = [row["rate"] * row["eigenvalue"] for row in rows if first <= row["step"] <= last]
     return {
         "median": statistics.median(products),
         "largest": max(products),
@@ -113,6 +137,26 @@ def gaps(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, f
         for name in before
         if name.startswith("style/") and before[name] > 0
     }
+
+
+def hardly_shows(left: float, other: float) -> str:
+    """The verdict on a style that hardly shows, of the mean gaps left of it and of another."""
+    if left <= UNREACHED:
+        return "refuted"
+    return "confirmed" if left > WORSE * other else "corrected"
+
+
+def holds_back(with_decay: Sequence[float], without: Sequence[float | None]) -> str:
+    """The verdict on the decay as what stops a run, of final losses; None is a run that is lost."""
+    if None in without:
+        return "refuted"
+    return agreement([a > SAME * b for a, b in zip(with_decay, without, strict=True)])
+
+
+def ten_times(floating: Sequence[bool], saved: Sequence[bool]) -> str:
+    """The verdict on the goal, of whether it is met by the pictures before and after saving."""
+    verdict = agreement(floating)
+    return "corrected" if verdict == "refuted" and any(saved) else verdict
 
 
 def style_shares(losses: Mapping[str, float]) -> dict[str, float]:

@@ -97,6 +97,13 @@ def paint(
     return _read(folder)
 
 
+def total_seconds(folder: Path) -> float | None:
+    """Of all runs kept in `folder`, without what was measured on them; None if any was
+    interrupted."""
+    taken = [_read(path.parent).seconds for path in folder.glob("*/result.npz")]
+    return None if None in taken else sum(taken)
+
+
 def _write(path: Path, **arrays: np.ndarray) -> None:
     with files.replacing(path) as file:
         np.savez_compressed(file, **arrays)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from assignment import architecture, experiments, explained, figures, findings
+from assignment import architecture, experiments, explained, figures, findings, improved, runs
 from assignment.album import Album, name_of, names_of, rate_text, terms_of
 from assignment.document import Block, Figure, Heading, Table, Text
 from assignment.experiments import RATE, SIDE, Setting
@@ -27,11 +27,13 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     """
     environment = experiments.once(setting.folder / "environment.json", jobs.environment)
     reported = {model: experiments.as_reported(setting, model) for model in setting.models}
+    closely = setting.models[-1]
+    constant = experiments.at_constant_rate(setting, reported[closely][1])
     effects = experiments.effects(setting)
     methods = experiments.methods(setting)
     pictures, verdicts = experiments.judged(setting)
     own_verdicts = experiments.judged_as_reported(setting, reported)
-    closely = setting.models[-1]
+    seconds = runs.total_seconds(setting.folder)
     methods = {"report": reported[closely]} | methods
 
     album = Album(folder)
@@ -40,9 +42,10 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     for part in (
         _reproduction(album, setting, reported),
         explained.plateau(album, setting, reported),
+        explained.decay(album, setting, reported[closely], constant),
         explained.variations(album, setting, effects),
-        explained.unreached(album, setting, methods),
-        explained.optimisers(album, setting, methods),
+        improved.unreached(album, setting, methods),
+        improved.optimisers(album, setting, methods),
         _networks(album, setting, pictures, verdicts, own_verdicts),
         _architecture(album, setting),
     ):
@@ -51,6 +54,8 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
         found += own
     results = {
         "environment": environment,
+        "seconds": seconds,
+        "constant": {"last": constant.history["total"][-1].tolist()},
         "reported": {model: numbers for model, (_, numbers) in reported.items()},
         "effects": {
             name: {"names": group["names"], "last": np.array(group["style"])[..., -1].tolist()}
@@ -62,10 +67,10 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
         "architecture": {model: architecture.layers(model) for model in setting.models},
         "findings": [finding._asdict() for finding in found],
     }
-    return [*_opening(setting, found, environment), *body], results
+    return [*_opening(setting, found, environment, seconds), *body], results
 
 
-def _opening(setting: Setting, found: Sequence[Finding], environment) -> list[Block]:
+def _opening(setting: Setting, found: Sequence[Finding], environment, seconds) -> list[Block]:
     height, width = setting.content.shape[:2]
     versions = environment["versions"]
     return [
@@ -73,15 +78,19 @@ def _opening(setting: Setting, found: Sequence[Finding], environment) -> list[Bl
         Text(
             "A university report paints one butterfly in two styles, a rainbow and triangles, with "
             f"VGG16 and VGG19 and plain SGD from a rate of {RATE:g} for 3000 steps. This page runs "
-            f"that experiment at {width}x{height} pixels and {setting.steps} steps and holds each "
-            "of the report's claims against measurements. It is written whole by "
-            "scripts/reproduce_assignment.py, every number and verdict with it "
-            f"({environment['device']}, jax {versions['jax']}, nst_jax {versions['nst_jax']}); "
-            "results.json has what was measured."
+            f"that experiment at {width}x{height} pixels and {setting.steps} steps and holds the "
+            "report's claims, and what may explain them, against measurements. "
+            + "The pictures are drawings of the kind by this package, not the report's own. "
+            * setting.drawn
+            + "All of it is written by scripts/reproduce_assignment.py, every number and verdict "
+            f"with it ({environment['device']}, jax {versions['jax']}, nst_jax "
+            f"{versions['nst_jax']}"
+            + (f"; the runs took {seconds / 60:.0f} minutes" if seconds is not None else "")
+            + "); results.json has what was measured."
         ),
         Table(
-            ("claim", "verdict", "evidence"),
-            [(finding.claim, finding.verdict, finding.evidence) for finding in found],
+            ("claim", "verdict", "evidence", "said by"),
+            [(each.claim, each.verdict, each.evidence, each.source) for each in found],
         ),
         Text(findings.RULES),
     ]
@@ -175,10 +184,10 @@ def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block]
         f"SGD at a rate of {RATE:g} optimises both networks and styles.",
         findings.agreement([True] * (total - len(lost)) + [False] * len(lost)),
         (
-            f"All {total} runs hold that rate"
+            f"With Keras' normaliser all {total} runs hold that rate"
             if not lost
-            else f"{len(lost)} of {total} runs diverge at that rate and were painted at less: "
-            + ", ".join(lost)
+            else f"With Keras' normaliser {len(lost)} of {total} runs diverge at that rate and "
+            f"were painted at less: {', '.join(lost)}"
         )
         + f"; {names_of(figures_made[0], figures_made[-1])}.",
     )
@@ -214,9 +223,11 @@ def _networks(album: Album, setting: Setting, pictures, verdicts, own_verdicts):
         Heading("The networks compared"),
         Text(
             f"The contents {', '.join(setting.judged_contents)} in the styles "
-            f"{', '.join(setting.judged_styles)}. Style: the style loss as a share of the content "
-            "picture's own; content: the content loss as a share of the content's activations, "
-            "1/2 sum(A^2). Means and standard deviations over the "
+            f"{', '.join(setting.judged_styles)}, judged by the default preset's layers and "
+            "losses. Style: the style loss as a share of the content picture's own; content: the "
+            "content loss at block4_conv2 as a share of the content's activations, so that 1 is as "
+            "far off as a picture without any, and near it little of the content can be left. "
+            "Means and standard deviations over the "
             f"{contents * styles} pairs, of the pictures as saved, which were painted by the "
             f"default preset in {experiments.judged_steps(setting)} steps at one scale, so that "
             "neither network suffers from a rate. A judge favours what it painted itself; and "
@@ -275,7 +286,8 @@ def _as_reported(first: str, second: str, verdicts) -> Finding:
     holds, told = [], []
     for judge in verdicts[first]:
         ours, theirs = verdicts[first][judge], verdicts[second][judge]
-        holds += [a < b for a, b in zip(ours["content"], theirs["content"], strict=True)]
+        pairs = zip(ours["content"], theirs["content"], strict=True)
+        holds += [findings.SAME * a < b for a, b in pairs]
         ratios = (findings.paired_ratio(ours[kind], theirs[kind]) for kind in ("content", "style"))
         told.append(
             "by {} {} times the content lost, {} times the style loss left".format(
@@ -287,6 +299,7 @@ def _as_reported(first: str, second: str, verdicts) -> Finding:
         findings.agreement(holds),
         f"{first.upper()}'s against {second.upper()}'s: {'; '.join(told)}. The rates are in the "
         "table of the experiment: what moves less keeps more.",
+        findings.EXPLANATION,
     )
 
 
