@@ -27,6 +27,7 @@ from nst_jax import files, io, jobs, objective, preflight, results, sharding, vg
 from nst_jax.config import Config
 from nst_jax.console import complain, say, shows_progress
 from nst_jax.manifest import Manifest, check_settings
+from nst_jax.monitor import Bars
 from nst_jax.optimize import Progress
 from nst_jax.pairs import Batch, Pair, Source, pair, plan
 from nst_jax.stylize import check_content, fit_shape, scales, stylize
@@ -85,17 +86,20 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
     # What even a square could not be painted with is no file's fault.
     check_content(params, (512, 512), job.config)
     pairs = pair(job.contents, job.styles, pairing=job.pairing, seed=job.seed)
+    # Shared out before anything is known of files and devices: a file that is bad to one process
+    # may be mended before another starts, and each may have other devices.
+    share = sharding.share(len(pairs), process=job.process, processes=job.processes)
     shapes, bad = _look_at_files(job)
-    good = [one for one in pairs if one.content not in bad and one.style not in bad]
-    if not good:
+
+    def readable(one):
+        return one.content not in bad and one.style not in bad
+
+    if not any(map(readable, pairs)):
         raise ValueError(f"no pair of pictures can be read: {next(iter(bad.values()))}")
     devices = 1 if job.tile is not None else jax.local_device_count()
     batch_size = BATCH_SIZE * devices if job.batch_size is None else job.batch_size
-    batches = plan(good, shapes, batch_size=batch_size, devices=devices)
-    own = [
-        batches[n]
-        for n in sharding.share(len(batches), process=job.process, processes=job.processes)
-    ]
+    good = [pairs[n] for n in share if readable(pairs[n])]
+    own = plan(good, shapes, batch_size=batch_size, devices=devices)
 
     def finished(one):
         return one in manifest.finished and (folder / one.output).is_file()
@@ -128,7 +132,7 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
                     monitor.add(len(lines))
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return _summary(manifest, folder, own, bad, missing=len(pairs) - len(good))
+    return _summary(manifest, folder, own, bad, missing=len(share) - len(good))
 
 
 def _refuse_to_overwrite(job: Job, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
@@ -193,11 +197,11 @@ def _check_memory(job: Job, params: Mapping, batches: Sequence[Batch]) -> None:
     if not batches or job.tile is not None:
         return
     largest = max(batches, key=lambda batch: batch.size * math.prod(batch.shape))
-    if _mesh(job, largest) is None:
-        try:
-            preflight.check(params, largest.shape, largest.size, job.config)
-        except ValueError as error:
-            raise ValueError(_with_batch_size(str(error), largest)) from error
+    mesh = _mesh(job, largest)
+    try:
+        preflight.check(params, largest.shape, largest.size, job.config, mesh=mesh)
+    except ValueError as error:
+        raise ValueError(_with_batch_size(str(error), largest)) from error
 
 
 def _with_batch_size(advice: str, batch: Batch) -> str:
@@ -283,12 +287,15 @@ def _paint(job, params, batch, places, folder, unfinished, monitor) -> list[dict
             initial=job.initial,
             callback=monitor,
             tile=job.tile,
+            on_window=monitor.window,
             mesh=_mesh(job, batch),
         )
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not preflight.ran_out(error):
             raise
-        advice = preflight.advice(params, batch.shape, batch.size, job.config)
+        advice = preflight.advice(
+            params, batch.shape, batch.size, job.config, mesh=_mesh(job, batch), tile=job.tile
+        )
         raise ValueError(f"out of memory: {_with_batch_size(advice, batch)}") from error
     images = np.asarray(result.images)
     painted = [number for number, place in enumerate(places) if place is not None]
@@ -311,30 +318,20 @@ def _paint(job, params, batch, places, folder, unfinished, monitor) -> list[dict
     ]
 
 
-class Monitor:
-    """Follows a job: a progress bar on a terminal, a line a batch elsewhere."""
+class Monitor(Bars):
+    """Follows a job: progress bars on a terminal, a line a batch elsewhere."""
 
     def __init__(self, total: int, done: int):
         self._total, self._first, self._done = total, done, done
         self._start = time.perf_counter()
-        self._bar = None
-        if shows_progress():
-            self._bar = tqdm(
-                total=total,
-                initial=done,
-                dynamic_ncols=True,
-                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} pictures "
-                "[{elapsed}<{remaining}{postfix}]",
-                miniters=0,
-                smoothing=0,  # what is left, by the same rate as is shown
-            )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._bar is not None:
-            self._bar.close()
+        super().__init__(
+            total=total,
+            initial=done,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} pictures "
+            "[{elapsed}<{remaining}{postfix}]",
+            miniters=0,
+            smoothing=0,  # what is left, by the same rate as is shown
+        )
 
     def _rate(self) -> float:
         """Pictures a minute."""

@@ -219,6 +219,7 @@ def _run(job, params, delivery, described, stopping) -> int:
         pictures = [f"{stem}{kind.suffix}" for stem in taken]
         others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
         results.check_free(delivery.folder, [*pictures, *others, *delivery.look.names(taken)])
+    _check_memory(job, params, outputs)
     files.check_folder(delivery.folder)
     recipe = results.recipe(described)
     fits = len(recipe) <= kind.longest_text
@@ -364,7 +365,6 @@ def _paint(
                     records,
                     outputs,
                     log_every,
-                    keeps=job.tile is None,
                     attempt=attempt,
                     resumed=resume.step if resume else 0,
                 )
@@ -397,8 +397,15 @@ def _paint(
                 if monitor.pictures is not None:
                     for path in write(monitor.pictures):
                         say(f"wrote {path}")
-                shape = contents[0].image.shape[:2]
-                line = preflight.advice(params, shape, len(outputs), job.config)
+                line = preflight.advice(
+                    params,
+                    contents[0].image.shape[:2],
+                    len(outputs),
+                    _config(job, outputs),
+                    regions=len(job.masks or ()),
+                    mesh=_mesh(job, outputs),
+                    tile=job.tile,
+                )
                 raise ValueError(f"out of memory: {line}") from error
         if not result.diverged.any() or attempt == attempts - 1:
             break
@@ -411,16 +418,41 @@ def _paint(
     return result
 
 
+def _config(job: Job, outputs: Sequence[Output]) -> Config:
+    """The settings, of which what is explored has a number for each of `outputs`."""
+    numbers = {name: np.array([o.settings[name] for o in outputs]) for name in job.sweep}
+    return job.config.replace(**numbers)
+
+
+def _mesh(job: Job, outputs: Sequence[Output]) -> jax.sharding.Mesh | None:
+    """The devices that paint so many outputs, if there are several."""
+    if job.tile is not None and job.mesh is None:
+        return None
+    return sharding.make_mesh(len(outputs), sizes=job.mesh)
+
+
+def _check_memory(job: Job, params: Mapping, groups: Mapping[tuple, Sequence[Output]]) -> None:
+    """Refuses a job of which a group, by the shape of its contents, would not fit into memory."""
+    if job.tile is not None:
+        return
+    for shape, outputs in groups.items():
+        preflight.check(
+            params,
+            shape,
+            len(outputs),
+            _config(job, outputs),
+            regions=len(job.masks or ()),
+            mesh=_mesh(job, outputs),
+        )
+
+
 def _stylize(job: Job, params, contents, outputs, *, rates, resume, followers, on_window):
     """`stylize` on contents of one shape, with a row of styles and a number for each output."""
     of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
-    config, mixing, masks = job.config, job.mixing, job.masks
-    if job.sweep:
-        numbers = {name: np.array([o.settings[name] for o in outputs]) for name in job.sweep}
-        config = config.replace(**numbers)
-        if masks is None:
-            rows = np.eye(len(job.styles)) if mixing is None else mixing
-            mixing = rows[[output.row for output in of_one]]
+    config, mixing, masks = _config(job, outputs), job.mixing, job.masks
+    if job.sweep and masks is None:
+        rows = np.eye(len(job.styles)) if mixing is None else mixing
+        mixing = rows[[output.row for output in of_one]]
     if rates is not None:
         config = config.replace(learning_rate=rates)
     if masks is not None:
@@ -433,13 +465,6 @@ def _stylize(job: Job, params, contents, outputs, *, rates, resume, followers, o
         for follower in followers:
             follower(progress)
 
-    mesh = None
-    if job.tile is None or job.mesh is not None:
-        mesh = sharding.make_mesh(len(outputs), sizes=job.mesh)
-    if mesh is None and job.tile is None:
-        regions = 0 if masks is None else masks.shape[1]
-        shape = contents[0].image.shape[:2]
-        preflight.check(params, shape, len(outputs), config, regions=regions)
     return stylize(
         params,
         [content.image for content in contents],
@@ -454,5 +479,5 @@ def _stylize(job: Job, params, contents, outputs, *, rates, resume, followers, o
         callback=follow,
         tile=job.tile,
         on_window=on_window,
-        mesh=mesh,
+        mesh=_mesh(job, outputs),
     )

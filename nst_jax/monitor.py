@@ -69,42 +69,15 @@ def _jsonl(lines: Sequence[Mapping]) -> str:
     return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
 
-class Monitor:
-    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records.
-
-    Attributes:
-      pictures: `[N, H, W, 3]` after the last step, for when the next one runs out of memory; of
-        one process and untiled.
+class Bars:
+    """Progress bars on a terminal, none elsewhere: one over all of it and, in a tiled run, one over
+    the windows of a step.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        outputs: Sequence[Output],
-        log_every: int,
-        *,
-        keeps: bool = False,
-        attempt: int = 0,
-        resumed: int = 0,
-    ):
-        """Args:
-        records: where the losses go.
-        outputs: what is painted.
-        log_every: steps between lines of the records.
-        keeps: keep `pictures`.
-        attempt: the number of earlier ones of the same outputs.
-        resumed: the step that an earlier run got to, whose lines stay.
-        """
-        self._records, self._outputs, self._log_every = records, outputs, log_every
-        self._keeps = keeps and jax.process_count() == 1
-        self._attempt, self._resumed = attempt, resumed
-        self._start = time.perf_counter()
-        if resumed:
-            self._start -= records.keep(self._is_earlier)
-        self.pictures = None
+    def __init__(self, **options):
         self._bar = self._windows = None
         if console.shows_progress():
-            self._bar = tqdm(unit="step", initial=resumed, dynamic_ncols=True)
+            self._bar = tqdm(dynamic_ncols=True, **options)
 
     def __enter__(self):
         return self
@@ -115,7 +88,7 @@ class Monitor:
                 bar.close()
 
     def window(self, done: int, total: int) -> None:
-        """Follows the windows of a tiled step, on a terminal."""
+        """Follows the windows of a tiled step."""
         if self._bar is None:
             return
         if self._windows is None:
@@ -124,6 +97,39 @@ class Monitor:
             self._windows.reset(total)
         self._windows.update()
 
+
+class Monitor(Bars):
+    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records.
+
+    Attributes:
+      pictures: `[N, H, W, 3]` after the last step, in host memory, for when the next one runs out
+        of memory; of one process.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        outputs: Sequence[Output],
+        log_every: int,
+        *,
+        attempt: int = 0,
+        resumed: int = 0,
+    ):
+        """Args:
+        records: where the losses go.
+        outputs: what is painted.
+        log_every: steps between lines of the records.
+        attempt: the number of earlier ones of the same outputs.
+        resumed: the step that an earlier run got to, whose lines stay.
+        """
+        self._records, self._outputs, self._log_every = records, outputs, log_every
+        self._attempt, self._resumed = attempt, resumed
+        self._start = time.perf_counter()
+        if resumed:
+            self._start -= records.keep(self._is_earlier)
+        self.pictures = None
+        super().__init__(unit="step", initial=resumed)
+
     def _is_earlier(self, line: Mapping) -> bool:
         """Whether a line of the records is of these outputs, before this run goes on."""
         own = line["output"] in [output.stem for output in self._outputs]
@@ -131,7 +137,7 @@ class Monitor:
 
     def __call__(self, progress: Progress) -> None:
         seconds = time.perf_counter() - self._start
-        if self._keeps:
+        if jax.process_count() == 1:
             self.pictures = np.array(progress.images)
         total = progress.terms["total"]
         first = progress.step - len(total) + 1

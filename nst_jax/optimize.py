@@ -355,30 +355,27 @@ def run(
         checkpoint of another run.
     """
     states = _begin(images, config, optimizer, previous, resume)
-    numbers = batch_numbers(config, len(images))
-    key = jax.random.key(0) if key is None else key
-    states = sharding.place(mesh, states, picture=images.shape[1:])
-    each, numbers = sharding.place(mesh, (tuple(each), numbers))
-    shared, key = sharding.place(mesh, (tuple(shared), key), whole=True)
+    states, *rest = _placed(mesh, states, config, shared, each, key)
 
     def advance(states, left):
         length = steps_per_dispatch()
         if length > left:
             length = 1  # rather than compile a program for the rest
-        return _program(config)(
-            states,
-            shared,
-            each,
-            numbers,
-            key,
-            loss=loss,
-            optimizer=optimizer,
-            length=length,
-            mesh=mesh,
-        )
+        options = {"loss": loss, "optimizer": optimizer, "length": length, "mesh": mesh}
+        return _program(config)(states, *rest, **options)
 
     states, history = _loop(advance, states, int(config.steps), callback, resume)
     return sharding.gather(mesh, states), history
+
+
+def _placed(mesh, states, config, shared, each, key):
+    """The arguments of `_advance`, where the mesh has them."""
+    key = jax.random.key(0) if key is None else key
+    numbers = batch_numbers(config, states.image.shape[0])
+    states = sharding.place(mesh, states, picture=states.image.shape[1:])
+    each, numbers = sharding.place(mesh, (tuple(each), numbers))
+    shared, key = sharding.place(mesh, (tuple(shared), key), whole=True)
+    return states, shared, each, numbers, key
 
 
 def run_given_gradients(
@@ -464,26 +461,25 @@ def lower(
     each: Sequence = (),
     optimizer: optax.GradientTransformation | None = None,
     length: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> jax.stages.Lowered:
     """The program that a dispatch of `run` executes, ahead of time and without running it.
 
-    Its `cost_analysis()`, and `compiled_bytes` of its `compile()`, tell what a run takes.
+    Its `cost_analysis()`, and `compiled_bytes` of its `compile()`, tell what a run takes; on a
+    mesh, of each device.
 
     Args:
-      loss, images, config, shared, each, optimizer: as `run` takes them; of the images only the
-        shape matters.
+      loss, images, config, shared, each, optimizer, mesh: as `run` takes them; of the images only
+        the shape matters, and all arrays may be `jax.ShapeDtypeStruct`.
       length: steps in the program; None is `steps_per_dispatch()`.
     """
     states = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
     return _program(config).lower(
-        states,
-        tuple(shared),
-        tuple(each),
-        batch_numbers(config, images.shape[0]),
-        jax.random.key(0),
+        *_placed(mesh, states, config, shared, each, None),
         loss=loss,
         optimizer=optimizer,
         length=steps_per_dispatch() if length is None else length,
+        mesh=mesh,
     )
 
 

@@ -1,8 +1,9 @@
 """Which pictures a data-set job makes: files, pairs of a content and a style, and batches of pairs.
 
-All of it follows from the files and the settings alone, not from what is finished nor from how many
-processes share the work, so that a job that was interrupted ends with the very files of one that
-was not.
+The pairs, their order and their outputs follow from the files' names and the settings alone, so
+that processes that never meet, each with a share of the pairs, make each once. The batches follow
+from a process's share, its devices and its readable files, not from what is finished, so that a job
+that was interrupted ends with the very files of one that was not.
 """
 
 import glob
@@ -162,7 +163,7 @@ def plan(
     of `batch_size` throughout would paint a shape of one picture so many times.
 
     Args:
-      pairs: all of the job.
+      pairs: those of one process.
       shapes: of each content's path the `(H, W)` that it is brought to.
       batch_size: the most pictures at once.
       devices: batches larger than this are a multiple of it where `batch_size` allows one.

@@ -4,7 +4,6 @@ A picture to which XLA says no costs the wait for everything before it, and one 
 operating system says no costs the process.
 """
 
-import functools
 import math
 import os
 from collections.abc import Mapping
@@ -26,6 +25,8 @@ CERTAINLY = 6000
 # Of a tiled run: pictures, gradient, moments and the content's activations in host memory.
 TILED_HOST = 300
 
+ROOT = Path("/")  # below it the operating system tells what memory there is
+
 
 def available_bytes() -> int | None:
     """Memory that the first device has left; of a CPU what this process may still take, by the
@@ -33,35 +34,50 @@ def available_bytes() -> int | None:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    found = []
-    meminfo = Path("/proc/meminfo")
+    found = _left_by_control_groups()
+    meminfo = ROOT / "proc/meminfo"
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         if "MemAvailable" in fields:
             found.append(int(fields["MemAvailable"].split()[0]) * 1024)
     elif "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
         found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for limit, used, stat, cache in (  # control groups, version 2 and 1
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        *[
-            [f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")]
-            + ["total_inactive_file"]
-        ],
-    ):
-        paths = [Path("/sys/fs/cgroup", name) for name in (limit, used, stat)]
+    return min(found, default=None)
+
+
+def _left_by_control_groups() -> list[int]:
+    """What each limit on this process's control group, and on those around it, leaves."""
+    top = own = ROOT / "sys/fs/cgroup"
+    if (ROOT / "proc/self/cgroup").exists():
+        for line in (ROOT / "proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::/"):  # of version 2
+                own = top / line.removeprefix("0::/")
+    second = ("memory.max", "memory.current", "memory.stat", "inactive_file")
+    first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_inactive_file")
+    groups = [(group, *second) for group in (own, *own.parents) if group.is_relative_to(top)]
+    found = []
+    for group, limit, used, stat, cache in (*groups, (top / "memory", *first)):
+        paths = [group / name for name in (limit, used, stat)]
         if all(path.exists() for path in paths):
             texts = [path.read_text().strip() for path in paths]
             if texts[0] != "max":
                 # Files kept in memory make room when it is wanted.
                 kept = dict(line.split() for line in texts[2].splitlines()).get(cache, 0)
                 found.append(int(texts[0]) - int(texts[1]) + int(kept))
-    return min(found, default=None)
+    return found
 
 
 def program_bytes(
-    params: Mapping, shape: tuple[int, int], outputs: int, config: Config, *, regions: int = 0
-) -> int:
-    """Memory of the compiled step for so many outputs of `shape` `(H, W)`, arguments included.
+    params: Mapping,
+    shape: tuple[int, int],
+    outputs: int,
+    config: Config,
+    *,
+    regions: int = 0,
+    mesh: jax.sharding.Mesh | None = None,
+) -> int | None:
+    """Memory of the compiled step for so many outputs of `shape` `(H, W)`, arguments included;
+    None where the backend doesn't tell.
 
     Args:
       params: parameter tree of VGG16 or VGG19.
@@ -69,6 +85,8 @@ def program_bytes(
       outputs: how many.
       config: of the run.
       regions: of each output's masks, if it has any.
+      mesh: devices that divide the step, of which it is the memory of one; but CPU devices share
+        the host's, of which it is what all take.
     """
     config = config.replace(size=None, first_size=None)
 
@@ -87,16 +105,23 @@ def program_bytes(
         )
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * outputs), found)
 
+    def prepare(params):
+        return objective.prepare(params, config) if mesh is None else params
+
     images = jax.ShapeDtypeStruct((outputs, *shape, 3), jnp.float32)
     wanted = jax.eval_shape(targets, params, jax.ShapeDtypeStruct((*shape, 3), jnp.float32))
     program = optimize.lower(
         objective.objective_value,
         images,
         config,
-        shared=(jax.eval_shape(functools.partial(objective.prepare, config=config), params),),
+        shared=(jax.eval_shape(prepare, params),),
         each=(wanted, optimize.batch_numbers(config, outputs)),
+        mesh=mesh,
     )
-    return optimize.compiled_bytes(program.compile())
+    need = optimize.compiled_bytes(program.compile())
+    if need is not None and mesh is not None and jax.default_backend() == "cpu":
+        need *= mesh.size
+    return need
 
 
 def check(
@@ -106,12 +131,15 @@ def check(
     config: Config,
     *,
     regions: int = 0,
+    mesh: jax.sharding.Mesh | None = None,
     available: int | None = None,
 ) -> None:
-    """Refuses a run whose last scale would not fit into memory, untiled and on one device.
+    """Refuses a run whose last scale would not fit into memory, untiled.
+
+    On a mesh of several processes it refuses nothing: the others would wait for the one that ends.
 
     Args:
-      params, outputs, config, regions: as of `program_bytes`.
+      params, outputs, config, regions, mesh: as of `program_bytes`.
       shape: of the content, before it is brought to the configured size.
       available: bytes there are; None is `available_bytes`, and no check where that is unknown.
 
@@ -119,6 +147,8 @@ def check(
       ValueError: it needs more. The message says how much, what there is, a size that fits, the
         largest to within a few hundredths, and the flags that would make this one fit.
     """
+    if mesh is not None and mesh.is_multi_process:
+        return
     available = available_bytes() if available is None else available
     if available is None:
         return
@@ -126,10 +156,11 @@ def check(
     pixels = outputs * height * width
     if pixels * (CERTAINLY + _bytes_of_past_steps(config)) < available / 2:
         return
-    need = program_bytes(params, (height, width), outputs, config, regions=regions)
+    options = {"regions": regions, "mesh": mesh}
+    need = program_bytes(params, (height, width), outputs, config, **options)
     if need is not None and need > available:
         raise ValueError(
-            advice(params, shape, outputs, config, need=need, available=available, regions=regions)
+            advice(params, shape, outputs, config, need=need, available=available, **options)
         )
 
 
@@ -142,45 +173,69 @@ def advice(
     need: int | None = None,
     available: int | None = None,
     regions: int = 0,
+    mesh: jax.sharding.Mesh | None = None,
+    tile: int | None = None,
 ) -> str:
     """What a run takes, what there is, and what would fit, in one line.
 
     Args:
-      params, shape, outputs, config, regions: as of `check`.
+      params, shape, outputs, config, regions, mesh: as of `check`. A tile, which takes no mesh, is
+        not named with one.
       need: what the run takes, in bytes; None asks the compiler.
       available: what there is; None is less than the need, of a run that has failed already.
+      tile: of a run that has failed with it: only smaller ones are named.
     """
-    height, width = fit_shape(shape, config)
-    pixels = outputs * height * width
+    if mesh is not None and mesh.is_multi_process:
+        mesh = None  # to compile for it would take all of them
+    whole = looked_at = fit_shape(shape, config)  # looked at at once, in so many pictures
+    layers = objective.all_layers(config)
+    line = f"{outputs} pictures" if outputs > 1 else "a picture"
+    line += f" of {whole[1]}x{whole[0]}"
+    tiled = tile is not None and max(whole) > tile
+    if tiled:
+        looked_at = tiling.grid(whole, tile, layers, model=vgg.network_name(params)).window
+        line += f" in windows of {looked_at[1]}x{looked_at[0]}"
+        outputs = 1
+
+    def needed(shape, config):
+        return program_bytes(params, shape, outputs, config, regions=regions, mesh=mesh)
+
     if need is None:
-        need = program_bytes(params, (height, width), outputs, config, regions=regions)
-    number = f"{outputs} pictures" if outputs > 1 else "a picture"
-    line = f"{number} of {width}x{height} would take {need / GIB:.2f} GiB of memory"
+        need = needed(looked_at, config)
+    if need is None:
+        return f"{line} would take more memory than there is: a smaller --size or --tile takes less"
+    line += f" would take {need / GIB:.2f} GiB of memory"
     if available is None:
         available = int(0.7 * need)
     else:
         line += f", and there are {available / GIB:.2f} GiB"
-    layers = objective.all_layers(config)
     deepest = max(vgg.smallest_side(layer) for layer in layers)
     # Memory grows with the number of pixels, from what the weights and statistics take.
-    half = tuple(max(deepest, side // 2) for side in (height, width))
-    half_pixels = outputs * math.prod(half)
-    half_need = program_bytes(params, half, outputs, config, regions=regions)
-    slope = (need - half_need) / max(1, pixels - half_pixels)
+    pixels = outputs * math.prod(looked_at)
+    half = tuple(max(deepest, side // 2) for side in looked_at)
+    slope = (need - needed(half, config)) / max(1, pixels - outputs * math.prod(half))
     fixed = need - slope * pixels
-    share = (available - fixed) / (need - fixed) if need > fixed else 0.0
-    size = int(0.98 * _side(config, height, width) * math.sqrt(max(share, 0.0)))
-    smaller = fit_shape((height, width), config.replace(size=max(size, 1), first_size=None))
-    fits = "no --size fits"
-    if min(smaller) >= deepest:
-        fits = f"a --size of {size} fits"
-    flags = _flags_that_fit(params, (height, width), outputs, config, regions, available)
-    tile = _tile_that_fits(params, (height, width), config, pixels, slope, fixed, available)
-    if tile:
-        flags.append(f"--tile={tile}")
+    # What a tiled run keeps on the host is the same with a smaller tile.
+    on_host = 0 if tiled else _bytes_on_host(config, pixels)
+    flags = _flags_that_fit(config, lambda saving: needed(looked_at, saving) <= available)
+    if mesh is None:
+        flags += _tile_that_fits(
+            params,
+            whole,
+            config,
+            lambda area: fixed + on_host + slope * area <= available,
+            below=tile,
+        )
+    fits = "no smaller --tile fits"
+    if not tiled:
+        share = (available - fixed) / (need - fixed) if need > fixed else 0.0
+        size = int(0.98 * _side(config, *whole) * math.sqrt(max(share, 0.0)))
+        smaller = fit_shape(whole, config.replace(size=max(size, 1), first_size=None))
+        fits = f"a --size of {size} fits" if min(smaller) >= deepest else "no --size fits"
     if flags:
         *others, last = flags
-        fits += f"; {', '.join(others)}{' or ' * bool(others)}{last} makes this one fit"
+        named = f"{', '.join(others)}{' or ' * bool(others)}{last} makes this one fit"
+        fits = named if tiled else f"{fits}; {named}"
     return f"{line}: {fits}"
 
 
@@ -196,39 +251,48 @@ def _bytes_of_past_steps(config: Config) -> int:
     return 24 * config.memory if config.optimizer == "lbfgs" else 0
 
 
+def _bytes_on_host(config: Config, pixels: int) -> int:
+    """What a tiled run keeps beside its windows in the memory that these are in."""
+    if jax.default_backend() != "cpu":
+        return 0
+    return pixels * (TILED_HOST + _bytes_of_past_steps(config))
+
+
 def _side(config, height, width):
     return height if config.size_of == "height" else max(height, width)
 
 
-def _flags_that_fit(params, shape, outputs, config, regions, available):
-    """Those of the flags that save memory, or both together, with which the run would fit."""
-    changes = {"--remat": {"remat": True}, "--precision=bfloat16": {"precision": "bfloat16"}}
-    changes = {flag: new for flag, new in changes.items() if config.replace(**new) != config}
+def _flags_that_fit(config, fits):
+    """Those of the flags that save memory, or both together, with which `fits(config)`."""
+    changes = {"--remat": ("remat", True), "--precision=bfloat16": ("precision", "bfloat16")}
+    # Not whole configurations: their numbers may be arrays, which are not simply equal or not.
+    changes = {
+        flag: (name, value)
+        for flag, (name, value) in changes.items()
+        if getattr(config, name) != value
+    }
 
-    def fits(*names):
-        saving = config.replace(**{k: v for name in names for k, v in changes[name].items()})
-        return program_bytes(params, shape, outputs, saving, regions=regions) <= available
+    def fits_with(*flags):
+        return fits(config.replace(**dict(changes[flag] for flag in flags)))
 
-    alone = [name for name in changes if fits(name)]
-    if not alone and len(changes) > 1 and fits(*changes):
+    alone = [flag for flag in changes if fits_with(flag)]
+    if not alone and len(changes) > 1 and fits_with(*changes):
         return [" with ".join(changes)]
     return alone
 
 
-def _tile_that_fits(params, shape, config, pixels, slope, fixed, available):
-    """The largest of `TILES` whose windows fit, or None."""
+def _tile_that_fits(params, shape, config, fits, *, below=None):
+    """The flag of the largest of `TILES` whose windows, of so many pixels, fit, if any does."""
     if config.optimizer == "lbfgs" and config.linesearch:
-        return None
-    on_host = 0
-    if jax.default_backend() == "cpu":
-        on_host = pixels * (TILED_HOST + _bytes_of_past_steps(config))
+        return []
     layers = objective.all_layers(config)
     for tile in TILES:
+        if below is not None and tile >= below:
+            continue
         try:
             windows = tiling.grid(shape, tile, layers, model=vgg.network_name(params))
         except ValueError:  # too small for the layers
             continue
-        area = math.prod(windows.window)
-        if len(windows) > 1 and fixed + on_host + slope * area <= available:
-            return tile
-    return None
+        if len(windows) > 1 and fits(math.prod(windows.window)):
+            return [f"--tile={tile}"]
+    return []

@@ -73,12 +73,14 @@ def make_mesh(
 def place(mesh: Mesh | None, tree: Any, *, picture: Sequence[int] = (), whole: bool = False) -> Any:
     """Puts arrays, the same in every process, onto the mesh: their first axis, of outputs, along
     `style`, and what ends in the shape `picture` `(H, W, 3)` along `space`. With `whole`, onto
-    every device."""
+    every device. A `jax.ShapeDtypeStruct` comes out as one of an array there."""
     if mesh is None:
         return tree
 
     def put(leaf):
         spec = PartitionSpec() if whole else _spec(mesh, leaf, picture, even=True)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
         if jax.process_count() > 1:

@@ -13,7 +13,7 @@ import pytest
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import optimize, preflight
+from nst_jax import optimize, preflight, tiling
 
 
 def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
@@ -117,22 +117,91 @@ def test_too_large_a_picture_is_refused_before_the_first_step(run, pictures, tmp
     )
 
 
-def test_running_out_of_memory_keeps_the_last_pictures(run, pictures, tmp_path, monkeypatch):
-    content, style, _ = pictures
-    advance, calls = optimize._advance, []
+def test_every_shape_is_asked_about_once_and_before_the_first_is_painted(
+    run, pictures, tmp_path, monkeypatch
+):
+    one, style, other = pictures
+    asked, out = [], tmp_path / "o"
+
+    def program_bytes(params, shape, outputs, config, **_):
+        asked.append((shape, outputs))
+        return outputs * shape[0] * shape[1]
+
+    monkeypatch.setattr(preflight, "program_bytes", program_bytes)
+    arguments = (f"--content={one},{other}", f"--styles={style}", f"--output_dir={out}", *FAST)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 40 * 48)
+    code, err = run(*arguments)
+    assert code == 1 and "a picture of 48x48 would take" in err
+    assert asked[:2] == [((36, 48), 1), ((48, 48), 1)] and not out.exists()
+    asked.clear()
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 48 * 48)
+    code, err = run(*arguments, "--mesh=style:1")
+    assert code == 0, err
+    assert asked == [((36, 48), 1), ((48, 48), 1)] and len(list(out.glob("?__b.png"))) == 2
+
+
+def exhaust(monkeypatch, module, name, *, call):
+    """From now on the call of that number runs out of memory."""
+    function, calls = getattr(module, name), []
 
     def exhausted(*arguments, **options):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == call:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return advance(*arguments, **options)
+        return function(*arguments, **options)
 
-    exhausted.lower = advance.lower
-    monkeypatch.setattr(optimize, "_advance", exhausted)
-    arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'o'}")
-    code, err = run(*arguments, *FAST, "--steps=5", "--mesh=style:1")
+    exhausted.lower = getattr(function, "lower", None)
+    monkeypatch.setattr(module, name, exhausted)
+
+
+def check_kept(kept, snapshots):
+    """The picture that was kept is that after two steps of a run that went on."""
+    two, three = (
+        np.asarray(Image.open(snapshots / f"step_00000{n}.png"), np.int32) for n in (2, 3)
+    )
+    assert np.abs(two - three).max() > 1
+    np.testing.assert_array_equal(np.asarray(Image.open(kept)), two)
+
+
+def test_running_out_of_memory_keeps_the_last_pictures(run, pictures, tmp_path, monkeypatch):
+    content, style, _ = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--steps=5", "--mesh=style:1")
+    code, err = run(*arguments, f"--output_dir={tmp_path / 'whole'}", "--save_every=1")
+    assert code == 0, err
+    exhaust(monkeypatch, optimize, "_advance", call=3)
+    code, err = run(*arguments, f"--output_dir={tmp_path / 'o'}")
     assert code == 1
     assert "nst-jax: out of memory: a picture of 48x36 would take" in err and "fits" in err
-    kept = np.asarray(Image.open(tmp_path / "o" / "a__b.png"))
-    assert kept.shape == (36, 48, 3) and not (tmp_path / "o" / "contact_sheet.png").exists()
-    assert kept.std() > 1 and f"wrote {tmp_path / 'o' / 'a__b.png'}" in err
+    assert f"wrote {tmp_path / 'o' / 'a__b.png'}" in err
+    assert not (tmp_path / "o" / "contact_sheet.png").exists()
+    check_kept(tmp_path / "o" / "a__b.png", tmp_path / "whole" / "a__b")
+
+
+def test_so_does_a_tiled_run_and_names_a_smaller_tile(run, pictures, tmp_path, monkeypatch):
+    content, *styles = pictures
+    left = np.repeat(np.uint8([[255] * 40 + [0] * 40]), 60, axis=0)
+    masks = [tmp_path / "left.png", tmp_path / "right.png"]
+    for path, mask in zip(masks, (left, 255 - left), strict=True):
+        Image.fromarray(mask).save(path)
+    arguments = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", "--tile=24")
+    arguments += (f"--masks={masks[0]},{masks[1]}", *FAST, "--steps=5")
+    code, err = run(*arguments, f"--output_dir={tmp_path / 'whole'}", "--save_every=1")
+    assert code == 0, err
+    asked = []
+
+    def program_bytes(params, shape, outputs, config, *, regions, **_):
+        asked.append(regions)
+        return 10_000_000 * shape[0] * shape[1]
+
+    monkeypatch.setattr(preflight, "program_bytes", program_bytes)
+    monkeypatch.setattr(preflight, "TILES", (32, 16))
+    exhaust(monkeypatch, tiling, "value_and_grad", call=3)
+    code, err = run(*arguments, f"--output_dir={tmp_path / 'o'}")
+    assert code == 1 and set(asked) == {2}
+    last = err.splitlines()[-1]
+    assert re.fullmatch(
+        r"nst-jax: out of memory: a picture of 48x36 in windows of 2\dx2\d would take "
+        r"\d\.\d\d GiB of memory: --tile=16 makes this one fit",
+        last,
+    ), last
+    check_kept(tmp_path / "o" / "a__b+c.png", tmp_path / "whole" / "a__b+c")
