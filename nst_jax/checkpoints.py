@@ -32,7 +32,7 @@ class Checkpoints:
       begun: whether the run was begun before, with a checkpoint already or without.
 
     Raises:
-      ValueError: the folder holds those of a run with other settings.
+      ValueError: the folder holds those of a run with other settings, or of an unknown one.
     """
 
     def __init__(
@@ -154,7 +154,11 @@ class Checkpoints:
         with self._writing():
             manager.wait_until_finished()
             self._unsealed.append(step)
-            manager.save(step, args=items)
+            if not manager.save(step, args=items):  # orbax goes only forward
+                raise files.FileError(
+                    f"{self.folder} holds a later checkpoint than that of step {step}, which "
+                    "is not saved: choose another folder, or empty this one"
+                )
 
     def wait(self) -> None:
         """Until what was saved is on disk."""
@@ -178,9 +182,17 @@ class Checkpoints:
         return optimize.Checkpoint(step, leaves, history)
 
     def _is_begun(self) -> bool:
-        if self.folder is None or not (self.folder / SETTINGS).exists():
+        if self.folder is None:
             return False
         path = self.folder / SETTINGS
+        if not path.exists():
+            # Of which run they are, nobody knows; and beside newer ones nothing would be saved.
+            if any(step.name.isdigit() for step in self.folder.glob("[0-9]*")):
+                raise ValueError(
+                    f"{self.folder} holds checkpoints without their {SETTINGS}: choose another "
+                    "folder, or empty this one"
+                )
+            return False
         try:
             settings = dict(json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:

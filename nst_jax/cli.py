@@ -104,11 +104,12 @@ def show_config(path: str) -> None:
         found = json.loads(io.read_text(path) or "")
         arguments, versions = found["flags"], found["versions"]
         line = shlex.join(["nst-jax", *arguments])
-        if not line.isprintable():  # what another program made may be meant for the terminal
-            raise ValueError(line)
         made = ", ".join(f"{name} {version}" for name, version in versions.items())
         made += f"; on {found['devices']} x {found['device']} ({found['platform']})"
         made += f"; weights' SHA-256 {found['weights_sha256']}"
+        # What another program made may be meant for the terminal.
+        if not (line + made).isprintable():
+            raise ValueError
     except io.ImageError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -302,10 +303,13 @@ def _main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> list[str]:
     """The arguments that are no flags; `--help` and bad flags end the process."""
     # In place of absl's own, which end with an error's code as soon as they are met.
-    for name, short in (("help", "h"), ("helpshort", "?")):
+    for name, short in (("help", "h"), ("helpshort", "?"), ("helpfull", None)):
         flags.DEFINE_boolean(name, False, "print this", short_name=short, allow_override=True)
     try:
         remaining = FLAGS(argv)
+        if FLAGS.helpfull:
+            print(FLAGS.get_help())
+            sys.exit(0)
         if FLAGS.help or FLAGS.helpshort:
             check_choice("--preset", FLAGS.preset, presets)
             print(helptext.flags_by_group(FLAGS, presets[FLAGS.preset]))

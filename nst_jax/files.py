@@ -64,6 +64,15 @@ def check_folder(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
+def check_place(folder: Path) -> None:
+    """Refuses a folder that takes no files, or where none can be made; unlike `check_folder` it
+    leaves nothing behind."""
+    with writing(folder):
+        folder = folder.absolute()
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        tempfile.TemporaryFile(dir=there).close()
+
+
 def reason(error: Exception) -> str:
     """What went wrong, on one line and without repeating the file's name."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

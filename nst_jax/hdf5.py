@@ -10,14 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-LARGEST = 2**31  # bytes of an array, above any parameter's: others are not read
+LARGEST = 25088 * 4096 * 8  # bytes of an array: those of the largest parameter in float64
+MEMORY = 2**32  # bytes of address space: a few of these arrays, as one may be copied
 SECONDS = 10  # of computing, and one for each of
 BYTES_A_SECOND = 10**7
 PATIENCE = 12  # times as long by the clock: a disk or a machine may be slow
 
 
 def check(path: Path) -> None:
-    """Reads a file in another process, at most as long as any good one takes.
+    """Reads a file in another process, with the time and memory that any good one may take.
 
     Raises:
       OSError: it is damaged, in words or in that the process did not end well.
@@ -25,6 +26,7 @@ def check(path: Path) -> None:
     seconds = SECONDS + path.stat().st_size // BYTES_A_SECOND
     command = [sys.executable, "-P", __file__, str(path.absolute()), str(seconds)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # or each core would take a share of `MEMORY`
     try:
         done = subprocess.run(
             command,
@@ -44,13 +46,16 @@ def check(path: Path) -> None:
 
 
 def _read(path: str) -> None:
-    """Everything in a file: attributes, and arrays unless they are larger than any of ours."""
+    """Everything in a file, attributes and arrays; refuses what is larger than any of ours."""
     import h5py
 
-    def visit(_, item):
+    def visit(place, item):
         for name in item.attrs:
             item.attrs[name]
-        if isinstance(item, h5py.Dataset) and item.nbytes < LARGEST:
+        if isinstance(item, h5py.Dataset):
+            # A few bytes, compressed, may stand for any number.
+            if item.nbytes > LARGEST:
+                raise ValueError(f"{place} is of {item.nbytes} bytes, more than any parameter")
             item[()]
 
     with h5py.File(path, "r") as file:
@@ -59,11 +64,12 @@ def _read(path: str) -> None:
 
 
 def _main(path: str, seconds: str) -> None:
-    with contextlib.suppress(ImportError):  # there is none on Windows
+    with contextlib.suppress(ImportError, ValueError):  # not every system has these limits
         import resource
 
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
         _read(path)
     except Exception as error:  # damaged bytes make libraries raise nearly anything

@@ -178,13 +178,15 @@ def _run(job, params, delivery, described, stopping) -> int:
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
     kind = io.FORMATS[delivery.picture_format]
+    longest_sides = {delivery.picture_format: kind.longest_side}
+    if delivery.look.animate is not None:
+        suffix = delivery.look.animate
+        longest_sides[f"{suffix} animation"] = observers.ANIMATIONS[suffix]
     for shape in groups:
         longest = max(fit_shape(shape, job.config))
-        if longest > kind.longest_side:
-            raise ValueError(
-                f"a {delivery.picture_format} has at most {kind.longest_side} pixels a side, "
-                f"got {longest}"
-            )
+        for name, most in longest_sides.items():
+            if longest > most:
+                raise ValueError(f"a {name} has at most {most} pixels a side, got {longest}")
         if math.prod(fit_shape(shape, job.config)) > kind.most_pixels:
             raise ValueError(
                 f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got {shape}"
@@ -220,6 +222,9 @@ def _run(job, params, delivery, described, stopping) -> int:
         others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
         results.check_free(delivery.folder, [*pictures, *others, *delivery.look.names(taken)])
     _check_memory(job, params, outputs)
+    for folder in (delivery.checkpoint_dir, delivery.look.tensorboard_dir):
+        if folder is not None:
+            files.check_place(pathlib.Path(folder))
     files.check_folder(delivery.folder)
     recipe = results.recipe(described)
     fits = len(recipe) <= kind.longest_text
@@ -296,8 +301,10 @@ def _saving(job: Job, described: Mapping, delivery: Delivery) -> Callable[[str],
         return lambda part: Checkpoints(None, {})
     settings = {
         name: described[name]
-        for name in ("weights_sha256", "network", "processes", "devices", "platform")
+        for name in ("weights_sha256", "network", "processes", "devices", "platform", "device")
     }
+    # Another version or device rounds otherwise, and the picture would be neither one's.
+    settings |= {name: described["versions"][name] for name in ("jax", "jaxlib")}
     settings |= described["config"] | {
         "seed": job.seed,
         "tile": job.tile,
@@ -312,7 +319,8 @@ def _saving(job: Job, described: Mapping, delivery: Delivery) -> Callable[[str],
     for kind in ("contents", "styles"):
         settings[kind] = [picture.name for picture in getattr(job, kind)]
         for picture in getattr(job, kind):
-            settings[f"{kind[:-1]} {picture.name}"] = digest(picture.image)
+            digests = [digest(picture.image), digest(picture.alpha)]
+            settings[f"{kind[:-1]} {picture.name}"] = digests
     for kind in ("masks", "style_masks"):
         for number, mask in enumerate(getattr(job, kind) or ()):
             settings[f"{kind}[{number}]"] = digest(mask)
@@ -369,7 +377,7 @@ def _paint(
                     resumed=resume.step if resume else 0,
                 )
                 stack.enter_context(monitor)
-            watch.begin(group)
+            watch.begin(group._replace(history=resume.history if resume else None))
 
             def stop(progress, checkpoints=checkpoints):
                 if stopping.received and progress.step < progress.steps:

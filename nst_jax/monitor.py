@@ -47,9 +47,12 @@ class Records:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, _, error, __):
         if self._metrics is not None:
-            self._metrics.close()
+            # What could not be written is tried again here: that it fails again is no news.
+            quietly = contextlib.suppress(files.FileError if error else ())
+            with quietly, files.writing(self._folder / "metrics.jsonl"):
+                self._metrics.close()
 
     def write(self, lines: Sequence[Mapping]) -> None:
         """Appends lines to metrics.jsonl."""

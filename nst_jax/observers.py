@@ -19,7 +19,7 @@ import numpy as np
 from nst_jax import files, io, page, sharding
 from nst_jax.optimize import Progress
 
-ANIMATIONS = ("gif", "webp")
+ANIMATIONS = {"gif": 65_535, "webp": io.FORMATS["webp"].longest_side}  # in pixels
 FRAMES = 60
 FRAME_BYTES = 2**29
 
@@ -38,12 +38,14 @@ class Group(NamedTuple):
       contents: their contents, each for as many outputs, one after the other.
       styles: to show for each output.
       labels, stems: of each output: what it is called, and its file without the extension.
+      history: `{term: [step, N]}` of the steps before what follows, in a run that goes on.
     """
 
     contents: Sequence[Named]
     styles: Sequence[Named]
     labels: Sequence[str]
     stems: Sequence[str]
+    history: Mapping[str, np.ndarray] | None = None
 
 
 Pictures = Callable[[], np.ndarray]
@@ -108,10 +110,14 @@ class Observers:
 
 def logged(progress: Progress, every: int) -> Iterator[tuple[int, int]]:
     """(row of the terms, step) of the steps that are logged: the first, the last, each `every`."""
-    first = progress.step - len(progress.terms["total"]) + 1
-    for row, step in enumerate(range(first, progress.step + 1)):
-        if step == 1 or step % every == 0 or step == progress.steps:
-            yield row, step
+    return _logged(len(progress.terms["total"]), progress.step, progress.steps, every)
+
+
+def _logged(taken: int, step: int, steps: int, every: int) -> Iterator[tuple[int, int]]:
+    """As `logged`, of the rows of `taken` steps up to `step`."""
+    for row, number in enumerate(range(step - taken + 1, step + 1)):
+        if number == 1 or number % every == 0 or number == steps:
+            yield row, number
 
 
 def _passes(progress: Progress, *, every: int = 1, parts: int | None = None) -> bool:
@@ -275,17 +281,18 @@ class Report(Observer):
         self._metrics = [{name: [] for name in ("step", *page.TERMS)} for _ in self._own]
         self._layers = [[] for _ in self._own]
         self._group, self._last = group, time.perf_counter()
+        self._followed = False
+        if group.history is not None:  # with its last step, or the next page might have nothing new
+            done = len(group.history["total"])
+            self._log(group.history, _logged(done, done, done, self._log_every))
 
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
         now = time.perf_counter()
         self._time(progress, now - self._last)
         self._step, self._steps = progress.step, progress.steps
         self._diverged = np.asarray(progress.diverged)
-        for row, step in logged(progress, self._log_every):
-            for number, metrics in enumerate(self._metrics):
-                metrics["step"].append(step)
-                for name in page.TERMS:
-                    metrics[name].append(_finite(progress.terms[name][row, number]))
+        self._followed = True
+        self._log(progress.terms, logged(progress, self._log_every))
         if self._wanted(progress, now):
             images = pictures()
             for number, found in enumerate(progress.layer_losses()):
@@ -300,7 +307,7 @@ class Report(Observer):
         self._last = time.perf_counter()
 
     def end(self, images: np.ndarray) -> list[Path]:
-        if not self._metrics[0]["step"]:  # a run may be found to be over
+        if not self._followed:  # a run may be found to be over
             return []
         self._paint(images)
         self._write("running")
@@ -316,6 +323,13 @@ class Report(Observer):
         else:
             self._write("stopped", message=(str(error).splitlines() or [type(error).__name__])[0])
         return [self._path]
+
+    def _log(self, terms, rows):
+        for row, step in rows:
+            for number, metrics in enumerate(self._metrics):
+                metrics["step"].append(step)
+                for name in page.TERMS:
+                    metrics[name].append(_finite(terms[name][row, number]))
 
     def _wanted(self, progress: Progress, now: float) -> bool:
         if progress.step == progress.steps or not self._layers[0]:
@@ -402,7 +416,7 @@ class Look(NamedTuple):
 
     Attributes:
       save_every: steps between snapshots, or None.
-      animate: one of `ANIMATIONS`, or None.
+      animate: a name in `ANIMATIONS`, or None.
       report: whether to write the page.
       tensorboard_dir: folder for TensorBoard, or None.
     """

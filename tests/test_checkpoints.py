@@ -1,4 +1,5 @@
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import optimize, sharding, tiling
+from nst_jax import files, optimize, sharding, tiling
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.config import Config
 
@@ -167,6 +168,32 @@ def test_other_settings_are_refused_with_what_differs(saved):
     (folder / "settings.json").write_text("{")
     with pytest.raises(ValueError, match="settings.json: cannot be read as settings of a run"):
         Checkpoints(folder, SETTINGS)
+
+
+def test_checkpoints_without_their_settings_are_refused(saved):
+    folder, _ = saved
+    (folder / "settings.json").unlink()
+    with pytest.raises(
+        ValueError, match="c holds checkpoints without their settings.json: "
+    ) as error:
+        Checkpoints(folder, SETTINGS)
+    assert str(error.value).startswith(str(folder)) and "or empty this one" in str(error.value)
+    assert not (folder / "settings.json").exists()
+    for path in folder.iterdir():
+        shutil.rmtree(path)
+    assert not Checkpoints(folder, SETTINGS).begun
+
+
+def test_a_step_that_orbax_does_not_save_beside_later_ones_is_an_error(saved):
+    """A run begun anew, without `resume`, in the folder of one that came further."""
+    folder, run = saved
+    with (
+        Checkpoints(folder, SETTINGS, every=1) as checkpoints,
+        pytest.raises(files.FileError, match="c holds a later checkpoint than that of step 1, "),
+    ):
+        run(callback=checkpoints)
+    with Checkpoints(folder, SETTINGS) as checkpoints:
+        assert checkpoints.latest().step == 4
 
 
 def test_states_of_another_shape_are_refused(saved, rng):

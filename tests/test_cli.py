@@ -155,6 +155,20 @@ def test_an_unknown_flag_ends_without_a_traceback():
     assert done.stderr == "nst-jax: unknown flag --stlyes; did you mean 'styles'?\n"
 
 
+def test_an_error_in_full_is_there_for_the_asking():
+    done = subprocess.run(
+        [sys.executable, "-m", "nst_jax", "--demo", "--steps=0", "--verbosity=1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == cli.BAD_INPUT and done.stdout == ""
+    assert "Traceback (most recent call last):" in done.stderr
+    assert "ValueError: steps must be at least 1, got 0" in done.stderr
+    assert done.stderr.splitlines()[-1] == "nst-jax: steps must be at least 1, got 0"
+
+
 @pytest.mark.parametrize("flag", ["--steps=many", "--demo=perhaps", "--size"])
 def test_a_flag_of_another_kind_ends_with_one_line(flag, capsys):
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
@@ -248,6 +262,46 @@ def test_masks_from_files(run, pictures, tmp_path):
     )
     assert code == 0, err
     assert (tmp_path / "o" / "a__b+c.png").exists()
+
+
+def test_a_style_mask_hides_the_rest_of_the_style(run, pictures, tmp_path):
+    """Two styles of one left half: with that alone they paint nearly the same picture."""
+    content, style, _ = pictures
+    with Image.open(style) as picture:
+        left = np.array(picture)
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        left[:, 24:] = colour
+        Image.fromarray(left).save(tmp_path / f"{name}.png")
+    mask = np.zeros(left.shape[:2], np.uint8)
+    mask[:, :20] = 255  # what lies at the edge sees across it
+    Image.fromarray(mask).save(tmp_path / "left.png")
+    apart = {}
+    for name, masks in (("whole", ","), ("half", f"{tmp_path}/left.png,{tmp_path}/left.png")):
+        out = tmp_path / name
+        code, err = run(
+            f"--content={content}",
+            f"--styles={tmp_path / 'red.png'},{tmp_path / 'blue.png'}",
+            f"--style_masks={masks}",
+            f"--output_dir={out}",
+            *FAST,
+            "--learning_rate=20",
+        )
+        assert code == 0, err
+        red, blue = (np.asarray(Image.open(out / f"a__{n}.png"), float) for n in ("red", "blue"))
+        apart[name] = np.abs(red - blue).mean()
+    assert 0 < apart["half"] < 0.5 * apart["whole"], apart
+
+
+def test_another_seed_is_another_noise_to_start_from(run, pictures, tmp_path):
+    made = []
+    for number, seed in enumerate((0, 0, 1)):
+        out = tmp_path / str(number)
+        arguments = (f"--styles={pictures[1]}", "--content_weight=0", "--init=noise", *FAST)
+        code, err = run(*arguments, f"--seed={seed}", f"--output_dir={out}")
+        assert code == 0, err
+        made.append(np.asarray(Image.open(out / "texture__b.png"), float))
+    np.testing.assert_array_equal(made[0], made[1])
+    assert np.abs(made[0] - made[2]).mean() > 20  # grey levels: nothing in common
 
 
 def test_a_texture_needs_no_content(run, pictures, tmp_path):

@@ -151,13 +151,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run, pictures, folder, room, 
     assert not list((folder / "out").glob(".*"))
 
 
-def test_a_folder_that_takes_nothing_is_told_before_anything_is_computed(run, pictures, folder):
+@pytest.mark.parametrize("flag", ["output_dir", "checkpoint_dir", "tensorboard_dir"])
+def test_a_folder_that_takes_nothing_is_told_before_anything_is_computed(
+    run, pictures, folder, flag
+):
     content, style, _ = pictures
     arguments = (f"--content={content}", f"--styles={style}", *FAST)
+    before = set(folder.iterdir())
     for bad in (closed_folder(folder), content, content / "below"):
-        code, err = run(*arguments, f"--output_dir={bad}")
+        code, err = run(*arguments, f"--{flag}={bad}")
         assert code == cli.BAD_INPUT and err.startswith(f"nst-jax: {bad}: cannot be written: ")
         assert err.count("\n") == 1
+    assert set(folder.iterdir()) - {folder / "closed"} == before
 
 
 @pytest.mark.parametrize(
@@ -165,6 +170,8 @@ def test_a_folder_that_takes_nothing_is_told_before_anything_is_computed(run, pi
     [
         (("--format=jpeg",), "--format must be one of png, png16, jpg, webp, tiff, got 'jpeg'; "),
         (("--format=webp", "--size=16400"), "a webp has at most 16383 pixels a side, got 16400"),
+        (("--animate=webp", "--size=16400"), "a webp animation has at most 16383 pixels a side, "),
+        (("--animate=gif", "--size=66000"), "a gif animation has at most 65535 pixels a side, "),
         (("--content=vanished.png",), "vanished.png: cannot be read: No such file or directory"),
     ],
 )
@@ -189,6 +196,28 @@ def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkey
 def test_a_picture_without_settings_is_one_line(ask, tmp_path, text):
     path = tmp_path / "a.png"
     io.write_image(path, np.zeros((40, 40, 3), np.float32), text=text)
+    wanted = f"nst-jax: {path}: holds no settings of nst-jax in its metadata\n"
+    assert ask(f"--show_config={path}") == (cli.BAD_INPUT, "", wanted)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"flags": ["--size=9\x1b[2J"]},
+        {"device": "cpu\x1b]0;a\x07"},
+        {"versions": {"jax": "1\n"}},
+        {"weights_sha256": "\x9b"},
+    ],
+)
+def test_settings_that_would_move_the_terminal_are_not_shown(ask, tmp_path, changes):
+    path = tmp_path / "a.png"
+    settings = {"flags": ["--size=9"], "versions": {"jax": "1"}, "devices": 1}
+    settings |= {"device": "cpu", "platform": "cpu", "weights_sha256": "0"}
+    picture = np.zeros((40, 40, 3), np.float32)
+    io.write_image(path, picture, text=json.dumps(settings))
+    made = "made with jax 1; on 1 x cpu (cpu); weights' SHA-256 0\n"
+    assert ask(f"--show_config={path}") == (0, "nst-jax --size=9\n", made)
+    io.write_image(path, picture, text=json.dumps(settings | changes))
     wanted = f"nst-jax: {path}: holds no settings of nst-jax in its metadata\n"
     assert ask(f"--show_config={path}") == (cli.BAD_INPUT, "", wanted)
 

@@ -60,3 +60,16 @@ def test_a_folder_that_is_a_file_and_one_to_be_made(tmp_path):
             files.check_folder(path)
     files.check_folder(tmp_path / "b" / "c")
     assert not list((tmp_path / "b" / "c").iterdir())
+
+
+def test_a_place_for_a_folder_is_looked_at_and_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").touch()
+    for path in (tmp_path / "a", tmp_path / "a" / "b", closed_folder(tmp_path) / "c" / "d"):
+        with pytest.raises(files.FileError, match="cannot be written: ") as caught:
+            files.check_place(path)
+        assert str(caught.value).startswith(f"{path}: ")
+    there = set(tmp_path.iterdir())
+    files.check_place(tmp_path / "b" / "c")
+    files.check_place(pathlib.Path("b"))
+    assert set(tmp_path.iterdir()) == there

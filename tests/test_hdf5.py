@@ -33,6 +33,7 @@ def stand_in(tmp_path, monkeypatch):
 LOOP = f"import runpy, sys\nmain = runpy.run_path({hdf5.__file__!r})\n"
 LOOP += "main['_main'].__globals__['_read'] = lambda path: [None for _ in iter(int, 1)]\n"
 LOOP += "main['_main'](*sys.argv[1:])\n"
+WASTE = LOOP.replace("[None for _ in iter(int, 1)]", f"bytearray({hdf5.MEMORY})")
 
 
 def test_a_whole_file_is_read(whole):
@@ -67,6 +68,25 @@ def test_a_process_that_waits_is_ended(whole, stand_in, monkeypatch):
     stand_in("import time\ntime.sleep(60)")
     monkeypatch.setattr(hdf5, "PATIENCE", 1)
     with pytest.raises(OSError, match="does not end"):
+        hdf5.check(whole)
+
+
+def test_a_small_file_that_claims_much_is_refused(tmp_path):
+    """As a head of so many classes would pass for one of ours."""
+    path = tmp_path / "zeros.h5"
+    shape = (4096, 2**20)
+    with h5py.File(path, "w") as file:
+        options = {"compression": "gzip", "chunks": (64, 2**10)}
+        zeros = file.create_dataset("predictions/kernel", shape, np.float32, **options)
+        zeros[:64, : 2**16] = 0.0
+    assert path.stat().st_size < 10**6
+    with pytest.raises(OSError, match=f"predictions/kernel is of {2**34} bytes, more than any"):
+        hdf5.check(path)
+
+
+def test_memory_is_limited(whole, stand_in):
+    stand_in(WASTE)
+    with pytest.raises(OSError, match="MemoryError"):
         hdf5.check(whole)
 
 

@@ -50,6 +50,12 @@ def test_help_is_on_stdout_and_no_error(parse, flag):
     assert (code, err) == (0, "") and out.startswith("Neural style transfer")
 
 
+def test_every_flag_that_there_is_on_stdout_and_no_error(parse):
+    code, out, err = parse("--helpfull")
+    assert (code, err) == (0, "")
+    assert "--content_weight:" in out and "pdb_post_mortem" in out
+
+
 def test_help_of_the_command_itself():
     """Absl has a flag of this name too, which ends with an error's code."""
     done = subprocess.run(

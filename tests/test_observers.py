@@ -318,11 +318,26 @@ def test_a_value_that_is_not_finite_is_null(tmp_path, monkeypatch):
     assert "first line" in "".join(Parsed(text).texts["span"]) and "line\nsecond" not in text
 
 
+def test_the_first_page_of_a_run_that_goes_on_shows_the_losses_before(tmp_path):
+    *before, now = dispatches(5)
+    terms = {name: np.concatenate([p.terms[name] for p in before]) for name in page.TERMS}
+    path = tmp_path / "report.html"
+    observer = observers.Report(path, settings={}, log_every=100, outputs=1)
+    observer.begin(group("x")._replace(history=terms))
+    now.steps = 99
+    observer(now, lambda: now.images)
+    text = path.read_text("utf-8")
+    (output,) = data_of(text)["outputs"]
+    assert (output["metrics"]["step"], output["metrics"]["total"]) == ([1, 4], [1.0, 0.25])
+    assert "loss 0.250, from 1.00" in Parsed(text).texts["small"]
+
+
 def test_a_run_found_to_be_over_leaves_its_page_and_animation_alone(tmp_path):
     images = np.ones((1, 4, 4, 3), np.float32)
+    history = dict.fromkeys(page.TERMS, np.ones((3, 1)))
     board = observers.TensorBoard(str(tmp_path / "board"), log_every=1, pictures_every=None)
     page_of = observers.Report(tmp_path / "report.html", settings={}, log_every=1, outputs=1)
     for observer in (observers.Animation(tmp_path, suffix="gif"), board, page_of):
-        observer.begin(group("x"))
+        observer.begin(group("x")._replace(history=history))
         assert observer.end(images) == [] and observer.close(None) == []
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from nst_jax import image as image_lib
 from nst_jax import optimize, optimizers
 from nst_jax.config import Config
 
@@ -55,12 +56,14 @@ def test_normalized_gradient_moves_by_the_learning_rate_on_average(problem):
     np.testing.assert_allclose(np.sqrt(np.square(moved).mean(axis=(1, 2, 3))), 2.0, rtol=1e-4)
 
 
-def test_adam_is_optax_adam_in_grey_levels(problem):
+@pytest.mark.parametrize("numbers", [{}, {"beta1": 0.7, "beta2": 0.8, "epsilon": 5.0}], ids=str)
+def test_adam_is_optax_adam_in_grey_levels(problem, numbers):
     images, targets = problem
-    config = PLAIN.replace(optimizer="adam", learning_rate=3.0, steps=4)
+    config = PLAIN.replace(optimizer="adam", learning_rate=3.0, steps=4, **numbers)
     states, _ = optimize.run(quadratic, images, config, each=(targets,))
     x = 255 * images[1]
-    adam = optax.adam(3.0)
+    names = {"beta1": "b1", "beta2": "b2", "epsilon": "eps"}
+    adam = optax.adam(3.0, **{names[name]: number for name, number in numbers.items()})
     opt_state = adam.init(x)
     for _ in range(4):
         update, opt_state = adam.update(x - 255 * targets[1], opt_state, x)
@@ -190,6 +193,13 @@ def test_schedules(schedule, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_the_numbers_of_the_exponential_schedule():
+    """Keras' ExponentialDecay(3, decay_steps=17, decay_rate=0.5), not staircase."""
+    config = Config(schedule="exponential", learning_rate=3.0, decay_rate=0.5, decay_steps=17)
+    found = [float(optimizers.learning_rate_at(config, jnp.asarray(step))) for step in (0, 17, 60)]
+    np.testing.assert_allclose(found, [3.0, 1.5, 3 * 0.5 ** (60 / 17)], rtol=1e-5)
+
+
 def test_an_image_alone_and_among_others_ends_the_same(problem):
     images, targets = problem
     config = Config(steps=8)
@@ -224,9 +234,9 @@ def test_other_numbers_and_steps_compile_nothing(problem, compilations):
 
 
 def treacherous(image, target, limit):
-    """Turns into NaN once the loss has come below `limit`."""
+    """Turns into NaN, and its gradient, once the loss has come below `limit`."""
     value, terms = quadratic(image, target)
-    value = jnp.where(value < limit, jnp.nan, value)
+    value = value * jnp.where(value < limit, jnp.nan, 1.0)
     return value, {"total": value}
 
 
@@ -245,6 +255,57 @@ def test_a_diverging_image_stops_alone_with_its_last_finite_picture(problem):
     )
     assert states.step.tolist() == [10, 4]
     assert np.isfinite(history["total"][:, 0]).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 0.1, "momentum": 0.5},
+        {"optimizer": "adam", "learning_rate": 10.0},
+        {"optimizer": "lbfgs", "learning_rate": 0.5, "memory": 3},
+        {"optimizer": "lbfgs", "memory": 3, "linesearch": True},
+    ],
+    ids=["sgd", "adam", "lbfgs", "linesearch"],
+)
+def test_a_diverging_image_leaves_the_others_alone_at_this_scale_and_the_next(problem, changes):
+    images, targets = problem
+    config = PLAIN.replace(steps=12, **changes)
+
+    def run(limits, images, targets, **options):
+        """The states, and the pictures before the run and after each of its steps."""
+        seen = [np.array(images)]
+        states, _ = optimize.run(
+            treacherous,
+            images,
+            config,
+            each=(targets, np.float32(limits)),
+            callback=lambda progress: seen.append(np.array(progress.images)),
+            **options,
+        )
+        return states, seen
+
+    limit = 0.5 * 0.5 * np.square(255 * (images[1] - targets[1])).sum()
+    states, seen = run([0.0, limit], images, targets)
+    calm, calm_seen = run([0.0, 0.0], images, targets)
+    assert states.diverged.tolist() == [False, True] and not calm.diverged.any()
+    np.testing.assert_array_equal(states.picture[0], calm.picture[0])
+    taken = int(states.step[1])
+    assert 0 < taken < 12 and states.step[0] == 12
+    assert np.isfinite(seen).all()
+    np.testing.assert_array_equal(states.picture[1], seen[taken][1])
+    if not config.linesearch:  # which tries pictures that are not taken
+        np.testing.assert_array_equal(states.picture[1], calm_seen[taken][1])
+
+    targets = np.asarray(image_lib.resample(targets, 8, 6))
+    after = []
+    for previous in (states, calm):
+        larger = np.asarray(image_lib.resample(previous.picture, 8, 6))
+        after.append(run([0.0, 0.0], larger, targets, previous=previous))
+        np.testing.assert_array_equal(after[-1][0].diverged, previous.diverged)
+    np.testing.assert_array_equal(after[0][0].picture[0], after[1][0].picture[0])
+    for picture in after[0][1]:
+        np.testing.assert_array_equal(picture[1], after[0][1][0][1])
+    assert np.isfinite(after[0][1]).all()
 
 
 @pytest.mark.parametrize(

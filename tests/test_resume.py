@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import pytest
 from commandline import FAST
 from disk import room_for
 from PIL import Image
+from test_page import Parsed
+
+from nst_jax import jobs
 
 SERVER = pathlib.Path(__file__).parent / "command_server.py"
 KILLS = 20
@@ -76,6 +80,13 @@ def files(folder):
     return found
 
 
+def losses_shown(page):
+    """{output: {step: total loss}} on a report page."""
+    data = json.loads(Parsed(page.read_text("utf-8")).texts["script"][0])
+    found = {output["stem"]: output["metrics"] for output in data["outputs"]}
+    return {n: dict(zip(m["step"], m["total"], strict=True)) for n, m in found.items()}
+
+
 def last_step(checkpoints):
     names = [path.name for path in checkpoints.glob("0/[0-9]*")]
     return max((int(name) for name in names if name.isdigit()), default=0)
@@ -118,8 +129,8 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
     assert f"nst-jax: stopped by {signal.Signals(number).name}, the pictures are" in said
     assert said.rstrip().endswith("; the same command goes on from there")
     assert len(list(out.glob("*__*.png"))) == 2
-    page = (out / "report.html").read_text("utf-8")
-    assert f"stopped by {signal.Signals(number).name}" in page
+    page = out / "report.html"
+    assert f"stopped by {signal.Signals(number).name}" in page.read_text("utf-8")
     step = last_step(tmp_path / "stopped-checkpoints")
     assert 0 < step < 40
     command.start(*job("stopped", *flags))
@@ -127,6 +138,13 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
     command.start(*job("undisturbed", *flags))
     assert command.wait() == 0
     assert files(out) == files(tmp_path / "undisturbed")
+    curves = losses_shown(page)
+    assert set(curves) == {"a__b", "a__c"}
+    lines = list(map(json.loads, (out / "metrics.jsonl").read_text().splitlines()))
+    for stem, losses in curves.items():
+        assert list(losses) == [*sorted({1, step}), 40]
+        logged = {line["step"]: line["total"] for line in lines if line["output"] == stem}
+        assert logged == {1: losses[1], 40: losses[40]}
 
 
 @pytest.mark.parametrize("waiting", ["time.sleep(60)", "ctypes.CDLL(None).sleep(60)"])
@@ -173,6 +191,36 @@ def test_other_inputs_or_settings_are_refused(run, job, pictures, tmp_path):
     assert "differs in style b (" in err
     assert len(err.strip().splitlines()) == 1
     assert files(tmp_path / "out") == before
+
+
+def test_another_transparency_is_refused(run, job, pictures):
+    """White, on which it is laid, is the same picture under any alpha."""
+    arguments = job("out", "--steps=1")
+    with Image.open(pictures[0]) as picture:
+        colours = np.array(picture.convert("RGBA"))
+    colours[:20] = 255
+    for alpha in (255, 128):
+        colours[:20, :, 3] = alpha
+        Image.fromarray(colours).save(pictures[0])
+        code, err = run(*arguments)
+        assert code == (alpha == 128), err
+    assert re.search(
+        r"differs in content a \(\['(\w+)', None\] there, \['\1', '\w+'\] now\)$", err
+    ), err
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"device": "another"}, "device"), ({"versions": {"jaxlib": "0"}}, "jaxlib")],
+)
+def test_another_device_or_version_is_refused(run, job, monkeypatch, changes, name):
+    arguments = job("out", "--steps=1")
+    assert run(*arguments)[0] == 0
+    now = jobs.environment()
+    versions = now["versions"] | changes.get("versions", {})
+    monkeypatch.setattr(jobs, "environment", lambda: now | changes | {"versions": versions})
+    code, err = run(*arguments)
+    assert code == 1 and f"differs in {name} (" in err
 
 
 def test_the_order_of_the_styles_counts(run, job, pictures):

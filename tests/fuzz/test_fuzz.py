@@ -3,9 +3,14 @@
 `NST_FUZZ_EXAMPLES=1200 python -m pytest tests/fuzz` takes so many of each kind, new ones each time
 """
 
+import contextlib
+import faulthandler
 import os
+import pathlib
+import re
 import resource
 import string
+import sys
 import time
 
 import pytest
@@ -13,9 +18,12 @@ from fuzz.inputs import NAMES, TARGETS, read_flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nst_jax import hdf5
+
 EXAMPLES = os.environ.get("NST_FUZZ_EXAMPLES")
 SECONDS = 20.0
 MEBIBYTES = 600  # by which the process may grow: `inputs.PIXELS` in floating point, several times
+MEBIBYTES_OF_CHILDREN = 2 * hdf5.LARGEST / 2**20 + 100  # an array and a copy of it, and Python
 
 fuzzed = settings(
     max_examples=int(EXAMPLES or 60),
@@ -60,21 +68,68 @@ def damaged(draw, seeds):
 
 
 class Bounds:
-    """Holds what is in it against the time and memory that it may take."""
+    """Holds what is in it against the time and memory that it may take, also of other processes.
+
+    What hangs ends all of it, after a traceback to the file descriptor `terminal`.
+    """
+
+    def __init__(self, terminal):
+        self._terminal = terminal
 
     def __enter__(self):
-        self._start, self._memory = time.monotonic(), self._peak()
+        faulthandler.dump_traceback_later(10 * SECONDS, exit=True, file=self._terminal)
+        with contextlib.suppress(OSError):  # no Linux: then of growth beyond an earlier peak only
+            pathlib.Path("/proc/self/clear_refs").write_text("5")  # man proc_pid_clear_refs
+        self._start, self._memory = time.monotonic(), own_peak()
+        # A process begins as a copy of this one, of the same size.
+        self._children = max(children_peak(), self._memory)
 
     def __exit__(self, *_):
+        faulthandler.cancel_dump_traceback_later()
         assert time.monotonic() - self._start < SECONDS
-        assert self._peak() - self._memory < MEBIBYTES
+        assert own_peak() - self._memory < MEBIBYTES
+        assert children_peak() - self._children < MEBIBYTES_OF_CHILDREN
 
-    def _peak(self):
+
+def own_peak():
+    """The most memory of this process, in MiB; on Linux since `Bounds` has last been entered."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    except (OSError, TypeError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def children_peak():
+    """The most memory of any process that this one has started and that has ended, in MiB."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+@pytest.fixture
+def bounds(capsys):
+    """Makes `Bounds` that tell of a hang on the terminal, whatever pytest captures."""
+    with capsys.disabled():
+        terminal = os.dup(2)
+    yield lambda: Bounds(terminal)
+    os.close(terminal)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak")
+def test_bounds_see_memory_below_an_earlier_peak(bounds, monkeypatch):
+    monkeypatch.setitem(globals(), "MEBIBYTES", 50)
+
+    def fill(mebibytes):
+        return len(b"x" * (mebibytes * 2**20))
+
+    fill(100)
+    with pytest.raises(AssertionError, match="own_peak"), bounds():
+        fill(100)
+    with bounds():
+        fill(10)
+
+
 @pytest.mark.parametrize("kind", TARGETS)
-def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, capsys):
+def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, bounds):
     target = TARGETS[kind]
     path = tmp_path / target.name
     for whole in target.seeds:  # which shows, too, that what is damaged below is worth reading
@@ -85,7 +140,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, capsys):
     @given(damaged(target.seeds))
     def check(data):
         path.write_bytes(data)
-        with Bounds():
+        with bounds():
             try:
                 target.read(path)
             except (ValueError, TypeError) as error:
@@ -119,11 +174,11 @@ arguments = st.lists(
 )
 
 
-def test_any_flags_end_in_one_line(tmp_path, capsys):
+def test_any_flags_end_in_one_line(tmp_path, bounds, capsys):
     @fuzzed
     @given(arguments)
     def check(found):
-        with Bounds():
+        with bounds():
             code = read_flags(found, tmp_path)
         out, err = capsys.readouterr()
         if code == 0:  # a question, or help

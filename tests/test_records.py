@@ -1,0 +1,49 @@
+"""The records of a run, where there is no room for them; the rest is tested with the command."""
+
+import json
+
+import pytest
+from disk import room_for
+
+from nst_jax import files
+from nst_jax.monitor import Records
+
+
+def line(step):
+    return {"output": "a", "step": step, "seconds": 0.5}
+
+
+def test_records_that_outgrow_the_disk_are_told_by_their_name(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with (
+        pytest.raises(files.FileError) as caught,
+        room_for(1000),
+        Records(tmp_path, {}) as records,
+    ):
+        for step in range(1000):
+            records.write([line(step)])
+    assert str(caught.value) == f"{path}: cannot be written: File too large"
+    whole = path.read_text("utf-8").splitlines()[:-1]  # the last one has no end
+    assert list(map(json.loads, whole)) == [line(step) for step in range(len(whole))]
+    assert len(whole) > 10
+
+
+def test_so_are_those_that_do_not_fit_when_they_are_closed(tmp_path):
+    with (
+        pytest.raises(files.FileError, match="metrics.jsonl: cannot be written: File too large"),
+        room_for(1000),
+        Records(tmp_path, {}) as records,
+    ):
+        records.write([line(1)])
+        records._metrics.write(1000 * "x")  # no more than Python keeps to itself for a while
+
+
+def test_an_error_on_its_way_is_the_one_that_is_told(tmp_path):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        room_for(1000),
+        Records(tmp_path, {}) as records,
+    ):
+        records.write([line(1)])
+        records._metrics.write(1000 * "x")
+        raise KeyboardInterrupt
