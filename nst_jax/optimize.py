@@ -267,13 +267,13 @@ def batch_numbers(config: Config, count: int) -> Config:
     """`config` with every number as a float32 array `[count]`, one an image."""
 
     def batch(number):
-        number = np.asarray(number, np.float32)  # NumPy compiles nothing
+        number = np.asarray(number, np.float32)  # this and device_put compile nothing
         if number.ndim and number.shape != (count,):
             raise ValueError(
                 f"a number of the configuration must be one, or one for each of the {count} "
                 f"outputs, got an array of shape {number.shape}"
             )
-        return jnp.asarray(np.broadcast_to(number, (count,)))
+        return jax.device_put(np.broadcast_to(number, (count,)))
 
     return jax.tree.map(batch, config)
 
@@ -299,16 +299,16 @@ def start(
     states = _init_all(images, batch_numbers(config, len(images)), optimizer)
     if previous is None:
         return states
-    states = states._replace(diverged=previous.diverged)
+
+    def taken_over(old):
+        if old.shape == previous.image.shape:
+            old = image_lib.resample(old, *images.shape[1:3])
+        return jnp.copy(old)  # the first step donates it, and `previous` is the caller's
+
+    states = states._replace(diverged=taken_over(previous.diverged))
     if optimizer is not None or config.optimizer == "lbfgs":
         return states
-
-    def resample(old, new):
-        if old.shape == previous.image.shape:
-            return image_lib.resample(old, *images.shape[1:3])
-        return old
-
-    return states._replace(opt_state=jax.tree.map(resample, previous.opt_state, states.opt_state))
+    return states._replace(opt_state=jax.tree.map(taken_over, previous.opt_state))
 
 
 def run(

@@ -125,7 +125,6 @@ def stylize(
         )
     if initial is not None:
         initial = checked("initial", initial)
-    key = jax.random.key(0) if key is None else key
     masks = None if masks is None else np.asarray(masks, np.float32)
     rows = combining.check_combination(
         config, len(styles), mixing=mixing, masks=masks, style_masks=style_masks
@@ -136,14 +135,15 @@ def stylize(
     check_content(
         params, contents[0].shape, config, styles=shapes, masks=masks, style_masks=style_masks
     )
-    if mesh is None:  # tiles of the transform would not divide as heights do
-        params = objective.prepare(params, config)
     sizes = scales(config)
     steps = [config.steps] * len(sizes)
     if config.first_steps is not None:
         steps[0] = config.first_steps
     if resume is not None and not 0 < resume.step <= sum(steps):
         raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
+    key = jax.random.key(0) if key is None else key
+    if mesh is None:  # tiles of the transform would not divide as heights do
+        params = objective.prepare(params, config)
     states, histories = None, []
     for number, size in enumerate(sizes):
         done = sum(steps[:number])
