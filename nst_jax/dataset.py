@@ -105,7 +105,7 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
         return one in manifest.finished and (folder / one.output).is_file()
 
     todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
-    _check_memory(job, params, todo)
+    _check_memory(job, params, todo, shapes)
     _refuse_to_overwrite(job, pairs, folder)
     files.check_folder(folder)
     unfinished = folder / f".unfinished-{job.process}"
@@ -192,15 +192,28 @@ def _look_at_files(job: Job) -> tuple[dict[str, tuple[int, int]], dict[str, str]
     return shapes, bad
 
 
-def _check_memory(job: Job, params: Mapping, batches: Sequence[Batch]) -> None:
+def _of_memory(job: Job, batch: Batch, styles: Sequence[Sequence[int]]) -> dict:
+    """What the memory that a batch takes depends on, beside its shape, size and settings."""
+    return {
+        "styles": styles,
+        "contents": batch.size,
+        "mesh": _mesh(job, batch),
+        "tile": job.tile,
+    }
+
+
+def _check_memory(
+    job: Job, params: Mapping, batches: Sequence[Batch], shapes: Mapping[str, tuple[int, int]]
+) -> None:
     """Refuses batches that would not fit, by the largest of them."""
-    if not batches or job.tile is not None:
+    if not batches:
         return
     largest = max(batches, key=lambda batch: batch.size * math.prod(batch.shape))
-    mesh = _mesh(job, largest)
+    styles = [shapes[one.style] for batch in batches for one in batch.pairs]
+    options = _of_memory(job, largest, sorted(styles, key=math.prod)[-largest.size :])
     try:
-        preflight.check(params, largest.shape, largest.size, job.config, mesh=mesh)
-    except ValueError as error:
+        preflight.check(params, largest.shape, largest.size, job.config, **options)
+    except preflight.DoesNotFit as error:
         raise ValueError(_with_batch_size(str(error), largest)) from error
 
 
@@ -294,7 +307,8 @@ def _paint(job, params, batch, places, folder, unfinished, monitor) -> list[dict
         if not preflight.ran_out(error):
             raise
         advice = preflight.advice(
-            params, batch.shape, batch.size, job.config, mesh=_mesh(job, batch), tile=job.tile
+            *(params, batch.shape, batch.size, job.config),
+            **_of_memory(job, batch, [style.shape for _, style in filled]),
         )
         raise ValueError(f"out of memory: {_with_batch_size(advice, batch)}") from error
     images = np.asarray(result.images)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import jax
 import numpy as np
 
-from nst_jax import console, files, io, observers, preflight, results, sharding, vgg
+from nst_jax import console, files, io, memory, observers, preflight, results, sharding, vgg
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.config import Config
 from nst_jax.console import complain, say
@@ -410,9 +410,7 @@ def _paint(
                     contents[0].image.shape[:2],
                     len(outputs),
                     _config(job, outputs),
-                    regions=len(job.masks or ()),
-                    mesh=_mesh(job, outputs),
-                    tile=job.tile,
+                    **_of_memory(job, outputs),
                 )
                 raise ValueError(f"out of memory: {line}") from error
         if not result.diverged.any() or attempt == attempts - 1:
@@ -439,18 +437,26 @@ def _mesh(job: Job, outputs: Sequence[Output]) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(len(outputs), sizes=job.mesh)
 
 
+def _of_memory(job: Job, outputs: Sequence[Output]) -> dict:
+    """What the memory that a group takes depends on, beside its shape, number and settings."""
+    return {
+        "styles": [style.image.shape for style in job.styles],
+        "contents": len({output.content for output in outputs}),
+        "regions": len(job.masks or ()),
+        "mesh": _mesh(job, outputs),
+        "tile": job.tile,
+    }
+
+
 def _check_memory(job: Job, params: Mapping, groups: Mapping[tuple, Sequence[Output]]) -> None:
     """Refuses a job of which a group, by the shape of its contents, would not fit into memory."""
-    if job.tile is not None:
-        return
+    # One number for all processes: they compile together, and refuse together.
+    available = sharding.least(memory.available_bytes())
     for shape, outputs in groups.items():
         preflight.check(
-            params,
-            shape,
-            len(outputs),
-            _config(job, outputs),
-            regions=len(job.masks or ()),
-            mesh=_mesh(job, outputs),
+            *(params, shape, len(outputs), _config(job, outputs)),
+            **_of_memory(job, outputs),
+            available=available,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("style", "space")
@@ -150,6 +151,16 @@ def share(count: int, *, process: int | None = None, processes: int | None = Non
     process = jax.process_index() if process is None else process
     processes = jax.process_count() if processes is None else processes
     return range(process * count // processes, (process + 1) * count // processes)
+
+
+def least(number: int | None) -> int | None:
+    """The least that any process has, to seven digits; None where none has one. All processes
+    have to call it."""
+    if jax.process_count() == 1:
+        return number
+    own = np.float32(math.inf if number is None else number)
+    found = float(multihost_utils.process_allgather(own).min())
+    return None if found == math.inf else int(found)
 
 
 def connect(

@@ -13,7 +13,7 @@ import pytest
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import optimize, preflight, tiling
+from nst_jax import memory, optimize, preflight, tiling
 
 
 def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
@@ -106,7 +106,7 @@ def test_bad_meshes_and_processes_are_one_line(run, pictures, tmp_path, bad, mes
 
 def test_too_large_a_picture_is_refused_before_the_first_step(run, pictures, tmp_path, monkeypatch):
     content, style, _ = pictures
-    monkeypatch.setattr(preflight, "available_bytes", lambda: 5_000_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 5_000_000)
     arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'o'}")
     code, err = run(*arguments, *FAST, "--mesh=style:1")
     assert code == 1 and "step" not in err
@@ -128,13 +128,18 @@ def test_every_shape_is_asked_about_once_and_before_the_first_is_painted(
         return outputs * shape[0] * shape[1]
 
     monkeypatch.setattr(preflight, "program_bytes", program_bytes)
+    monkeypatch.setattr(preflight, "targets_bytes", lambda *_, **__: 0)
     arguments = (f"--content={one},{other}", f"--styles={style}", f"--output_dir={out}", *FAST)
-    monkeypatch.setattr(preflight, "available_bytes", lambda: 40 * 48)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 40 * 48)
     code, err = run(*arguments)
     assert code == 1 and "a picture of 48x48 would take" in err
     assert asked[:2] == [((36, 48), 1), ((48, 48), 1)] and not out.exists()
+    # What the host keeps of a tiled run is more than that.
+    code, err = run(*arguments, "--tile=24")
+    assert code == 1 and "a picture of 48x36 in windows of 24x24 would take 0.00 GiB" in err
+    assert not out.exists()
     asked.clear()
-    monkeypatch.setattr(preflight, "available_bytes", lambda: 48 * 48)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 48 * 48)
     code, err = run(*arguments, "--mesh=style:1")
     assert code == 0, err
     assert asked == [((36, 48), 1), ((48, 48), 1)] and len(list(out.glob("?__b.png"))) == 2
@@ -201,7 +206,7 @@ def test_so_does_a_tiled_run_and_names_a_smaller_tile(run, pictures, tmp_path, m
     last = err.splitlines()[-1]
     assert re.fullmatch(
         r"nst-jax: out of memory: a picture of 48x36 in windows of 2\dx2\d would take "
-        r"\d\.\d\d GiB of memory: --tile=16 makes this one fit",
+        r"\d\.\d\d GiB of memory: a --size of \d\d fits; --tile=16 makes this one fit",
         last,
     ), last
     check_kept(tmp_path / "o" / "a__b+c.png", tmp_path / "whole" / "a__b+c")

@@ -15,7 +15,7 @@ from commandline import FAST
 from PIL import Image
 
 import nst_jax
-from nst_jax import cli, dataset, jobs
+from nst_jax import cli, dataset, jobs, preflight
 from nst_jax.pairs import expand
 from nst_jax.stylize import Result
 
@@ -243,8 +243,11 @@ def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painte
 
 
 def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
-    def refuse(params, shape, outputs, config, *, mesh):
-        raise ValueError(f"{outputs} pictures of {shape} take too much: a --size of 10 fits")
+    def refuse(params, shape, outputs, config, *, styles, contents, mesh, tile):
+        assert (styles, contents, tile) == ([(48, 48)] * 3, 3, None)
+        raise preflight.DoesNotFit(
+            f"{outputs} pictures of {shape} take too much: a --size of 10 fits"
+        )
 
     monkeypatch.setattr(dataset.preflight, "check", refuse)
     code, err = run(*arguments(batch_size=4))

@@ -5,12 +5,30 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, preflight, sharding
+from nst_jax import memory, objective, preflight, sharding, tiling
 
 CONFIG = nst_jax.Config(
     size=None, content_layers=("block1_conv2",), style_layers=("block1_conv1", "block2_conv1")
 )
 SHAPE = (120, 90)
+
+
+@pytest.fixture
+def step_takes(monkeypatch):
+    """Puts a function in place of what the compiler says of a step; all else takes nothing."""
+
+    def step_takes(program_bytes):
+        monkeypatch.setattr(preflight, "program_bytes", program_bytes)
+        monkeypatch.setattr(preflight, "targets_bytes", lambda *_, **__: 0)
+        monkeypatch.setattr(preflight, "host_bytes", lambda *_, **__: 0)
+
+    return step_takes
+
+
+@pytest.fixture
+def no_flags(monkeypatch):
+    """None is looked for, which compiles a program for each."""
+    monkeypatch.setattr(preflight, "_flags_that_fit", lambda *_, **__: [])
 
 
 def test_need_grows_with_pixels_outputs_and_memory_of_steps(vgg16):
@@ -39,11 +57,12 @@ def test_a_run_that_does_not_fit_is_refused_with_what_fits(vgg16):
     size = int(re.search(r"a --size of (\d+) fits", message)[1])
     assert 60 < size < 110
     preflight.check(vgg16, SHAPE, 2, CONFIG.replace(size=size), available=available)
-    with pytest.raises(ValueError):
-        preflight.check(vgg16, SHAPE, 2, CONFIG.replace(size=int(1.1 * size)), available=available)
+    larger = CONFIG.replace(size=int(1.1 * size))
+    assert preflight.run_bytes(vgg16, SHAPE, 2, larger) > available
 
 
-def test_where_nothing_fits_it_says_so(vgg16):
+def test_where_nothing_fits_it_says_so(vgg16, step_takes):
+    step_takes(lambda params, shape, *_, **__: 1000 * shape[0] * shape[1])
     with pytest.raises(ValueError, match="a picture of 90x120 .* GiB: no --size fits$"):
         preflight.check(vgg16, SHAPE, 1, CONFIG, available=1000)
 
@@ -53,32 +72,90 @@ def test_where_nothing_fits_it_says_so(vgg16):
     [
         (900, CONFIG, "--remat, --precision=bfloat16 or --tile=64 makes"),
         (700, CONFIG, "--remat or --tile=64 makes"),
-        (500, CONFIG, "--remat with --precision=bfloat16 or --tile=64 makes"),
+        (500, CONFIG, "--tile=64 or --remat with --precision=bfloat16 makes"),
         (500, CONFIG.replace(remat=True), "--precision=bfloat16 or --tile=64 makes"),
     ],
 )
-def test_flags_are_named_with_which_it_would_fit(vgg16, monkeypatch, available, config, named):
+def test_flags_are_named_with_which_it_would_fit(
+    vgg16, monkeypatch, step_takes, available, config, named
+):
     def program_bytes(params, shape, outputs, config, **_):
         a_pixel = 1000 - 400 * config.remat - 200 * (config.precision == "bfloat16")
         return outputs * shape[0] * shape[1] * a_pixel
 
-    monkeypatch.setattr(preflight, "program_bytes", program_bytes)
+    step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (64, 32))
-    monkeypatch.setattr(preflight, "TILED_HOST", 0)
     pixels = 3 * SHAPE[0] * SHAPE[1]
     line = preflight.advice(vgg16, SHAPE, 3, config, available=available * pixels)
     assert line.endswith(f" fits; {named} this one fit")
 
 
-def test_a_tile_is_named_where_there_are_windows(vgg16, monkeypatch):
-    monkeypatch.setattr(preflight, "TILES", (64, 32))
+@pytest.mark.parametrize(
+    ("share", "named"),
+    [
+        (1.1, "--tile=64"),
+        (0.7, "--remat with --tile=64"),
+        (0.5, "--remat with --precision=bfloat16 with --tile=64"),
+        (0.3, None),
+    ],
+)
+def test_flags_are_named_together_where_none_does_alone(
+    vgg16, monkeypatch, step_takes, share, named
+):
+    def program_bytes(params, shape, outputs, config, **_):
+        a_pixel = 1000 - 400 * config.remat - 200 * (config.precision == "bfloat16")
+        return outputs * shape[0] * shape[1] * a_pixel
+
+    step_takes(program_bytes)
+    monkeypatch.setattr(preflight, "TILES", (64,))
+    window = tiling.grid(SHAPE, 64, CONFIG.content_layers + CONFIG.style_layers, model="vgg16")
+    available = int(share * 1000 * np.prod(window.window))
+    line = preflight.advice(vgg16, SHAPE, 1, CONFIG, available=available)
+    assert line.endswith(f" fits; {named} makes this one fit" if named else " fits")
     searching = CONFIG.replace(optimizer="lbfgs", linesearch=True)
-    assert preflight._tile_that_fits(vgg16, SHAPE, searching, lambda area: True) == []
-    assert preflight._tile_that_fits(vgg16, SHAPE, CONFIG, lambda area: True) == ["--tile=64"]
+    assert "--tile" not in preflight.advice(vgg16, SHAPE, 1, searching, available=available)
+
+
+def test_the_size_that_is_named_has_been_asked_about(vgg16, step_takes):
+    """Of memory that does not grow as the pixels do."""
+    asked = {}
+
+    def program_bytes(params, shape, *_, **__):
+        return asked.setdefault(shape, int(1e6 * (shape[0] * shape[1]) ** 0.25))
+
+    step_takes(program_bytes)
+    available = int(0.6 * program_bytes(None, SHAPE))
+    line = preflight.advice(vgg16, SHAPE, 1, CONFIG, available=available)
+    size = int(re.search(r"a --size of (\d+) fits", line)[1])
+    assert asked[nst_jax.image.fit_size(*SHAPE, size)] <= available
+    assert program_bytes(None, nst_jax.image.fit_size(*SHAPE, int(1.06 * size))) > available
+
+
+def test_a_style_larger_than_the_picture_counts(vgg16, no_flags):
+    style = (300, 320)
+    step = preflight.program_bytes(vgg16, SHAPE, 1, CONFIG)
+    need = preflight.targets_bytes(vgg16, SHAPE, CONFIG, styles=[(20, 20), style])
+    assert need > 2 * 4 * 64 * np.prod(style) > step  # block1_conv1, before and after its ReLU
+    preflight.check(vgg16, SHAPE, 1, CONFIG, styles=[(20, 20)], available=step)
+    with pytest.raises(preflight.DoesNotFit) as caught:
+        preflight.check(vgg16, SHAPE, 1, CONFIG, styles=[style, (20, 20)], available=need - 1)
+    assert f"a picture of 90x120 would take {need / 2**30:.2f} GiB" in str(caught.value)
+    preflight.check(vgg16, SHAPE, 1, CONFIG, styles=[style, (20, 20)], available=need)
+
+
+def test_on_a_mesh_the_content_is_looked_at_by_one_device(vgg16):
+    """And with --remat a step takes less than the forward pass before it."""
+    mesh, alone = sharding.make_mesh(1), CONFIG.replace(style_layers=())
+    need = preflight.targets_bytes(vgg16, (256, 40), alone, mesh=mesh)
+    assert need > 2 * 4 * 64 * 256 * 40
+    for part in ({"mesh": mesh}, {}):
+        config = CONFIG.replace(remat=not part)
+        found = preflight.run_bytes(vgg16, (256, 40), 1, config, **part)
+        assert found >= preflight.targets_bytes(vgg16, (256, 40), config, **part)
 
 
 def test_what_is_far_from_the_limit_is_not_compiled(vgg16, compilations):
-    assert 2**20 < preflight.available_bytes() < 2**60
+    assert 2**20 < memory.available_bytes() < 2**60
     with compilations() as count:
         preflight.check(vgg16, SHAPE, 1, CONFIG, available=2**40)
         assert count() == 0
@@ -91,10 +168,12 @@ def test_masks_are_counted(vgg16):
     assert masked - need > 3 * 4 * pixels
 
 
-def test_numbers_may_be_arrays(vgg16, monkeypatch):
-    monkeypatch.setattr(preflight, "program_bytes", lambda *_, **__: 10**9)
+def test_numbers_may_be_arrays(vgg16, step_takes):
+    step_takes(lambda _, __, ___, config, **____: 10**9 - (config.precision == "bfloat16"))
     numbers = {"learning_rate": np.array([1.0, 2.0]), "style_weight": np.array([1.0, 2.0])}
-    line = preflight.advice(vgg16, SHAPE, 2, CONFIG.replace(remat=True, **numbers), available=10**9)
+    line = preflight.advice(
+        vgg16, SHAPE, 2, CONFIG.replace(remat=True, **numbers), available=10**9 - 1
+    )
     assert "--precision=bfloat16" in line and "--remat" not in line
 
 
@@ -131,12 +210,12 @@ def test_limits_of_nested_control_groups_count(tmp_path, monkeypatch, own, there
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text(f"1:name=systemd:/other\n0::{own}\n")
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:       5 kB\n")
-    monkeypatch.setattr(preflight, "ROOT", tmp_path)
-    assert preflight.available_bytes() == there_are
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    assert memory.available_bytes() == there_are
 
 
 @pytest.mark.parametrize(("outputs", "alone"), [(8, 1.0), (1, 1 / 8)])
-def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, outputs, alone):
+def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, no_flags, outputs, alone):
     """Against a device that has an eighth of it for itself."""
     mesh = sharding.make_mesh(outputs)
     need = preflight.program_bytes(vgg16, (256, 40), outputs, CONFIG, mesh=mesh)
@@ -151,29 +230,97 @@ def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, outputs, alone)
     assert "--tile" not in str(caught.value)  # which takes no mesh
 
 
-def test_of_a_tiled_run_only_smaller_tiles_are_named(vgg16, monkeypatch):
+def test_of_a_tiled_run_only_smaller_tiles_are_named(vgg16, monkeypatch, step_takes):
     def program_bytes(params, shape, outputs, config, *, regions, mesh):
-        assert (outputs, regions, mesh) == (1, 3, None)  # windows are looked at one by one
+        assert (regions, mesh) == (3, None)
+        assert outputs == 1 or max(shape) <= 64  # windows are looked at one by one
+        assert np.ndim(config.style_weight) == (outputs > 1)
         return shape[0] * shape[1] * (500 if config.remat else 1000)
 
-    monkeypatch.setattr(preflight, "program_bytes", program_bytes)
+    step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (96, 64, 32))
+    config = CONFIG.replace(style_weight=np.array([1.0, 2.0]))
     lines = [
-        preflight.advice(vgg16, SHAPE, 2, CONFIG, regions=3, tile=tile) for tile in (64, 32, 24)
+        preflight.advice(vgg16, (240, 180), 2, config, regions=3, tile=tile, available=available)
+        for tile, available in ((64, 2_000_000), (32, 700_000), (24, 400_000))
     ]
-    assert lines[0].startswith("2 pictures of 90x120 in windows of ")
-    assert lines[0].endswith(" GiB of memory: --remat or --tile=32 makes this one fit")
-    assert all(line.endswith(": --remat makes this one fit") for line in lines[1:])
-    saving = CONFIG.replace(remat=True)
-    line = preflight.advice(vgg16, SHAPE, 2, saving, regions=3, tile=24)
-    assert line.endswith(": no smaller --tile fits")
+    assert lines[0].startswith("2 pictures of 180x240 in windows of ")
+    assert lines[0].endswith("; --remat or --tile=32 makes this one fit")
+    assert all(line.endswith("; --remat makes this one fit") for line in lines[1:])
+    line = preflight.advice(
+        vgg16, (240, 180), 2, config.replace(remat=True), regions=3, tile=24, available=100_000
+    )
+    assert "makes this one fit" not in line
 
 
-def test_a_larger_tile_is_not_named_even_if_it_seems_to_fit(vgg16, monkeypatch):
+def test_a_larger_tile_is_not_named_even_if_it_seems_to_fit(vgg16, monkeypatch, step_takes):
     def program_bytes(params, shape, *_, **__):  # of strips, memory hardly depends on the picture
         return 10**6 - 300 * shape[0] * shape[1]
 
-    monkeypatch.setattr(preflight, "program_bytes", program_bytes)
+    step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (64, 32))
-    line = preflight.advice(vgg16, SHAPE, 1, CONFIG, tile=32)
-    assert line.endswith(": no smaller --tile fits")
+    assert "--tile" not in preflight.advice(vgg16, SHAPE, 1, CONFIG, tile=32)
+
+
+def test_what_the_host_keeps_of_a_tiled_run_is_counted_by_its_arrays(vgg16):
+    pixels, styles = np.prod(SHAPE), [(50, 40), (30, 30)]
+    picture, activations = 4 * 3, 4 * 64
+    small = 0.01 * pixels
+    kept = preflight.host_bytes(vgg16, SHAPE, 1, CONFIG, styles=styles)
+    of_a_picture = 4 * picture + 7 * picture  # image, momentum, average, result, and what passes
+    of_a_content = 2 * picture + activations
+    found = kept - pixels * (of_a_picture + of_a_content) - picture * (50 * 40 + 30 * 30)
+    statistics = 4 * (64**2 + 64 + 128**2 + 128)
+    assert 0 <= found < statistics + 100
+    more = preflight.host_bytes(vgg16, SHAPE, 3, CONFIG, styles=styles)
+    assert abs(more - kept - 2 * pixels * of_a_picture) < small
+    others = preflight.host_bytes(vgg16, SHAPE, 3, CONFIG, styles=styles, contents=2)
+    assert abs(others - more - pixels * of_a_content - statistics) < small
+    lbfgs = CONFIG.replace(optimizer="lbfgs", memory=20)
+    past = preflight.host_bytes(vgg16, SHAPE, 1, lbfgs, styles=styles) - kept
+    assert 20 * 2 * picture * pixels < past < 30 * 2 * picture * pixels
+
+
+def test_a_tiled_run_is_asked_for_a_window_and_for_what_the_host_keeps(vgg16, no_flags):
+    shape, styles = (240, 180), [(64, 300)]  # of which the second is in windows, too
+    window = tiling.grid(shape, 64, CONFIG.content_layers + CONFIG.style_layers, model="vgg16")
+    step = preflight.program_bytes(vgg16, window.window, 1, CONFIG)
+    host = preflight.host_bytes(vgg16, shape, 2, CONFIG, styles=styles)
+    need = preflight.run_bytes(vgg16, shape, 2, CONFIG, styles=styles, tile=64)
+    assert host + step <= need < host + 1.2 * step
+    preflight.check(vgg16, shape, 2, CONFIG, styles=styles, tile=64, available=need)
+    with pytest.raises(preflight.DoesNotFit) as caught:
+        preflight.check(vgg16, shape, 2, CONFIG, styles=styles, tile=64, available=need - 1)
+    message = str(caught.value)
+    height, width = window.window
+    assert message.startswith(
+        f"2 pictures of 180x240 in windows of {width}x{height} would take {need / 2**30:.2f} GiB "
+    )
+    size = int(re.search(r"a --size of (\d+) fits", message)[1])
+    smaller = CONFIG.replace(size=size)
+    assert preflight.run_bytes(vgg16, shape, 2, smaller, styles=styles, tile=64) < need
+
+
+def test_scales_that_are_looked_at_whole_count_in_a_tiled_run(vgg16, step_takes):
+    """Where the picture is no larger than the tile, all outputs are painted at once."""
+    step_takes(lambda params, shape, outputs, *_, **__: outputs * shape[0] * shape[1])
+    config = CONFIG.replace(size=128, first_size=16, scale_factor=2.0)
+    assert preflight.run_bytes(vgg16, (128, 128), 9, config, tile=64) == 9 * 64 * 64
+    assert preflight.run_bytes(vgg16, (128, 128), 9, CONFIG, tile=64) <= 64 * 64
+
+
+def test_beside_an_accelerator_the_host_is_asked_by_itself(vgg16, monkeypatch, step_takes):
+    step_takes(lambda *_, **__: 1000)
+    monkeypatch.setattr(preflight, "host_bytes", lambda *_, **__: 5000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = {"device": 999, "host": 5000}
+    monkeypatch.setattr(memory, "available_bytes", lambda: there["device"])
+    monkeypatch.setattr(memory, "host_available_bytes", lambda: there["host"])
+    with pytest.raises(preflight.DoesNotFit, match="in windows of"):
+        preflight.check(vgg16, SHAPE, 1, CONFIG, tile=64)
+    there["device"] = 1000
+    preflight.check(vgg16, SHAPE, 1, CONFIG, tile=64)
+    there["host"] = 4999
+    with pytest.raises(preflight.DoesNotFit, match="GiB of the host's memory, and there are"):
+        preflight.check(vgg16, SHAPE, 1, CONFIG, tile=64)
+    preflight.check(vgg16, SHAPE, 1, CONFIG)
