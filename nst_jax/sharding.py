@@ -45,8 +45,9 @@ def make_mesh(
 
     Args:
       outputs: how many pictures are made at once.
-      sizes: of the axes, as from `parse_mesh`; None divides the outputs as far as they go
-        evenly, and each of their pictures among the devices then left over.
+      sizes: of the axes, as from `parse_mesh`; None divides the outputs among all devices, or
+        where there are fewer of them, as far as they go evenly, and each picture among the devices
+        then left over.
       devices: those to use; None is all, of all processes.
 
     Returns:
@@ -57,7 +58,7 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else list(devices)
     if sizes is None:
-        style = math.gcd(outputs, len(devices))
+        style = len(devices) if outputs >= len(devices) else math.gcd(outputs, len(devices))
         sizes = {"style": style, "space": len(devices) // style}
     shape = tuple(sizes[axis] for axis in AXES)
     wanted = math.prod(shape)

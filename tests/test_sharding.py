@@ -33,6 +33,7 @@ def pictures(rng, *shapes):
         ("style:2,space:4", 32, 2, {}),
         ("style:2,space:4", 37, 3, {"jitter": 2}),  # neither divides
         ("style:2,space:4", 37, 3, {"remat": True, "steps": 3}),
+        (None, 16, 9, {"steps": 3}),  # as it is by default, with one output more than devices
     ],
 )
 def test_a_mesh_gives_what_one_device_gives(
@@ -44,7 +45,7 @@ def test_a_mesh_gives_what_one_device_gives(
     content, *styles = pictures(rng, (height, 20), *[(16, 20)] * styles)
     config = CONFIG.replace(**changes)
     one = nst_jax.stylize(vgg16, content, styles, config)
-    mesh = sharding.make_mesh(len(styles), sizes=sharding.parse_mesh(mesh))
+    mesh = sharding.make_mesh(len(styles), sizes=mesh and sharding.parse_mesh(mesh))
     counts = []
     with compilations() as count:
         many = nst_jax.stylize(
@@ -121,7 +122,8 @@ def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(
 
 
 @pytest.mark.parametrize(
-    ("outputs", "shape"), [(8, (8, 1)), (1, (1, 8)), (2, (2, 4)), (12, (4, 2)), (3, (1, 8))]
+    ("outputs", "shape"),
+    [(8, (8, 1)), (1, (1, 8)), (2, (2, 4)), (6, (2, 4)), (3, (1, 8)), (9, (8, 1)), (12, (8, 1))],
 )
 def test_by_default_outputs_are_divided_first(outputs, shape):
     assert sharding.make_mesh(outputs).devices.shape == shape
