@@ -28,8 +28,17 @@ class Profile:
         """Args:
         folder: where the trace goes, made if absent.
         size: height and width of the pictures at the last scale.
+
+        Raises:
+          ValueError: no folder can be made there.
         """
-        os.makedirs(folder, exist_ok=True)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"profile_dir must be a folder, or a place for one, got {str(folder)!r}: "
+                f"{error.strerror}"
+            ) from error
         self._folder, self._size = folder, tuple(size)
         self._program, self._dispatches = None, 0
         self._tracing, self.traced = False, 0

@@ -51,6 +51,16 @@ def test_steady_steps_of_the_last_scale_are_traced(tmp_path, profiler, dispatche
     assert profile.traced == sum(dispatches[number][0] for number in expected)
 
 
+def test_a_file_in_place_of_the_folder_is_refused_by_the_name_of_the_option(tmp_path):
+    (tmp_path / "file").touch()
+    for folder, why in (("file", "File exists"), ("file/deep", "Not a directory")):
+        with pytest.raises(ValueError) as caught:
+            profiling.Profile(tmp_path / folder, (8, 8))
+        assert str(caught.value) == (
+            f"profile_dir must be a folder, or a place for one, got '{tmp_path / folder}': {why}"
+        )
+
+
 def test_a_run_that_fails_while_traced_ends_the_trace(tmp_path, profiler):
     with pytest.raises(KeyboardInterrupt), profiling.Profile(tmp_path, (8, 8)) as profile:
         follow(profile, [(1, 8)] * 3, profiler)
