@@ -102,7 +102,8 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
     own = plan(good, shapes, batch_size=batch_size, devices=devices)
 
     def finished(one):
-        return one in manifest.finished and (folder / one.output).is_file()
+        path = folder / one.output
+        return one in manifest.finished and path.is_file() and path.stat().st_size > 0
 
     todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
     _check_memory(job, params, todo, shapes)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from nst_jax import console, files
 from nst_jax.pairs import Pair
 
-# Of the settings, what says where pictures are computed and not what: it may change between runs.
-PLACEMENT = ("batch_size", "mesh", "tile", "platform", "device", "versions")
+# Of the settings, what says where and how pictures are computed and not what: it may change between
+# runs.
+PLACEMENT = ("batch_size", "mesh", "tile", "remat", "platform", "device", "versions")
 
 
 class Manifest:

@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from nst_jax import files, io, jobs
@@ -71,7 +71,8 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
 
     A file stands for itself. A folder stands for the pictures in it and in its subfolders, a glob
     pattern (`**` for any folders) for those that match: what has a picture's suffix, does not
-    begin with a dot and is not in `output_dir`, sorted.
+    begin with a dot and is not in `output_dir`, sorted. Links are followed, but to no folder twice;
+    one that leads nowhere is taken for a picture, for whoever reads it to say.
 
     Raises:
       ValueError: an item that names nothing; the message starts with `flag`.
@@ -91,9 +92,9 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
             continue
         matches = sorted(
             match
-            for match in map(pathlib.Path, glob.glob(pattern, recursive=True))
+            for match in map(pathlib.Path, _matching(pattern))
             if match.suffix.lower() in suffixes
-            and match.is_file()
+            and (match.is_file() or not match.exists())
             and not os.path.realpath(match).startswith(outputs)
         )
         if not matches:
@@ -104,6 +105,32 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
             name = "/".join(part for part in parts if part != "..")  # outputs stay in their folder
             found.setdefault(str(match), Source(str(match), name))
     return list(found.values())
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """What matches a glob pattern. As `glob`, which follows a link to a folder around it for as
+    long as the disk lets it."""
+    parts = pathlib.PurePath(pattern).parts
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    place = parts.index("**")
+    for top in glob.iglob(os.path.join(*parts[:place], "")) if place else ["."]:
+        for folder in _folders(top):
+            yield from _matching(os.path.join(glob.escape(folder), *parts[place + 1 :] or "*"))
+
+
+def _folders(top: str) -> Iterator[str]:
+    """`top` and the folders below it, without hidden ones, each once."""
+    seen = set()
+    for folder, below, _ in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield folder
 
 
 def pair(

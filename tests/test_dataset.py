@@ -122,6 +122,15 @@ def test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended(run,
     assert set(again.pop("manifest.jsonl")) == set(first["manifest.jsonl"])
     assert again == {name: text for name, text in first.items() if name != "manifest.jsonl"}
 
+    # So is one that holds nothing, which a crash of the machine may leave; and where memory is
+    # saved, it goes on as before.
+    painted.clear()
+    whole = level(out / "b__t.png")
+    (out / "b__t.png").write_bytes(b"")
+    code, err = run(*arguments("--remat"))
+    assert (code, painted) == (0, [2]), err
+    assert np.abs(level(out / "b__t.png") - whole).max() <= 1
+
     # Other settings are another data set's.
     before = files(out)
     code, err = run(*arguments("--seed=1", "--pairing=random", "--steps=3"))
@@ -141,15 +150,17 @@ def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
     (folders / "in" / "d.jpg").write_bytes(whole[: len(whole) // 2])
     (folders / "styles" / "text.png").write_text("no picture")
     save(folders / "in" / "wide.png", rng, 32, 3200)
+    (folders / "in" / "e.png").symlink_to("nowhere.png")
     for share in ([3, 3, 3], []):
         code, err = run(*arguments(batch_size=3))
         assert (code, painted) == (dataset.BAD_FILES, share), err
         painted.clear()
-        assert "nst-jax: 4 bad files, named in manifest.jsonl, are passed over, and 12 pic" in err
+        assert "nst-jax: 5 bad files, named in manifest.jsonl, are passed over, and 15 pic" in err
         lines = (folders / "out" / "manifest.jsonl").read_text().splitlines()
         bad = {line["path"]: line["error"] for line in map(json.loads, lines) if "error" in line}
         assert len(lines) == len(bad) + 6  # no line comes twice
-        assert list(bad) == ["in/cut.png", "in/wide.png", "styles/text.png", "in/d.jpg"]
+        assert list(bad) == ["in/cut.png", "in/e.png", "in/wide.png", "styles/text.png", "in/d.jpg"]
+        assert "nowhere" not in bad["in/e.png"] and "No such file" in bad["in/e.png"]
         assert "cannot be read" in bad["in/cut.png"] and "truncated" in bad["in/d.jpg"]
         assert bad["in/wide.png"] == (
             "in/wide.png: the layers need 2 pixels a side, and it is brought to 48 x 1 "
@@ -160,7 +171,7 @@ def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
     save(folders / "in" / "d.jpg", rng, 60, 80)  # mended
     code, err = run(*arguments(batch_size=3))
     assert (code, painted) == (dataset.BAD_FILES, [3]), err
-    assert "3 bad files" in err and (folders / "out" / "d__t.png").exists()
+    assert "4 bad files" in err and (folders / "out" / "d__t.png").exists()
 
 
 def test_nothing_readable_is_an_error(run, folders):

@@ -55,11 +55,13 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path, text):
 
 def test_settings_that_change_the_pictures_are_refused_by_name(tmp_path):
     path = tmp_path / "config.json"
-    settings = {"seed": 0, "mesh": None, "config": {"steps": 2, "layers": ("a", "b")}}
+    config = {"steps": 2, "layers": ("a", "b"), "remat": False}
+    settings = {"seed": 0, "mesh": None, "config": config}
     check_settings(path, settings)
     path.write_text(json.dumps(settings))
     check_settings(path, settings)
     check_settings(path, settings | {"mesh": {"style": 2}, "device": "other"})
+    check_settings(path, settings | {"tile": 512, "config": config | {"remat": True}})
     with pytest.raises(ValueError) as caught:
         check_settings(path, {"config": {"steps": 3, "layers": ("a",)}, "pairing": "zip"})
     assert str(caught.value) == (

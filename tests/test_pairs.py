@@ -43,6 +43,26 @@ def test_patterns_name_what_lies_below_their_fixed_part(folder):
     assert names(["in/[ab].*"]) == ["a", "b"]
 
 
+def test_links_are_followed_but_to_no_folder_twice(folder):
+    """One to a folder around it would else be followed forty times, and two of them forever."""
+    (folder / "shared").mkdir()
+    (folder / "shared" / "e.png").touch()
+    (folder / "in" / "b2.png").symlink_to(folder / "in" / "b.png")
+    (folder / "in" / "deep" / "linked").symlink_to(folder / "shared")
+    found = ["a", "b", "b2", "deep/d", "deep/er/c", "deep/linked/e", "out/done", "x[1]"]
+    assert names(["in"]) == found
+    for name in ("in/loop", "in/deep/loop", "in/deep/er/loop"):
+        (folder / name).symlink_to(folder / "in")
+    assert names(["in"]) == names(["in/**/*"]) == names(["in/**"]) == found
+    assert names(["in/**/deep/**/[c-e].*"]) == ["deep/d", "deep/er/c", "deep/linked/e"]
+    assert names(["**/e.png"]) == ["in/deep/linked/e"]
+
+
+def test_a_link_that_leads_nowhere_is_left_to_whoever_reads_it(folder):
+    (folder / "in" / "gone.png").symlink_to(folder / "nowhere.png")
+    assert names(["in/*"]) == ["a", "b", "gone", "x[1]"] and "gone" in names(["in"])
+
+
 def test_items_are_taken_in_turn_and_files_once_whatever_their_suffix(folder):
     assert names(["style.png", "in/*", "in/b.png", "in/notes.txt"]) == [
         *("style", "a", "b", "x[1]", "notes"),
