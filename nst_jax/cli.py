@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import pathlib
 import shlex
 import sys
@@ -211,7 +212,7 @@ def run() -> int:
     }
     alone = data_set and FLAGS.coordinator_address is None  # its processes need not meet
     if FLAGS.distributed or (any(v is not None for v in processes.values()) and not alone):
-        sharding.connect(**processes)
+        sharding.connect(**processes, apart=data_set or FLAGS.tile is not None)
     config, sweep = config_from_flags()
     check_choice("--format", FLAGS.format, io.FORMATS)
     if FLAGS.retries and config.optimizer == "lbfgs" and config.linesearch:
@@ -291,13 +292,21 @@ def _main(argv: Sequence[str]) -> int:
         return 0 if answer() else run()
     except KeyboardInterrupt:
         complain("interrupted")
-        return 130
+        return _failed(130)
     # A backend that doesn't start is no more than a RuntimeError.
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
         logging.debug("the error in full", exc_info=True)
         first, *_ = str(error).splitlines() or [type(error).__name__]
         complain(first)
-        return BAD_INPUT
+        return _failed(BAD_INPUT)
+
+
+def _failed(code: int) -> int:
+    """The exit code; but of several processes one that fails ends at once, where JAX would have it
+    wait for the others, and these for it."""
+    if jax.distributed.is_initialized():
+        os._exit(code)
+    return code
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

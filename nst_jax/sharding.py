@@ -169,13 +169,20 @@ def connect(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    apart: bool = False,
 ) -> None:
     """Joins the processes of a run into one, through `jax.distributed.initialize`; to be called
-    before anything else of JAX. Without arguments the cluster's own environment tells them (TPU
+    before anything else of JAX. Without numbers the cluster's own environment tells them (TPU
     pods, Slurm, Open MPI).
 
+    A signal ends each process as it would end one alone.
+
+    Args:
+      coordinator_address, num_processes, process_id: as of `jax.distributed.initialize`.
+      apart: they don't take their steps together, so that one may be done long before another.
+
     Raises:
-      ValueError: some of the arguments without the others, or no cluster to tell them.
+      ValueError: some of the numbers without the others, or no cluster to tell them.
       ConnectionError: JAX is in use already, or the others are not to be reached.
     """
     given = [coordinator_address, num_processes, process_id]
@@ -183,11 +190,22 @@ def connect(
         if None in given:
             raise ValueError("coordinator_address, num_processes and process_id go together")
         check_process_id(process_id, num_processes)
+        if not coordinator_address.rpartition(":")[2].isdecimal():
+            raise ValueError(
+                f"coordinator_address must be like '10.0.0.1:8476', got {coordinator_address!r}"
+            )
+    # It would take SIGTERM for itself, and only tell of it whoever asks.
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)
     try:
-        # Of a data set one process may have done its share hours before another.
-        jax.distributed.initialize(
-            coordinator_address, num_processes, process_id, shutdown_timeout_seconds=7 * 24 * 3600
-        )
+        jax.distributed.initialize(*given, shutdown_timeout_seconds=7 * 24 * 3600 if apart else 300)
+    except ValueError as error:
+        if None not in given:
+            raise
+        raise ValueError(
+            "no cluster's environment says which processes there are (TPU pods, Slurm, Open MPI): "
+            "give coordinator_address, num_processes and process_id"
+        ) from error
     except RuntimeError as error:
         raise ConnectionError(f"the processes could not be joined: {error}") from error
 

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -36,6 +38,26 @@ def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
     assert (code, err.strip()) == (1, "nst-jax: tile must be at least 11 for these layers, got 9")
 
 
+def start_two(*flags, second=(), program=("-m", "nst_jax")):
+    """Two processes of four CPU devices each, that join on loopback; `second` goes to the second
+    alone."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    command = [sys.executable, *program, *flags]
+    command += [f"--coordinator_address={address}", "--num_processes=2"]
+    return [
+        subprocess.Popen(
+            [*command, f"--process_id={number}", *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
+        )
+        for number, more in enumerate(((), second))
+    ]
+
+
 def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     """Four CPU devices each, on loopback, through the command itself."""
     content, *styles = pictures
@@ -43,21 +65,7 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     flags += ("--report", "--save_every=1", "--animate=gif", "--color=luminance")
     code, err = run(f"--output_dir={tmp_path / 'one'}", *flags, "--mesh=style:1")
     assert code == 0, err
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    command = [sys.executable, "-m", "nst_jax", *flags, f"--output_dir={tmp_path / 'two'}"]
-    command += ["--mesh=style:2,space:4", f"--coordinator_address={address}", "--num_processes=2"]
-    processes = [
-        subprocess.Popen(
-            [*command, f"--process_id={number}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
-        )
-        for number in range(2)
-    ]
+    processes = start_two(f"--output_dir={tmp_path / 'two'}", *flags, "--mesh=style:2,space:4")
     try:
         errs = [process.communicate(timeout=240)[1] for process in processes]
     finally:
@@ -88,6 +96,78 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     for one, two in zip(*lines, strict=True):
         assert (one["step"], one["style"]) == (two["step"], two["style"])
         np.testing.assert_allclose(two["total"], one["total"], rtol=1e-5)
+
+
+def test_a_signal_ends_each_of_several_processes(pictures, tmp_path):
+    content, *styles = pictures
+    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST)
+    processes = start_two(*flags, f"--output_dir={tmp_path}", "--steps=1000000")
+    try:
+        metrics = tmp_path / "metrics.jsonl"
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.05)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        # What a shell calls 143.
+        assert [process.wait(timeout=30) for process in processes] == [-signal.SIGTERM] * 2
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_of_several_processes_one_that_fails_ends_at_once(pictures, tmp_path):
+    content, style, _ = pictures
+    flags = (f"--content={content}", f"--styles={style}", *FAST, f"--output_dir={tmp_path}")
+    missing = tmp_path / "missing.png"
+    processes = start_two(*flags, "--steps=1000000", second=(f"--content={missing}",))
+    try:
+        # Where it waited for the other, that took two minutes.
+        _, err = processes[1].communicate(timeout=90)
+        assert processes[1].returncode == 1 and processes[0].poll() is None
+        assert err.splitlines()[-1].startswith(f"nst-jax: {missing}: "), err
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_several_processes_refuse_together_what_does_not_fit_one_of_them(pictures, tmp_path):
+    content, style, _ = pictures
+    flags = (f"--content={content}", f"--styles={style}", *FAST, f"--output_dir={tmp_path / 'o'}")
+    program = (
+        "import sys; from nst_jax import cli, memory, preflight\n"
+        "memory.available_bytes = lambda: 5_000_000 if sys.argv[-1][-1] == '0' else 2**40\n"
+        "preflight._flags_that_fit = lambda *_, **__: []\n"  # each would be compiled
+        "cli.main()"
+    )
+    processes = start_two(*flags, program=("-c", program))
+    try:
+        errs = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [1, 1], errs
+    one, two = (err.splitlines()[-1] for err in errs)
+    assert one == two and re.fullmatch(
+        r"nst-jax: a picture of 48x36 would take 0\.\d\d GiB of memory, and there are 0\.00 GiB: "
+        r"(no|a) --size.* fits",
+        one,
+    )
+    assert not (tmp_path / "o").exists()
+
+
+def test_without_a_cluster_it_says_what_to_give(run, pictures, monkeypatch):
+    def initialize(*_, **__):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    code, err = run(f"--content={pictures[0]}", f"--styles={pictures[1]}", "--distributed")
+    assert code == 1 and err == (
+        "nst-jax: no cluster's environment says which processes there are (TPU pods, Slurm, "
+        "Open MPI): give coordinator_address, num_processes and process_id\n"
+    )
 
 
 @pytest.mark.parametrize(
