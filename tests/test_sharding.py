@@ -61,6 +61,19 @@ def test_a_mesh_gives_what_one_device_gives(
     assert moved > 0.05 * config.steps and error <= 1e-5 * config.steps * moved
 
 
+def test_on_a_cpu_one_device_convolves_otherwise_and_paints_nearly_the_same(vgg16, rng):
+    content, style = pictures(rng, (32, 20), (16, 20))
+    config = CONFIG.replace(steps=5)
+    mesh = sharding.make_mesh(1, devices=jax.devices()[:2])
+    assert mesh.devices.shape == (1, 2)
+    one = nst_jax.stylize(vgg16, content, [style], config)
+    many = nst_jax.stylize(vgg16, content, [style], config, mesh=mesh)
+    np.testing.assert_allclose(many.history["total"], one.history["total"], rtol=1e-5)
+    moved = np.linalg.norm(np.asarray(one.images) - np.asarray(content))
+    error = np.linalg.norm(np.asarray(many.images) - np.asarray(one.images))
+    assert moved > 0.5 and error <= 1e-5 * moved
+
+
 def rough(image, wanted):
     """A loss that looks across the borders between devices."""
     value = jnp.mean(jnp.square(image - wanted)) + jnp.mean(

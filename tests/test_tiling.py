@@ -140,6 +140,22 @@ def test_default_layers(vgg16, rng):
     assert_equal_untiled(vgg16, image, content, [style], config, tile=173)
 
 
+def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
+    """Winograd's kernels, whose rounding depends on where a window puts their tiles."""
+    image, content, style = pictures(rng, (229, 100), (229, 100), (40, 50))
+    config = nst_jax.Config(tv_weight=1e-6)
+    params = objective.prepare(vgg19, config)
+    assert params is not vgg19
+    whole = objective.compute_targets(params, content, [style], config)
+    (targets,) = tiling.compute_targets(params, content, [style], config, tile=181)
+    (_, terms), gradient = untiled(image, params, whole, config)
+    (_, found), slope = tiling.value_and_grad(image, params, targets, config, tile=181)
+    for name, value in terms.items():
+        np.testing.assert_allclose(found[name], value, rtol=5e-5, atol=0, err_msg=name)
+    gradient = np.asarray(gradient)
+    assert np.linalg.norm(slope - gradient) <= 5e-5 * np.linalg.norm(gradient)
+
+
 def test_all_windows_share_one_program(vgg16, rng, compilations):
     image, content, style = pictures(rng, (50, 47), (50, 47), (30, 22))
     (targets,) = tiling.compute_targets(vgg16, content, [style], SHALLOW, tile=TILE)
