@@ -8,6 +8,7 @@ import os
 import pathlib
 import shlex
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -302,9 +303,13 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _failed(code: int) -> int:
-    """The exit code; but of several processes one that fails ends at once, where JAX would have it
-    wait for the others, and these for it."""
+    """The exit code; but of several processes one that fails leaves without waiting for the others,
+    as JAX would have it: they would wait for this one. Only those that fail alike leave together,
+    so that each has its say."""
     if jax.distributed.is_initialized():
+        leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        leaving.start()
+        leaving.join(timeout=5)
         os._exit(code)
     return code
 
