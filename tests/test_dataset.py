@@ -322,3 +322,30 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
     whole, killed = files(folders / "whole"), files(folders / "killed")
     assert len([name for name in whole if name.endswith(".png")]) == 7
     assert killed == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_after_the_step_and_it_goes_on(folders, command, number):
+    out, whole = folders / "out", folders / "whole"
+    flags = ("--steps=30", "--batch_size=1")
+    command.start(*arguments(*flags))
+    while not ((out / "manifest.jsonl").exists() and (out / "manifest.jsonl").stat().st_size):
+        time.sleep(0.005)
+    command.send(number)
+    assert command.wait() == 128 + number, command.log.read_text()
+    said = command.log.read_text().splitlines()
+    assert said[-2:] == [
+        "stopping after this step; once more to stop at once",
+        f"nst-jax: stopped by {signal.Signals(number).name}, what is finished is in out; the same "
+        "command goes on from there",
+    ]
+    made = files(out)
+    lines = manifest_lines(out / "manifest.jsonl")
+    pictures = {line["output"] for line in lines}
+    assert set(made) == {"config.json", "manifest.jsonl"} | pictures and 1 <= len(pictures) < 6
+    assert not list(out.glob(".*"))
+    for name, flags in (("out", flags), ("whole", flags)):
+        command.start(*arguments(*flags, out=name))
+        assert command.wait() == 0, command.log.read_text()
+    assert files(out) == files(whole)
+    assert manifest_lines(out / "manifest.jsonl")[: len(lines)] == lines

@@ -2,11 +2,11 @@
 
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,42 +16,9 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import jobs
+from nst_jax import jobs, stopping
 
-SERVER = pathlib.Path(__file__).parent / "command_server.py"
 KILLS = 20
-
-
-class Command:
-    """The command in a process forked for it: `start`, then `kill` or `wait`."""
-
-    def __init__(self, log):
-        self.log = log
-        self._server = subprocess.Popen(
-            [sys.executable, SERVER, log], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, *arguments):
-        self._server.stdin.write(json.dumps(arguments) + "\n")
-        self._server.stdin.flush()
-        self.process = int(self._server.stdout.readline())
-
-    def send(self, number):
-        os.kill(self.process, number)
-
-    def wait(self):
-        return int(self._server.stdout.readline())
-
-    def close(self):
-        self._server.stdin.close()
-        self._server.wait()
-
-
-@pytest.fixture
-def command(tmp_path):
-    command = Command(tmp_path / "log.txt")
-    yield command
-    command.close()
 
 
 @pytest.fixture
@@ -175,6 +142,23 @@ with Stopping() as stopping:
         _, said = process.communicate()
         assert process.returncode == 128 + second
         assert said.strip() == "stopping after this step; once more to stop at once"
+
+
+def test_where_both_signals_are_ignored_nothing_listens():
+    """As in a shell's background jobs, or under nohup."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in stopping.SIGNALS}
+    threads, descriptors = threading.active_count(), len(os.listdir("/dev/fd"))
+    try:
+        with stopping.Stopping() as asked:
+            for number in stopping.SIGNALS:
+                signal.raise_signal(number)
+        assert asked.received is None
+        assert [signal.getsignal(n) for n in stopping.SIGNALS] == [signal.SIG_IGN] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert signal.set_wakeup_fd(-1) == -1
+    assert (threading.active_count(), len(os.listdir("/dev/fd"))) == (threads, descriptors)
 
 
 def test_other_inputs_or_settings_are_refused(run, job, pictures, tmp_path):
