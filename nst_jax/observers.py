@@ -200,19 +200,29 @@ class Animation(Observer):
 class TensorBoard(Observer):
     """Terms of the loss, and pictures, for TensorBoard, by tensorboardX (the extra `tensorboard`).
 
+    Events are written here and now: tensorboardX's `SummaryWriter` leaves them to a thread, which
+    ends where a disk is full, and the run would wait for it.
+
     Raises:
-      ValueError: tensorboardX is not installed.
+      ValueError: tensorboardX is not installed, or, while it follows a run, the folder cannot be
+        written to.
     """
+
+    SECONDS = 5.0  # after which what is there goes out to the disk
 
     def __init__(self, folder: str, *, log_every: int, pictures_every: int | None):
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
         except ImportError:
             raise ValueError(
                 "--tensorboard_dir needs tensorboardX: pip install 'nst-jax[tensorboard]'"
             ) from None
-        self._new = functools.partial(SummaryWriter, folder)
+        self._folder = Path(folder)
+        self._new, self._summary = event_file_writer.EventsWriter, summary
+        self._event = event_pb2.Event
         self._writer = None  # begun with the first step, as all files of a run
+        self._flushed = -math.inf
         self._log_every, self._pictures_every = log_every, pictures_every
 
     def begin(self, group: Group) -> None:
@@ -225,28 +235,41 @@ class TensorBoard(Observer):
         images = pictures() if shown else None
         if not _leads():
             return
-        self._writer = self._writer or self._new()
-        for row, step in logged(progress, self._log_every):
-            for name, values in progress.terms.items():
-                for stem, value in zip(self._stems, values[row], strict=True):
-                    self._writer.add_scalar(f"{name}/{stem}", float(value), step)
-        if shown:
-            self._show(images)
+        with files.writing(self._folder):
+            if self._writer is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._writer = self._new(str(self._folder.absolute() / "events"))
+            for row, step in logged(progress, self._log_every):
+                for name, values in progress.terms.items():
+                    for stem, value in zip(self._stems, values[row], strict=True):
+                        self._add(self._summary.scalar(f"{name}/{stem}", float(value)), step)
+            if shown:
+                self._show(images)
+            if time.perf_counter() - self._flushed >= self.SECONDS:
+                self._writer.flush()
+                self._flushed = time.perf_counter()
 
     def end(self, images: np.ndarray) -> list[Path]:
         if self._writer is not None:
-            self._show(images)
-            self._writer.flush()
+            with files.writing(self._folder):
+                self._show(images)
+                self._writer.flush()
         return []
 
     def close(self, error: BaseException | None) -> list[Path]:
         if self._writer is not None:
-            self._writer.close()
+            with files.writing(self._folder):
+                self._writer.close()
         return []
 
     def _show(self, images):
         for stem, image in zip(self._stems, io.to_uint8(images), strict=True):
-            self._writer.add_image(f"picture/{stem}", image, self._step, dataformats="HWC")
+            shown = self._summary.image(f"picture/{stem}", image, dataformats="HWC")
+            self._add(shown, self._step)
+
+    def _add(self, summary, step):
+        event = self._event(wall_time=time.time(), step=step, summary=summary)
+        self._writer.write_event(event)
 
 
 class Report(Observer):

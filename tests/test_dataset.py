@@ -344,7 +344,7 @@ def test_a_signal_ends_it_after_the_step_and_it_goes_on(folders, command, number
     pictures = {line["output"] for line in lines}
     assert set(made) == {"config.json", "manifest.jsonl"} | pictures and 1 <= len(pictures) < 6
     assert not list(out.glob(".*"))
-    for name, flags in (("out", flags), ("whole", flags)):
+    for name in ("out", "whole"):
         command.start(*arguments(*flags, out=name))
         assert command.wait() == 0, command.log.read_text()
     assert files(out) == files(whole)

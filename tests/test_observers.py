@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from commandline import FAST
+from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import cli, io, observers, page
+from nst_jax import cli, files, io, observers, page
 
 # Two scales of four steps each.
 TWO_SCALES = ("--first_size=24", "--scale_factor=2", "--steps=4", "--first_steps=4")
@@ -182,6 +183,42 @@ def test_without_tensorboardx_one_line_says_how_to_get_it(run, pictures, tmp_pat
     )  # fmt: skip
     line = "nst-jax: --tensorboard_dir needs tensorboardX: pip install 'nst-jax[tensorboard]'\n"
     assert (code, err) == (cli.BAD_INPUT, line)
+
+
+def in_no_room(monkeypatch, function, room):
+    """From now on a method of an observer finds its disk full, and no other."""
+    method = getattr(*function)
+
+    def called(*arguments, **options):
+        with room_for(room):
+            return method(*arguments, **options)
+
+    monkeypatch.setattr(*function, called)
+
+
+@pytest.mark.parametrize("room", [10, 100, 400])  # when its file is begun, and further on
+def test_a_full_disk_for_tensorboard_is_one_line(run, pictures, tmp_path, monkeypatch, room):
+    content, style, _ = pictures
+    board = tmp_path / "board"
+    monkeypatch.setattr(observers.TensorBoard, "SECONDS", 0.0)
+    in_no_room(monkeypatch, (observers.TensorBoard, "__call__"), room)
+    code, err = run(
+        f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'out'}", *FAST,
+        f"--tensorboard_dir={board}", "--log_every=1", "--steps=4",
+    )  # fmt: skip
+    assert code == cli.BAD_INPUT
+    assert err.splitlines()[-1] == f"nst-jax: {board}: cannot be written: File too large"
+    assert "Traceback" not in err and "step 4/4" not in err
+
+
+def test_many_losses_on_a_full_disk_end_too(tmp_path):
+    """Without a flush: what tensorboardX keeps goes out to the disk by itself."""
+    board = observers.TensorBoard(str(tmp_path), log_every=1, pictures_every=None)
+    board.begin(group("x"))
+    with room_for(2000), pytest.raises(files.FileError) as caught:
+        for progress in dispatches(1000):
+            board(progress, None)
+    assert str(caught.value) == f"{tmp_path}: cannot be written: File too large"
 
 
 # Piece by piece, on dispatches that were never computed.
