@@ -18,6 +18,7 @@ from nst_jax import (
     console,
     dataset,
     examples,
+    files,
     helptext,
     io,
     jobs,
@@ -29,6 +30,7 @@ from nst_jax import (
 )
 from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.console import complain
+from nst_jax.job import Job
 from nst_jax.options import (
     CONFIG_FLAGS,
     FLAGS,
@@ -66,7 +68,7 @@ def read_inputs(
 
 
 def _read(paths: Sequence[str]) -> list[jobs.Picture]:
-    names = jobs.unique([pathlib.Path(path).stem for path in paths])
+    names = files.unique([pathlib.Path(path).stem for path in paths])
     return [
         jobs.Picture(name, *io.read_with_alpha(path))
         for name, path in zip(names, paths, strict=True)
@@ -233,7 +235,7 @@ def run() -> int:
         raise ValueError("--batch_size goes with --pairing, or with folders or patterns")
     contents, styles = read_inputs(config, sweep)
     initial = read_initial()
-    job = jobs.Job(
+    job = Job(
         contents=contents,
         styles=styles,
         config=config,
