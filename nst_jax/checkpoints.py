@@ -4,8 +4,10 @@ They are written beside the run, and the newest two are kept.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -66,8 +68,7 @@ class Checkpoints:
         except files.FileError:
             raise
         except Exception as error:
-            reason = files.reason(error)
-            raise files.FileError(f"{self.folder}: cannot be written: {reason}") from error
+            raise files.FileError(f"{self.folder}: cannot be written: {_reason(error)}") from error
 
     def _open(self):
         """orbax's manager of the folder."""
@@ -204,6 +205,12 @@ class Checkpoints:
                 f"{self.folder} holds checkpoints of a run that differs in {differences}"
             )
         return not differences
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; of a chain of errors that ends with the system's words only these."""
+    text = files.reason(error)
+    return next((words for words in map(os.strerror, errno.errorcode) if words in text), text)
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:

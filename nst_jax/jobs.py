@@ -20,7 +20,7 @@ from nst_jax.checkpoints import Checkpoints
 from nst_jax.config import Config
 from nst_jax.console import complain, say
 from nst_jax.job import Job
-from nst_jax.monitor import Monitor, Records
+from nst_jax.monitor import Latest, Monitor, Records
 from nst_jax.profiling import Profile
 from nst_jax.results import Output, Picture
 from nst_jax.stopping import Stopped, Stopping
@@ -272,7 +272,7 @@ def _paint(
 
     Raises:
       Stopped: by a signal; the pictures are written.
-      ValueError: out of memory; the last pictures are written.
+      ValueError: out of memory, or a file that cannot be written; the last pictures are written.
     """
     styles = [job.styles[output.thumbnail] for output in outputs]
     labels, stems = ([getattr(o, name) for o in outputs] for name in ("label", "stem"))
@@ -280,31 +280,32 @@ def _paint(
     rates = job.config.learning_rate
     rates = np.array([output.settings.get("learning_rate", rates) for output in outputs])
     for attempt in range(attempts):
-        with contextlib.ExitStack() as stack:
-            checkpoints = stack.enter_context(saving(f"-again{attempt}" if attempt else ""))
-            resume = checkpoints.latest()
-            monitor = None
-            if records is not None:
-                monitor = Monitor(
-                    records,
-                    outputs,
-                    log_every,
-                    attempt=attempt,
-                    resumed=resume.step if resume else 0,
-                )
-                stack.enter_context(monitor)
-            watch.begin(group._replace(history=resume.history if resume else None))
+        latest = Latest()
+        try:
+            with contextlib.ExitStack() as stack:
+                checkpoints = stack.enter_context(saving(f"-again{attempt}" if attempt else ""))
+                resume = checkpoints.latest()
+                monitor = None
+                if records is not None:
+                    monitor = Monitor(
+                        records,
+                        outputs,
+                        log_every,
+                        attempt=attempt,
+                        resumed=resume.step if resume else 0,
+                    )
+                    stack.enter_context(monitor)
+                watch.begin(group._replace(history=resume.history if resume else None))
 
-            def stop(progress, checkpoints=checkpoints):
-                if stopping.received and progress.step < progress.steps:
-                    write(np.asarray(progress.images))
-                    checkpoints.save(progress)
-                    checkpoints.wait()
-                    stopping.check()
+                def stop(progress, checkpoints=checkpoints, latest=latest):
+                    if stopping.received and progress.step < progress.steps:
+                        write(latest.images)
+                        checkpoints.save(progress)
+                        checkpoints.wait()
+                        stopping.check()
 
-            # Checkpoints first: a run is theirs before it leaves anything in its folder.
-            followers = [checkpoints, monitor, profile, watch, stop]
-            try:
+                # Checkpoints soon: a run is theirs before it leaves anything in its folder.
+                followers = [latest, checkpoints, monitor, profile, watch, stop]
                 result = _stylize(
                     job,
                     params,
@@ -315,22 +316,27 @@ def _paint(
                     followers=[each for each in followers if each is not None],
                     on_window=monitor and monitor.window,
                 )
-            except (jax.errors.JaxRuntimeError, MemoryError) as error:
-                if not preflight.ran_out(error) or monitor is None:
-                    raise
-                if monitor.pictures is not None:
-                    for path in write(monitor.pictures):
+        except (jax.errors.JaxRuntimeError, MemoryError, files.FileError) as error:
+            full = isinstance(error, files.FileError)
+            if not full and not preflight.ran_out(error) or records is None:
+                raise
+            if latest.images is not None:
+                # Their folder may be what cannot be written to: that is told already.
+                with contextlib.suppress(files.FileError):
+                    for path in write(latest.images):
                         say(f"wrote {path}")
-                line = preflight.advice(
-                    params,
-                    contents[0].image.shape[:2],
-                    len(outputs),
-                    _config(job, outputs),
-                    regions=len(job.masks or ()),
-                    mesh=_mesh(job, outputs),
-                    tile=job.tile,
-                )
-                raise ValueError(f"out of memory: {line}") from error
+            if full:
+                raise
+            line = preflight.advice(
+                params,
+                contents[0].image.shape[:2],
+                len(outputs),
+                _config(job, outputs),
+                regions=len(job.masks or ()),
+                mesh=_mesh(job, outputs),
+                tile=job.tile,
+            )
+            raise ValueError(f"out of memory: {line}") from error
         if not result.diverged.any() or attempt == attempts - 1:
             break
         write(np.asarray(result.images))

@@ -101,13 +101,23 @@ class Bars:
         self._windows.update()
 
 
-class Monitor(Bars):
-    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records.
+class Latest:
+    """Follows a run for when something fails.
 
     Attributes:
-      pictures: `[N, H, W, 3]` after the last step, in host memory, for when the next one runs out
-        of memory; of one process.
+      images: `[N, H, W, 3]` after the last step, in host memory; None before the first one, and
+        in a run of several processes.
     """
+
+    images: np.ndarray | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if jax.process_count() == 1:
+            self.images = np.array(progress.images)
+
+
+class Monitor(Bars):
+    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records."""
 
     def __init__(
         self,
@@ -130,7 +140,6 @@ class Monitor(Bars):
         self._start = time.perf_counter()
         if resumed:
             self._start -= records.keep(self._is_earlier)
-        self.pictures = None
         super().__init__(unit="step", initial=resumed)
 
     def _is_earlier(self, line: Mapping) -> bool:
@@ -140,8 +149,6 @@ class Monitor(Bars):
 
     def __call__(self, progress: Progress) -> None:
         seconds = time.perf_counter() - self._start
-        if jax.process_count() == 1:
-            self.pictures = np.array(progress.images)
         total = progress.terms["total"]
         first = progress.step - len(total) + 1
         lines = []

@@ -150,7 +150,8 @@ def exhaust(monkeypatch, module, name, *, call):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
         return function(*arguments, **options)
 
-    exhausted.lower = getattr(function, "lower", None)
+    for attribute in ("lower", "__wrapped__"):  # of a compiled function
+        setattr(exhausted, attribute, getattr(function, attribute, None))
     monkeypatch.setattr(module, name, exhausted)
 
 

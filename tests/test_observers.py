@@ -209,6 +209,21 @@ def test_a_full_disk_for_tensorboard_is_one_line(run, pictures, tmp_path, monkey
     assert code == cli.BAD_INPUT
     assert err.splitlines()[-1] == f"nst-jax: {board}: cannot be written: File too large"
     assert "Traceback" not in err and "step 4/4" not in err
+    assert (tmp_path / "out" / "a__b.png").exists()
+
+
+def test_a_page_that_cannot_be_written_leaves_the_pictures(run, pictures, tmp_path, monkeypatch):
+    content, style, _ = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--steps=3")
+    code, err = run(*arguments, f"--output_dir={tmp_path / 'whole'}", "--save_every=1")
+    assert code == 0, err
+    in_no_room(monkeypatch, (observers.Report, "_write"), 100)
+    out = tmp_path / "out"
+    code, err = run(*arguments, f"--output_dir={out}", "--report")
+    assert code == cli.BAD_INPUT
+    assert err.splitlines()[-1] == f"nst-jax: {out}/report.html: cannot be written: File too large"
+    kept = pixels(out / "a__b.png")
+    np.testing.assert_array_equal(kept, pixels(tmp_path / "whole" / "a__b" / "step_000001.png"))
 
 
 def test_many_losses_on_a_full_disk_end_too(tmp_path):

@@ -246,15 +246,25 @@ def test_all_checkpoints_damaged(run, job, tmp_path):
 
 # orbax leaves the tasks of a failed write to themselves.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(run, job, tmp_path):
-    with room_for(12_000):  # enough for the settings and not for the states
-        code, err = run(*job("out", "--steps=4", "--checkpoint_every=1"))
-    assert code == 1
-    line = err.splitlines()[-1]
-    assert line.startswith(f"nst-jax: {tmp_path / 'out-checkpoints'}/0: cannot be written: ")
-    assert "Traceback" not in err
-    code, err = run(*job("out", "--steps=4", "--checkpoint_every=1"))
+def test_a_full_disk_is_told_and_leaves_the_pictures_and_the_last_checkpoint(run, job, tmp_path):
+    code, err = run(*job("whole", "--steps=4", "--save_every=1"))
     assert code == 0, err
+    flags = ("--steps=4", "--checkpoint_every=1")
+    with room_for(12_000):  # enough for the settings and the pictures, and not for the states
+        code, err = run(*job("out", *flags))
+    assert code == 1
+    folder = tmp_path / "out-checkpoints" / "0"
+    assert err.splitlines()[-1] == f"nst-jax: {folder}: cannot be written: File too large"
+    assert "Traceback" not in err
+    for stem in ("a__b", "a__c"):
+        assert f"wrote {tmp_path / 'out' / stem}.png" in err
+        kept = np.asarray(Image.open(tmp_path / "out" / f"{stem}.png"))
+        after = [tmp_path / "whole" / stem / f"step_{step:06d}.png" for step in range(1, 5)]
+        same = [np.array_equal(kept, np.asarray(Image.open(path))) for path in after]
+        assert any(same[:3]) and not same[3]
+    code, err = run(*job("out", *flags))
+    assert code == 0, err
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
 def test_without_checkpoints_files_are_not_overwritten_by_a_job_that_never_began(run, job):
