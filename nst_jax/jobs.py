@@ -24,7 +24,7 @@ from nst_jax.monitor import Latest, Monitor, Records
 from nst_jax.profiling import Profile
 from nst_jax.results import Output, Picture
 from nst_jax.stopping import Stopped, Stopping
-from nst_jax.stylize import Result, check_content, fit_shape, stylize
+from nst_jax.stylize import Result, check_content, fit_shape, steps_at_scales, stylize
 from nst_jax.version import __version__
 
 DIVERGED = 3
@@ -192,7 +192,7 @@ def _run(job, params, delivery, described, stopping) -> int:
                 results.write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
-            watch.end(images)
+            watch.end(images, result.diverged)
             found = zip(own, result.diverged, strict=True)
             diverged += [output.stem for output, bad in found if bad]
     if rows:
@@ -285,17 +285,19 @@ def _paint(
             with contextlib.ExitStack() as stack:
                 checkpoints = stack.enter_context(saving(f"-again{attempt}" if attempt else ""))
                 resume = checkpoints.latest()
+                history = resume and resume.history
                 monitor = None
                 if records is not None:
                     monitor = Monitor(
                         records,
                         outputs,
                         log_every,
+                        steps=sum(steps_at_scales(job.config)),
                         attempt=attempt,
-                        resumed=resume.step if resume else 0,
+                        history=history,
                     )
                     stack.enter_context(monitor)
-                watch.begin(group._replace(history=resume.history if resume else None))
+                watch.begin(group._replace(history=history))
 
                 def stop(progress, checkpoints=checkpoints, latest=latest):
                     if stopping.received and progress.step < progress.steps:

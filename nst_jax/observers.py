@@ -61,8 +61,10 @@ class Observer:
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
         """A dispatch of the optimisation is done."""
 
-    def end(self, images: np.ndarray) -> list[Path]:
-        """The group is done, with pictures `[N, H, W, 3]`; returns the files that are now whole."""
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
+        """The group is done, with pictures `[N, H, W, 3]`, of which some may have `diverged`
+        `[N]`; returns the files that are now whole. A run that goes on may be found to be over:
+        then no dispatch came before, and what an earlier run has finished is left alone."""
         return []
 
     def close(self, error: BaseException | None) -> list[Path]:
@@ -99,9 +101,9 @@ class Observers:
         for observer in self._observers:
             observer(progress, pictures)
 
-    def end(self, images: np.ndarray) -> None:
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> None:
         for observer in self._observers:
-            self._tell(observer.end(images))
+            self._tell(observer.end(images, diverged))
 
     def _tell(self, paths):
         for path in paths:
@@ -110,10 +112,10 @@ class Observers:
 
 def logged(progress: Progress, every: int) -> Iterator[tuple[int, int]]:
     """(row of the terms, step) of the steps that are logged: the first, the last, each `every`."""
-    return _logged(len(progress.terms["total"]), progress.step, progress.steps, every)
+    return logged_rows(len(progress.terms["total"]), progress.step, progress.steps, every)
 
 
-def _logged(taken: int, step: int, steps: int, every: int) -> Iterator[tuple[int, int]]:
+def logged_rows(taken: int, step: int, steps: int, every: int) -> Iterator[tuple[int, int]]:
     """As `logged`, of the rows of `taken` steps up to `step`."""
     for row, number in enumerate(range(step - taken + 1, step + 1)):
         if number == 1 or number % every == 0 or number == steps:
@@ -185,14 +187,16 @@ class Animation(Observer):
             self._frames, self._bytes = self._frames[::2], self._bytes[::2]
             self._parts //= 2
 
-    def end(self, images: np.ndarray) -> list[Path]:
-        if not _leads() or not self._followed:  # a run may be found to be over
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
+        if not _leads():
             return []
         frames = [*self._frames, io.to_uint8(images)]
         paths = []
         for number, stem in enumerate(self._stems):
-            paths.append(self._folder / stem / f"animation.{self._suffix}")
-            io.write_animation(paths[-1], [frame[number] for frame in frames])
+            path = self._folder / stem / f"animation.{self._suffix}"
+            if self._followed or not path.exists():
+                io.write_animation(path, [frame[number] for frame in frames])
+                paths.append(path)
         self._frames = []
         return paths
 
@@ -249,7 +253,7 @@ class TensorBoard(Observer):
                 self._writer.flush()
                 self._flushed = time.perf_counter()
 
-    def end(self, images: np.ndarray) -> list[Path]:
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
         if self._writer is not None:
             with files.writing(self._folder):
                 self._show(images)
@@ -297,6 +301,7 @@ class Report(Observer):
         self._scales: list[page.Scale] = []
         self._step = self._steps = 0
         self._group: Group | None = None
+        self._followed = False
 
     def begin(self, group: Group) -> None:
         if self._group is None or group.stems != self._group.stems:  # and not another attempt
@@ -304,10 +309,9 @@ class Report(Observer):
         self._metrics = [{name: [] for name in ("step", *page.TERMS)} for _ in self._own]
         self._layers = [[] for _ in self._own]
         self._group, self._last = group, time.perf_counter()
-        self._followed = False
         if group.history is not None:  # with its last step, or the next page might have nothing new
-            done = len(group.history["total"])
-            self._log(group.history, _logged(done, done, done, self._log_every))
+            self._step = self._steps = done = len(group.history["total"])
+            self._log(group.history, logged_rows(done, done, done, self._log_every))
 
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
         now = time.perf_counter()
@@ -329,15 +333,17 @@ class Report(Observer):
             self._due = now + max(self.SECONDS, 20 * took)
         self._last = time.perf_counter()
 
-    def end(self, images: np.ndarray) -> list[Path]:
-        if not self._followed:  # a run may be found to be over
-            return []
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
+        self._diverged = diverged
         self._paint(images)
-        self._write("running")
+        if self._followed:
+            self._write("running")
         return []
 
     def close(self, error: BaseException | None) -> list[Path]:
         if not self._outputs or not _leads():
+            return []
+        if not self._followed and self._is_finished():
             return []
         if error is None:
             self._write("finished")
@@ -346,6 +352,12 @@ class Report(Observer):
         else:
             self._write("stopped", message=(str(error).splitlines() or [type(error).__name__])[0])
         return [self._path]
+
+    def _is_finished(self) -> bool:
+        """Whether the page that is there is that of the whole run."""
+        with contextlib.suppress(OSError):
+            return page.state(self._path.read_text("utf-8", "replace")) == "finished"
+        return False
 
     def _log(self, terms, rows):
         for row, step in rows:

@@ -136,9 +136,7 @@ def stylize(
         params, contents[0].shape, config, styles=shapes, masks=masks, style_masks=style_masks
     )
     sizes = scales(config)
-    steps = [config.steps] * len(sizes)
-    if config.first_steps is not None:
-        steps[0] = config.first_steps
+    steps = steps_at_scales(config)
     if resume is not None and not 0 < resume.step <= sum(steps):
         raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
     key = jax.random.key(0) if key is None else key
@@ -282,6 +280,14 @@ def scales(config: Config) -> tuple[int | None, ...]:
         return (config.size,)
     smallest = min(config.first_size, config.size)
     return image_lib.pyramid_sizes(config.size, smallest=smallest, factor=config.scale_factor)
+
+
+def steps_at_scales(config: Config) -> list[int]:
+    """The steps at each of the `scales`."""
+    steps = [config.steps] * len(scales(config))
+    if config.first_steps is not None:
+        steps[0] = config.first_steps
+    return steps
 
 
 def _several(content) -> list[jax.Array]:

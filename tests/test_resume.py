@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import jobs, stopping
+from nst_jax import jobs, observers, stopping
 
 KILLS = 20
 
@@ -159,6 +160,52 @@ def test_where_both_signals_are_ignored_nothing_listens():
             signal.signal(number, handler)
     assert signal.set_wakeup_fd(-1) == -1
     assert (threading.active_count(), len(os.listdir("/dev/fd"))) == (threads, descriptors)
+
+
+def killed_at_the_end(folder, page):
+    """As a process that was killed when its last step was done leaves it."""
+    (folder / "report.html").write_bytes(page)
+    for stem in ("a__b", "a__c"):
+        (folder / stem / "animation.gif").unlink()
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text("".join(text.splitlines(keepends=True)[:-1]) + '{"st')
+
+
+def test_after_the_last_step_what_is_missing_or_running_is_written(run, job, tmp_path, monkeypatch):
+    flags = ("--steps=4", "--log_every=2", "--report", "--animate=gif")
+    out, seen = tmp_path / "out", []
+    call = observers.Report.__call__
+
+    def follow(self, *arguments):
+        call(self, *arguments)
+        seen.append((out / "report.html").read_bytes())
+
+    monkeypatch.setattr(observers.Report, "__call__", follow)
+    code, err = run(*job("out", *flags))
+    assert code == 0, err
+    whole, names = files(out), {path.relative_to(out) for path in out.rglob("*")}
+    losses = losses_shown(out / "report.html")
+
+    def again():
+        """Starts the command once more; what it has changed."""
+        before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+        code, err = run(*job("out", *flags))
+        assert code == 0 and "step 4/4" not in err, err
+        assert files(out) == whole and losses_shown(out / "report.html") == losses
+        assert {path.relative_to(out) for path in out.rglob("*")} == names
+        assert b'data-state="finished"' in (out / "report.html").read_bytes()
+        made = [p for p in out.rglob("*") if p.is_file() and p.stat().st_mtime_ns != before.get(p)]
+        return {path.name for path in made}
+
+    pictures = {"a__b.png", "a__c.png", "contact_sheet.png", "loss_curves.png"}
+    assert again() == pictures
+    killed_at_the_end(out, seen[-1])
+    assert again() == {*pictures, "config.json", "metrics.jsonl", "report.html", "animation.gif"}
+    seconds = [json.loads(line)["seconds"] for line in (out / "metrics.jsonl").open()]
+    assert seconds[-1] is None and None not in seconds[:-1]
+    assert again() == pictures
+    shutil.rmtree(out)
+    assert again() == {path.name for path in names} - {"a__b", "a__c"}
 
 
 def test_other_inputs_or_settings_are_refused(run, job, pictures, tmp_path):
