@@ -32,6 +32,7 @@ class Checkpoints:
 
     Attributes:
       begun: whether the run was begun before, with a checkpoint already or without.
+      damaged: the steps of the checkpoints that `latest` has passed over.
 
     Raises:
       ValueError: the folder holds those of a run with other settings, or of an unknown one.
@@ -46,9 +47,11 @@ class Checkpoints:
         self._every = every
         self._settings = json.loads(json.dumps(settings))  # tuples are lists there, too
         self.begun = self._is_begun()
+        self.damaged: list[int] = []
         self._manager = None
         self._parts: list[Mapping[str, np.ndarray]] = []
         self._unsealed: list[int] = []
+        self._saved = False
 
     def __enter__(self):
         return self
@@ -108,8 +111,9 @@ class Checkpoints:
             if not _intact(self.folder / str(step)):
                 continue
             found = self._read(step)
+            self.damaged = steps[: steps.index(step)]
             if jax.process_index() == 0:
-                for damaged in steps[: steps.index(step)]:
+                for damaged in self.damaged:
                     manager.delete(damaged)  # the run comes there again
             self._parts = [found.history]
             return found
@@ -160,6 +164,9 @@ class Checkpoints:
                     f"{self.folder} holds a later checkpoint than that of step {step}, which "
                     "is not saved: choose another folder, or empty this one"
                 )
+        if not self._saved:  # what keeps all of them from being written is told by the first
+            self.wait()
+        self._saved = True
 
     def wait(self) -> None:
         """Until what was saved is on disk."""
@@ -168,8 +175,19 @@ class Checkpoints:
                 self._manager.wait_until_finished()
 
     def _seal(self) -> None:
-        """Writes the sums into the folder that orbax is about to give its name."""
-        for folder in self.folder.glob(f"{self._unsealed.pop()}.*tmp*"):
+        """Writes the sums into the folder that orbax is about to give its name.
+
+        What that folder is called is orbax's own affair, and may be another in another version.
+        """
+        step = self._unsealed.pop()
+        folders = list(self.folder.glob(f"{step}.*tmp*"))
+        if not folders:
+            found = ", ".join(sorted(path.name for path in self.folder.iterdir()))
+            raise files.FileError(
+                f"{self.folder}: the checkpoint of step {step} cannot be sealed: wanted "
+                f"{step}.*tmp*, which is what orbax 0.12 writes into, got {found}"
+            )
+        for folder in folders:
             lines = [f"{digest}  {name}\n" for name, digest in _digests(folder).items()]
             (folder / SUMS).write_text("".join(lines), "utf-8")
 
