@@ -279,6 +279,7 @@ def _paint(
     group = observers.Group(contents, styles, labels, stems)
     rates = job.config.learning_rate
     rates = np.array([output.settings.get("learning_rate", rates) for output in outputs])
+    steps = steps_at_scales(job.config)
     for attempt in range(attempts):
         latest = Latest()
         try:
@@ -288,11 +289,16 @@ def _paint(
                 history = resume and resume.history
                 monitor = None
                 if records is not None:
+                    if resume is not None:
+                        passed = [
+                            f"checkpoint of step {n} is damaged: " for n in checkpoints.damaged
+                        ]
+                        say(f"{''.join(passed)}going on from step {resume.step} of {sum(steps)}")
                     monitor = Monitor(
                         records,
                         outputs,
                         log_every,
-                        steps=sum(steps_at_scales(job.config)),
+                        steps=sum(steps),
                         attempt=attempt,
                         history=history,
                     )

@@ -281,6 +281,24 @@ def test_what_is_refused_before_its_first_step_begins_nothing(run, job, tmp_path
     assert code == 0, err
 
 
+def test_going_on_is_told_and_so_is_a_damaged_checkpoint(run, job, tmp_path):
+    flags = ("--steps=4", "--checkpoint_every=1")
+    code, err = run(*job("out", *flags))
+    assert code == 0 and "going on" not in err, err
+    whole = files(tmp_path / "out")
+    code, err = run(*job("out", *flags))
+    assert code == 0 and err.startswith("going on from step 4 of 4\n"), err
+    data = next((tmp_path / "out-checkpoints" / "0" / "4" / "states").rglob("d/*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    code, err = run(*job("out", *flags))
+    assert code == 0, err
+    assert err.startswith("checkpoint of step 4 is damaged: going on from step 3 of 4\n"), err
+    assert files(tmp_path / "out") == whole
+    assert run(*job("out", *flags, "--quiet")) == (0, "")
+
+
 def test_all_checkpoints_damaged(run, job, tmp_path):
     flags = ("--steps=2", "--checkpoint_every=1")
     assert run(*job("out", *flags))[0] == 0
