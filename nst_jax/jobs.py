@@ -151,7 +151,7 @@ def _run(job, params, delivery, described, stopping) -> int:
         )
     text = recipe if fits else None
     write = functools.partial(results.write_pictures, delivery.folder, kind=kind, text=text)
-    diverged, rows = [], []
+    diverged, rows, risen = [], [], []
     leads = jax.process_index() == 0  # of several processes one writes what they share
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(Records(delivery.folder, described))
@@ -189,6 +189,7 @@ def _run(job, params, delivery, described, stopping) -> int:
             paths = write(contents, own, images)
             rows += results.summary(paths, own, result, time.perf_counter() - start)
             if leads:
+                risen += _risen(own, result, steps_at_scales(job.config)[-1])
                 results.write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
@@ -197,6 +198,8 @@ def _run(job, params, delivery, described, stopping) -> int:
             diverged += [output.stem for output, bad in found if bad]
     if rows:
         say(console.table(results.HEADINGS, rows))
+    for line in risen:
+        say(f"nst-jax: {line}")
     if profile is not None:
         say(
             f"traced {profile.traced} steps into {delivery.profile_dir}"
@@ -354,6 +357,18 @@ def _paint(
         # All of them in the same program: the others come out as they did.
         rates = np.where(result.diverged, rates / 10, rates)
     return result
+
+
+def _risen(outputs: Sequence[Output], result: Result, steps: int) -> list[str]:
+    """A line for each output whose loss is higher after the `steps` of the last scale than at the
+    first of them, and which has not diverged, which is told elsewhere."""
+    first, last = result.history["total"][[-steps, -1]]
+    return [
+        f"{output.stem}: the loss has risen from {first[n]:.4g} to {last[n]:.4g}; a smaller "
+        "--learning_rate may help"
+        for n, output in enumerate(outputs)
+        if last[n] > first[n] and not result.diverged[n]
+    ]
 
 
 def _config(job: Job, outputs: Sequence[Output]) -> Config:

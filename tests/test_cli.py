@@ -58,6 +58,28 @@ def test_writes_every_file_of_a_run(run, pictures, tmp_path):
     assert float(seconds) > 0 and second.split()[0] == str(out / "a__c.png")
 
 
+def test_a_loss_that_rises_is_told_after_the_table(run, pictures, tmp_path):
+    """Of two rates, the one that is too large; and at the last scale alone."""
+    content, style, _ = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--noclip", "--steps=4")
+    arguments += (
+        "--learning_rate=1,30000",
+        "--schedule=constant",
+        "--first_size=24",
+        "--log_every=1",
+    )
+    code, err = run(*arguments, f"--output_dir={tmp_path}")
+    assert code == 0, err
+    lines = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    total = {line["step"]: line["total"] for line in lines if "30000" in line["output"]}
+    table, told = err.splitlines()[-2:]
+    assert table.split()[-1] == "done"
+    assert told == (
+        f"nst-jax: a__b__learning_rate=30000: the loss has risen from {total[5]:.4g} to "
+        f"{total[8]:.4g}; a smaller --learning_rate may help"
+    )
+
+
 def test_styles_of_one_name_keep_their_own_files(run, pictures, tmp_path):
     content, style, _ = pictures
     code, err = run(
