@@ -27,6 +27,15 @@ def forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Processes that tests start keep what they compile there, and leave the user's cache alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NST_JAX_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def vgg16():
     return nst_jax.load_params("vgg16")

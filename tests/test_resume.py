@@ -281,6 +281,12 @@ def test_what_is_refused_before_its_first_step_begins_nothing(run, job, tmp_path
     assert code == 0, err
 
 
+def test_what_the_command_compiles_goes_into_the_cache_of_the_tests(command, job, own_cache):
+    command.start(*job("out"))
+    assert command.wait() == 0, command.log.read_text()
+    assert list(own_cache.glob("compiled/*-cache"))
+
+
 def test_going_on_is_told_and_so_is_a_damaged_checkpoint(run, job, tmp_path):
     flags = ("--steps=4", "--checkpoint_every=1")
     code, err = run(*job("out", *flags))
