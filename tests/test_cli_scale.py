@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -36,6 +38,36 @@ def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
     assert (code, err.strip()) == (1, "nst-jax: tile must be at least 11 for these layers, got 9")
 
 
+def start_two(*flags, devices):
+    """Two processes of one run on loopback, with so many CPU devices each."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    command = [sys.executable, "-m", "nst_jax", *flags]
+    command += [f"--coordinator_address={address}", "--num_processes=2"]
+    return [
+        subprocess.Popen(
+            [*command, f"--process_id={number}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
+        )
+        for number in range(2)
+    ]
+
+
+def finish(processes):
+    """What each has said on stderr."""
+    try:
+        errs = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errs
+    return errs
+
+
 def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     """Four CPU devices each, on loopback, through the command itself."""
     content, *styles = pictures
@@ -43,27 +75,8 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     flags += ("--report", "--save_every=1", "--animate=gif", "--color=luminance")
     code, err = run(f"--output_dir={tmp_path / 'one'}", *flags, "--mesh=style:1")
     assert code == 0, err
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    command = [sys.executable, "-m", "nst_jax", *flags, f"--output_dir={tmp_path / 'two'}"]
-    command += ["--mesh=style:2,space:4", f"--coordinator_address={address}", "--num_processes=2"]
-    processes = [
-        subprocess.Popen(
-            [*command, f"--process_id={number}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
-        )
-        for number in range(2)
-    ]
-    try:
-        errs = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errs
+    two = (f"--output_dir={tmp_path / 'two'}", "--mesh=style:2,space:4")
+    errs = finish(start_two(*flags, *two, devices=4))
     assert "step 2/2" in errs[0] and "step 2/2" not in errs[1]
     for number, name in enumerate(("a__b.png", "a__c.png")):  # each has written its own
         path = str(tmp_path / "two" / name)
@@ -88,6 +101,35 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     for one, two in zip(*lines, strict=True):
         assert (one["step"], one["style"]) == (two["step"], two["style"])
         np.testing.assert_allclose(two["total"], one["total"], rtol=1e-5)
+
+
+def test_two_processes_killed_go_on_to_the_same_pictures(pictures, tmp_path):
+    content, *styles = pictures
+    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST, "--steps=60")
+    flags += ("--checkpoint_every=2", "--log_every=100")
+
+    def start(name):
+        own = (f"--output_dir={tmp_path / name}", f"--checkpoint_dir={tmp_path / name}-saved")
+        return start_two(*flags, *own, devices=1)
+
+    finish(start("whole"))
+    processes, begun = start("killed"), time.monotonic()
+    try:
+        while not any(path.name.isdigit() for path in (tmp_path / "killed-saved").glob("0/*")):
+            assert time.monotonic() - begun < 120
+            time.sleep(0.01)
+    finally:
+        for process in processes:
+            process.kill()
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2, said
+    assert not (tmp_path / "killed" / "a__b.png").exists()
+    first, second = finish(start("killed"))
+    assert re.search(r"^going on from step \d+ of 60$", first, re.MULTILINE)
+    assert "going on" not in second
+    for name in ("a__b.png", "a__c.png"):
+        found, wanted = ((tmp_path / n / name).read_bytes() for n in ("killed", "whole"))
+        assert found == wanted
 
 
 @pytest.mark.parametrize(
