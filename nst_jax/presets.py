@@ -87,6 +87,7 @@ presets = Presets(
     # Raymond Yuan: "Neural Style Transfer: Creating Art with Deep Learning using tf.keras and
     # eager execution", TensorFlow blog, 2018, https://blog.tensorflow.org/2018/08/
     # neural-style-transfer-creating-art-with-deep-learning-using-tf-keras-and-eager-execution.html
+    # TensorFlow 1's Adam adds epsilon ("epsilon hat") before the bias correction, optax after it.
     tf_blog=Config(
         content_layers=("block5_conv2",),
         style_normalization="mean",
