@@ -17,9 +17,15 @@ import jax.numpy as jnp
 
 from nst_jax import combining, losses, remat, vgg
 from nst_jax import image as image_lib
-from nst_jax.config import NUMBERS, STRUCTURE, Config
+from nst_jax.config import NUMBERS, Config, put_together, take_apart
 
-jax.tree_util.register_dataclass(Config, data_fields=NUMBERS, meta_fields=STRUCTURE)
+
+def _with_keys(config: Config) -> tuple[tuple, tuple]:
+    values, structure = take_apart(config)
+    return tuple(zip(map(jax.tree_util.GetAttrKey, NUMBERS), values, strict=True)), structure
+
+
+jax.tree_util.register_pytree_with_keys(Config, _with_keys, put_together, take_apart)
 
 # Published weights of these are for grey levels.
 _TOTAL_VARIATION = {
@@ -192,7 +198,8 @@ def objective_value(
     """The loss of one picture. Pure: `jax.grad`, `jax.jit` and `jax.vmap` it.
 
     For a batch, `jax.vmap(objective_value, in_axes=(0, None, 0, None))`. `config` is a pytree
-    whose leaves are its numbers: a jitted call compiles anew only when its structure changes.
+    whose leaves are its numbers: a jitted call compiles anew only when its structure changes, and
+    a vmapped one takes as its axes a tree of that kind, `jax.tree.map(axis_of, config)`.
 
     Args:
       image: `[H, W, 3]` in [0, 1], of the content's shape.
@@ -336,7 +343,7 @@ def content_value(
       owned: `{layer: [h, w]}`, 1 at the positions that count and 0 elsewhere; None is all.
     """
     value = jnp.zeros(())
-    for layer, weight in _weighted(config.content_layers, config.content_layer_weights):
+    for layer, weight in _weighted("content", config):
         own, wanted = features[layer], target[layer]
         _check_size(own.shape[:2], wanted)
         size = positions_at(layer, shape) * own.shape[-1]
@@ -398,7 +405,7 @@ def style_value(
     its share of the picture. `shape` is the picture's, `(H, W, ...)`.
     """
     value = jnp.zeros(())
-    for layer, weight in _weighted(config.style_layers, config.style_layer_weights):
+    for layer, weight in _weighted("style", config):
         positions = positions_at(layer, shape)
         own = losses.per_position(sums[layer])
 
@@ -449,23 +456,18 @@ def at_layer(mask: jax.Array | None, layer: str) -> jax.Array | None:
     return image_lib.shrink_mask(mask, times=poolings)
 
 
-def _weighted(layers, weights):
-    """(layer, weight) pairs; `weights` is a sequence, an array, or None for equal shares."""
-    return [
-        (layer, 1.0 / len(layers) if weights is None else weights[index])
-        for index, layer in enumerate(layers)
-    ]
+def _weighted(kind: str, config: Config) -> list[tuple[str, jax.Array]]:
+    """(layer, weight) of each layer of `kind`."""
+    return list(zip(getattr(config, f"{kind}_layers"), config.layer_weights(kind), strict=True))
 
 
 def _at(layers: Collection[str], config: Config) -> Config:
     """`config` of those of its layers alone, each with its own weight."""
     changes = {}
     for kind in ("content", "style"):
-        names, weights = f"{kind}_layers", f"{kind}_layer_weights"
-        pairs = _weighted(getattr(config, names), getattr(config, weights))
-        pairs = [pair for pair in pairs if pair[0] in layers]
-        changes |= {names: tuple(layer for layer, _ in pairs)}
-        changes |= {weights: tuple(weight for _, weight in pairs)}
+        pairs = [pair for pair in _weighted(kind, config) if pair[0] in layers]
+        changes[f"{kind}_layers"] = tuple(layer for layer, _ in pairs)
+        changes[f"{kind}_layer_weights"] = tuple(weight for _, weight in pairs)
     return config.replace(**changes)
 
 

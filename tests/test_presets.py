@@ -13,6 +13,7 @@ import pytest
 
 import nst_jax
 from nst_jax import optimize
+from nst_jax.config import NUMBERS
 
 FIRST = [f"block{block}_conv1" for block in range(1, 6)]
 
@@ -355,34 +356,35 @@ def test_the_first_steps_are_the_published_ones(rng, name):
         before = image
 
 
-def test_no_number_of_any_preset_compiles_anything(vgg19, rng, compilations):
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, jnp.float32])
+def test_no_number_of_any_preset_compiles_anything(vgg16, rng, compilations, kind):
     """Every number of the configuration at once, on the preset with the most structure."""
     config = nst_jax.presets["quality"].replace(
-        size=32,
-        first_size=None,
+        size=16,
+        first_size=8,
+        scale_factor=2.0,
         first_steps=None,
         steps=2,
-        content_layers=("block1_conv2",),
+        content_layers=("block1_conv2", "block1_pool"),
         style_layers=("block1_conv1",),
-        style_layer_weights=(1.0,),
+        style_layer_weights=None,
     )
-    picture = rng.random((32, 32, 3), np.float32)
-    nst_jax.stylize(vgg19, picture, [picture[::-1]], config)
-    other = config.replace(
-        steps=3,
-        content_weight=0.2,
-        style_weight=0.3,
-        tv_weight=0.4,
-        style_layer_weights=(0.5,),
-        learning_rate=0.6,
-        momentum=0.7,
-        decay_rate=0.8,
-        decay_steps=9.0,
-        beta1=0.1,
-        beta2=0.2,
-        epsilon=0.3,
-        average_decay=0.4,
-    )
-    with compilations() as count:
-        nst_jax.stylize(vgg19, picture, [picture[::-1]], other)
-        assert count() == 0
+    other = {name: kind(0.1 + index / 20) for index, name in enumerate(NUMBERS)} | {
+        "steps": 3,
+        "first_steps": 1,
+        "content_layer_weights": (kind(0.5), kind(2.0)),
+        "style_layer_weights": (kind(0.5),),
+    }
+    assert other.keys() == set(NUMBERS)
+    other = config.replace(**other)
+    picture = rng.random((16, 16, 3), np.float32)
+    targets = nst_jax.compute_targets(vgg16, picture, [picture[::-1]], config)
+    value = jax.jit(nst_jax.objective_value)
+    results = {}
+    for name, each in (("first", config), ("second", other)):
+        with compilations() as count:
+            value(picture, vgg16, targets, each)
+            results[name] = nst_jax.stylize(vgg16, picture, [picture[::-1]], each)
+        assert name == "first" or count() == 0
+    assert [len(result.history["total"]) for result in results.values()] == [4, 4]
+    assert (results["first"].images != results["second"].images).any()
