@@ -209,17 +209,20 @@ def put_together(structure: tuple, values: Iterable) -> Config:
     return config
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """ "; did you mean ...?" with the nearest of `names`, or nothing where none is near."""
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """ "; did you mean ...?" with the nearest of `names`, whatever its case, or nothing where none
+    is as near as `cutoff`, from 0 for anything to 1 for the same."""
+    folded = {each.casefold(): each for each in names}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=cutoff)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Refuses a value that is none of `choices`, with their list and the nearest."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(
-            f"{name} must be one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}"
+            f"{name} must be one of {', '.join(choices)}, got {value!r}"
+            f"{nearest(value, choices, cutoff=0.0)}"
         )
 
 

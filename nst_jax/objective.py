@@ -141,9 +141,10 @@ def compute_targets(
 
     Raises:
       TypeError: a picture that is not floating point.
-      ValueError: a picture of another shape, no style, a layer that the network doesn't have, a
-        picture too small for the deepest layer, a bad mixing, a mask of another
-        size than its picture, or masks together with mixing or jitter.
+      ValueError: a picture of another shape, no style, a layer that the network doesn't have or
+        that has no positions, a picture too small for the deepest layer, a bad mixing, a mask of
+        another size than its picture, out of [0, 1] or without any weight, or masks together with
+        mixing or jitter.
     """
     image_lib.check_image("content", content, single=True)
     combining.check_combination(
@@ -156,6 +157,7 @@ def compute_targets(
         masks = combining.check_masks(masks, len(styles), content.shape[:2])
     if mixing is not None:
         mixing = combining.check_mixing(mixing, len(styles))
+    vgg.check_layers(params, content, all_layers(config), head=False)
     measure = _style_targets if measure is None else measure
     each = [
         measure(params, jnp.asarray(style), config, mask=mask)

@@ -37,7 +37,15 @@ def test_numbers_are_the_leaves_of_a_pytree():
     ("change", "error", "message"),
     [
         ({"optimizer": "adem"}, ValueError, "optimizer must be one of .*did you mean 'adam'"),
-        ({"schedule": "x"}, ValueError, "schedule must be one of"),
+        (
+            {"optimizer": "SGD"},
+            ValueError,
+            "one of sgd, adam, lbfgs, got 'SGD'; did you mean 'sgd'",
+        ),
+        ({"optimizer": "adagrad"}, ValueError, "got 'adagrad'; did you mean 'adam'"),
+        ({"optimizer": "L-BFGS"}, ValueError, "got 'L-BFGS'; did you mean 'lbfgs'"),
+        ({"pooling": "AVG"}, ValueError, "did you mean 'average'"),
+        ({"schedule": "x"}, ValueError, "schedule must be one of .*; did you mean '"),
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"steps": 2.5}, TypeError, "steps must be a whole number, got 2.5"),
         ({"size": -1}, ValueError, "size must be at least 1"),
@@ -97,6 +105,12 @@ def test_numbers_are_the_leaves_of_a_pytree():
 def test_bad_values_are_refused_by_name(change, error, message):
     with pytest.raises(error, match=message):
         nst_jax.presets["default"].replace(**change)
+
+
+def test_any_unknown_preset_has_a_nearest():
+    for name, right in (("foo", "tf_blog"), ("Gatys", "gatys"), ("hq", "quality")):
+        with pytest.raises(ValueError, match=f"^preset must be .*; did you mean '{right}'"):
+            nst_jax.presets[name]
 
 
 def test_numbers_of_numpy_and_jax_are_pythons():
