@@ -216,7 +216,7 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
         f"b__content_weight={w}__learning_rate={r}" for w in ("0.001", "1000") for r in (1, 2)
     ]
     [(written, sheet)] = sheets
-    assert written == labels
+    assert written == [label.replace("__", "\n") for label in labels]
     found = nst_jax.io.read_image(tmp_path / "contact_sheet.png")
     np.testing.assert_allclose(found, sheet, atol=1 / 255)
     images = {}
