@@ -60,6 +60,8 @@ class Config:
         differences of grey levels).
       pooling: "max", "average" or "l2".
       pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
+      normalize_features: divide each layer's activations by their usual size in this network, see
+        `nst_jax.magnitudes`, so that a weight means the same at every layer and in both networks.
       padding: of the first convolution: "zeros" as trained, or "replicate", which lessens
         artefacts along the border.
       precision: in which the network runs. "float32" is float32 in every product, also on a TPU,
@@ -119,6 +121,7 @@ class Config:
     tv_form: str = "keras"
     pooling: str = "max"
     pooling_correction: bool = True
+    normalize_features: bool = False
     padding: str = "zeros"
     precision: str = "float32"
     remat: bool = False
@@ -153,7 +156,7 @@ class Config:
             check_choice(name, getattr(self, name), choices)
         for name in ("content_layers", "style_layers"):
             _check_layers(name, getattr(self, name))
-        for name in ("pooling_correction", "remat", "linesearch", "normalize_gradient", "clip"):
+        for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
             object.__setattr__(self, name, bool(getattr(self, name)))
@@ -273,6 +276,8 @@ _LIMITS = {
     "momentum": _Limits(high=1.0),
     **dict.fromkeys(("beta1", "beta2", "average_decay"), _SHARE),
 }
+_SWITCHES = ("pooling_correction", "normalize_features", "remat", "linesearch")
+_SWITCHES += ("normalize_gradient", "clip")
 _MAY_BE_NONE = ("size", "first_size", "first_steps")
 
 

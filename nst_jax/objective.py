@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nst_jax import combining, losses, remat, vgg
+from nst_jax import combining, losses, magnitudes, remat, vgg
 from nst_jax import image as image_lib
 from nst_jax.config import NUMBERS, Config, put_together, take_apart
 
@@ -63,12 +63,12 @@ def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config
     """`vgg.features` of one picture at `layers`, with the network that `config` describes."""
     if not layers:
         return {}
+    options = {"layers": layers, **_network(config)}
     if config.remat:
-        _, kept = remat.visit(
-            params, image, lambda *_: (), layers=layers, keep=layers, **_network(config)
-        )
-        return kept
-    return vgg.features(params, image, layers=layers, **_network(config))
+        _, found = remat.visit(params, image, lambda *_: (), keep=layers, **options)
+    else:
+        found = vgg.features(params, image, **options)
+    return magnitudes.normalized(params, found) if config.normalize_features else found
 
 
 def _network(config: Config) -> dict[str, Any]:
@@ -303,6 +303,8 @@ def compare(
         def found(name):
             return {layer: tree[name] for layer, tree in beside.items() if name in tree}
 
+        if config.normalize_features:
+            features = magnitudes.normalized(params, features)
         here, owned = _at(features, config), found("owned") or None
         regions = {layer: jnp.moveaxis(mask, -1, 0) for layer, mask in found("masks").items()}
         sums = style_statistics(features, here, masks=regions or None, owned=owned)

@@ -28,8 +28,9 @@ MAY_IMPORT = {
     "deep_color": set(),
     "io": {"deep_color", "files"},
     "remat": {"vgg"},
+    "magnitudes": {"vgg"},
     "combining": {"config"},
-    "objective": {"combining", "vgg", "losses", "remat", "config", "image"},
+    "objective": {"combining", "magnitudes", "vgg", "losses", "remat", "config", "image"},
     "sharding": set(),
     "optimizers": {"config"},
     "optimize": {"config", "image", "optimizers", "sharding"},
@@ -58,7 +59,7 @@ MAY_IMPORT = {
 ANY = {"__init__", "__main__", "cli", "dataset", "jobs", "monitor", "options"}
 PURE = {
     *("image", "color", "winograd", "vgg", "remat", "losses", "objective", "optimize"),
-    *("combining", "optimizers", "sharding", "tiling"),
+    *("combining", "magnitudes", "optimizers", "sharding", "tiling"),
 }
 
 
