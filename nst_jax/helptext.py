@@ -34,6 +34,7 @@ GROUPS = {
         "weights",
         "pooling",
         "pooling_correction",
+        "normalize_features",
         "padding",
         "precision",
         "remat",

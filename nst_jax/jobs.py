@@ -114,6 +114,7 @@ def _run(job, params, delivery, described, stopping) -> int:
             styles=[style.image.shape for style in job.styles],
             masks=job.masks,
             style_masks=job.style_masks,
+            tile=job.tile,
         )
     described = {
         **described,

@@ -2,12 +2,6 @@
 
 from nst_jax.config import Config, check_choice
 
-# Root mean square of VGG19's activations (bundled weights) over three photographs and paintings
-# and the three built-in pictures at 256x256, at block1_conv1 ... block5_conv1, and at
-# block4_conv2.
-_STYLE_SCALE = (60.0, 305.3, 459.0, 1391.9, 178.3)
-_CONTENT_SCALE = 1065.7
-
 # https://keras.io/examples/generative/neural_style_transfer/ ; styles keep their own shape here,
 # where the example squashes them to the content's.
 _KERAS = Config(
@@ -87,6 +81,7 @@ presets = Presets(
     # Raymond Yuan: "Neural Style Transfer: Creating Art with Deep Learning using tf.keras and
     # eager execution", TensorFlow blog, 2018, https://blog.tensorflow.org/2018/08/
     # neural-style-transfer-creating-art-with-deep-learning-using-tf-keras-and-eager-execution.html
+    # TensorFlow 1's Adam adds epsilon ("epsilon hat") before the bias correction, optax after it.
     tf_blog=Config(
         content_layers=("block5_conv2",),
         style_normalization="mean",
@@ -104,18 +99,15 @@ presets = Presets(
     # https://github.com/crowsonkb/style-transfer-pytorch : coarse to fine, Wasserstein-2 style
     # loss, layer weights 256:64:16:4:1, content 0.015, total variation 2, Adam 0.02 on [0, 1],
     # iterate average 0.99. Its weights were tuned for networks whose activations are near one;
-    # those of the Oxford networks, of 0-255 inputs, are not, so each layer's loss, quadratic in
-    # the features, is divided by their mean square.
+    # those of the Oxford networks, of 0-255 inputs, are brought there.
     quality=Config(
         first_size=128,
         first_steps=1000,
         steps=500,
         style_loss="wasserstein",
-        style_layer_weights=tuple(
-            share / 341 / scale**2
-            for share, scale in zip((256, 64, 16, 4, 1), _STYLE_SCALE, strict=True)
-        ),
-        content_weight=0.015 / _CONTENT_SCALE**2,
+        normalize_features=True,
+        style_layer_weights=tuple(share / 341 for share in (256, 64, 16, 4, 1)),
+        content_weight=0.015,
         tv_form="nine_point",
         tv_weight=2.0,
         optimizer="adam",

@@ -113,6 +113,12 @@ def summary(
     return rows
 
 
+def _heading(output: Output) -> str:
+    """The label of an output, with its settings in lines of their own."""
+    settings = [f"{name}={value:g}" for name, value in output.settings.items()]
+    return "\n".join([output.label.removesuffix("__".join(["", *settings])), *settings])
+
+
 def write_sheets(
     folder: pathlib.Path,
     contents: Sequence[Picture],
@@ -128,7 +134,7 @@ def write_sheets(
     share = len(outputs) // len(contents)
     for number, content in enumerate(contents):
         own = slice(number * share, (number + 1) * share)
-        labels = [output.label for output in outputs[own]]
+        labels = [_heading(output) for output in outputs[own]]
         sheet = report.contact_sheet(
             content.image,
             [styles[output.thumbnail].image for output in outputs[own]],

@@ -251,8 +251,9 @@ def network_name(params: Mapping) -> str:
     )
 
 
-def resolve_layer(model: str, name: str) -> str:
-    """The layer `name` of `model`; `blockN_last` is the last convolution of block N.
+def resolve_layer(model: str, name: str, *, head: bool = True) -> str:
+    """The layer `name` of `model`; `blockN_last` is the last convolution of block N. With `head`
+    False the layers of the head count as none.
 
     Raises:
       ValueError: no such layer; the message lists the names there are and the nearest.
@@ -260,13 +261,24 @@ def resolve_layer(model: str, name: str) -> str:
     if match := re.fullmatch(r"block([1-5])_last", name):
         block = int(match[1])
         return f"block{block}_conv{CONVOLUTIONS[model][block - 1]}"
-    names = layer_names(model, head=True)
+    names = layer_names(model, head=head)
     if name not in names:
+        if name in HEAD_LAYERS:
+            raise ValueError(
+                f"layer {name} has no positions in the picture; layers that have are "
+                f"{', '.join(names)}"
+            )
         raise ValueError(
             f"unknown layer {name!r} of {model}; the layers are {', '.join(names)}"
-            f"{nearest(name, names)}"
+            f"{nearest(_as_keras(name), names, cutoff=0.0)}"
         )
     return name
+
+
+def _as_keras(name: str) -> str:
+    """Keras' name of a layer that is called `conv4_2`, `relu_4_2` or `pool4`, as in PyTorch."""
+    name = re.sub(r"^(?:conv|relu)_?([1-5])_?([1-4])$", r"block\1_conv\2", str(name).lower())
+    return re.sub(r"^pool_?([1-5])$", r"block\1_pool", name)
 
 
 def convolutions(model: str, layers: Sequence[str]) -> tuple[str, ...]:
@@ -359,8 +371,11 @@ def features(
     return {name: found[layer] for name, layer in resolved.items()}
 
 
-def check_layers(params: Mapping, images: jax.Array, layers: Sequence[str]) -> dict[str, str]:
-    """The layers that the names stand for, `{name: layer}`, if `images` can be looked at there.
+def check_layers(
+    params: Mapping, images: jax.Array, layers: Sequence[str], *, head: bool = True
+) -> dict[str, str]:
+    """The layers that the names stand for, `{name: layer}`, if `images` can be looked at there,
+    with `head` False at layers that have positions in the picture.
 
     Raises:
       ValueError: as of `features`.
@@ -370,7 +385,7 @@ def check_layers(params: Mapping, images: jax.Array, layers: Sequence[str]) -> d
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
     model = network_name(params)
-    resolved = {name: resolve_layer(model, name) for name in layers}
+    resolved = {name: resolve_layer(model, name, head=head) for name in layers}
     height, width = images.shape[-3:-1]
     for layer in resolved.values():
         if layer in HEAD_LAYERS and layer not in params:

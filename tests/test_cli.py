@@ -238,7 +238,7 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
         f"b__content_weight={w}__learning_rate={r}" for w in ("0.001", "1000") for r in (1, 2)
     ]
     [(written, sheet)] = sheets
-    assert written == labels
+    assert written == [label.replace("__", "\n") for label in labels]
     found = nst_jax.io.read_image(tmp_path / "contact_sheet.png")
     np.testing.assert_allclose(found, sheet, atol=1 / 255)
     images = {}
@@ -383,6 +383,8 @@ def test_bad_input_leaves_the_files_of_an_earlier_run_alone(run, pictures, tmp_p
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     mask = tmp_path / "mask.png"
     Image.fromarray(np.full((60, 80), 255, np.uint8)).save(mask)
+    black = tmp_path / "black.png"
+    Image.fromarray(np.zeros((50, 50), np.uint8)).save(black)
     deep = "--style_layers=block1_conv1,block5_conv1"
     for arguments in (
         (f"--content={b}", f"--masks={mask}"),  # not of the content's shape
@@ -390,6 +392,9 @@ def test_bad_input_leaves_the_files_of_an_earlier_run_alone(run, pictures, tmp_p
         (f"--content={a}", "--size=20", deep),  # 15 rows are too few for the layer
         (f"--content={a},{b}", "--size_of=height", "--size=17", deep),  # 13 columns, of the second
         (f"--content={a}", f"--profile_dir={mask}"),
+        (f"--content={a}", f"--style_masks={black}"),
+        (f"--content={a}", "--content_layers=fc1"),
+        (f"--content={a}", "--content_layers=", "--style_layers="),
     ):
         code, err = run(f"--styles={c}", f"--output_dir={out}", "--overwrite", *FAST, *arguments)
         assert code == cli.BAD_INPUT and err.count("\n") == 1, err
@@ -440,7 +445,7 @@ def test_a_mask_of_another_shape_is_refused(run, pictures, tmp_path):
         f"--content={content}", f"--styles={styles[0]},{styles[1]}", f"--masks={masks}", *FAST,
         f"--output_dir={tmp_path / 'o'}",
     )  # fmt: skip
-    assert code == cli.BAD_INPUT and "masks must have the shape of its picture" in err
+    assert code == cli.BAD_INPUT and "masks[0] must have the shape of its picture" in err
 
 
 def test_contents_of_one_shape_and_several_resolutions(run, pictures, tmp_path, rng):

@@ -31,11 +31,11 @@ def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
             painted.append(np.asarray(picture, np.int32))
     assert np.abs(painted[0] - painted[1]).max() <= 1  # a level, where rounding falls otherwise
     assert json.loads((out / "config.json").read_text())["tile"] == 24
+    # Said before the files that are there.
     code, err = run(
-        *(f"--content={content}", f"--styles={style}", f"--output_dir={out}", "--overwrite"),
-        *(*FAST, "--tile=9"),
+        f"--content={content}", f"--styles={style}", f"--output_dir={out}", *FAST, "--tile=9"
     )
-    assert (code, err.strip()) == (1, "nst-jax: tile must be at least 11 for these layers, got 9")
+    assert (code, err.strip()) == (1, "nst-jax: tile must be at least 15 for these layers, got 9")
 
 
 def start_two(*flags, devices):

@@ -24,6 +24,7 @@ SETTINGS = {
     "tv_form": ("l1", "l1"),
     "pooling": ("l2", "l2"),
     "pooling_correction": (None, True),
+    "normalize_features": (None, True),
     "padding": ("replicate", "replicate"),
     "precision": ("bfloat16", "bfloat16"),
     "remat": (None, True),
