@@ -271,6 +271,7 @@ def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
         (("--content=",), "a data set needs --content and --styles"),
         (("--process_id=1",), "--num_processes and --process_id go together"),
         (("--process_id=2", "--num_processes=2"), "process_id must be from 0 to 1, got 2"),
+        (("--process_id=0", "--num_processes=0"), "num_processes must be at least 1, got 0"),
         (("--content_layers=block9_conv1",), "unknown layer 'block9_conv1'"),
     ],
 )
