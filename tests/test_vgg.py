@@ -221,6 +221,19 @@ def test_bad_input_is_refused(vgg16, change, message):
         nst_jax.features(vgg16, arguments.pop("images"), **arguments)
 
 
+def test_layers_are_any_sequence_but_a_string(vgg16):
+    image = jnp.full((8, 8, 3), 0.5)
+    layers = ["block1_conv1", "block1_conv2"]
+    prepared = vgg.prepare(vgg16, layers=layers)
+    assert [name for name in prepared if "winograd" in prepared[name]] == ["block1_conv2"]
+    assert list(vgg.features(prepared, image, layers=layers)) == layers
+    wanted = "^layers must be a sequence of names, got the string 'block1_conv1'$"
+    with pytest.raises(TypeError, match=wanted):
+        vgg.features(vgg16, image, layers="block1_conv1")
+    with pytest.raises(TypeError, match=wanted):
+        vgg.prepare(vgg16, layers="block1_conv1")
+
+
 def test_a_tree_of_neither_network_is_refused(vgg16):
     broken = {name: layer for name, layer in vgg16.items() if name != "block3_conv2"}
     with pytest.raises(ValueError, match="13 convolutions of VGG16 or the 16 of VGG19"):
