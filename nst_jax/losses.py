@@ -148,7 +148,11 @@ def content_loss(features: jax.Array, target: jax.Array) -> jax.Array:
 
     Returns:
       A scalar, float32 also of half-precision features.
+
+    Raises:
+      ValueError: arrays of several shapes.
     """
+    _check_shapes("features", features, target)
     wide = jnp.promote_types(features.dtype, jnp.float32)
     return 0.5 * jnp.sum(jnp.square(features.astype(wide) - target.astype(wide)))
 
@@ -169,8 +173,20 @@ def style_loss(
 
     Returns:
       A scalar.
+
+    Raises:
+      ValueError: matrices of several shapes.
     """
+    _check_shapes("gram", gram, target_gram)
     return weight / normalizer * jnp.sum(jnp.square(gram - target_gram))
+
+
+def _check_shapes(name: str, array: jax.Array, target: jax.Array) -> None:
+    """Refuses what would be broadcast, and give a loss of something else."""
+    if array.shape != target.shape:
+        raise ValueError(
+            f"{name} and its target must be of one shape, got {array.shape} and {target.shape}"
+        )
 
 
 def gatys_normalizer(channels: int, positions: int) -> float:

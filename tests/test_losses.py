@@ -1,3 +1,6 @@
+import functools
+import re
+
 import jax
 import numpy as np
 import oracle
@@ -75,6 +78,24 @@ def test_value_equals_numpy_in_float64_plain_jitted_and_mapped(name, rng):
     stacked = [np.stack([argument, argument]) for argument in arguments]
     for row in jax.vmap(function)(*stacked):
         np.testing.assert_allclose(row, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "shapes"),
+    [
+        (losses.content_loss, "features", ((4, 4, 8), (8,))),
+        (losses.content_loss, "features", ((4, 4, 8), (1, 4, 8))),
+        (functools.partial(losses.style_loss, normalizer=1.0), "gram", ((3, 4, 4), (4, 4))),
+        (functools.partial(losses.style_loss, normalizer=1.0), "gram", ((4, 4), (1, 4))),
+    ],
+)
+def test_nothing_is_broadcast_to_its_target(loss, name, shapes):
+    one, other = map(np.ones, shapes)
+    message = f"{name} and its target must be of one shape, got {shapes[0]} and {shapes[1]}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loss(one, other)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.jit(jax.vmap(loss))(one[None], other[None])
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "gram_matrix" not in name])
