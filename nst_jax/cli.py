@@ -18,6 +18,7 @@ from nst_jax import (
     console,
     dataset,
     examples,
+    files,
     helptext,
     io,
     jobs,
@@ -66,7 +67,7 @@ def read_inputs(
 
 
 def _read(paths: Sequence[str]) -> list[jobs.Picture]:
-    names = jobs.unique([pathlib.Path(path).stem for path in paths])
+    names = files.unique([pathlib.Path(path).stem for path in paths])
     return [
         jobs.Picture(name, *io.read_with_alpha(path))
         for name, path in zip(names, paths, strict=True)

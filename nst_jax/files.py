@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -55,6 +55,18 @@ def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.
 def short(name: str) -> str:
     """The beginning of a name that is too long for a disk, which has 255 bytes for it."""
     return os.fsencode(name)[:200].decode("utf-8", "ignore")
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that came before, so that no file hides another."""
+    found: dict[str, None] = {}  # quick to look up, and in order
+    for name in names:
+        candidate, number = name, 1
+        while candidate in found:
+            number += 1
+            candidate = f"{name}_{number}"
+        found[candidate] = None
+    return list(found)
 
 
 def check_folder(folder: Path) -> None:

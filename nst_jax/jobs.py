@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
-import math
 import pathlib
 import platform
 import time
@@ -72,7 +71,7 @@ class Job:
         ]
         return [
             (label, int(np.argmax(row)))
-            for label, row in zip(unique(labels), self.mixing, strict=True)
+            for label, row in zip(files.unique(labels), self.mixing, strict=True)
         ]
 
     def outputs(self, contents: Sequence[Picture], *, taken: Sequence[str] = ()) -> list[Output]:
@@ -94,24 +93,12 @@ class Job:
             for row, (label, thumbnail) in enumerate(self.rows())
             for settings in combinations
         ]
-        # Of the sheets and curves, too, no output may take the name.
-        sheets = [f"{c.name}__{x}" for c in contents for x in ("contact_sheet", "loss_curves")]
-        taken = unique([*taken, *sheets])
+        # Of the sheets and curves of any content, too, no output may take the name.
+        sheets = itertools.chain(*results.sheet_names(self.contents).values())
+        taken = files.unique([*taken, *(pathlib.PurePath(name).stem for name in sheets)])
         stems = [files.short(f"{output.content}__{output.label}") for output in outputs]
-        stems = unique([*taken, *stems])[len(taken) :]
+        stems = files.unique([*taken, *stems])[len(taken) :]
         return [output._replace(stem=stem) for output, stem in zip(outputs, stems, strict=True)]
-
-
-def unique(names: Sequence[str]) -> list[str]:
-    """Names with a number behind those that came before, so that no output hides another."""
-    found: dict[str, None] = {}  # quick to look up, and in order
-    for name in names:
-        candidate, number = name, 1
-        while candidate in found:
-            number += 1
-            candidate = f"{name}_{number}"
-        found[candidate] = None
-    return list(found)
 
 
 def environment(packages: Iterable[str] = ()) -> dict:
@@ -183,13 +170,15 @@ def _run(job, params, delivery, described, stopping) -> int:
         suffix = delivery.look.animate
         longest_sides[f"{suffix} animation"] = observers.ANIMATIONS[suffix]
     for shape in groups:
-        longest = max(fit_shape(shape, job.config))
+        height, width = fit_shape(shape, job.config)
+        longest = max(height, width)
         for name, most in longest_sides.items():
             if longest > most:
                 raise ValueError(f"a {name} has at most {most} pixels a side, got {longest}")
-        if math.prod(fit_shape(shape, job.config)) > kind.most_pixels:
+        if height * width > kind.most_pixels:
             raise ValueError(
-                f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got {shape}"
+                f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got "
+                f"{height * width}, {height}x{width}: choose a smaller --size or another --format"
             )
         check_content(
             params,

@@ -62,7 +62,7 @@ def define_flags() -> None:
 
 def read(paths: list[str], size: int) -> dict[str, np.ndarray]:
     """Pictures by the names of their files, brought to the size."""
-    names = jobs.unique([Path(path).stem for path in paths])
+    names = files.unique([Path(path).stem for path in paths])
     return {
         name: np.asarray(fit(io.read_image(path), nst_jax.Config(size=size)))
         for name, path in zip(names, paths, strict=True)
