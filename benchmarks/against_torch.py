@@ -329,7 +329,7 @@ def main(options: flags.FlagValues) -> dict:
         NAME,
         TITLE,
         COLUMNS,
-        environment=common.environment(("torch",)),
+        environment=common.environment(packages=("torch",)),
         settings={
             "torch_device": torch.cuda.get_device_name() if device == "cuda" else device,
             "torch_threads": torch.get_num_threads(),

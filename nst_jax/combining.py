@@ -50,7 +50,9 @@ def check_mixing(mixing: jax.Array, styles: int) -> np.ndarray:
     return mixing
 
 
-def check_masks(masks: jax.Array, styles: int, size: tuple[int, int] | None = None) -> np.ndarray:
+def check_masks(
+    masks: jax.Array, styles: int, *, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """`masks` as `[outputs, styles, H, W]`, if it is that or one output's, over the content of
     `size` (of any, where that is None)."""
     masks = np.asarray(masks, np.float32)

@@ -101,7 +101,7 @@ class Job:
         return [output._replace(stem=stem) for output, stem in zip(outputs, stems, strict=True)]
 
 
-def environment(packages: Iterable[str] = ()) -> dict:
+def environment(*, packages: Iterable[str] = ()) -> dict:
     """Device and versions, also of further `packages`, for the record."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
     return {

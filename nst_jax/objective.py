@@ -147,7 +147,7 @@ def compute_targets(
         image_lib.check_image(f"styles[{index}]", style, single=True)
     style_masks = combining.check_style_masks(style_masks, styles)
     if masks is not None:
-        masks = combining.check_masks(masks, len(styles), content.shape[:2])
+        masks = combining.check_masks(masks, len(styles), size=content.shape[:2])
     if mixing is not None:
         mixing = combining.check_mixing(mixing, len(styles))
     measure = _style_targets if measure is None else measure
