@@ -312,7 +312,8 @@ def total_variation(
 
     Args:
       image: `[H, W, 3]`; the published weights are for grey levels of 0-255.
-      exponent: 1.25 in [3].
+      exponent: 1.25 in [3]; above 0. At 0.5 the sum is of the slopes' lengths, and where a picture
+        is flat the gradient is zero, as it is at any exponent.
       weights: `[H, W]`, of each pixel's difference to the pixels right of it and below; None is
         1 everywhere. So the values of overlapping windows sum to the value of a whole picture,
         where the windows' weights of a pixel sum to 1.
@@ -323,7 +324,9 @@ def total_variation(
     corner = image[:-1, :-1]
     dy = image[1:, :-1] - corner
     dx = image[:-1, 1:] - corner
-    return _weighted_sum((jnp.square(dy) + jnp.square(dx)) ** exponent, weights)
+    squares = jnp.square(dy) + jnp.square(dx)
+    rough = squares > 0  # where it is not, powers below 1 have no finite derivative
+    return _weighted_sum(jnp.where(rough, jnp.where(rough, squares, 1) ** exponent, 0), weights)
 
 
 def total_variation_nine_point(

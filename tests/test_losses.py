@@ -342,6 +342,24 @@ def test_total_variations_of_a_ramp_are_known():
         assert np.isfinite(jax.grad(function)(flat)).all()
 
 
+def test_total_variation_of_lengths_has_a_gradient_where_a_picture_is_flat(rng):
+    image = np.zeros((8, 6, 3), np.float32)
+    image[4:] = features(rng, 4, 6, 3)
+    variation = functools.partial(losses.total_variation, exponent=0.5)
+    value, gradient = jax.value_and_grad(variation)(image)
+    exact = image.astype(np.float64)
+    dy, dx = exact[1:, :-1] - exact[:-1, :-1], exact[:-1, 1:] - exact[:-1, :-1]
+    np.testing.assert_allclose(value, np.hypot(dy, dx).sum(), rtol=1e-5)
+    np.testing.assert_array_equal(gradient[:3], 0)
+    # Each pixel is in three terms: its own, the left one's and the upper one's.
+    own, slopes = np.zeros_like(exact), (dy, dx)
+    dy, dx = (np.divide(d, np.hypot(*slopes), out=0 * d, where=d != 0) for d in slopes)
+    own[:-1, :-1] -= dy + dx
+    own[1:, :-1] += dy
+    own[:-1, 1:] += dx
+    np.testing.assert_allclose(gradient, own, rtol=1e-4, atol=1e-5)
+
+
 def test_gram_matrix_differentiates_both_ways(rng):
     """Against the product rule in NumPy float64; its rule of its own makes one product of two."""
     features, tangent = (rng.standard_normal((2, 3, 4, 5)).astype(np.float32) for _ in range(2))
