@@ -16,7 +16,6 @@ hidden dense layers and `predictions` for the class probabilities.
 """
 
 import functools
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -476,12 +475,3 @@ def init_params(key: jax.Array, model: str, *, head: bool = False) -> dict:
         }
         for layer_key, (layer, shape) in zip(keys, shapes.items(), strict=True)
     }
-
-
-def count_parameters(model: str, *, head: bool = False) -> int:
-    """Number of parameters of `model`; with the head 138,357,544 (VGG16), 143,667,240 (VGG19)."""
-    return sum(
-        math.prod(shape)
-        for layer in parameter_shapes(model, head=head).values()
-        for shape in layer.values()
-    )
