@@ -88,9 +88,10 @@ def test_a_process_takes_over_from_one_that_was_killed(tmp_path):
 # Runs the script with a small file in the table; a test run in the background would pass
 # on to it that Ctrl-C is ignored.
 RUN_SCRIPT = """
-import runpy, signal, sys
+import os, runpy, signal, sys
 from nst_jax import fetch
 script, url, md5, *flags = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(script))  # as where a script is run by its name
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fetch.FILES["tiny"] = fetch.RemoteFile(url, md5)
 sys.argv = [script, *flags]
