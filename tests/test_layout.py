@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "files": set(),
     "console": set(),
     "report": {"files", "image", "io"},
-    "examples": set(),
+    "examples": {"image"},
     "winograd": set(),
     "vgg": {"config", "winograd"},
     "deep_color": set(),
