@@ -59,7 +59,7 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
         for number in range(2)
     ]
     try:
-        errs = [process.communicate(timeout=240)[1] for process in processes]
+        errs = [process.communicate(timeout=600)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

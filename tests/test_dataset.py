@@ -296,7 +296,7 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
         )  # fmt: skip
 
     def finish(process):
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
         assert (process.returncode, out) == (0, ""), err
         return err
 
@@ -307,7 +307,7 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
             time.sleep(0.002)
     finally:
         process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     lines = manifest.read_bytes()
     assert 1 <= lines.count(b"\n") < 7
