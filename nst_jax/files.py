@@ -58,7 +58,7 @@ def short(name: str) -> str:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Names with a number behind those that came before, so that no output hides another."""
+    """Names with a number behind those that came before, so that no file hides another."""
     found: dict[str, None] = {}  # quick to look up, and in order
     for name in names:
         candidate, number = name, 1

@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nst_jax import files
+from nst_jax import files, results
 from nst_jax.config import Config
 from nst_jax.results import Output, Picture
 
@@ -76,9 +77,9 @@ class Job:
             for row, (label, thumbnail) in enumerate(self.rows())
             for settings in combinations
         ]
-        # Of the sheets and curves, too, no output may take the name.
-        sheets = [f"{c.name}__{x}" for c in contents for x in ("contact_sheet", "loss_curves")]
-        taken = files.unique([*taken, *sheets])
+        # Of the sheets and curves of any content, too, no output may take the name.
+        sheets = itertools.chain(*results.sheet_names(self.contents).values())
+        taken = files.unique([*taken, *(pathlib.PurePath(name).stem for name in sheets)])
         stems = [files.short(f"{output.content}__{output.label}") for output in outputs]
         stems = files.unique([*taken, *stems])[len(taken) :]
         return [output._replace(stem=stem) for output, stem in zip(outputs, stems, strict=True)]

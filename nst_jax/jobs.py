@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
-import math
 import pathlib
 import platform
 import time
@@ -30,7 +29,7 @@ from nst_jax.version import __version__
 DIVERGED = 3
 
 
-def environment(packages: Iterable[str] = ()) -> dict:
+def environment(*, packages: Iterable[str] = ()) -> dict:
     """Device and versions, also of further `packages`, for the record."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
     return {
@@ -99,13 +98,15 @@ def _run(job, params, delivery, described, stopping) -> int:
         suffix = delivery.look.animate
         longest_sides[f"{suffix} animation"] = observers.ANIMATIONS[suffix]
     for shape in groups:
-        longest = max(fit_shape(shape, job.config))
+        height, width = fit_shape(shape, job.config)
+        longest = max(height, width)
         for name, most in longest_sides.items():
             if longest > most:
                 raise ValueError(f"a {name} has at most {most} pixels a side, got {longest}")
-        if math.prod(fit_shape(shape, job.config)) > kind.most_pixels:
+        if height * width > kind.most_pixels:
             raise ValueError(
-                f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got {shape}"
+                f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got "
+                f"{height * width}, {height}x{width}: choose a smaller --size or another --format"
             )
         check_content(
             params,

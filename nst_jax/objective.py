@@ -154,7 +154,7 @@ def compute_targets(
         image_lib.check_image(f"styles[{index}]", style, single=True)
     style_masks = combining.check_style_masks(style_masks, styles)
     if masks is not None:
-        masks = combining.check_masks(masks, len(styles), content.shape[:2])
+        masks = combining.check_masks(masks, len(styles), size=content.shape[:2])
     if mixing is not None:
         mixing = combining.check_mixing(mixing, len(styles))
     vgg.check_layers(params, content, all_layers(config), head=False)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nst_jax import image, io, report, sharding
+from nst_jax import files, image, io, report, sharding
 from nst_jax.console import say
 from nst_jax.stylize import Result
 
@@ -66,13 +66,10 @@ def check_free(folder: pathlib.Path, names: Sequence[str]) -> None:
 
 def sheet_names(contents: Sequence[Picture]) -> dict[str, tuple[str, str]]:
     """Names of the contact sheet and the loss curves of each of a job's contents, by its name."""
-    return {
-        content.name: tuple(
-            name if len(contents) == 1 else f"{content.name}__{name}"
-            for name in ("contact_sheet.png", "loss_curves.png")
-        )
-        for content in contents
-    }
+    stems = [f"{files.short(c.name)}__" if len(contents) > 1 else "" for c in contents]
+    kinds = ("contact_sheet", "loss_curves")
+    names = iter(files.unique([f"{stem}{kind}" for stem in stems for kind in kinds]))
+    return {content.name: (f"{next(names)}.png", f"{next(names)}.png") for content in contents}
 
 
 def write_pictures(

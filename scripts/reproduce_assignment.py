@@ -15,12 +15,12 @@ Needs the extra `plots`. Exits 0 on success, 1 on bad input, 130 when it is inte
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+import program
+from absl import flags
 from assignment import document, experiments, sections
 
 import nst_jax
@@ -29,7 +29,6 @@ from nst_jax.compilation import keep_programs
 from nst_jax.config import check_choice
 from nst_jax.stylize import fit
 
-FAILED, INTERRUPTED = 1, 130
 QUICK = {"size": 32, "steps": 30, "marks": 4, "measured": 2}  # seconds, and no conclusions
 
 
@@ -186,12 +185,13 @@ def write_report(
             file.write(text.encode())
 
 
-def run(values: flags.FlagValues) -> None:
+def run() -> None:
     """Makes all runs that are not there yet, and writes the report."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError("needs matplotlib: pip install '.[plots]'") from None
+    values = flags.FLAGS
     keep_programs(console.say)
     setting = setting_of(values)
     check_folder(setting)
@@ -201,24 +201,10 @@ def run(values: flags.FlagValues) -> None:
     print(folder / "report.html")
 
 
-def main(argv: list[str]) -> int:
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        if len(argv) > 1:
-            raise ValueError(
-                f"unexpected argument {argv[1]!r}: pictures go into --content, --styles"
-            )
-        run(flags.FLAGS)
-    except ValueError as error:
-        print(f"reproduce_assignment: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("reproduce_assignment: interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    program.start(
+        run,
+        arguments="pictures go into --content, --styles",
+        again="; the same command goes on",
+    )

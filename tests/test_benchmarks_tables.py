@@ -30,7 +30,7 @@ def report(name, rows, *, path, environment=ENVIRONMENT, **settings):
 
 
 def test_an_environment_says_what_was_measured_with():
-    found = common.environment(("pytest",))
+    found = common.environment(packages=("pytest",))
     assert found.keys() == set(common.ENVIRONMENT)
     assert found["platform"] == "cpu" and found["cores"] >= 1 and found["processor"]
     assert {"jax", "jaxlib", "nst_jax", "pytest", "python"} <= found["versions"].keys()

@@ -107,5 +107,5 @@ def test_two_sides_that_disagree_are_not_compared():
 
 def test_without_torch_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"needs PyTorch: pip install '\.\[torch\]'"):
+    with pytest.raises(ImportError, match=r"needs PyTorch: pip install '\.\[compare\]'"):
         run(against_torch)

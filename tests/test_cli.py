@@ -170,7 +170,7 @@ def test_an_unknown_flag_ends_without_a_traceback():
         [sys.executable, "-m", "nst_jax", "--stlyes=x.png"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == cli.BAD_INPUT
@@ -182,7 +182,7 @@ def test_an_error_in_full_is_there_for_the_asking():
         [sys.executable, "-m", "nst_jax", "--demo", "--steps=0", "--verbosity=1"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == cli.BAD_INPUT and done.stdout == ""

@@ -13,7 +13,7 @@ from commandline import FAST
 from disk import closed_folder, room_for
 from PIL import Image
 
-from nst_jax import cli, io, options, weights
+from nst_jax import cli, io, jobs, options, results, weights
 from nst_jax.presets import presets
 
 
@@ -172,6 +172,11 @@ def test_a_folder_that_takes_nothing_is_told_before_anything_is_computed(
         (("--format=webp", "--size=16400"), "a webp has at most 16383 pixels a side, got 16400"),
         (("--animate=webp", "--size=16400"), "a webp animation has at most 16383 pixels a side, "),
         (("--animate=gif", "--size=66000"), "a gif animation has at most 65535 pixels a side, "),
+        (
+            ("--format=tiff", "--size=30000"),
+            "a tiff has at most 535822336 pixels, got 675000000, 22500x30000: "
+            "choose a smaller --size or another --format",
+        ),
         (("--content=vanished.png",), "vanished.png: cannot be read: No such file or directory"),
     ],
 )
@@ -180,6 +185,33 @@ def test_what_cannot_be_written_or_read_is_told_first(run, pictures, folder, arg
     code, err = run(f"--content={content}", f"--styles={style}", *arguments)
     assert code == cli.BAD_INPUT and err.startswith(f"nst-jax: {message}"), err
     assert err.count("\n") == 1 and not (folder / "out").exists()
+
+
+def test_names_too_long_for_a_disk_are_shortened(run, pictures, folder):
+    """Of the sheets and curves, too, each content's own."""
+    longs = [folder / f"{'x' * 238}{end}.png" for end in "12"]
+    for picture, long in zip(pictures[:2], longs, strict=True):
+        picture.rename(long)
+    code, err = run(f"--content={longs[0]},{longs[1]}", f"--styles={pictures[2]}", *FAST)
+    assert code == 0, err
+    stem = "x" * 200
+    kinds = ("contact_sheet", "contact_sheet_2", "loss_curves", "loss_curves_2")
+    made = {f"{stem}.png", f"{stem}_2.png", *(f"{stem}__{kind}.png" for kind in kinds)}
+    found = names(folder / "out")
+    assert found.keys() == made | {"config.json", "metrics.jsonl"}
+    assert len({found[name] for name in made}) == 6
+
+
+def test_no_picture_takes_the_name_of_any_contents_sheet():
+    contents = [
+        results.Picture(name, np.zeros(shape, np.float32))
+        for name, shape in (("a", (60, 80, 3)), ("a__b", (80, 60, 3)))
+    ]
+    style = results.Picture("b__contact_sheet", np.zeros((9, 9, 3), np.float32))
+    job = jobs.Job(contents=contents, styles=[style], config=presets["default"])
+    (output,) = job.outputs(contents[:1])  # a group of one shape, as `run` makes them
+    assert results.sheet_names(contents)["a__b"][0] == "a__b__contact_sheet.png"
+    assert output.stem == "a__b__contact_sheet_2"
 
 
 def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkeypatch):

@@ -60,7 +60,7 @@ def start_two(*flags, devices):
 def finish(processes):
     """What each has said on stderr."""
     try:
-        errs = [process.communicate(timeout=240)[1] for process in processes]
+        errs = [process.communicate(timeout=600)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

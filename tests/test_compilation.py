@@ -33,7 +33,7 @@ def run(folder, *arguments, code=PROGRAM, **environment):
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env=kept | {"XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"} | environment,
     )

@@ -271,6 +271,7 @@ def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
         (("--content=",), "a data set needs --content and --styles"),
         (("--process_id=1",), "--num_processes and --process_id go together"),
         (("--process_id=2", "--num_processes=2"), "process_id must be from 0 to 1, got 2"),
+        (("--process_id=0", "--num_processes=0"), "num_processes must be at least 1, got 0"),
         (("--content_layers=block9_conv1",), "unknown layer 'block9_conv1'"),
     ],
 )
@@ -295,7 +296,7 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
         )  # fmt: skip
 
     def finish(process):
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
         assert (process.returncode, out) == (0, ""), err
         return err
 
@@ -306,7 +307,7 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
             time.sleep(0.002)
     finally:
         process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     lines = manifest.read_bytes()
     assert 1 <= lines.count(b"\n") < 7

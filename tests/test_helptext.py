@@ -62,7 +62,7 @@ def test_help_of_the_command_itself():
         [sys.executable, "-m", "nst_jax", "--help"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env=os.environ | {"COLUMNS": "80"},
     )

@@ -29,7 +29,7 @@ SMALL = nst_jax.presets["assignment"].replace(
 
 def reproduce(*arguments):
     command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=1200)
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_killed_twenty_times_it_ends_with_the_same_files(command, job, tmp_path)
         start = time.monotonic()
         # Half of them soon after it has come further, the others wherever it may be.
         while number % 2 and last_step(checkpoints) == reached[-1]:
-            assert time.monotonic() - start < 60, command.log.read_text()
+            assert time.monotonic() - start < 600, command.log.read_text()
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3 if number % 2 else 1.5))
         command.send(signal.SIGKILL)
