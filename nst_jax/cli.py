@@ -3,7 +3,6 @@
 `nst-jax --content=a.jpg --styles=b.jpg,c.jpg` or `python -m nst_jax` with the same flags.
 """
 
-import json
 import pathlib
 import shlex
 import sys
@@ -18,6 +17,7 @@ from nst_jax import (
     console,
     dataset,
     examples,
+    files,
     helptext,
     io,
     jobs,
@@ -101,7 +101,7 @@ def recipe(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
 def show_config(path: str) -> None:
     """Prints the command that made a picture to stdout, and with what, to stderr."""
     try:
-        found = json.loads(io.read_text(path) or "")
+        found = files.from_json(io.read_text(path) or "")
         arguments, versions = found["flags"], found["versions"]
         line = shlex.join(["nst-jax", *arguments])
         made = ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -192,7 +192,9 @@ def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkey
     assert io.read_text(folder / "out" / "contact_sheet.png") is not None
 
 
-@pytest.mark.parametrize("text", [None, "a picture", "[1]", '{"flags": 3}', '{"flags": [3]}'])
+@pytest.mark.parametrize(
+    "text", [None, "a picture", "[1]", '{"flags": 3}', '{"flags": [3]}', "[" * 60_000]
+)
 def test_a_picture_without_settings_is_one_line(ask, tmp_path, text):
     path = tmp_path / "a.png"
     io.write_image(path, np.zeros((40, 40, 3), np.float32), text=text)
