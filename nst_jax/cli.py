@@ -118,9 +118,15 @@ def show_config(path: str) -> None:
     console.say(f"made with {made}")
 
 
+def chosen_weights() -> str:
+    """A bundled network's name, or the path of a file of weights."""
+    check_choice("--model", FLAGS.model, vgg.CONVOLUTIONS)
+    return FLAGS.weights or FLAGS.model
+
+
 def network() -> str:
     """The network that the flags choose."""
-    name = FLAGS.weights or FLAGS.model
+    name = chosen_weights()
     if name in vgg.CONVOLUTIONS:
         return name
     with weights.open_params(name) as params:
@@ -130,6 +136,8 @@ def network() -> str:
 def answer() -> bool:
     """Prints what the flags in `QUESTION_FLAGS` ask for; whether there was such a question."""
     if FLAGS.show_config is not None:
+        if not FLAGS.show_config:
+            raise ValueError("--show_config needs the file of a picture, got ''")
         show_config(FLAGS.show_config)
     elif FLAGS.list_layers:
         print(helptext.list_layers(network()))
@@ -144,7 +152,7 @@ def read_initial() -> np.ndarray | None:
     """The picture file that --init names, if it names one."""
     if FLAGS.init in (None, *CHOICES["init"]):
         return None
-    if not pathlib.Path(FLAGS.init).exists():
+    if not pathlib.Path(FLAGS.init).is_file():
         check_choice("--init (or an existing file)", FLAGS.init, CHOICES["init"])
     return io.read_image(FLAGS.init)
 
@@ -155,7 +163,7 @@ def read_params() -> Mapping:
         compilation.keep_programs(lambda line: console.say(f"nst-jax: {line}"))
     else:
         compilation.keep_nothing()
-    return weights.load_params(FLAGS.weights or FLAGS.model)
+    return weights.load_params(chosen_weights())
 
 
 def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
@@ -194,8 +202,8 @@ def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     )
     described = {
         "preset": FLAGS.preset,
-        "weights": FLAGS.weights or FLAGS.model,
-        "weights_sha256": weights.sha256(FLAGS.weights or FLAGS.model),
+        "weights": chosen_weights(),
+        "weights_sha256": weights.sha256(chosen_weights()),
         "content": FLAGS.content,
         "styles": FLAGS.styles,
         "initial": jobs.digest(job.initial),
@@ -213,6 +221,7 @@ def run() -> int:
     if FLAGS.distributed or (any(v is not None for v in processes.values()) and not alone):
         sharding.connect(**processes)
     config, sweep = config_from_flags()
+    chosen_weights()
     check_choice("--format", FLAGS.format, io.FORMATS)
     if FLAGS.retries and config.optimizer == "lbfgs" and config.linesearch:
         raise ValueError("--retries lowers the learning rate, which a line search doesn't use")
@@ -250,8 +259,8 @@ def run() -> int:
     described = {
         "flags": recipe(config, sweep),
         "preset": FLAGS.preset,
-        "weights": FLAGS.weights or FLAGS.model,
-        "weights_sha256": weights.sha256(FLAGS.weights or FLAGS.model),
+        "weights": chosen_weights(),
+        "weights_sha256": weights.sha256(chosen_weights()),
         "content": FLAGS.content or [content.name for content in contents],
         "styles": FLAGS.styles or [style.name for style in styles],
         "mixing": FLAGS.mixing,
@@ -300,6 +309,20 @@ def _main(argv: Sequence[str]) -> int:
         return BAD_INPUT
 
 
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+
+
+def _in_plain_words(error: Exception) -> str:
+    """What absl finds wrong with a flag, in one line, in the words of all others."""
+    # "flag --name=value: " and what Python's int, or another, says of the value.
+    text = str(error).removesuffix(f": {error.__context__}")
+    name, equals, value = text.removeprefix("flag --").partition("=")
+    kind = _KINDS.get(FLAGS[name].flag_type()) if equals and name in FLAGS else None
+    if isinstance(error, flags.IllegalFlagValueError) and kind is not None:
+        return f"--{name} must be {kind}, got {value!r}"
+    return " ".join(str(error).split())
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """The arguments that are no flags; `--help` and bad flags end the process."""
     # In place of absl's own, which end with an error's code as soon as they are met.
@@ -319,7 +342,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         known = [*FLAGS, *(f"no{name}" for name in FLAGS if FLAGS[name].boolean)]
         complain(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}")
     except (flags.Error, ValueError) as error:
-        complain(" ".join(str(error).split()))
+        complain(_in_plain_words(error))
     sys.exit(BAD_INPUT)
 
 
