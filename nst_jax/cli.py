@@ -3,6 +3,7 @@
 `nst-jax --content=a.jpg --styles=b.jpg,c.jpg` or `python -m nst_jax` with the same flags.
 """
 
+import logging as python_logging
 import pathlib
 import shlex
 import sys
@@ -287,17 +288,31 @@ def run() -> int:
     return jobs.run(job, params, delivery, described=described)
 
 
+def _is_foreign(record: python_logging.LogRecord) -> bool:
+    return not record.name.startswith("nst_jax.")
+
+
+def _say_own_warnings() -> None:
+    """Of what is logged, the package's own comes in the form of the command's lines."""
+    python_logging.getLogger("nst_jax").handlers = [console.Warnings()]
+    logging.get_absl_handler().addFilter(_is_foreign)
+
+
 def _main(argv: Sequence[str]) -> int:
     if not FLAGS["verbosity"].present:
         # What JAX and matplotlib note of their set-up is no news to whoever runs this.
         logging.set_verbosity(logging.ERROR if FLAGS.quiet else logging.WARNING)
         # What goes wrong in orbax is told by an exception, too.
         logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+        _say_own_warnings()
     console.be_quiet(FLAGS.quiet)
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}: pictures go into flags, see --help")
-        return 0 if answer() else run()
+        if answer():
+            return 0
+        with console.stdout_on_stderr():
+            return run()
     except KeyboardInterrupt:
         complain("interrupted")
         return 130

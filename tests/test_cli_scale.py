@@ -59,11 +59,12 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
         for number in range(2)
     ]
     try:
-        errs = [process.communicate(timeout=240)[1] for process in processes]
+        outs, errs = zip(*(process.communicate(timeout=240) for process in processes), strict=True)
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], errs
+    assert outs == ("", "")  # Gloo says there that it is connected
     assert "step 2/2" in errs[0] and "step 2/2" not in errs[1]
     for number, name in enumerate(("a__b.png", "a__c.png")):  # each has written its own
         path = str(tmp_path / "two" / name)
