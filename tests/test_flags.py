@@ -1,13 +1,11 @@
 """Every flag of a setting sets it, and every flag has a test that sees what it does."""
 
-import ast
-import functools
 import json
-import pathlib
 import shutil
 
 import h5py
 import jax
+import named
 import numpy as np
 import pytest
 from absl import flags
@@ -137,22 +135,11 @@ EFFECTS = {
 }
 
 
-@functools.cache
-def functions_of(file):
-    """The names of a file's tests, and its text."""
-    text = (pathlib.Path(__file__).parent / file).read_text("utf-8")
-    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
-    return {node.name for node in functions if node.name.startswith("test_")}, text
-
-
 def test_every_flag_has_a_test_of_what_it_does():
     settings = {*options.CONFIG_FLAGS, *options.SWEEP_FLAGS}
     assert EFFECTS.keys() == settings | {*options.RUN_FLAGS, *options.QUESTION_FLAGS}
     for flag, test in EFFECTS.items():
-        file, _, name = test.partition("::")
-        there, text = functions_of(file)
-        assert name in there, f"--{flag}: there is no {test}"
-        assert flag in text, f"--{flag}: {file} doesn't name it"
+        named.check(test, about=flag)
 
 
 def parsed(*arguments):
