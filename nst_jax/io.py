@@ -9,6 +9,7 @@ place that all formats have.
 
 import contextlib
 import io
+import logging
 import math
 import os
 import threading
@@ -100,6 +101,7 @@ FORMATS = {
 }
 """The kinds of files that the command writes."""
 
+_log = logging.getLogger(__name__)
 _pillow_limit = threading.Lock()
 
 
@@ -416,7 +418,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     Image.init()  # an optional format that this Pillow was built without must not be named
     formats = [name for name in _READABLE if name in Image.OPEN]
     try:
-        with path.open("rb") as file, _pixel_limit(max_pixels):
+        with path.open("rb") as file, _pixel_limit(max_pixels), _warnings_logged(path):
             if os.fstat(file.fileno()).st_size == 0:
                 raise ImageError(f"{path}: the file is empty")
             with Image.open(file, formats=formats) as picture:
@@ -430,6 +432,15 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise ImageError(f"{path}: not an image in a known format ({known})") from None
     except Exception as error:  # broken bytes make decoders raise nearly anything
         raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _warnings_logged(path: Path) -> Iterator[None]:
+    """Logs what Pillow warns of, such as damaged EXIF data, once and by the file's name."""
+    with warnings.catch_warnings(record=True) as found:
+        yield
+    for message in dict.fromkeys(str(warning.message) for warning in found):
+        _log.warning("%s: %s", path, " ".join(message.split()))
 
 
 @contextlib.contextmanager

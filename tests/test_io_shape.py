@@ -53,6 +53,18 @@ def test_a_header_is_enough_but_has_to_be_there(tmp_path, rng):
         io.read_shape(tmp_path / "missing.png")
 
 
+def test_damaged_exif_is_told_in_a_line_that_names_the_file(tmp_path, recwarn, caplog):
+    path = tmp_path / "a.jpg"
+    damaged = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01"
+    Image.new("RGB", (60, 40)).save(path, exif=damaged)
+    for read, shape in ((io.read_shape, (40, 60)), (lambda p: io.read_image(p).shape, (40, 60, 3))):
+        caplog.clear()
+        assert read(path) == shape
+        (message,) = caplog.messages
+        assert message.startswith(f"{path}: Corrupt EXIF data. ") and "\n" not in message
+    assert not recwarn.list
+
+
 def test_suffixes_are_of_formats_that_are_read():
     assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".gif", ".bmp", ".ppm"} <= io.suffixes()
     assert io.suffixes().isdisjoint({".txt", ".pdf", ".eps", ".json", ".mp4"})
