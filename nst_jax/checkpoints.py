@@ -213,7 +213,7 @@ class Checkpoints:
                 )
             return False
         try:
-            settings = dict(json.loads(path.read_text("utf-8")))
+            settings = dict(files.from_json(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             reason = files.reason(error)
             raise ValueError(f"{path}: cannot be read as settings of a run: {reason}") from error

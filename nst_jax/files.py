@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class FileError(ValueError):
@@ -83,6 +85,18 @@ def check_place(folder: Path) -> None:
         folder = folder.absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         tempfile.TemporaryFile(dir=there).close()
+
+
+def from_json(text: str | bytes) -> Any:
+    """What a text in JSON says; who calls it names the file.
+
+    Raises:
+      ValueError: it is no JSON, or nested more deeply than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def reason(error: Exception) -> str:

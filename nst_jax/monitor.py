@@ -31,7 +31,7 @@ class Records:
         # None, or the end of one that was killed.
         with contextlib.suppress(OSError, ValueError, TypeError):
             for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
-                line = dict(json.loads(text))
+                line = dict(files.from_json(text))
                 if not {"output", "step", "seconds"} <= line.keys():
                     break  # not ours
                 self._earlier.append(line)

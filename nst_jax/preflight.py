@@ -5,18 +5,16 @@ operating system says no costs the process.
 """
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from nst_jax import objective, optimize, tiling, vgg
+from nst_jax import memory, objective, optimize, tiling, vgg
 from nst_jax.config import Config
+from nst_jax.memory import GIB
 from nst_jax.stylize import fit_shape
 
-GIB = 2**30
 TILES = (2048, 1024, 512, 256)
 
 # Bytes a pixel of a step that no configuration's program has been seen to need: what is far below
@@ -25,46 +23,13 @@ CERTAINLY = 6000
 # Of a tiled run: pictures, gradient, moments and the content's activations in host memory.
 TILED_HOST = 300
 
-ROOT = Path("/")  # below it the operating system tells what memory there is
-
 
 def available_bytes() -> int | None:
-    """Memory that the first device has left; of a CPU what this process may still take, by the
-    operating system and by the limits of a container. None where neither says so."""
+    """Memory that the first device has left; of a CPU what `memory.host_bytes` says."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    found = _left_by_control_groups()
-    meminfo = ROOT / "proc/meminfo"
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        if "MemAvailable" in fields:
-            found.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    elif "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found, default=None)
-
-
-def _left_by_control_groups() -> list[int]:
-    """What each limit on this process's control group, and on those around it, leaves."""
-    top = own = ROOT / "sys/fs/cgroup"
-    if (ROOT / "proc/self/cgroup").exists():
-        for line in (ROOT / "proc/self/cgroup").read_text().splitlines():
-            if line.startswith("0::/"):  # of version 2
-                own = top / line.removeprefix("0::/")
-    second = ("memory.max", "memory.current", "memory.stat", "inactive_file")
-    first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_inactive_file")
-    groups = [(group, *second) for group in (own, *own.parents) if group.is_relative_to(top)]
-    found = []
-    for group, limit, used, stat, cache in (*groups, (top / "memory", *first)):
-        paths = [group / name for name in (limit, used, stat)]
-        if all(path.exists() for path in paths):
-            texts = [path.read_text().strip() for path in paths]
-            if texts[0] != "max":
-                # Files kept in memory make room when it is wanted.
-                kept = dict(line.split() for line in texts[2].splitlines()).get(cache, 0)
-                found.append(int(texts[0]) - int(texts[1]) + int(kept))
-    return found
+    return memory.host_bytes()
 
 
 def program_bytes(

@@ -194,9 +194,10 @@ def test_other_settings_are_refused_with_what_differs(saved):
         Checkpoints(folder, SETTINGS | {"size": 64, "seed": 1})
     with pytest.raises(ValueError, match=r"a \(None there, 1 now\), .* and 2 more$"):
         Checkpoints(folder, SETTINGS | dict.fromkeys("abcde", 1))
-    (folder / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match="settings.json: cannot be read as settings of a run"):
-        Checkpoints(folder, SETTINGS)
+    for text in ("{", "[" * 10**5):
+        (folder / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match="settings.json: cannot be read as settings of a run"):
+            Checkpoints(folder, SETTINGS)
 
 
 def test_checkpoints_without_their_settings_are_refused(saved):

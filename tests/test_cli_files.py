@@ -1,8 +1,11 @@
 """The command line's files: formats, what they carry, and that none is lost."""
 
 import json
+import os
 import pathlib
 import shlex
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -13,7 +16,7 @@ from commandline import FAST
 from disk import closed_folder, room_for
 from PIL import Image
 
-from nst_jax import cli, io, jobs, options, results, weights
+from nst_jax import cli, console, io, jobs, options, results, weights
 from nst_jax.presets import presets
 
 
@@ -224,7 +227,9 @@ def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkey
     assert io.read_text(folder / "out" / "contact_sheet.png") is not None
 
 
-@pytest.mark.parametrize("text", [None, "a picture", "[1]", '{"flags": 3}', '{"flags": [3]}'])
+@pytest.mark.parametrize(
+    "text", [None, "a picture", "[1]", '{"flags": 3}', '{"flags": [3]}', "[" * 60_000]
+)
 def test_a_picture_without_settings_is_one_line(ask, tmp_path, text):
     path = tmp_path / "a.png"
     io.write_image(path, np.zeros((40, 40, 3), np.float32), text=text)
@@ -263,3 +268,22 @@ def test_the_digest_is_that_of_the_file(tmp_path):
     assert weights.sha256(pathlib.Path(tmp_path / "a")).startswith("ba7816bf8f01cfea414140de5dae")
     with pytest.raises(ValueError, match="none.h5: no such file"):
         weights.sha256("none.h5")
+
+
+@pytest.mark.parametrize("flag", ["--noquiet", "--quiet"])
+def test_a_broken_profile_is_told_in_a_line_of_the_commands_own(tmp_path, flag):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 40)).save(path, icc_profile=b"no profile at all")
+    command = [sys.executable, "-m", "nst_jax", f"--content={path}", "--styles=none.png", flag]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    warning, closing = f"nst-jax: {path}: broken colour profile ignored: ", "nst-jax: none.png: "
+    *warnings, last = done.stderr.splitlines()
+    assert last.startswith(closing) and done.stdout == ""
+    assert [line.startswith(warning) for line in warnings] == [True] * (flag == "--noquiet")
+
+
+def test_what_is_printed_from_below_python_in_a_run_goes_to_stderr(capfd):
+    with console.stdout_on_stderr():
+        os.write(1, b"from below")
+    os.write(1, b"an answer")
+    assert capfd.readouterr() == ("an answer", "from below")

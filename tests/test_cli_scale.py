@@ -58,13 +58,14 @@ def start_two(*flags, devices):
 
 
 def finish(processes):
-    """What each has said on stderr."""
+    """What each has said on stderr, and nothing on stdout, where Gloo would say that it is there."""
     try:
-        errs = [process.communicate(timeout=600)[1] for process in processes]
+        outs, errs = zip(*(process.communicate(timeout=600) for process in processes), strict=True)
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], errs
+    assert outs == ("", "")
     return errs
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, preflight, sharding
+from nst_jax import memory, objective, preflight, sharding
 
 CONFIG = nst_jax.Config(
     size=None, content_layers=("block1_conv2",), style_layers=("block1_conv1", "block2_conv1")
@@ -131,7 +131,7 @@ def test_limits_of_nested_control_groups_count(tmp_path, monkeypatch, own, there
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text(f"1:name=systemd:/other\n0::{own}\n")
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:       5 kB\n")
-    monkeypatch.setattr(preflight, "ROOT", tmp_path)
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
     assert preflight.available_bytes() == there_are
 
 
