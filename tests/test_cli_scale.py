@@ -58,7 +58,7 @@ def start_two(*flags, devices):
 
 
 def finish(processes):
-    """What each has said on stderr, and nothing on stdout, where Gloo would say that it is there."""
+    """What each has said on stderr; and nothing on stdout, where Gloo would say it is there."""
     try:
         outs, errs = zip(*(process.communicate(timeout=600) for process in processes), strict=True)
     finally:

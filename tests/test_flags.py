@@ -112,6 +112,7 @@ EFFECTS = {
     "style_layer_weights": "test_objective.py::test_layer_weights_weigh_layers",
     **dict.fromkeys(("content_reduction", "style_loss", "style_normalization"), STRUCTURE),
     **dict.fromkeys(("tv_form", "pooling", "pooling_correction", "padding"), STRUCTURE),
+    "normalize_features": "test_magnitudes.py::test_features_are_divided_in_the_objective",
     "precision": "test_cli.py::test_precision_is_a_flag",
     "remat": "test_remat.py::test_it_takes_less_memory",
     "optimizer": f"{OPTIONS}::test_every_optimizer_lowers_every_output",
