@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
-from assignment import document, experiments, sections
+from assignment import contests, document, experiments, sections
 
 import nst_jax
 from nst_jax import console, examples, files, image, io, jobs, vgg
@@ -141,7 +141,7 @@ def described(setting: experiments.Setting) -> dict:
         "rates": [factor * experiments.RATE for factor in experiments.FACTORS],
         "decays": list(experiments.DECAYS),
         "seeds": list(experiments.SEEDS),
-        "judged_steps": experiments.judged_steps(setting),
+        "judged_steps": contests.judged_steps(setting),
     }
     return {"size": max(setting.content.shape), **numbers, "models": list(setting.models)} | {
         kind: [[name, jobs.digest(picture)] for name, picture in named.items()]

@@ -26,7 +26,6 @@ FACTORS = (0.01, 0.1, 1.0, 10.0)  # of the report's rate: 1, 10, 100, 1000
 # Of the rate, every STEPS / 30 steps; as many as FACTORS, so that both are of one program.
 DECAYS = (1.0, 0.96, 0.9, 0.8)
 SEEDS = (0, 1, 2)
-JUDGED_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +121,7 @@ def targets_of(params, content, styles: Sequence[np.ndarray], config: Config) ->
     return [jax.tree.map(lambda leaf, n=n: leaf[n], targets) for n in range(len(styles))]
 
 
-_terms = jax.jit(nst_jax.objective_value)
+loss_and_terms = jax.jit(nst_jax.objective_value)
 
 
 def as_saved(picture: np.ndarray) -> np.ndarray:
@@ -135,7 +134,7 @@ def losses_of(picture, params, targets, config: Config) -> dict[str, float]:
     return {
         name + suffix: float(value)
         for suffix, image in (("", picture), ("_saved", as_saved(picture)))
-        for name, value in _terms(image, params, targets, config)[1].items()
+        for name, value in loss_and_terms(image, params, targets, config)[1].items()
     }
 
 
@@ -308,130 +307,6 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
         name: {"names": names[name], "style": curves.tolist(), "diverged": lost.tolist()}
         for name, (curves, lost) in found.items()
     }
-
-
-def method_configs(setting: Setting) -> dict[str, Config]:
-    """Other ways to minimise the report's objective."""
-    presets, base = nst_jax.presets, setting.config
-
-    def of(preset, *names):
-        return {name: getattr(presets[preset], name) for name in names}
-
-    sgd = of("default", "normalize_gradient", "momentum", "learning_rate", "schedule", "clip")
-    lbfgs = of("gatys", "normalize_gradient", "optimizer", "learning_rate", "schedule", "clip")
-    return {
-        "sgd": base.replace(**sgd),
-        "adam": base.replace(optimizer="adam", learning_rate=5.0, schedule="cosine", clip=True),
-        "lbfgs": base.replace(**lbfgs),
-    }
-
-
-def methods(setting: Setting) -> dict[str, tuple[Painted, dict[str, Any]]]:
-    """The same objective from the same start by other optimisers, as many gradients each."""
-    model, base = setting.models[-1], setting.config
-    params = objective.prepare(params_of(model), base)
-    styles = list(setting.styles.values())
-    targets = targets_of(params, setting.content, styles, base)
-    found = {}
-    for name, config in method_configs(setting).items():
-        painted = paint(
-            setting.folder / f"method_{name}", params_of(model), setting.content, styles, config
-        )
-
-        def measure(painted=painted):
-            return {
-                "styles": [
-                    {
-                        "final": losses_of(picture, params, own, base),
-                        "losses_saved": measures.layer_losses(as_saved(picture), params, own, base),
-                    }
-                    for picture, own in zip(painted.images, targets, strict=True)
-                ],
-                "diverged": lost_outputs(painted).tolist(),
-                "seconds": painted.seconds,
-            }
-
-        found[name] = painted, once(setting.folder / f"method_{name}.json", measure)
-    return found
-
-
-def judged_steps(setting: Setting) -> int:
-    return min(JUDGED_STEPS, setting.steps)
-
-
-def _judge(model: str, config: Config, contents, styles, pictures) -> dict[str, list[float]]:
-    """What a network says of pictures of all contents in all styles, as they are saved.
-
-    Returns:
-      `{"style": [pairs], "content": [pairs]}`: the style loss as a share of the content picture's,
-      and the content loss as a share of the content's activations, 1/2 sum(A^2).
-    """
-    params = objective.prepare(params_of(model), config)
-    found = {"style": [], "content": []}
-    pictures = iter(pictures)
-    for content in contents:
-        for own in targets_of(params, content, styles, config):
-            saved = as_saved(next(pictures))
-            now = _terms(saved, params, own, config)[1]
-            before = _terms(content, params, own, config)[1]
-            nothing = jax.tree.map(np.zeros_like, own.content)
-            against = _terms(content, params, own._replace(content=nothing), config)[1]
-            found["style"].append(float(now["style"] / before["style"]))
-            found["content"].append(float(now["content"] / against["content"]))
-    return found
-
-
-def _judge_config(setting: Setting) -> Config:
-    """The default preset at one scale."""
-    preset = nst_jax.presets["default"]
-    return preset.replace(size=None, first_size=None, steps=judged_steps(setting))
-
-
-def _verdicts(setting: Setting, name: str, contents, styles, pictures) -> dict[str, dict[str, Any]]:
-    """What each network says of each network's pictures, `{painter: {judge: ...}}`."""
-    config = _judge_config(setting)
-    return {
-        painter: {
-            judge: once(
-                setting.folder / f"{name}_{painter}_by_{judge}.json",
-                functools.partial(_judge, judge, config, contents, styles, pictures[painter]),
-            )
-            for judge in setting.models
-        }
-        for painter in setting.models
-    }
-
-
-def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-    """Each network's pictures judged by itself and by the others.
-
-    All pairs of a content and a style are painted by the default preset at one scale, for the
-    report's plain descent may fail on one network and not on the other for reasons of its rate.
-
-    Returns:
-      The pictures of each network, `[pairs, H, W, 3]`, and by painter and judge `{"style",
-      "content"}`: shares, `[pairs]` each.
-    """
-    contents = list(setting.judged_contents.values())
-    styles = list(setting.judged_styles.values())
-    pictures = {
-        model: paint(
-            setting.folder / f"judged_{model}",
-            params_of(model),
-            contents,
-            styles,
-            _judge_config(setting),
-        ).images
-        for model in setting.models
-    }
-    return pictures, _verdicts(setting, "judged", contents, styles, pictures)
-
-
-def judged_as_reported(setting: Setting, reported) -> dict[str, dict[str, Any]]:
-    """The same judgement of the pictures of the report's own experiment."""
-    pictures = {model: painted.images for model, (painted, _) in reported.items()}
-    styles = list(setting.styles.values())
-    return _verdicts(setting, "reported", [setting.content], styles, pictures)
 
 
 def feature_maps(setting: Setting, model: str, *, channels: int = 8) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from assignment import experiments, figures, findings
+from assignment import contests, figures, findings
 from assignment.album import Album, name_of, names_of, rate_text, terms_of
 from assignment.document import Block, Heading, Table, Text
 from assignment.experiments import Setting
@@ -168,7 +168,7 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
         f"On {model}: {'; '.join(told)}; {names_of(curves, shown)}.",
         GOAL,
     )
-    sgd, adam, lbfgs = experiments.method_configs(setting).values()
+    sgd, adam, lbfgs = contests.method_configs(setting).values()
     blocks = [
         Heading("The same objective by other optimisers"),
         Text(

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from assignment import architecture, experiments, explained, figures, findings, improved, runs
+from assignment import (
+    architecture,
+    contests,
+    experiments,
+    explained,
+    figures,
+    findings,
+    improved,
+    runs,
+)
 from assignment.album import Album, name_of, names_of, rate_text, terms_of
 from assignment.document import Block, Figure, Heading, Table, Text
 from assignment.experiments import RATE, SIDE, Setting
@@ -30,9 +39,9 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     closely = setting.models[-1]
     constant = experiments.at_constant_rate(setting, reported[closely][1])
     effects = experiments.effects(setting)
-    methods = experiments.methods(setting)
-    pictures, verdicts = experiments.judged(setting)
-    own_verdicts = experiments.judged_as_reported(setting, reported)
+    methods = contests.methods(setting)
+    pictures, verdicts = contests.judged(setting)
+    own_verdicts = contests.judged_as_reported(setting, reported)
     seconds = runs.total_seconds(setting.folder)
     methods = {"report": reported[closely]} | methods
 
@@ -229,7 +238,7 @@ def _networks(album: Album, setting: Setting, pictures, verdicts, own_verdicts):
             "far off as a picture without any, and near it little of the content can be left. "
             "Means and standard deviations over the "
             f"{contents * styles} pairs, of the pictures as saved, which were painted by the "
-            f"default preset in {experiments.judged_steps(setting)} steps at one scale, so that "
+            f"default preset in {contests.judged_steps(setting)} steps at one scale, so that "
             "neither network suffers from a rate. A judge favours what it painted itself; and "
             "pairs that share a content or a style are not independent, as the sign test has it."
         ),

@@ -1,0 +1,117 @@
+"""The rules by which the reproduction of the report's experiment comes to its verdicts."""
+
+import pytest
+from assignment import findings
+
+
+def test_a_plateau_is_where_nothing_is_gained():
+    falling = [1000 * 0.99**step for step in range(301)]
+    flat = [1000.0, 500.0, 100.0] + [99.0] * 100
+    bouncing = [1000.0] + [100.0] * 49 + [1e6] + [100.0] * 50
+    assert findings.late_gain(falling) == pytest.approx(1 - 0.99**148, rel=0.01)
+    assert findings.late_gain(flat) == findings.late_gain(bouncing[:50] + bouncing[51:]) == 0
+    assert findings.stalls_after(flat) == 2
+    assert findings.stalls_after(bouncing) == 1
+    assert findings.stalls_after(falling) == 290  # 0.99^10 is the first above 0.9
+
+
+def test_a_claim_about_no_run_is_not_shown():
+    verdicts = [findings.agreement(holds) for holds in ([], [True], [True, False], [False])]
+    assert verdicts == ["not shown", "confirmed", "corrected", "refuted"]
+
+
+@pytest.mark.parametrize(
+    "products, words",
+    [((0.1, 0.2, 0.3), "below"), ((1.5, 2.0, 2.5), "at"), ((9.0, 20.0, 4.5), "beyond")],
+)
+def test_the_edge_is_at_two(products, words):
+    rows = [{"step": step, "eigenvalue": 99.0, "rate": 1.0} for step in (0, 1, 8)]
+    rows += [{"step": n + 5, "eigenvalue": p / 2, "rate": 2.0} for n, p in enumerate(products)]
+    edge = findings.edge(rows, first=2, last=7)
+    assert edge == {
+        "median": sorted(products)[1],
+        "largest": max(products),
+        "last": products[-1],
+        "count": 3,
+    }
+    assert findings.regime(edge["median"]) == words
+
+
+def test_a_loss_that_bounces_rises():
+    assert findings.rises([3.0, 2.0, 1.0]) == 0
+    assert findings.rises([3.0, 4.0, 1.0, 2.0, 2.0]) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (findings.plateau([0.05, 0.09], [10, 20], steps=100), "confirmed"),
+        (findings.plateau([0.05, 0.2], [10, 70], steps=100), "corrected"),
+        (findings.plateau([0.2, 0.2], [10, 100], steps=100), "refuted"),
+        (findings.near([60.0, 190.0], otherwise=[1e4, 1e4]), "confirmed"),
+        (findings.near([60.0, 1e4], otherwise=[1e4, 1e4]), "not shown"),
+        (findings.near([1e4, 1e4], otherwise=[100.0, 1e4]), "not shown"),
+        (findings.near([1e4, 20.0], otherwise=[1e4, 1e4]), "refuted"),
+        (findings.hardly_shows(0.4, 0.1), "refuted"),
+        (findings.hardly_shows(0.8, 0.6), "confirmed"),
+        (findings.hardly_shows(0.8, 0.7), "corrected"),
+        (findings.holds_back([2.0, 3.0], [1.0, 1.0]), "confirmed"),
+        (findings.holds_back([2.0, 1.05], [1.0, 1.0]), "corrected"),
+        (findings.holds_back([1.05, 0.5], [1.0, 1.0]), "refuted"),
+        (findings.holds_back([2.0, 2.0], [1.0, None]), "refuted"),
+        (findings.ten_times([True, True], [False, False]), "confirmed"),
+        (findings.ten_times([True, False], [False, False]), "corrected"),
+        (findings.ten_times([False, False], [False, True]), "corrected"),
+        (findings.ten_times([False, False], [False, False]), "refuted"),
+    ],
+)
+def test_verdicts(found, verdict):
+    assert found == verdict
+
+
+def test_shares_and_gaps():
+    row = {"gradients": {"content/c": 1.0, "style/s": 3.0, "total": 3.5}}
+    assert findings.gradient_shares(row) == {"content/c": 0.25, "style/s": 0.75}
+    assert findings.content_share(row) == 0.25
+    before = {"content/c": 0.0, "style/s": 16.0, "style/t": 4.0}
+    after = {"content/c": 9.0, "style/s": 1.0, "style/t": 4.0}
+    assert findings.gaps(before, after) == {"s": 0.25, "t": 1.0}
+
+
+def test_the_sign_test():
+    first, second = [0.0] * 10 + [2.0] * 2, [1.0] * 12
+    found = findings.wins(first, second)
+    assert (found["won"], found["of"]) == (10, 12)
+    assert found["chance"] == pytest.approx(2 * (66 + 12 + 1) / 4096)  # by hand
+    assert findings.wins(second, first)["chance"] == found["chance"]
+    assert findings.wins([0.0, 2.0], [1.0, 1.0])["chance"] == 1
+    assert findings.wins([1.0, 0.0], [1.0, 1.0]) == {"won": 1, "of": 1, "chance": 1.0}  # a tie
+    assert findings.wins([1.0], [1.0])["chance"] == 1
+
+
+def test_ratios_of_pairs():
+    assert findings.paired_ratio([2.0, 8.0], [1.0, 1.0]) == "4.00 ×/÷ 2.67"  # e^(ln 2 * sqrt 2)
+
+
+@pytest.mark.parametrize(
+    "style, content, verdict",
+    # pairs of twelve that are won, by each of two judges
+    [
+        ((6, 6), (12, 12), "confirmed"),
+        ((12, 12), (12, 12), "confirmed"),
+        ((12, 12), (6, 6), "confirmed"),
+        ((6, 6), (0, 0), "refuted"),
+        ((0, 6), (12, 12), "not shown"),  # more of the content, and less of the style
+        ((6, 6), (12, 6), "not shown"),  # by one judge alone
+        ((0, 12), (6, 6), "not shown"),  # each judge for its own
+    ],
+)
+def test_clearer_by_both_judges(style, content, verdict):
+    def result(won):
+        return findings.wins([0.0] * won + [2.0] * (12 - won), [1.0] * 12)
+
+    compared = {
+        judge: {"style": result(style[judge]), "content": result(content[judge])}
+        for judge in (0, 1)
+    }
+    assert findings.clearer(compared) == verdict
