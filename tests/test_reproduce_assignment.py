@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assignment import architecture, document, experiments, findings, measures, runs
+from assignment import architecture, document, experiments, explained, findings, measures, runs
 
 import nst_jax
 from nst_jax import examples
@@ -32,6 +32,18 @@ def reproduce(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300)
 
 
+def setting_of(folder, *, styles="ab", steps=30, content=None):
+    return experiments.Setting(
+        content=examples.butterfly(32) if content is None else content,
+        styles={name: np.full((32, 32, 3), n, np.float32) for n, name in enumerate(styles)},
+        judged_contents={},
+        judged_styles={},
+        steps=steps,
+        models=("vgg16",),
+        folder=folder,
+    )
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """What a quick run leaves behind."""
@@ -46,7 +58,7 @@ def test_a_quick_run_writes_the_report(written):
     text = (written / "report.md").read_text("utf-8")
     shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert shown == [f"figure_{n:02d}.jpg" for n in range(4, 4 + len(shown))]
-    assert len(shown) == 8 + 16  # figures 4 to 11 of the report, and those of ours
+    assert len(shown) == 8 + 17  # figures 4 to 11 of the report, and those of ours
     for name in shown:
         assert min(nst_jax.io.read_image(written / name).shape[:2]) >= 100
     page = (written / "report.html").read_text("utf-8")
@@ -221,15 +233,7 @@ def test_architecture(model, parameters, field):
 def test_the_reports_own_size_has_its_own_rate():
     def setting(height, width):
         empty = np.zeros((height, width, 3), np.float32)
-        return experiments.Setting(
-            content=empty,
-            styles={},
-            judged_contents={},
-            judged_styles={},
-            steps=3000,
-            models=("vgg16",),
-            folder=Path("nowhere"),
-        )
+        return setting_of(Path("nowhere"), steps=3000, content=empty)
 
     report = setting(224, 224)
     assert report.rate == 100 and report.content_weighs == 1
@@ -239,16 +243,7 @@ def test_the_reports_own_size_has_its_own_rate():
 
 def test_variants_and_styles_keep_their_places(tmp_path, monkeypatch):
     """Of runs whose losses say what was painted."""
-    styles = {name: np.full((32, 32, 3), n, np.float32) for n, name in enumerate("ab")}
-    setting = experiments.Setting(
-        content=examples.butterfly(32),
-        styles=styles,
-        judged_contents={},
-        judged_styles={},
-        steps=30,
-        models=("vgg16",),
-        folder=tmp_path,
-    )
+    setting = setting_of(tmp_path)
 
     def paint(folder, params, content, painted, config, *, key=None):
         rates = np.broadcast_to(config.learning_rate, len(painted))
@@ -276,6 +271,42 @@ def test_variants_and_styles_keep_their_places(tmp_path, monkeypatch):
     assert np.shape(found["seeds"]["style"]) == (3, 2, 2)
 
 
+def test_every_network_runs_at_a_constant_rate_for_half_the_steps(tmp_path, monkeypatch):
+    setting = setting_of(tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        experiments, "paint", lambda folder, *arguments: seen.append((folder.name, arguments[-1]))
+    )
+    experiments.at_constant_rate(setting, "vgg16", {"rates": [4.0, 0.4]})
+    ((name, config),) = seen
+    assert name == "constant_vgg16"
+    assert config.steps == 15 and config.decay_rate == 1.0
+    assert config.learning_rate.tolist() == [4.0, 0.4]
+
+
+def test_runs_are_told_by_network_and_style(tmp_path):
+    """The lost ones are left out, and those that are lost at a constant rate have no losses."""
+
+    def painted(*lost):
+        totals = np.array([[4.0, 4.0, 4.0], [9.0 if each else 2.0 for each in lost]])
+        return runs.Painted(totals, {"total": totals}, np.zeros(3, bool), {}, None)
+
+    setting = setting_of(tmp_path, styles="abc")
+    numbers = {"styles": [{"n": n} for n in range(3)], "diverged": [True, False, False]}
+    reported = {
+        "vgg16": (painted(True, False, False), numbers),
+        "vgg19": (painted(True, True, True), numbers | {"diverged": [True] * 3}),
+    }
+    constant = dict.fromkeys(reported, painted(False, True, False))
+    found = explained.runs_of(setting, reported, constant)
+    assert found == {
+        "vgg16": [
+            explained.Run("VGG16, b", [4.0, 2.0], None, {"n": 1}),
+            explained.Run("VGG16, c", [4.0, 2.0], [4.0, 2.0], {"n": 2}),
+        ]
+    }
+
+
 def test_a_style_that_is_lost_is_painted_at_a_tenth(tmp_path, monkeypatch):
     tried = []
 
@@ -290,15 +321,7 @@ def test_a_style_that_is_lost_is_painted_at_a_tenth(tmp_path, monkeypatch):
         experiments, "held_rates", lambda *_: {"rates": [4.0, 4.0], "lost": [[False, False]]}
     )
     monkeypatch.setattr(experiments, "_measure", lambda s, m, painted, rates: {"measured": rates})
-    setting = experiments.Setting(
-        content=examples.butterfly(32),
-        styles={"a": examples.rainbow(32), "b": examples.rainbow(32)},
-        judged_contents={},
-        judged_styles={},
-        steps=30,
-        models=("vgg16",),
-        folder=tmp_path,
-    )
+    setting = setting_of(tmp_path)
     _, found = experiments.as_reported(setting, "vgg16")
     assert tried == [("reported_vgg16_0", [4.0, 4.0]), ("reported_vgg16_1", [4.0, 0.4])]
     assert found["rates"] == found["measured"] == [4.0, 0.4]

@@ -85,9 +85,14 @@ class Setting:
         return max(self.steps // 15, 1)
 
     @property
-    def tail(self) -> int:
-        """Steps at the end of a run over which a bouncing loss is taken."""
-        return max(self.steps // 100, 1)
+    def half(self) -> int:
+        """Steps at a constant rate, which are compared with as many of the whole run's."""
+        return self.steps // 2
+
+    @property
+    def settled(self) -> int:
+        """The step by which a run has left its start, from which it is looked at for bouncing."""
+        return self.steps // 30
 
     def steps_at(self, count: int) -> list[int]:
         """About `count` steps from 1 to the last, evenly spaced by their logarithm."""
@@ -232,14 +237,16 @@ def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str,
     }
 
 
-def at_constant_rate(setting: Setting, reported: Mapping[str, Any]) -> Painted:
-    """The experiment on the last network again, as long, at the rates it began with throughout."""
+def at_constant_rate(setting: Setting, model: str, reported: Mapping[str, Any]) -> Painted:
+    """The experiment on one network again, half as long, at the rates it began with throughout."""
     return paint(
-        setting.folder / "constant",
-        params_of(setting.models[-1]),
+        setting.folder / f"constant_{model}",
+        params_of(model),
         setting.content,
         list(setting.styles.values()),
-        setting.config.replace(learning_rate=np.array(reported["rates"]), decay_rate=1.0),
+        setting.config.replace(
+            steps=setting.half, learning_rate=np.array(reported["rates"]), decay_rate=1.0
+        ),
     )
 
 

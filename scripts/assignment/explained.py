@@ -1,6 +1,5 @@
 """Sections of the report that say why it went as it did."""
 
-import statistics
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -20,11 +19,13 @@ class Run(NamedTuple):
     Attributes:
       name: of both, for the reader.
       totals: the loss before each step.
+      constant: the same of the run at a constant rate, half as long; None if it is lost.
       measured: what `experiments.as_reported` measured of it, `{"rows", "final", "final_gatys"}`.
     """
 
     name: str
     totals: list[float]
+    constant: list[float] | None
     measured: Mapping[str, Any]
 
     @property
@@ -33,27 +34,36 @@ class Run(NamedTuple):
         return [row for row in self.measured["rows"] if "gradients" in row]
 
 
-def plateau(album: Album, setting: Setting, reported) -> tuple[list[Block], list[Finding]]:
-    runs = {
-        model: [
+def runs_of(setting: Setting, reported, constant) -> dict[str, list[Run]]:
+    """Each network's runs that were not lost, by style; of networks that have any."""
+    runs = {}
+    for model, (painted, numbers) in reported.items():
+        lost = lost_outputs(constant[model])
+        runs[model] = [
             Run(
                 f"{model.upper()}, {style}",
                 painted.history["total"][:, n].tolist(),
+                None if lost[n] else constant[model].history["total"][:, n].tolist(),
                 numbers["styles"][n],
             )
             for n, style in enumerate(setting.styles)
             if not numbers["diverged"][n]
         ]
-        for model, (painted, numbers) in reported.items()
-    }
-    runs = {model: group for model, group in runs.items() if group}
+    return {model: group for model, group in runs.items() if group}
+
+
+def plateau(
+    album: Album, setting: Setting, reported, constant
+) -> tuple[list[Block], list[Finding]]:
+    runs = runs_of(setting, reported, constant)
     if not runs:
         return [
             Heading("The plateau"),
             Text("Every run was lost: there is nothing to measure."),
         ], []
     parts = [
-        part(album, setting, runs) for part in (_losses_by_layer, _curvature, _gradients_by_layer)
+        part(album, setting, runs)
+        for part in (_losses_by_layer, _curvature, _gradients_by_layer, _decay)
     ]
     blocks, found = ([item for part in parts for item in part[n]] for n in (0, 1))
     return [Heading("The plateau, measured"), *blocks], found
@@ -138,7 +148,7 @@ def _curvature(album, setting, runs) -> tuple[list[Block], list[Finding]]:
         caption="The learning rate times the largest eigenvalue of the loss's Hessian (Lanczos' "
         "iteration on Hessian-vector products). Descent on a quadratic diverges above 2.",
     )
-    first, half = setting.steps // 30, setting.steps // 2
+    first, half = setting.settled, setting.half
     halves = [
         (
             findings.edge(run.close, first=first, last=half),
@@ -225,60 +235,74 @@ def _gradients_by_layer(album, setting, runs) -> tuple[list[Block], list[Finding
     return made, [finding]
 
 
-def decay(album: Album, setting: Setting, reported, constant) -> tuple[list[Block], list[Finding]]:
-    """The experiment on the last network beside the same at a constant rate."""
-    painted, numbers = reported
-    styles, model = list(setting.styles), setting.models[-1].upper()
-    steps = np.arange(1, setting.steps + 1)
-    figure = album.add(
-        figures.curves,
-        {
-            style: {
-                "as reported": (steps, painted.history["total"][:, n]),
-                "at a constant rate": (steps, constant.history["total"][:, n]),
-            }
-            for n, style in enumerate(styles)
-        },
-        y="weighted loss",
-        caption=f"{model}: the experiment as reported, and at the rate it began with throughout.",
-    )
-    lost = lost_outputs(constant)
-    with_decay, without = (
-        [statistics.median(run.history["total"][-setting.tail :, n]) for n in range(len(styles))]
-        for run in (painted, constant)
-    )
-    without = [None if lost[n] else loss for n, loss in enumerate(without)]
+def _decay(album, setting, runs) -> tuple[list[Block], list[Finding]]:
+    """The experiment beside the same at a constant rate, over as many steps."""
+    first, half = setting.settled, setting.half
+    steps = np.arange(1, half + 1)
+
+    def panel(run):
+        curves = {"as reported": (steps, run.totals[:half])}
+        constant = run.constant and {"at a constant rate": (steps, run.constant)}
+        return curves | (constant or {})
+
+    made = [
+        album.add(
+            figures.curves,
+            {run.name: panel(run) for run in group},
+            y="weighted loss",
+            caption=f"{model.upper()}: the first half of the experiment as reported, and at the "
+            "rate it began with throughout.",
+        )
+        for model, group in runs.items()
+    ]
+    seen = names_of(made[0], made[-1])
+    bouncing, calm, rows = [], [], []
+    for run in (run for group in runs.values() for run in group):
+        early, both = run.totals[first:half], (run.totals[:half], run.constant)
+        rising = [
+            "lost" if losses is None else f"{findings.rises(findings.last_third(losses)):.1%}"
+            for losses in both
+        ]
+        ends = [
+            "lost" if losses is None else short(findings.loss_at_end(losses)) for losses in both
+        ]
+        rows.append((run.name, f"{findings.rises(early):.1%}", *rising, *ends))
+        if findings.bounces(early):
+            told = f"{run.name}: {rising[0]} as reported, {rising[1]} at a constant rate"
+            bouncing.append((findings.ends_bouncing(*both), told))
+        else:
+            told = f"{run.name}: {ends[0]} as reported, {ends[1]} at a constant rate"
+            calm.append((findings.slows(*both), told))
     table = Table(
         (
-            "style",
-            "loss at the end, as reported",
+            "run",
+            f"steps from {first} to {half} that raise the loss, as reported",
+            f"of the last third of {half}",
+            "the same at a constant rate",
+            f"loss after {half} steps, as reported",
             "at a constant rate",
-            "its second half takes off",
         ),
-        [
-            (
-                style,
-                short(with_decay[n]),
-                "lost" if lost[n] else short(without[n]),
-                "" if lost[n] else f"{findings.late_gain(constant.history['total'][:, n]):.1%}",
-            )
-            for n, style in enumerate(styles)
-        ],
+        rows,
     )
-    if any(numbers["diverged"]):
-        return [figure, table], []
-    told = [
-        f"{style}: {short(a)} as reported, {'lost' if b is None else short(b)} at a constant rate"
-        for style, a, b in zip(styles, with_decay, without, strict=True)
+
+    def finding(claim, found, measure):
+        told = "; ".join(told for _, told in found) or "there is no such run"
+        verdict = findings.agreement([holds for holds, _ in found])
+        return Finding(claim, verdict, f"{measure}: {told}; {seen}.", EXPLANATION)
+
+    return [Heading("Without the decay", 3), *made, table], [
+        finding(
+            "The decay of the rate ends the bouncing.",
+            bouncing,
+            f"Of the runs that bounce from step {first} to {half}, the share of the last third of "
+            "these steps that raise the loss",
+        ),
+        finding(
+            "The decay of the rate slows the descent of a run that does not bounce.",
+            calm,
+            f"Of these runs the loss after {half} steps",
+        ),
     ]
-    finding = Finding(
-        "The decay of the rate holds it back.",
-        findings.holds_back(with_decay, without),
-        f"On {model}, losses after {setting.steps} steps (medians of the last {setting.tail}): "
-        f"{'; '.join(told)}; {name_of(figure)}.",
-        EXPLANATION,
-    )
-    return [Heading("Without the decay"), figure, table], [finding]
 
 
 def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], list[Finding]]:

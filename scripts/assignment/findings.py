@@ -17,6 +17,7 @@ HOLDS, HARDLY = 0.3, 0.1  # shares of the gradients: what holds a run has more, 
 UNREACHED = 0.5  # share of the distance to a style left, above which it hardly shows
 WORSE = 1.2  # ratio above which one style is taken to be worse off than another
 SAME = 1.1  # ratio up to which two losses are taken to be as good
+BOUNCES = 0.05  # share of the steps that raise the loss, above which a run is said to bounce
 SURE = 0.05  # probability of so many wins by chance, below which one is taken to be better
 
 RULES = (
@@ -29,7 +30,9 @@ RULES = (
     f"{HOLDS:.0%} of the layers' gradients, and cannot with less than {HARDLY:.0%}. A style hardly "
     f"shows when more than {UNREACHED:.0%} of the distance to its Gram matrices is left in the "
     f"picture as saved, and {WORSE:g} times as much as of the other style. Losses within "
-    f"{SAME - 1:.0%} are the same. One network is better where the sign test has p < {SURE:g} by "
+    f"{SAME - 1:.0%} are the same. A run bounces where more than {BOUNCES:.0%} of its steps raise "
+    "the loss; the decay ends that where the last third does so no more, and does at a constant "
+    "rate. One network is better where the sign test has p < {SURE:g} by "
     "every judge."
 )
 
@@ -65,7 +68,7 @@ def late_gain(totals: Sequence[float]) -> float:
     Of medians over a hundredth of the steps, for single ones bounce.
     """
     width, half = max(len(totals) // 100, 1), len(totals) // 2
-    return 1 - statistics.median(totals[-width:]) / statistics.median(totals[half : half + width])
+    return 1 - loss_at_end(totals) / statistics.median(totals[half : half + width])
 
 
 def stalls_after(totals: Sequence[float], *, share: float = LATE_GAIN) -> int:
@@ -146,11 +149,33 @@ def hardly_shows(left: float, other: float) -> str:
     return "confirmed" if left > WORSE * other else "corrected"
 
 
-def holds_back(with_decay: Sequence[float], without: Sequence[float | None]) -> str:
-    """The verdict on the decay as what stops a run, of final losses; None is a run that is lost."""
-    if None in without:
-        return "refuted"
-    return agreement([a > SAME * b for a, b in zip(with_decay, without, strict=True)])
+def bounces(totals: Sequence[float]) -> bool:
+    """Whether more of the steps raise the loss than `BOUNCES`."""
+    return rises(totals) > BOUNCES
+
+
+def last_third(totals: Sequence[float]) -> Sequence[float]:
+    return totals[2 * len(totals) // 3 :]
+
+
+def loss_at_end(totals: Sequence[float]) -> float:
+    """Of the median of a hundredth of the steps, at least one, for single ones bounce."""
+    return statistics.median(totals[-max(len(totals) // 100, 1) :])
+
+
+def ends_bouncing(decayed: Sequence[float], constant: Sequence[float] | None) -> bool:
+    """Whether a run that bounces has come to rest in its last third, and does not without decay.
+
+    Args:
+      decayed, constant: losses of as many steps; None is a run that is lost.
+    """
+    rests = not bounces(last_third(decayed))
+    return rests and (constant is None or bounces(last_third(constant)))
+
+
+def slows(decayed: Sequence[float], constant: Sequence[float] | None) -> bool:
+    """Whether the loss is above what it is without decay after as many steps; None is lost."""
+    return constant is not None and loss_at_end(decayed) > SAME * loss_at_end(constant)
 
 
 def ten_times(floating: Sequence[bool], saved: Sequence[bool]) -> str:

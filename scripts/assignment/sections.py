@@ -37,7 +37,10 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     environment = experiments.once(setting.folder / "environment.json", jobs.environment)
     reported = {model: experiments.as_reported(setting, model) for model in setting.models}
     closely = setting.models[-1]
-    constant = experiments.at_constant_rate(setting, reported[closely][1])
+    constant = {
+        model: experiments.at_constant_rate(setting, model, numbers)
+        for model, (_, numbers) in reported.items()
+    }
     effects = experiments.effects(setting)
     methods = contests.methods(setting)
     pictures, verdicts = contests.judged(setting)
@@ -50,8 +53,7 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     body: list[Block] = []
     for part in (
         _reproduction(album, setting, reported),
-        explained.plateau(album, setting, reported),
-        explained.decay(album, setting, reported[closely], constant),
+        explained.plateau(album, setting, reported, constant),
         explained.variations(album, setting, effects),
         improved.unreached(album, setting, methods),
         improved.optimisers(album, setting, methods),
@@ -64,7 +66,13 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     results = {
         "environment": environment,
         "seconds": seconds,
-        "constant": {"last": constant.history["total"][-1].tolist()},
+        "constant": {
+            model: {
+                "diverged": experiments.lost_outputs(painted).tolist(),
+                "last": painted.history["total"][-1].tolist(),
+            }
+            for model, painted in constant.items()
+        },
         "reported": {model: numbers for model, (_, numbers) in reported.items()},
         "effects": {
             name: {"names": group["names"], "last": np.array(group["style"])[..., -1].tolist()}
