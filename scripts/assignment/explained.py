@@ -113,7 +113,7 @@ def _losses_by_layer(album, setting, runs) -> tuple[list[Block], list[Finding]]:
     found = [
         Finding(
             "From some point on nothing is gained.",
-            findings.plateau(gains, stalls, steps=setting.steps),
+            findings.plateau([run.totals for run in everyone]),
             f"The second half of the steps takes off {min(gains):.0%} to {max(gains):.0%} of the "
             f"loss; less than {findings.LATE_GAIN:.0%} falls from step {min(stalls)} to "
             f"{max(stalls)} on; {seen}.",

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 LATE_GAIN = 0.1  # what the second half of a run has to take off the loss not to be a plateau
+# What is a plateau in part: less than this is taken off, and the end of it begins by this share.
+PART_GAIN, PART_STALL = 0.5, 0.9
 NEAR = (50.0, 200.0)  # what "near 100" is taken to mean
 EDGE = 2.0  # of rate times curvature, beyond which descent on a quadratic diverges
 AT_EDGE = (1.0, 4.0)  # what "at the edge" is taken to mean
@@ -23,7 +25,9 @@ SURE = 0.05  # probability of so many wins by chance, below which one is taken t
 RULES = (
     'The verdicts follow fixed rules; "corrected" is what holds in part, "not shown" what the '
     "figures do not carry. A plateau: the second half of a run takes less than "
-    f"{LATE_GAIN:.0%} off the loss; in part, where a shorter end of it does. Near 100: "
+    f"{LATE_GAIN:.0%} off the loss; in part, where for any run it takes less than {PART_GAIN:.0%}, "
+    f"and what comes after at most {PART_STALL:.0%} of the steps less than {LATE_GAIN:.0%}. Near "
+    "100: "
     f"{NEAR[0]:g} to {NEAR[1]:g}, in the units that the report leaves open, and so not shown "
     f"where it depends on them. At the edge of stability: rate times curvature from {AT_EDGE[0]:g} "
     f"to {AT_EDGE[1]:g}, in the median of a half of the run. A term holds a run with more than "
@@ -77,11 +81,14 @@ def stalls_after(totals: Sequence[float], *, share: float = LATE_GAIN) -> int:
     return next(step for step, total in enumerate(totals) if total * (1 - share) <= lowest)
 
 
-def plateau(gains: Sequence[float], stalls: Sequence[int], *, steps: int) -> str:
-    """The verdict on a plateau, of `late_gain` and `stalls_after` of several runs of `steps`."""
-    if all(gain < LATE_GAIN for gain in gains):
+def plateau(totals: Sequence[Sequence[float]]) -> str:
+    """The verdict on a plateau, of the losses of several runs."""
+    if all(late_gain(run) < LATE_GAIN for run in totals):
         return "confirmed"
-    return "corrected" if all(stall < steps for stall in stalls) else "refuted"
+    in_part = [
+        late_gain(run) < PART_GAIN and stalls_after(run) <= PART_STALL * len(run) for run in totals
+    ]
+    return "corrected" if any(in_part) else "refuted"
 
 
 def near(losses: Sequence[float], *, otherwise: Sequence[float]) -> str:
