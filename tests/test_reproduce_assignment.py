@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assignment import architecture, document, experiments, explained, findings, measures, runs
+from assignment import (
+    architecture,
+    contests,
+    document,
+    experiments,
+    explained,
+    findings,
+    measures,
+    runs,
+)
 
 import nst_jax
 from nst_jax import examples
@@ -305,6 +314,33 @@ def test_runs_are_told_by_network_and_style(tmp_path):
             explained.Run("VGG16, c", [4.0, 2.0], [4.0, 2.0], {"n": 2}),
         ]
     }
+
+
+def test_the_optimisers_are_pinned_whatever_becomes_of_the_presets(tmp_path, monkeypatch):
+    """And keep the objective, the start and the picture's range."""
+    setting = setting_of(tmp_path)
+    other = nst_jax.presets["default"].replace(
+        optimizer="lbfgs", normalize_gradient=False, momentum=0.0, learning_rate=9.0, first_steps=7
+    )
+    monkeypatch.setitem(nst_jax.presets, "default", other)
+    configs = contests.method_configs(setting)
+    sgd, adam, lbfgs = (configs[name] for name in ("sgd", "adam", "lbfgs"))
+    assert (sgd.optimizer, sgd.momentum, sgd.learning_rate, sgd.schedule) == (
+        "sgd",
+        0.9,
+        1,
+        "cosine",
+    )
+    assert [sgd.normalize_gradient, adam.normalize_gradient] == [True, False]
+    assert (adam.optimizer, adam.learning_rate) == ("adam", contests.ADAM_RATE)
+    assert (lbfgs.optimizer, lbfgs.memory, lbfgs.schedule) == ("lbfgs", 20, "constant")
+    assert sgd.clip and adam.clip and lbfgs.clip
+    ways = ("optimizer", "momentum", "normalize_gradient", "learning_rate", "schedule", "clip")
+    for config in configs.values():
+        same = {name: getattr(setting.config, name) for name in (*ways, "memory")}
+        assert config.replace(**same) == setting.config
+    judged = contests._judge_config(setting)
+    assert (judged.optimizer, judged.steps, judged.first_steps) == ("lbfgs", 30, None)
 
 
 def test_a_style_that_is_lost_is_painted_at_a_tenth(tmp_path, monkeypatch):

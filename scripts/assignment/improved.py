@@ -10,7 +10,7 @@ from assignment.findings import GOAL, Finding, short
 
 METHODS = {
     "report": "SGD as reported",
-    "sgd": "SGD of the default preset",
+    "sgd": "normalised SGD",
     "adam": "Adam",
     "lbfgs": "L-BFGS",
 }
@@ -173,13 +173,13 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
         Heading("The same objective by other optimisers"),
         Text(
             f"On {model}: the report's objective from the same start, {setting.steps} gradients "
-            "each. The default preset's SGD divides each gradient by its root mean square, has "
-            f"momentum {sgd.momentum:g}, a rate of {sgd.learning_rate:g} grey level with cosine "
-            f"decay, and keeps the picture in its range; Adam has a rate of {adam.learning_rate:g} "
-            f"with cosine decay and keeps it, too; L-BFGS has rate {lbfgs.learning_rate:g}, memory "
-            f"{lbfgs.memory} and no line search, and leaves the range, as SGD as reported does: "
-            "their pictures lose when they are saved, and most of what the others gain on these "
-            "by that is due to it."
+            "each. Normalised SGD divides each gradient by its root mean square, and has momentum "
+            f"{sgd.momentum:g} and a rate of {sgd.learning_rate:g} of 255 grey levels with "
+            f"{sgd.schedule} decay; Adam has a rate of {adam.learning_rate:g} with "
+            f"{adam.schedule} decay; L-BFGS has a {lbfgs.schedule} rate of "
+            f"{lbfgs.learning_rate:g}, memory {lbfgs.memory} and no line search. These three keep "
+            "the picture in its range at each step, where SGD as reported leaves it: what of its "
+            "picture is out of range is cut off when it is saved."
         ),
         curves,
         paths,

@@ -247,8 +247,9 @@ def _networks(album: Album, setting: Setting, pictures, verdicts, own_verdicts):
             "Means and standard deviations over the "
             f"{contents * styles} pairs, of the pictures as saved, which were painted by the "
             f"default preset in {contests.judged_steps(setting)} steps at one scale, so that "
-            "neither network suffers from a rate. A judge favours what it painted itself; and "
-            "pairs that share a content or a style are not independent, as the sign test has it."
+            "neither network suffers from the report's rate. A judge favours what it painted "
+            "itself; and pairs that share a content or a style are not independent, as the sign "
+            "test has it."
         ),
         shown,
         _shares(verdicts),
