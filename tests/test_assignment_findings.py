@@ -1,7 +1,7 @@
 """The rules by which the reproduction of the report's experiment comes to its verdicts."""
 
 import pytest
-from assignment import findings
+from assignment import findings, improved
 
 
 def test_a_plateau_is_where_nothing_is_gained():
@@ -119,6 +119,30 @@ def test_the_decay_slows_where_the_loss_is_higher_at_the_same_step():
     assert findings.slows(spike, decayed) == findings.slows(decayed, spike) is False
 
 
+def test_the_goal_is_reached_at_no_higher_content_loss_alone():
+    lower, higher, kept = (
+        findings.Attempt("A", 9.9, 0.5),
+        findings.Attempt("B", 30.0, 1.0001),
+        findings.Attempt("C", 10.0, 1.0),
+    )
+    assert findings.best([lower, higher, kept]) is higher
+    assert findings.best([lower, higher, kept], kept=True) is kept
+    assert findings.best([higher], kept=True) is None
+    assert findings.reaches([lower, higher, kept])
+    assert not findings.reaches([lower, higher])
+    assert not findings.reaches([higher])
+
+
+def test_what_is_told_of_the_goal():
+    lower, higher = findings.Attempt("Adam", 3.0, 0.9074), findings.Attempt("L-BFGS", 26.04, 1.034)
+    assert improved._lowest([lower, higher]) == (
+        "26 times lower by L-BFGS at 1.034 of the content loss, at no higher 3 times lower by Adam "
+        "at 0.907 of the content loss"
+    )
+    assert improved._lowest([lower]) == "3 times lower by Adam at 0.907 of the content loss"
+    assert improved._lowest([higher]).endswith("1.034 of the content loss, and none at no higher")
+
+
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [
@@ -133,6 +157,7 @@ def test_the_decay_slows_where_the_loss_is_higher_at_the_same_step():
         (findings.ten_times([True, False], [False, False]), "corrected"),
         (findings.ten_times([False, False], [False, True]), "corrected"),
         (findings.ten_times([False, False], [False, False]), "refuted"),
+        (findings.ten_times([], []), "not shown"),
     ],
 )
 def test_verdicts(found, verdict):

@@ -20,6 +20,7 @@ UNREACHED = 0.5  # share of the distance to a style left, above which it hardly 
 WORSE = 1.2  # ratio above which one style is taken to be worse off than another
 SAME = 1.1  # ratio up to which two losses are taken to be as good
 BOUNCES = 0.05  # share of the steps that raise the loss, above which a run is said to bounce
+TIMES = 10  # how much lower a style loss the other optimisers are to reach
 SURE = 0.05  # probability of so many wins by chance, below which one is taken to be better
 
 RULES = (
@@ -36,7 +37,9 @@ RULES = (
     f"picture as saved, and {WORSE:g} times as much as of the other style. Losses within "
     f"{SAME - 1:.0%} are the same. A run bounces where more than {BOUNCES:.0%} of its steps raise "
     "the loss; the decay ends that where the last third does so no more, and does at a constant "
-    "rate. One network is better where the sign test has p < {SURE:g} by "
+    f"rate. {TIMES} times lower is one picture's style loss, at a content loss that is at most the "
+    "reported one's, unrounded; in part, where it is so for some of the styles, or only as saved. "
+    "One network is better where the sign test has p < {SURE:g} by "
     "every judge."
 )
 
@@ -185,8 +188,29 @@ def slows(decayed: Sequence[float], constant: Sequence[float] | None) -> bool:
     return constant is not None and loss_at_end(decayed) > SAME * loss_at_end(constant)
 
 
+class Attempt(NamedTuple):
+    """A method's picture: how many times lower its style loss is than the reported one's, and its
+    content loss as a ratio to that one's."""
+
+    method: str
+    times: float
+    content: float
+
+
+def best(attempts: Sequence[Attempt], *, kept: bool = False) -> Attempt | None:
+    """The one of the lowest style loss, of all or of those at no higher content loss, if any."""
+    among = [attempt for attempt in attempts if not kept or attempt.content <= 1]
+    return max(among, key=lambda attempt: attempt.times, default=None)
+
+
+def reaches(attempts: Sequence[Attempt]) -> bool:
+    """Whether one of them is `TIMES` lower in style at no higher content loss."""
+    found = best(attempts, kept=True)
+    return found is not None and found.times >= TIMES
+
+
 def ten_times(floating: Sequence[bool], saved: Sequence[bool]) -> str:
-    """The verdict on the goal, of whether it is met by the pictures before and after saving."""
+    """The verdict on the goal, of the styles for which it is reached before and after saving."""
     verdict = agreement(floating)
     return "corrected" if verdict == "refuted" and any(saved) else verdict
 
