@@ -1,7 +1,8 @@
 """The rules by which the reproduction of the report's experiment comes to its verdicts."""
 
+import numpy as np
 import pytest
-from assignment import findings, improved
+from assignment import experiments, findings, improved
 
 
 def test_a_plateau_is_where_nothing_is_gained():
@@ -117,6 +118,72 @@ def test_the_decay_slows_where_the_loss_is_higher_at_the_same_step():
     assert not findings.slows(decayed, None)
     spike = [*decayed[:-1], 1e6]
     assert findings.slows(spike, decayed) == findings.slows(decayed, spike) is False
+
+
+def test_verdicts_on_several_runs():
+    verdicts = (["refuted"] * 2, ["refuted", "confirmed"], ["corrected"], [])
+    assert [findings.together(each) for each in verdicts] == [
+        "refuted",
+        "corrected",
+        "corrected",
+        "not shown",
+    ]
+
+
+def _numbers(starts, saved, *, diverged=(False, False)):
+    """What is measured of two styles, of gaps at two layers."""
+    return {
+        "styles": [
+            {
+                "rows": [{"losses": {"style/s": start, "style/t": start}}],
+                "losses_saved": {"style/s": start * gap**2, "style/t": start * (gap + 0.1) ** 2},
+            }
+            for start, gap in zip(starts, saved, strict=True)
+        ],
+        "diverged": list(diverged),
+        "rates": [10.0, 10.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("saved", "diverged", "hardly", "plainly"),
+    [
+        # gaps of VGG16 and VGG19 as reported, and of Adam on VGG19; each and 0.1 more
+        (((0.2, 0.1), (0.3, 0.2), (0.1, 0.05)), False, "refuted", "confirmed"),
+        (((0.2, 0.2), (0.3, 0.2), (0.1, 0.05)), False, "refuted", "corrected"),
+        (((0.2, 0.2), (0.3, 0.2), (0.1, 0.16)), False, "refuted", "refuted"),
+        (((0.2, 0.2), (0.3, 0.7), (0.1, 0.05)), False, "corrected", "corrected"),
+        (((0.2, 0.7), (0.3, 0.7), (0.1, 0.05)), False, "confirmed", "corrected"),
+        (((0.2, 0.1), (0.3, 0.7), (0.1, 0.05)), True, "confirmed", "confirmed"),
+    ],
+)
+def test_whether_the_second_style_shows_by_both_networks(
+    tmp_path, saved, diverged, hardly, plainly
+):
+    setting = experiments.Setting(
+        content=np.zeros((8, 8, 3), np.float32),
+        styles=dict.fromkeys(("rainbow", "triangles")),
+        judged_contents={},
+        judged_styles={},
+        steps=30,
+        models=("vgg16", "vgg19"),
+        folder=tmp_path,
+        drawn=True,
+    )
+    first, last, adam = (_numbers((4.0, 9.0), gaps) for gaps in saved)
+    first["diverged"] = [False, diverged]
+    reported = {"vgg16": (None, first), "vgg19": (None, last)}
+    methods = {"report": reported["vgg19"], "adam": (None, adam)}
+    found = improved.gaps_left(setting, reported, methods)
+    assert list(found["triangles"]["vgg19"]) == ["SGD as reported", "Adam"]
+    shows = improved._hardly(setting, reported, found, "Figure 1")
+    assert shows.verdict == hardly
+    assert shows.claim.endswith("hardly shows, by this package's drawing of one.")
+    assert f"{saved[1][1] + 0.05:.0%}, most at t ({saved[1][1] + 0.1:.0%})" in shows.evidence
+    assert ("VGG16" in shows.evidence) != diverged
+    goal = improved._plainly(setting, found, "Figure 1")
+    assert goal.verdict == plainly
+    assert f"{saved[2][1] + 0.05:.1%} by VGG19 and Adam" in goal.evidence
 
 
 def test_the_goal_is_reached_at_no_higher_content_loss_alone():

@@ -6,7 +6,7 @@ A verdict is "confirmed", "corrected" (true in part, or otherwise than it was sa
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 LATE_GAIN = 0.1  # what the second half of a run has to take off the loss not to be a plateau
@@ -17,6 +17,7 @@ EDGE = 2.0  # of rate times curvature, beyond which descent on a quadratic diver
 AT_EDGE = (1.0, 4.0)  # what "at the edge" is taken to mean
 HOLDS, HARDLY = 0.3, 0.1  # shares of the gradients: what holds a run has more, what can't less
 UNREACHED = 0.5  # share of the distance to a style left, above which it hardly shows
+PLAINLY = 0.2  # the same, below which it plainly shows
 WORSE = 1.2  # ratio above which one style is taken to be worse off than another
 SAME = 1.1  # ratio up to which two losses are taken to be as good
 BOUNCES = 0.05  # share of the steps that raise the loss, above which a run is said to bounce
@@ -34,8 +35,9 @@ RULES = (
     f"to {AT_EDGE[1]:g}, in the median of a half of the run. A term holds a run with more than "
     f"{HOLDS:.0%} of the layers' gradients, and cannot with less than {HARDLY:.0%}. A style hardly "
     f"shows when more than {UNREACHED:.0%} of the distance to its Gram matrices is left in the "
-    f"picture as saved, and {WORSE:g} times as much as of the other style. Losses within "
-    f"{SAME - 1:.0%} are the same. A run bounces where more than {BOUNCES:.0%} of its steps raise "
+    f"picture as saved, in the mean over layers, and {WORSE:g} times as much as of the other "
+    f"style; it plainly shows with less than {PLAINLY:.0%}. Losses within {SAME - 1:.0%} are the "
+    f"same. A run bounces where more than {BOUNCES:.0%} of its steps raise "
     "the loss; the decay ends that where the last third does so no more, and does at a constant "
     f"rate. {TIMES} times lower is one picture's style loss, at a content loss that is at most the "
     "reported one's, unrounded; in part, where it is so for some of the styles, or only as saved. "
@@ -60,6 +62,13 @@ def agreement(holds: Sequence[bool]) -> str:
     if not holds:
         return "not shown"
     return "confirmed" if all(holds) else "corrected" if any(holds) else "refuted"
+
+
+def together(verdicts: Sequence[str]) -> str:
+    """The verdict on a claim about several runs, given the verdict on each."""
+    if not verdicts:
+        return "not shown"
+    return verdicts[0] if len(set(verdicts)) == 1 else "corrected"
 
 
 def short(value: float | None) -> str:
@@ -150,6 +159,15 @@ def gaps(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, f
         for name in before
         if name.startswith("style/") and before[name] > 0
     }
+
+
+def mean(values: Iterable[float]) -> float:
+    return statistics.mean(list(values))
+
+
+def plainly_shows(left: float) -> bool:
+    """Whether a style plainly shows, of the mean gap left of it."""
+    return left < PLAINLY
 
 
 def hardly_shows(left: float, other: float) -> str:

@@ -55,7 +55,7 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
         _reproduction(album, setting, reported),
         explained.plateau(album, setting, reported, constant),
         explained.variations(album, setting, effects),
-        improved.unreached(album, setting, methods),
+        improved.unreached(album, setting, reported, methods),
         improved.optimisers(album, setting, methods),
         _networks(album, setting, pictures, verdicts, own_verdicts),
         _architecture(album, setting),
