@@ -57,7 +57,12 @@ def test_a_claim_about_no_run_is_not_shown():
 
 @pytest.mark.parametrize(
     "products, words",
-    [((0.1, 0.2, 0.3), "below"), ((1.5, 2.0, 2.5), "at"), ((9.0, 20.0, 4.5), "beyond")],
+    [
+        ((0.1, 1.5, 3.0), "below"),
+        ((1.5, 1.7, 3.5), "at"),
+        ((1.5, 2.4, 3.5), "at"),
+        ((9.0, 2.6, 1.5), "beyond"),
+    ],
 )
 def test_the_edge_is_at_two(products, words):
     rows = [{"step": step, "eigenvalue": 99.0, "rate": 1.0} for step in (0, 1, 8)]
@@ -70,6 +75,7 @@ def test_the_edge_is_at_two(products, words):
         "count": 3,
     }
     assert findings.regime(edge["median"]) == words
+    assert findings.edge(rows, first=2, last=4) is None
 
 
 def test_a_loss_that_bounces_rises():

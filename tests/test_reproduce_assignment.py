@@ -1,5 +1,6 @@
 """The reproduction of the report's experiment, at a size that shows that it works."""
 
+import dataclasses
 import json
 import os
 import re
@@ -278,6 +279,17 @@ def test_variants_and_styles_keep_their_places(tmp_path, monkeypatch):
         for n, rate in enumerate((2.0, 3.0)):
             assert found["decays"]["style"][v][n][-1] == pytest.approx(1e3 * n + rate * decay)
     assert np.shape(found["seeds"]["style"]) == (3, 2, 2)
+
+
+def test_both_halves_of_a_run_are_measured():
+    setting = setting_of(Path("nowhere"), steps=3000)
+    assert setting.measured_at == [1, 7, 55, 405, 500, 1000, 1500, 2000, 2500, 3000]
+    assert len(setting.marks_at) <= setting.marks == 25
+    assert (setting.marks_at[0], setting.marks_at[-1]) == (1, 3000)
+    for steps in (30, 31, 200):
+        quick = dataclasses.replace(setting, steps=steps, marks=4, measured=2)
+        assert quick.measured_at == [steps // 2, steps]
+        assert quick.settled <= steps // 2 <= quick.half
 
 
 def test_every_network_runs_at_a_constant_rate_for_half_the_steps(tmp_path, monkeypatch):

@@ -40,8 +40,8 @@ class Setting:
       models: the networks; the last one is looked at more closely.
       folder: of what is kept between calls.
       drawn: content and styles are the package's own drawings.
-      marks: steps at which a run's pictures are kept, and their losses by layer taken.
-      measured: those of them at which gradients and curvature are measured.
+      marks: number of steps at which a run's pictures are kept, and their losses by layer taken.
+      measured: number of further ones, at which gradients and curvature are measured, too.
     """
 
     content: np.ndarray
@@ -94,9 +94,21 @@ class Setting:
         """The step by which a run has left its start, from which it is looked at for bouncing."""
         return self.steps // 30
 
-    def steps_at(self, count: int) -> list[int]:
-        """About `count` steps from 1 to the last, evenly spaced by their logarithm."""
-        return sorted({round(step) for step in np.geomspace(1, self.steps, count)})
+    @property
+    def marks_at(self) -> list[int]:
+        """About `marks` steps from the last one down to 1, evenly spaced by their logarithm."""
+        return self._by_logarithm(self.marks)
+
+    @property
+    def measured_at(self) -> list[int]:
+        """About `measured` steps: half of them as `marks_at`, half evenly over the whole run, so
+        that its later half has its share."""
+        evenly = self.measured // 2
+        steps = [self.steps * (n + 1) // (evenly + 1) for n in range(evenly)]
+        return sorted({*steps, *self._by_logarithm(self.measured - evenly)})
+
+    def _by_logarithm(self, count: int) -> list[int]:
+        return sorted({round(step) for step in np.geomspace(self.steps, 1, count)})
 
 
 def once(path: Path, make: Callable[[], Any]) -> Any:
@@ -189,7 +201,7 @@ def as_reported(setting: Setting, model: str) -> tuple[Painted, dict[str, Any]]:
             setting.content,
             list(setting.styles.values()),
             setting.config.replace(learning_rate=rates),
-            snapshots_at=setting.steps_at(setting.marks),
+            snapshots_at={*setting.marks_at, *setting.measured_at},
         )
         lost.append(lost_outputs(painted).tolist())
         if not any(lost[-1]):
@@ -207,8 +219,7 @@ def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str,
     styles = list(setting.styles.values())
     gatys = config.replace(style_normalization="gatys")
     steps = painted.snapshots.keys()
-    marks = setting.steps_at(setting.measured)
-    closely = {0} | {min(step for step in steps if step >= mark) for mark in marks}
+    closely = {0} | {min(s for s in steps if s >= mark) for mark in setting.measured_at}
     measured = []
     for n, targets in enumerate(targets_of(params, setting.content, styles, config)):
         pictures = {0: setting.content} | {s: images[n] for s, images in painted.snapshots.items()}

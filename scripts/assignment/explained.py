@@ -149,58 +149,56 @@ def _curvature(album, setting, runs) -> tuple[list[Block], list[Finding]]:
         "iteration on Hessian-vector products). Descent on a quadratic diverges above 2.",
     )
     first, half = setting.settled, setting.half
-    halves = [
-        (
-            findings.edge(run.close, first=first, last=half),
-            findings.edge(run.close, first=half, last=setting.steps),
+    regimes, rows, told = [], [], []
+    for run in everyone:
+        whole, *halves = (
+            findings.edge(run.close, first=begin, last=end)
+            for begin, end in ((first, setting.steps), (first, half), (half, setting.steps))
         )
-        for run in everyone
-    ]
+        # Where a dispatch takes many steps, a short run may have no measurement in a half.
+        regimes += [findings.regime(own["median"]) for own in halves if own]
+        early, late = (
+            f"{short(own['median'])}, {findings.regime(own['median'])}" if own else "not measured"
+            for own in halves
+        )
+        rising = [findings.rises(part) for part in (run.totals[first:half], run.totals[half:])]
+        rows.append(
+            (
+                run.name,
+                early,
+                late,
+                short(whole["largest"]),
+                short(whole["last"]),
+                *(f"{share:.1%}" for share in rising),
+            )
+        )
+        bounces = "bounces" if findings.bounces(run.totals[first:half]) else "does not bounce"
+        told.append(
+            f"{run.name}: {early}, then {late} (at the end {short(whole['last'])}); it {bounces}, "
+            f"{rising[0]:.1%} of the steps raise the loss, then {rising[1]:.1%}"
+        )
     table = Table(
         (
             "run",
             f"rate x eigenvalue, median of steps {first} to {half}",
-            "that is",
             f"of steps {half} to {setting.steps}",
-            "that is",
             "largest",
             "at the end",
             f"steps from {first} to {half} that raise the loss",
             "of the rest",
         ),
-        [
-            (
-                run.name,
-                short(early["median"]),
-                findings.regime(early["median"]),
-                short(late["median"]),
-                findings.regime(late["median"]),
-                short(max(early["largest"], late["largest"])),
-                short(late["last"]),
-                f"{findings.rises(run.totals[first:half]):.0%}",
-                f"{findings.rises(run.totals[half:]):.0%}",
-            )
-            for run, (early, late) in zip(everyone, halves, strict=True)
-        ],
+        rows,
     )
     text = Text(
-        f"The medians are of {halves[0][0]['count']} and {halves[0][1]['count']} measurements. "
-        "Above the edge a step along the direction of the largest curvature goes too far and "
-        "raises the loss, so that a run there bounces; below it a run is slow because its rate is "
-        "small for its curvature."
-    )
-    told = (
-        f"{run.name}: {short(early['median'])}, then {short(late['median'])}, at the end "
-        f"{short(late['last'])}"
-        for run, (early, late) in zip(everyone, halves, strict=True)
+        f"Measured after steps {', '.join(str(row['step']) for row in everyone[0].close)}. On a "
+        "quadratic a step along the direction of the largest curvature goes too far above the edge "
+        "and raises the loss: a run there bounces."
     )
     finding = Finding(
         "The rate is at the edge of what the curvature allows, throughout.",
-        findings.agreement(
-            [findings.regime(own["median"]) != "below" for both in halves for own in both]
-        ),
-        f"Rate times largest eigenvalue, where 2 is the edge, in the median of steps {first} to "
-        f"{half}, then of the rest: {'; '.join(told)}; {name_of(figure)}.",
+        findings.agreement([regime == "at" for regime in regimes]),
+        f"Rate times largest eigenvalue, where {findings.EDGE:g} is the edge, in the median of "
+        f"steps {first} to {half}, then of the rest: {'; '.join(told)}; {name_of(figure)}.",
         EXPLANATION,
     )
     return [figure, table, text], [finding]

@@ -14,7 +14,7 @@ LATE_GAIN = 0.1  # what the second half of a run has to take off the loss not to
 PART_GAIN, PART_STALL = 0.5, 0.9
 NEAR = (50.0, 200.0)  # what "near 100" is taken to mean
 EDGE = 2.0  # of rate times curvature, beyond which descent on a quadratic diverges
-AT_EDGE = (1.0, 4.0)  # what "at the edge" is taken to mean
+AT_EDGE = (1.6, 2.5)  # what "at the edge" is taken to mean
 HOLDS, HARDLY = 0.3, 0.1  # shares of the gradients: what holds a run has more, what can't less
 UNREACHED = 0.5  # share of the distance to a style left, above which it hardly shows
 PLAINLY = 0.2  # the same, below which it plainly shows
@@ -29,20 +29,19 @@ RULES = (
     "figures do not carry. A plateau: the second half of a run takes less than "
     f"{LATE_GAIN:.0%} off the loss; in part, where for any run it takes less than {PART_GAIN:.0%}, "
     f"and what comes after at most {PART_STALL:.0%} of the steps less than {LATE_GAIN:.0%}. Near "
-    "100: "
-    f"{NEAR[0]:g} to {NEAR[1]:g}, in the units that the report leaves open, and so not shown "
-    f"where it depends on them. At the edge of stability: rate times curvature from {AT_EDGE[0]:g} "
-    f"to {AT_EDGE[1]:g}, in the median of a half of the run. A term holds a run with more than "
-    f"{HOLDS:.0%} of the layers' gradients, and cannot with less than {HARDLY:.0%}. A style hardly "
-    f"shows when more than {UNREACHED:.0%} of the distance to its Gram matrices is left in the "
-    f"picture as saved, in the mean over layers, and {WORSE:g} times as much as of the other "
-    f"style; it plainly shows with less than {PLAINLY:.0%}. Losses within {SAME - 1:.0%} are the "
-    f"same. A run bounces where more than {BOUNCES:.0%} of its steps raise "
-    "the loss; the decay ends that where the last third does so no more, and does at a constant "
-    f"rate. {TIMES} times lower is one picture's style loss, at a content loss that is at most the "
-    "reported one's, unrounded; in part, where it is so for some of the styles, or only as saved. "
-    "One network is better where the sign test has p < {SURE:g} by "
-    "every judge."
+    f"100: {NEAR[0]:g} to {NEAR[1]:g}, in the units that the report leaves open, and so not shown "
+    "where it depends on them. At the edge of stability: rate times curvature from "
+    f"{AT_EDGE[0]:g} to {AT_EDGE[1]:g}, in the median of a half of the run; less is below the "
+    f"edge, more beyond it. A run bounces where more than {BOUNCES:.0%} of its steps raise the "
+    "loss; the decay ends that where the last third does so no more, and does at a constant rate. "
+    f"A term holds a run with more than {HOLDS:.0%} of the layers' gradients, and cannot with less "
+    f"than {HARDLY:.0%}. A style hardly shows when more than {UNREACHED:.0%} of the distance to "
+    "its Gram matrices is left in the picture as saved, in the mean over layers, and "
+    f"{WORSE:g} times as much as of the other style; it plainly shows with less than "
+    f"{PLAINLY:.0%}. Losses within {SAME - 1:.0%} are the same. {TIMES} times lower is one "
+    "picture's style loss, at a content loss that is at most the reported one's, unrounded; in "
+    "part, where it is so for some of the styles, or only as saved. One network is better where "
+    f"the sign test has p < {SURE:g} by every judge."
 )
 
 REPORT, EXPLANATION, GOAL = "the report", "an explanation", "a goal of ours"
@@ -116,14 +115,17 @@ def rises(totals: Sequence[float]) -> float:
     return statistics.mean(b > a for a, b in zip(totals[:-1], totals[1:], strict=True))
 
 
-def edge(rows: Sequence[Mapping[str, Any]], *, first: int, last: int) -> dict[str, float]:
+def edge(rows: Sequence[Mapping[str, Any]], *, first: int, last: int) -> dict[str, float] | None:
     """Rate times the largest eigenvalue of the Hessian, at the measured steps from `first` to
-    `last`, at least one.
+    `last`.
 
     Returns:
-      `{"median", "largest", "last", "count"}`; descent on a quadratic diverges above 2.
+      `{"median", "largest", "last", "count"}`, None if there is none; descent on a quadratic
+      diverges above 2.
     """
     products = [row["rate"] * row["eigenvalue"] for row in rows if first <= row["step"] <= last]
+    if not products:
+        return None
     return {
         "median": statistics.median(products),
         "largest": max(products),
