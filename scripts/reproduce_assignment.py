@@ -198,6 +198,8 @@ def run(values: flags.FlagValues) -> None:
     folder = Path(values.output_dir)
     blocks, results = sections.write(setting, folder)
     write_report(folder, blocks, described(setting) | results, title=sections.TITLE)
+    if results["seconds"] is not None:
+        console.say(f"the whole took {results['seconds'] / 60:.3g} minutes")
     print(folder / "report.html")
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -75,6 +76,10 @@ def test_a_quick_run_writes_the_report(written):
     assert page.count("data:image/jpeg;base64,") == len(shown)
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "nan" not in text and "None" not in text
+    seconds = json.loads((written / "results.json").read_text("utf-8"))["seconds"]
+    assert f"the whole took {findings.short(seconds / 60)} minutes" in text
+    pieces = {path.stem for path in written.glob("work/seconds/*.json")}
+    assert pieces >= {"reported_vgg16", "constant_vgg19", "effects", "methods", "judged", "figures"}
 
 
 def test_the_text_has_its_numbers_from_the_results(written):
@@ -162,6 +167,28 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path, vgg16, monkeypatch):
     for step, images in whole.snapshots.items():
         np.testing.assert_array_equal(parts.snapshots[step], images)
     assert not (tmp_path / "parts" / "checkpoints").exists()
+
+
+def test_pieces_that_were_cut_off_have_no_time(tmp_path):
+    def work(name, *, cut_off=False):
+        with runs.timed(tmp_path, name):
+            time.sleep(0.01)
+            if cut_off:
+                raise KeyboardInterrupt
+
+    work("first")
+    work("second")
+    total = runs.total_seconds(tmp_path)
+    assert 0.02 <= total < 1
+    work("first")  # it is there already
+    assert runs.total_seconds(tmp_path) == total
+    with pytest.raises(KeyboardInterrupt):
+        work("third", cut_off=True)
+    work("third")
+    assert runs.total_seconds(tmp_path) is None
+    (tmp_path / "third.json").write_text("{}")
+    with pytest.raises(ValueError, match="third.json: damaged, wanted a number of seconds"):
+        runs.total_seconds(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 No number in the text is written by hand: all come from the measurements, and so do the verdicts.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,34 +36,37 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
       The report, and the numbers in it, of JSON's types.
     """
     environment = experiments.once(setting.folder / "environment.json", jobs.environment)
-    reported = {model: experiments.as_reported(setting, model) for model in setting.models}
-    closely = setting.models[-1]
-    constant = {
-        model: experiments.at_constant_rate(setting, model, numbers)
-        for model, (_, numbers) in reported.items()
-    }
-    effects = experiments.effects(setting)
-    methods = contests.methods(setting)
-    pictures, verdicts = contests.judged(setting)
-    own_verdicts = contests.judged_as_reported(setting, reported)
-    seconds = runs.total_seconds(setting.folder)
-    methods = {"report": reported[closely]} | methods
+    timed = functools.partial(runs.timed, setting.folder / "seconds")
+    reported, constant = {}, {}
+    for model in setting.models:
+        with timed(f"reported_{model}"):
+            reported[model] = experiments.as_reported(setting, model)
+        with timed(f"constant_{model}"):
+            constant[model] = experiments.at_constant_rate(setting, model, reported[model][1])
+    with timed("effects"):
+        effects = experiments.effects(setting)
+    with timed("methods"):
+        methods = {"report": reported[setting.models[-1]]} | contests.methods(setting)
+    with timed("judged"):
+        pictures, verdicts = contests.judged(setting)
+        own_verdicts = contests.judged_as_reported(setting, reported)
 
     album = Album(folder)
     found: list[Finding] = []
     body: list[Block] = []
-    for part in (
-        _reproduction(album, setting, reported),
-        explained.plateau(album, setting, reported, constant),
-        explained.variations(album, setting, effects),
-        improved.unreached(album, setting, reported, methods),
-        improved.optimisers(album, setting, methods),
-        _networks(album, setting, pictures, verdicts, own_verdicts),
-        _architecture(album, setting),
-    ):
-        blocks, own = part
-        body += blocks
-        found += own
+    with timed("figures"):
+        for blocks, own in (
+            _reproduction(album, setting, reported),
+            explained.plateau(album, setting, reported, constant),
+            explained.variations(album, setting, effects),
+            improved.unreached(album, setting, reported, methods),
+            improved.optimisers(album, setting, methods),
+            _networks(album, setting, pictures, verdicts, own_verdicts),
+            _architecture(album, setting),
+        ):
+            body += blocks
+            found += own
+    seconds = runs.total_seconds(setting.folder / "seconds")
     results = {
         "environment": environment,
         "seconds": seconds,
@@ -102,7 +106,7 @@ def _opening(setting: Setting, found: Sequence[Finding], environment, seconds) -
             + "All of it is written by scripts/reproduce_assignment.py, every number and verdict "
             f"with it ({environment['device']}, jax {versions['jax']}, nst_jax "
             f"{versions['nst_jax']}"
-            + (f"; the runs took {seconds / 60:.0f} minutes" if seconds is not None else "")
+            + (f"; the whole took {short(seconds / 60)} minutes" if seconds is not None else "")
             + "); results.json has what was measured."
         ),
         Table(
