@@ -378,7 +378,7 @@ def test_the_optimisers_are_pinned_whatever_becomes_of_the_presets(tmp_path, mon
     for config in configs.values():
         same = {name: getattr(setting.config, name) for name in (*ways, "memory")}
         assert config.replace(**same) == setting.config
-    judged = contests._judge_config(setting)
+    judged = contests.judge_config(setting)
     assert (judged.optimizer, judged.steps, judged.first_steps) == ("lbfgs", 30, None)
 
 

@@ -40,7 +40,7 @@ def names_of(first: Figure, last: Figure) -> str:
 
 def terms_of(history: Mapping[str, np.ndarray], n: int) -> dict[str, tuple]:
     steps = np.arange(1, len(history["total"]) + 1)
-    return {name: (steps, history[name][:, n]) for name in ("total", "style", "content")}
+    return {name: (steps, history[name][:, n]) for name in ("style", "content", "total")}
 
 
 def rate_text(setting: Setting, rate: float) -> str:

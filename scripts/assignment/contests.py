@@ -107,7 +107,7 @@ def _judge(model: str, config: Config, contents, styles, pictures) -> dict[str, 
     return found
 
 
-def _judge_config(setting: Setting) -> Config:
+def judge_config(setting: Setting) -> Config:
     """The default preset at one scale."""
     preset = nst_jax.presets["default"]
     return preset.replace(size=None, first_size=None, first_steps=None, steps=judged_steps(setting))
@@ -115,7 +115,7 @@ def _judge_config(setting: Setting) -> Config:
 
 def _verdicts(setting: Setting, name: str, contents, styles, pictures) -> dict[str, dict[str, Any]]:
     """What each network says of each network's pictures, `{painter: {judge: ...}}`."""
-    config = _judge_config(setting)
+    config = judge_config(setting)
     return {
         painter: {
             judge: once(
@@ -146,7 +146,7 @@ def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str,
             params_of(model),
             contents,
             styles,
-            _judge_config(setting),
+            judge_config(setting),
         ).images
         for model in setting.models
     }

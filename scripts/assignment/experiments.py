@@ -26,6 +26,7 @@ FACTORS = (0.01, 0.1, 1.0, 10.0)  # of the report's rate: 1, 10, 100, 1000
 # Of the rate, every STEPS / 30 steps; as many as FACTORS, so that both are of one program.
 DECAYS = (1.0, 0.96, 0.9, 0.8)
 SEEDS = (0, 1, 2)
+CHANNELS = 8  # that are looked at of a layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -327,8 +328,8 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
     }
 
 
-def feature_maps(setting: Setting, model: str, *, channels: int = 8) -> dict[str, np.ndarray]:
+def feature_maps(setting: Setting, model: str) -> dict[str, np.ndarray]:
     """The first channels of each block's first convolution on the content, `{layer: [h, w, C]}`."""
     layers = tuple(f"block{block}_conv1" for block in range(1, 6))
     found = vgg.features(params_of(model), setting.content, layers=layers)
-    return {layer: np.asarray(value[..., :channels]) for layer, value in found.items()}
+    return {layer: np.asarray(value[..., :CHANNELS]) for layer, value in found.items()}

@@ -99,7 +99,7 @@ def _losses_by_layer(album, setting, runs) -> tuple[list[Block], list[Finding]]:
             "run",
             "loss at the end",
             "taken off by the second half",
-            "step after which the loss falls by less than a tenth",
+            f"step after which the loss falls by less than {findings.LATE_GAIN:.0%}",
             "style loss by Gatys' normaliser",
         ),
         [
@@ -225,8 +225,7 @@ def _gradients_by_layer(album, setting, runs) -> tuple[list[Block], list[Finding
         if low > findings.HOLDS
         else "not shown",
         f"At the end the norm of the content's gradient is {low:.1e} to {high:.1e} of the sum over "
-        f"all layers (and at {SIDE}x{SIDE}, where it weighs {setting.content_weighs:.3g} times as "
-        "much, about as many times that); "
+        f"all layers (at {SIDE}x{SIDE} it weighs {setting.content_weighs:.3g} times as much); "
         f"{names_of(made[0], made[-1])}.",
         EXPLANATION,
     )
@@ -317,22 +316,29 @@ def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], li
         for name, group in effects.items()
     }
 
-    def panels(group):
+    def panels(group, label):
         return {
-            style: {name: (steps, group["style"][v][n]) for v, name in enumerate(group["names"])}
+            style: {
+                f"{label} {name}": (steps, group["style"][v][n])
+                for v, name in enumerate(group["names"])
+            }
             for n, style in enumerate(styles)
         }
 
+    falls = setting.steps / setting.config.decay_steps
     captions = {
         "rates": f"{model}: rates, as of {SIDE}x{SIDE} pixels. A curve that rises or ends is lost.",
-        "decays": f"{model}: factors by which the rate falls, thirty times over the run; the "
-        f"report has {effects['decays']['names'][1]} and 1 is a constant rate.",
+        "decays": f"{model}: factors by which the rate falls, {falls:g} times over the run; the "
+        f"experiment has {setting.config.decay_rate:g} and 1 is a constant rate.",
         "seeds": f"{model}: starts from noise of {len(effects['seeds']['names'])} seeds instead of "
         "the content.",
     }
     made = {
         name: album.add(
-            figures.curves, panels(effects[name]), y="weighted style loss", caption=caption
+            figures.curves,
+            panels(effects[name], name.removesuffix("s")),
+            y="weighted style loss",
+            caption=caption,
         )
         for name, caption in captions.items()
     }
@@ -375,7 +381,7 @@ def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], li
             EXPLANATION,
         )
     ]
-    decayed = last["decays"][1]
+    decayed = last["decays"][effects["decays"]["names"].index(f"{setting.config.decay_rate:g}")]
     seeds = np.array(last["seeds"], np.float64)  # None is NaN
     if np.isfinite(seeds).all():
         spreads = [findings.spread(seeds[:, n].tolist()) for n in range(len(styles))]

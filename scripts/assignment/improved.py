@@ -16,6 +16,7 @@ METHODS = {
     "adam": "Adam",
     "lbfgs": "L-BFGS",
 }
+PATHS_FROM = 10  # the step; the first ones go far
 KINDS = {"in floating point": "", "as saved in 8 bits": "_saved"}  # with what the losses' names end
 
 
@@ -72,7 +73,7 @@ def unreached(
             for style, by_model in gaps.items()
         },
         y="distance left to the style's Gram matrix",
-        line=1.0,
+        lines={"at the start": 1.0},
         caption="How far each layer's Gram matrix still is from the style's in the pictures as "
         "saved in 8 bits, of the distance at the start (1).",
     )
@@ -173,8 +174,8 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
         {
             style: {
                 METHODS[name]: (
-                    painted.history["content"][1:, n],
-                    painted.history["style"][1:, n],
+                    painted.history["content"][PATHS_FROM:, n],
+                    painted.history["style"][PATHS_FROM:, n],
                 )
                 for name, (painted, _) in methods.items()
             }
@@ -182,8 +183,8 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
         },
         x="weighted content loss",
         y="weighted style loss",
-        caption="The same runs as paths: style loss against content loss. Lower and further left "
-        "is better.",
+        caption=f"The same runs as paths from step {PATHS_FROM} on: style loss against content "
+        "loss. Lower and further left is better.",
     )
     shown = album.add(
         figures.pictures,
@@ -276,7 +277,7 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
                 "of the reported",
                 "style, times lower as saved in 8 bits",
                 "content as saved, of the reported",
-                "first step at a tenth of the reported style loss",
+                f"first step at 1/{findings.TIMES} of the reported style loss",
                 "",
             ),
             rows,

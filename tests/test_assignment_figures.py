@@ -1,0 +1,110 @@
+"""Figures of the reproduction of the report's experiment: what can be seen in them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from assignment import album, experiments, explained, figures, improved, runs
+
+from nst_jax import examples
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures of matplotlib that are drawn, in the place of files."""
+    pytest.importorskip("matplotlib")
+    seen = []
+    monkeypatch.setattr(figures, "_save", lambda path, figure: seen.append(figure))
+    return seen
+
+
+class Recorder:
+    """An album that keeps what it is given."""
+
+    def __init__(self):
+        self.panels, self.captions = [], []
+
+    def add(self, draw, panels, *, caption, **options):
+        self.panels.append(panels)
+        self.captions.append(caption)
+        return album.Figure("figure.jpg", f"Figure {len(self.panels)}. {caption}")
+
+
+def test_a_total_lets_the_term_below_it_be_seen(drawn):
+    history = {name: np.geomspace(9, 1, 50)[:, None] for name in ("total", "style", "content")}
+    terms = album.terms_of(history, 0)
+    figures.curves(Path("a.jpg"), {"a": terms}, y="loss", dashed=("total",))
+    lines = {line.get_label(): line for line in drawn[0].axes[0].lines}
+    assert [name for name, line in lines.items() if line.is_dashed()] == ["total"]
+    assert lines["total"].zorder > lines["style"].zorder == lines["content"].zorder
+
+
+def test_lines_have_their_names(drawn):
+    figures.bars(Path("a.jpg"), {"a": {"b": {"c": 0.5}}}, y="y", lines={"at the start": 1.0})
+    figures.curves(Path("a.jpg"), {"a": {"b": ([1, 2], [3, 4])}}, y="y", lines={"edge": 2.0})
+    names = [[text.get_text() for text in figure.axes[0].texts] for figure in drawn]
+    assert names == [["at the start"], ["edge"]]
+
+
+@pytest.fixture
+def setting():
+    return experiments.Setting(
+        content=examples.butterfly(32),
+        styles={"a": examples.rainbow(32)},
+        judged_contents={},
+        judged_styles={},
+        steps=60,
+        models=("vgg16",),
+        folder=Path("nowhere"),
+    )
+
+
+def test_variations_are_named_by_what_varies(setting):
+    names = {"rates": ["1", "100"], "decays": ["1", "0.96"], "seeds": ["0", "1"]}
+    effects = {
+        name: {
+            "names": own,
+            "style": [[[9.0, 2.0 + v]] for v in range(2)],
+            "diverged": [[False], [False]],
+        }
+        for name, own in names.items()
+    }
+    made = Recorder()
+    _, found = explained.variations(made, setting, effects)
+    assert [list(panels["a"]) for panels in made.panels] == [
+        ["rate 1", "rate 100"],
+        ["decay 1", "decay 0.96"],
+        ["seed 0", "seed 1"],
+    ]
+    assert "30 times over the run; the experiment has 0.96" in made.captions[1]
+    assert "from the content 3," in found[1].evidence  # of 0.96, the second
+
+
+def test_the_paths_leave_out_the_first_steps_and_the_goal_is_told(setting):
+    def method(style, content, *, saved):
+        losses = {"style": style, "content": content, "style_saved": saved, "content_saved": 1.0}
+        falling = np.geomspace(900, style, 60)[:, None]
+        history = {"style": falling, "content": np.ones((60, 1)), "total": falling}
+        painted = runs.Painted(np.zeros((1, 32, 32, 3)), history, np.zeros(1, bool), {}, None)
+        return painted, {"styles": [{"final": losses}], "rates": [2.0], "diverged": [False]}
+
+    methods = {
+        "report": method(20.0, 1.0, saved=100.0),
+        "sgd": method(1.0, 1.001, saved=50.0),
+        "adam": method(4.0, 0.9, saved=5.0),
+    }
+    made = Recorder()
+    blocks, (found,) = improved.optimisers(made, setting, methods)
+    paths = made.panels[1]["a"]
+    assert [len(curve) for curve in paths["Adam"]] == [50, 50]
+    assert paths["Adam"][1][0] == methods["adam"][0].history["style"][10, 0]
+    assert "from step 10 on" in made.captions[1]
+    assert found.verdict == "corrected"
+    assert found.evidence == (
+        "On VGG16: met in floating point for no style, as saved in 8 bits for a. a: in floating "
+        "point 20 times lower by normalised SGD at 1.001 of the content loss, at no higher 5 times "
+        "lower by Adam at 0.900 of the content loss; as saved in 8 bits 20 times lower by Adam at "
+        "1.000 of the content loss; Figures 1 to 3."
+    )
+    table = blocks[-1]
+    assert table.rows[2][4:9] == ("5", "0.9", "0.900", "20", "1.000")
