@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reproduce_assignment
 from assignment import (
     architecture,
     contests,
@@ -25,7 +26,7 @@ from assignment import (
 )
 
 import nst_jax
-from nst_jax import examples
+from nst_jax import examples, weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = REPOSITORY / "scripts" / "reproduce_assignment.py"
@@ -136,6 +137,7 @@ def test_the_same_command_takes_what_is_there(written):
             str(Path("/dev/null/nowhere", "work", "settings.json")),
         ),
         (("--models=vgg17",), "--models must be one of vgg16, vgg19, got 'vgg17'"),
+        (("--models=",), "--models must name at least one of vgg16, vgg19, each once, got ''"),
         (("--content=nowhere.png",), "nowhere.png"),
         (("picture.png",), "unexpected argument 'picture.png'"),
     ],
@@ -146,6 +148,51 @@ def test_bad_input_is_one_line(written, arguments, words):
     assert words in done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "3", "{", '{"sha256": "0", "made": {"a": 1}}'])
+def test_kept_work_that_is_damaged_is_named(tmp_path, text):
+    path = tmp_path / "kept.json"
+    made = {"a": [1.5, None, float("inf")], "b": {"c": 0.1}}
+    assert experiments.once(path, lambda: made) == made
+    assert experiments.once(path, lambda: pytest.fail("made again")) == made
+    path.write_text(text)
+    with pytest.raises(ValueError, match="kept.json: damaged, delete it to have it made anew"):
+        experiments.once(path, dict)
+    with pytest.raises(ValueError, match="kept.json: damaged, take another"):
+        experiments.once(path, dict, remedy="take another")
+
+
+def test_a_kept_run_without_its_pictures_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    np.savez(tmp_path / "run" / "result.npz", total=np.ones(3))
+    with pytest.raises(ValueError, match="result.npz: damaged, delete .*run to have it made anew"):
+        runs.paint(tmp_path / "run", {}, [], [], SMALL)
+
+
+def test_work_of_other_code_is_refused_by_what_differs(tmp_path, monkeypatch):
+    setting = setting_of(tmp_path)
+    reproduce_assignment.check_folder(setting)
+    reproduce_assignment.check_folder(setting)
+
+    def refused(module, name, value):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, value)
+            with pytest.raises(ValueError) as caught:
+                reproduce_assignment.check_folder(setting)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    rate = contests.ADAM_RATE
+    assert (
+        f"differs in configs.adam.learning_rate ({rate} there, 7.0 now); --output_dir takes"
+    ) in refused(contests, "ADAM_RATE", 7.0)
+    assert "differs in versions.jax (" in refused(jax, "__version__", "0.0.0")
+    assert "differs in versions.nst_jax (" in refused(nst_jax, "__version__", "0.0.0")
+    assert "differs in weights.vgg16 (" in refused(weights, "sha256", lambda model: "0")
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(ValueError, match="settings.json: damaged, --output_dir takes another"):
+        reproduce_assignment.check_folder(setting)
 
 
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path, vgg16, monkeypatch):

@@ -5,6 +5,7 @@ Every function keeps what it makes in the setting's folder, and takes it from th
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,20 +113,29 @@ class Setting:
         return sorted({round(step) for step in np.geomspace(self.steps, 1, count)})
 
 
-def once(path: Path, make: Callable[[], Any]) -> Any:
+def once(
+    path: Path, make: Callable[[], Any], *, remedy: str = "delete it to have it made anew"
+) -> Any:
     """What `make` returns, of JSON's types; made once and then read from `path`.
 
     Raises:
-      ValueError: the file is damaged.
+      ValueError: what the file holds is not what was written; the message ends with the remedy.
     """
     if not path.exists():
-        text = json.dumps(make(), indent=1)
+        made = json.loads(json.dumps(make()))
         with files.replacing(path) as file:
-            file.write(text.encode())
+            file.write(json.dumps({"sha256": _digest(made), "made": made}, indent=1).encode())
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged, delete it to have it made anew: {error}") from error
+        kept = json.loads(path.read_text("utf-8"))
+        if kept["sha256"] != _digest(kept["made"]):
+            raise ValueError("its checksum is another")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, {remedy}") from error
+    return kept["made"]
+
+
+def _digest(made: Any) -> str:
+    return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
 
 @functools.cache

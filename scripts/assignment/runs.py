@@ -143,9 +143,9 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _read(folder: Path) -> Painted:
-    arrays = _arrays(folder / "result.npz")
+    arrays = _arrays(folder / "result.npz", "images", "diverged", "seconds", "total")
     snapshots = {
-        int(path.stem.removeprefix("step_")): _arrays(path)["images"]
+        int(path.stem.removeprefix("step_")): _arrays(path, "images")["images"]
         for path in sorted(folder.glob("step_*.npz"))
     }
     seconds = float(arrays.pop("seconds"))
@@ -158,9 +158,13 @@ def _read(folder: Path) -> Painted:
     )
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """The arrays of a file, those with the names among them."""
     try:
         with np.load(path) as found:
-            return dict(found)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            arrays = dict(found)
+        if missing := [name for name in names if name not in arrays]:
+            raise ValueError(f"{', '.join(missing)}: not there")
+        return arrays
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged, delete {path.parent} to have it made anew") from error
