@@ -1,5 +1,7 @@
-"""Figures of the reproduction of the report's experiment: what can be seen in them."""
+"""Sections of the reproduction of the report's experiment: what is seen in their figures, and what
+is told of runs."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +110,66 @@ def test_the_paths_leave_out_the_first_steps_and_the_goal_is_told(setting):
     )
     table = blocks[-1]
     assert table.rows[2][4:9] == ("5", "0.9", "0.900", "20", "1.000")
+
+
+def falling(*, by, bounces_until=0, steps=3000):
+    """A loss that falls to a share of what it was every hundred steps, and bounces at first."""
+    bounce = np.where(np.arange(steps) % 4 == 3, 1.2, 1.0)
+    bounce[bounces_until:] = 1
+    return (1000 * by ** (np.arange(steps) / 100) * bounce).tolist()
+
+
+def close(step, product):
+    return {"step": step, "rate": 2.0, "eigenvalue": product / 2, "gradients": {}}
+
+
+WILD = explained.Run(
+    "VGG16, a",
+    falling(by=0.9, bounces_until=830),
+    falling(by=0.9, bounces_until=1500, steps=1500),
+    {"rows": [close(500, 3.5), close(2000, 2.0), close(3000, 1.2)]},
+)
+CALM = explained.Run(
+    "VGG19, a",
+    falling(by=0.9),
+    falling(by=0.85, steps=1500),
+    {"rows": [close(500, 2.0), close(2000, 1.7), close(3000, 1.7)]},
+)
+
+
+def test_the_decay_is_looked_at_where_runs_bounce_and_where_they_do_not(setting):
+    setting = dataclasses.replace(setting, steps=3000)
+    made = Recorder()
+    both = explained._decay(made, setting, {"vgg16": [WILD], "vgg19": [CALM]})[1]
+    assert [found.verdict for found in both] == ["confirmed", "confirmed"]
+    assert (
+        "VGG16, a: 0.0% as reported, 25.1% at a constant rate; Figures 1 to 2" in both[0].evidence
+    )
+    assert "VGG19, a: 208 as reported, 88.5 at a constant rate; Figures 1 to 2" in both[1].evidence
+    assert [len(steps) for steps, _ in made.panels[0]["VGG16, a"].values()] == [1500, 1500]
+    lost = WILD._replace(constant=None)
+    ends, slows = explained._decay(made, setting, {"vgg16": [lost]})[1]
+    assert (ends.verdict, slows.verdict) == ("confirmed", "not shown")
+    assert "0.0% as reported, lost at a constant rate" in ends.evidence
+    assert "there is no such run" in slows.evidence
+    assert list(made.panels[-1]["VGG16, a"]) == ["as reported"]
+    ends, slows = explained._decay(
+        made, setting, {"vgg19": [CALM._replace(constant=CALM.totals[:1500])]}
+    )[1]
+    assert (ends.verdict, slows.verdict) == ("not shown", "refuted")
+
+
+def test_the_curvature_is_told_of_both_halves_and_whether_it_bounces(setting):
+    setting = dataclasses.replace(setting, steps=3000)
+    _, (found,) = explained._curvature(Recorder(), setting, {"vgg16": [WILD], "vgg19": [CALM]})
+    assert found.verdict == "corrected"
+    assert (
+        "VGG16, a: 3.5, beyond, then 1.6, at (at the end 1.2); it bounces, 13.0% of the steps "
+        "raise the loss, then 0.0%; VGG19, a: 2, at, then 1.7, at (at the end 1.7); it "
+        "does not bounce"
+    ) in found.evidence
+    _, (calm,) = explained._curvature(Recorder(), setting, {"vgg19": [CALM]})
+    assert calm.verdict == "confirmed"
+    late = CALM._replace(measured={"rows": [close(2000, 1.0), close(3000, 1.0)]})
+    _, (found,) = explained._curvature(Recorder(), setting, {"vgg19": [late]})
+    assert found.verdict == "refuted" and "not measured, then 1, below" in found.evidence
