@@ -39,6 +39,7 @@ def test_a_total_lets_the_term_below_it_be_seen(drawn):
     lines = {line.get_label(): line for line in drawn[0].axes[0].lines}
     assert [name for name, line in lines.items() if line.is_dashed()] == ["total"]
     assert lines["total"].zorder > lines["style"].zorder == lines["content"].zorder
+    assert [line.get_xdata()[0] for line in lines.values()] == [1, 2, 1]  # of the content no 0
 
 
 def test_lines_have_their_names(drawn):

@@ -91,7 +91,7 @@ def test_the_text_has_its_numbers_from_the_results(written):
         assert f"| {finding['claim']} | {finding['verdict']} |" in text
         assert finding["verdict"] in ("confirmed", "corrected", "refuted", "not shown")
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| VGG")]
-    rows = {tuple(row[:2]): row[2:] for row in rows if len(row) == 8}
+    rows = {tuple(row[:2]): row[2:] for row in rows if row[2].endswith("at 224x224)")}
     assert len(rows) == 4
     for model in results["models"]:
         reported = results["reported"][model]

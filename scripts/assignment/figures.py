@@ -121,6 +121,7 @@ def curves(
             style = "-" if names.index(name) < len(COLOURS) else "--"
             if name in dashed:
                 look |= {"dashes": (4, 4), "zorder": 3}
+                color = "0.1"
             values = _positive(values)
             axis.plot(across, values, style, label=name, color=color, linewidth=1.3, **look)
         _lines(axis, lines or {})

@@ -129,8 +129,8 @@ def _hardly(setting: Setting, reported, gaps, figure: str) -> Finding:
         + ", by this package's drawing of one" * setting.drawn
         + ".",
         findings.together(verdicts),
-        f"Of the distance to {second}'s Gram matrices the picture as reported and saved leaves, in "
-        f"the mean over layers, by {'; by '.join(told)}; {figure}.",
+        f"Of the distance to the Gram matrices of {second} the picture as reported and saved "
+        f"leaves, in the mean over layers, by {'; by '.join(told)}; {figure}.",
     )
 
 

@@ -75,6 +75,10 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
             model: {
                 "diverged": experiments.lost_outputs(painted).tolist(),
                 "last": painted.history["total"][-1].tolist(),
+                "rises_in_last_third": [
+                    findings.rises(findings.last_third(totals))
+                    for totals in painted.history["total"].T.tolist()
+                ],
             }
             for model, painted in constant.items()
         },
