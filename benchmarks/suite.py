@@ -54,6 +54,7 @@ SUITES = {
         "against_torch": ["--sizes=256x192,512"],
         "start_up": [],
         "end_to_end": [],
+        "leads": [],
     },
 }
 ACCELERATOR = {
@@ -77,6 +78,7 @@ ACCELERATOR = {
         "tiling_memory": ["--sizes=1024,2048,4096,8192", "--tiles=1024,2048"],
         "against_torch": ["--sizes=256,512,1024", "--styles=1,8", "--steps=25"],
         "end_to_end": ["--presets=default,gatys,quality", "--sizes=512,1024", "--styles=1,8"],
+        "leads": ["--size=512"],
     },
 }
 FLAGS = {

@@ -21,6 +21,7 @@ from benchmarks import (
     common,
     device_scaling,
     end_to_end,
+    leads,
     memory,
     reporting,
     start_up,
@@ -32,7 +33,7 @@ BENCHMARKS = {
     module.NAME: module
     for module in (
         *(step_time, batch_scaling, memory, tiling_memory, device_scaling),
-        *(against_torch, start_up, end_to_end),
+        *(against_torch, start_up, end_to_end, leads),
     )
 }
 KINDS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}

@@ -111,7 +111,8 @@ def test_every_suite_gives_flags_that_its_benchmarks_take():
             planned = suite.plan(name, platform)
             for benchmark, given in planned.items():
                 parse(tables.BENCHMARKS[benchmark], *given)
-            assert set(tables.BENCHMARKS) - set(planned) <= {"against_torch"}
+            assert set(tables.BENCHMARKS) - set(planned) <= {"against_torch", "leads"}
+            assert ("leads" in planned) == (name == "full")
             # PyTorch has no TPU.
             assert ("against_torch" in planned) == (platform != "tpu")
     assert suite.plan("quick", "cpu") != suite.plan("quick", "gpu")
