@@ -40,6 +40,7 @@ BENCHMARKS = {
     "tiling_memory": "test_benchmarks_tiling.py::"
     "test_prints_memory_and_time_of_whole_and_tiled_steps",
     "against_torch": "test_benchmarks_torch.py::test_the_table_compares_each_method_with_ours",
+    "leads": "test_benchmarks_leads.py::test_every_lead_has_a_row",
     "parity": "test_benchmarks_parity.py::test_the_table_names_every_layer_and_the_largest_error",
     "quality": "test_benchmarks_quality.py::test_the_table_the_file_and_the_pictures_agree",
 }
