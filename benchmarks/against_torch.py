@@ -5,19 +5,20 @@
         [--variants=eager,channels_last,compile+channels_last,...] [--[no]pastiche]
         [--steps=3] [--rounds=5] [--json=PATH]
 
-PyTorch (`pip install '.[torch]'`) runs the same objective with the same weights and the
+PyTorch (`pip install '.[compare]'`) runs the same objective with the same weights and the
 same SGD in the variants of `benchmarks.torch_side`; pastiche (the same extra) runs its own L-BFGS,
 on one style at a time. PyTorch in float32 must give our loss and gradient before it is timed.
 
 Everything is in one process, on as many threads as the process has cores. In each round every
 method takes its turn, in every second round in reverse order: one step (of ours one dispatch) that
 is not timed, then at least `--steps` that are. Ours multiplies float32 in full precision, and so
-does PyTorch but for the variants with TF32; pastiche runs as it does by itself.
+does PyTorch but for the variants with TF32; pastiche runs as it does by itself, in float32, of
+which newer NVIDIA cards then make TF32.
 
 s/style-step   median over the rounds, divided by the styles
-/ float32      the same as a multiple of ours with SGD in float32: what more than 1 is, we save
-/ bfloat16     the same of ours with SGD in bfloat16
-/ lbfgs        the same of ours with L-BFGS in float32, which pastiche is to be compared with
+/ ours alike   the same as a multiple of ours with the same optimiser in the same precision, like
+               for like: what more than 1 is, we save
+/ our sgd      the same as a multiple of ours with SGD in float32, all on one scale
 first s        seconds of set-up, compilation and the first two steps (of ours, dispatches)
 loss error     relative, of the starting pictures, against ours in float32 by direct convolutions
 gradient error relative, in the Euclidean norm
@@ -47,17 +48,19 @@ from nst_jax import io, optimize
 NAME = "against_torch"
 TITLE = "Seconds of a step against PyTorch"
 COLUMNS = [
-    *stepping.CASE_COLUMNS[:3],
-    Column("method", "method", width=42),
+    *stepping.CASE_COLUMNS,
+    Column("method", "method", width=36),
     Column("s/style-step", "style_step_seconds", significant),
-    Column("/ float32", "float32_ratio", ratio),
-    Column("/ bfloat16", "bfloat16_ratio", ratio),
-    Column("/ lbfgs", "lbfgs_ratio", ratio),
+    Column("/ ours alike", "alike_ratio", ratio),
+    Column("/ our sgd", "sgd_ratio", ratio),
     Column("first s", "first_seconds", "{:.1f}".format),
     Column("loss error", "loss_error", "{:.0e}".format),
     Column("gradient error", "gradient_error", "{:.0e}".format),
 ]
 _VARIANTS = ("eager", "channels_last", "compile", "compile+channels_last")
+# Of variants that name one. TF32 has no counterpart of ours.
+OTHER_PRECISIONS = ("bfloat16", "tf32")
+OURS = "nst_jax"
 VARIANTS = {
     "cpu": _VARIANTS,
     "gpu": (
@@ -86,7 +89,7 @@ class Method:
     """One side's way of taking steps.
 
     Args:
-      row: what its row says already.
+      row: what its row says already: `method`, `optimizer`, `precision`.
       start: makes it ready. Returns a function that takes so many steps, after some untimed
         ones, and tells the seconds of one, on all styles at once; and a function that tells how
         far its loss and gradient are from the exact ones, for the row.
@@ -170,11 +173,13 @@ def ours(params: Mapping, case: Case, images: np.ndarray, exact) -> Method:
 
         return take, lambda: errors(*our_value_and_gradient(problem, images), exact)
 
-    return Method({"method": f"nst_jax {case.optimizer} {case.precision}"}, start)
+    row = {"method": OURS, "optimizer": case.optimizer, "precision": case.precision}
+    return Method(row, start)
 
 
 def torchs(params: Mapping, case: Case, images: np.ndarray, exact, *, variant, device) -> Method:
-    method = f"torch sgd {variant}"
+    method, words = f"torch {variant}", variant.split("+")
+    precision = next((word for word in OTHER_PRECISIONS if word in words), "float32")
 
     def start():
         content, *styles = (
@@ -187,18 +192,18 @@ def torchs(params: Mapping, case: Case, images: np.ndarray, exact, *, variant, d
 
         def check():
             found = errors(*side.value_and_gradient(images), exact)
-            if not {"bfloat16", "tf32"} & set(variant.split("+")):
+            if precision == "float32":
                 must_agree(method, max(found.values()), AGREEMENT)
             return found
 
         return side.seconds, check
 
-    return Method({"method": method}, start)
+    return Method({"method": method, "optimizer": "sgd", "precision": precision}, start)
 
 
 def pastiches(case: Case, images: np.ndarray, exact, *, folder: Path) -> Method:
     """pastiche on the first of the styles; its steps count for one style each."""
-    method = "pastiche lbfgs"
+    method = "pastiche"
 
     def start():
         content, style = (
@@ -217,7 +222,7 @@ def pastiches(case: Case, images: np.ndarray, exact, *, folder: Path) -> Method:
 
         return take, check
 
-    return Method({"method": method}, start)
+    return Method({"method": method, "optimizer": "lbfgs", "precision": "float32"}, start)
 
 
 def _written(name: str, height: int, width: int, folder: Path) -> Picture:
@@ -282,23 +287,27 @@ def compare(
         for number in range(rounds):
             for method in reversed(methods) if number % 2 else methods:
                 method.take_turn(steps)
-    medians = {
-        method.row["method"]: statistics.median(method.turns) for method in methods if method.turns
-    }
     place = {key: case.described()[key] for key in ("model", "size", "styles")}
-    rows = []
-    for method in methods:
-        row = place | method.row
-        median = medians.get(row["method"])
-        if "note" not in row and median is not None:
-            row["style_step_seconds"] = median / case.styles
-            row["turns"] = [taken / case.styles for taken in method.turns]
-            for precision in ("float32", "bfloat16"):
-                if base := medians.get(f"nst_jax sgd {precision}"):
-                    row[f"{precision}_ratio"] = median / base
-            if base := medians.get("nst_jax lbfgs float32"):
-                row["lbfgs_ratio"] = median / base
-        rows.append(row)
+    return [place | row for row in compared(methods, case.styles)]
+
+
+def compared(methods: Sequence[Method], styles: int) -> list[dict[str, Any]]:
+    """The methods' rows, with their times as multiples of ours."""
+    rows = [dict(method.row) for method in methods]
+    for row, method in zip(rows, methods, strict=True):
+        if "note" not in row and method.turns:
+            row["style_step_seconds"] = statistics.median(method.turns) / styles
+            row["turns"] = [taken / styles for taken in method.turns]
+    own = {
+        (row["optimizer"], row["precision"]): row["style_step_seconds"]
+        for row in rows
+        if row["method"] == OURS and "style_step_seconds" in row
+    }
+    for row in rows:
+        alike = own.get((row["optimizer"], row["precision"]))
+        for key, base in (("alike_ratio", alike), ("sgd_ratio", own.get(("sgd", "float32")))):
+            if base and "style_step_seconds" in row:
+                row[key] = row["style_step_seconds"] / base
     return rows
 
 
@@ -329,7 +338,9 @@ def main(options: flags.FlagValues) -> dict:
         NAME,
         TITLE,
         COLUMNS,
-        environment=common.environment(("torch",)),
+        environment=common.environment(
+            packages=("torch", *(["pastiche"] if options.pastiche else []))
+        ),
         settings={
             "torch_device": torch.cuda.get_device_name() if device == "cuda" else device,
             "torch_threads": torch.get_num_threads(),

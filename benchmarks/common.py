@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import importlib.metadata
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ from absl import app, flags, logging
 from jax.extend import backend
 from PIL import Image, ImageDraw, ImageFont
 
-from nst_jax import io, jobs
+from nst_jax import io, jobs, vgg
 
 FAILED = 1
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
@@ -25,7 +26,7 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 # What `environment` tells.
 ENVIRONMENT = (
     *("date", "platform", "device", "runtime", "versions"),
-    *("processor", "cores", "load", "matmul_precision", "arguments"),
+    *("processor", "cores", "load", "products", "arguments"),
 )
 
 # {flag: (how absl defines it, default, help)}
@@ -67,16 +68,17 @@ def run_command(name: str, table: Flags, command: Callable[[flags.FlagValues], A
 
 
 def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:
-    """The values of a list flag, each at least 1."""
-    if not all(re.fullmatch("0*[1-9][0-9]*", text) for text in texts):
+    """The values of a list flag, each at least 1; there is at least one."""
+    if not texts or not all(re.fullmatch("0*[1-9][0-9]*", text) for text in texts):
         raise ValueError(f"--{name} must be whole numbers of at least 1, got {','.join(texts)!r}")
     return [int(text) for text in texts]
 
 
 def shapes(name: str, texts: Sequence[str]) -> list[tuple[int, int]]:
     """The values of a list flag of sizes, HEIGHTxWIDTH, or one number for a square."""
-    sides = [whole_numbers(name, text.split("x")) for text in texts]
-    if not all(len(pair) <= 2 and min(pair) >= 32 for pair in sides):
+    known = all(re.fullmatch("[0-9]+(x[0-9]+)?", text) for text in texts)
+    sides = [[int(side) for side in text.split("x")] for text in texts] if known else []
+    if not sides or min(map(min, sides)) < 32:
         raise ValueError(
             f"--{name} must be HEIGHTxWIDTH or the side of a square, at least 32 pixels, "
             f"got {','.join(texts)!r}"
@@ -108,19 +110,49 @@ def load() -> float:
     return round(os.getloadavg()[0], 1)
 
 
-def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
-    """Date, device, how busy its host is, what was asked for, and versions, also of further
-    `packages`."""
+def arguments() -> list[str]:
+    """What the command line said, but for where the result goes."""
+    given, kept = iter(sys.argv[1:]), []
+    for argument in given:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name != "json":
+            kept.append(argument)
+        elif not equals:
+            next(given, None)  # the value stands by itself
+    return kept
+
+
+def products() -> str:
+    """What is asked of the networks' products in each precision."""
+    default = jax.config.jax_default_matmul_precision or "default"
+    return ", ".join(
+        f"{name} {str(options.get('precision', default)).lower()}"
+        for name, options in vgg.PRECISIONS.items()
+    )
+
+
+def installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Date, device, how busy its host is, what was asked for, and versions, also of those of the
+    further `packages` that are installed."""
+    packages = filter(installed, packages)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **jobs.environment(packages),
+        **jobs.environment(packages=packages),
         # Of an accelerator, the versions of its libraries, on several lines.
         "runtime": " ".join(backend.get_backend().platform_version.split()),
         "processor": processor(),
         "cores": cores(),
         "load": load(),
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
-        "arguments": [given for given in sys.argv[1:] if not given.startswith("--json")],
+        "products": products(),
+        "arguments": arguments(),
     }
 
 
@@ -136,7 +168,7 @@ def print_environment(report: Mapping[str, Any]) -> None:
     print(
         f"{report['runtime']}: {report['device']}, on {report['cores']} cores of "
         f"{report['processor']} with a load of {report['load']} before, "
-        f"matmul precision {report['matmul_precision']}, {report['date']}"
+        f"products {report['products']}, {report['date']}"
     )
 
 

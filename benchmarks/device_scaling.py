@@ -4,7 +4,7 @@
         [--size=128] [--styles=1] [--precision=float32] [--optimizer=sgd] [--repeats=5]
         [--json=PATH]
 
-Each number of devices has a process of its own, since JAX fixes it at its start. On a CPU the
+Each row has a process of its own, since JAX fixes the number of devices at its start. On a CPU the
 devices are simulated: they share its cores, so that their times tell what division itself costs
 and nothing of how real ones would scale; every row says so. By default the numbers are powers of
 two, on a CPU up to eight, elsewhere up to the devices that there are. The columns of the table:
@@ -18,18 +18,15 @@ efficiency   that divided by how many times as many devices there are
 The kernels are not prepared for a CPU's convolutions, as in any run on several devices.
 """
 
+import itertools
 import json
-import os
 import statistics
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 
-from benchmarks import common, stepping
+from benchmarks import common, processes, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, percent, ratio, significant
 from nst_jax import optimize, sharding, vgg
 from nst_jax.config import check_choice
@@ -62,48 +59,45 @@ FLAGS = {
     "axes": (flags.DEFINE_list, list(SCALINGS), "Of the mesh: style, space."),
     **CASE_FLAGS,
     **JSON_FLAG,
-    "here": (flags.DEFINE_boolean, False, "Measure in this process; a line of JSON."),
+    **processes.HERE_FLAG,
 }
-ROOT = Path(__file__).resolve().parent.parent
+
+
+def case_of(options: flags.FlagValues, devices: int, axis: str) -> stepping.Case:
+    (shape,) = common.shapes("size", [options.size])
+    styles = options.styles * (devices if axis == "style" else 1)
+    return stepping.Case(options.model, *shape, styles, options.precision, options.optimizer)
 
 
 def measure(options: flags.FlagValues, devices: int, axis: str) -> dict[str, Any]:
-    """The row of so many of this process's devices."""
+    """The times on so many of this process's devices."""
     if devices > len(jax.devices()):
         raise ValueError(f"{devices} devices wanted, but there are {len(jax.devices())}")
-    (shape,) = common.shapes("size", [options.size])
-    styles = options.styles * (devices if axis == "style" else 1)
-    case = stepping.Case(options.model, *shape, styles, options.precision, options.optimizer)
+    case = case_of(options, devices, axis)
     work = stepping.problem(stepping.load(case.model), case, prepare=False)
     sizes = dict.fromkeys(sharding.AXES, 1) | {axis: devices}
-    mesh = sharding.make_mesh(styles, sizes=sizes)
+    mesh = sharding.make_mesh(case.styles, sizes=sizes)
     _, taken = work.run(dispatches=2 + options.repeats, mesh=mesh)
     seconds = statistics.median(taken[1:]) / optimize.steps_per_dispatch()
-    return {
-        "scaling": SCALINGS[axis],
-        "axis": axis,
-        "devices": devices,
-        "simulated": jax.default_backend() == "cpu",
-        **case.described(),
-        "step_seconds": seconds,
-        "style_steps_per_second": styles / seconds,
-    }
+    return {"step_seconds": seconds, "style_steps_per_second": case.styles / seconds}
 
 
-def in_a_process(options: flags.FlagValues, devices: int | None) -> dict[str, Any]:
-    """`{environment, devices, rows}` of a process with so many devices; without a number, of one
-    that measures nothing."""
-    command = [sys.executable, "-m", f"benchmarks.{NAME}", "--here"]
-    command += [f"--axes={','.join(options.axes if devices else [])}"]
-    command += [f"--devices={devices or 1}"]
-    command += [f"--{name}={options[name].value}" for name in CASE_FLAGS]
+def in_a_process(options: flags.FlagValues, devices: int | None, axis: str = "") -> dict[str, Any]:
+    """`measure` in a process with so many devices, or a note; without a number, the environment
+    and the number of devices that a process sees."""
+    arguments = [f"--axes={axis}", f"--devices={devices or ''}"]
+    arguments += [f"--{name}={options[name].value}" for name in CASE_FLAGS]
     # Of a CPU alone; other platforms have the devices that they have.
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices or 1)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if ended.returncode:
-        reason = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-        raise ValueError(reason.removeprefix(f"{NAME}: "))
-    return json.loads(ended.stdout.splitlines()[-1])
+    environment = {"JAX_NUM_CPU_DEVICES": str(devices or 1)}
+    return processes.measured(NAME, arguments, environment)
+
+
+def here(options: flags.FlagValues) -> dict[str, Any]:
+    """What a process of `in_a_process` finds."""
+    if not options.devices:
+        return {"environment": common.environment(), "devices": len(jax.devices())}
+    (devices,) = common.whole_numbers("devices", options.devices)
+    return stepping.or_note(lambda: measure(options, devices, options.axes[0]))
 
 
 def main(options: flags.FlagValues) -> dict[str, Any] | None:
@@ -113,32 +107,34 @@ def main(options: flags.FlagValues) -> dict[str, Any] | None:
     common.shapes("size", [options.size])
     for axis in options.axes:
         check_choice("--axes", axis, SCALINGS)
-    counts = options.devices and sorted(common.whole_numbers("devices", options.devices))
     if options.here:
-        rows = [measure(options, counts[0], axis) for axis in options.axes]
-        found = {"environment": common.environment(), "devices": len(jax.devices()), "rows": rows}
-        print(json.dumps(found))
+        print(json.dumps(here(options)))
         return None
+    counts = None if options.devices is None else common.whole_numbers("devices", options.devices)
     load = common.load()
     # Of a child, because some devices serve one process at a time.
     seen = in_a_process(options, None)
-    most = SIMULATED if seen["environment"]["platform"] == "cpu" else seen["devices"]
-    counts = counts or [2**power for power in range(most.bit_length())]
+    simulated = seen["environment"]["platform"] == "cpu"
+    most = SIMULATED if simulated else seen["devices"]
+    counts = sorted(counts or [2**power for power in range(most.bit_length())])
     report = Report(
         NAME,
         TITLE,
         COLUMNS,
-        environment=seen["environment"] | {"load": load},
+        environment=seen["environment"] | {"load": load, "arguments": common.arguments()},
         settings={"repeats": options.repeats},
         path=options.json,
     )
     first = {}
-    for count in counts:
-        for row in in_a_process(options, count)["rows"]:
-            least = first.setdefault(row["axis"], row)
+    for count, axis in itertools.product(counts, options.axes):
+        row = {"scaling": SCALINGS[axis], "axis": axis, "devices": count, "simulated": simulated}
+        row |= case_of(options, count, axis).described() | in_a_process(options, count, axis)
+        if "note" not in row:
+            least = first.setdefault(axis, row)
             speed_up = row["style_steps_per_second"] / least["style_steps_per_second"]
             more = count / least["devices"]
-            report.add(row | {"speed_up": speed_up, "efficiency": speed_up / more})
+            row |= {"speed_up": speed_up, "efficiency": speed_up / more}
+        report.add(row)
     return report.report
 
 

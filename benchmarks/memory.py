@@ -37,14 +37,18 @@ COLUMNS = [
     Column("program MiB", "program_bytes", mebibytes),
     Column("kernels MiB", "kernel_bytes", mebibytes),
     Column("compile s", "compile_seconds", "{:.1f}".format),
-    Column("s/step", "step_seconds", significant),
+    Column("s/step", "step_seconds", significant, of=lambda report: report["repeats"] > 0),
 ]
 FLAGS = {
     **stepping.CASE_FLAGS,
     "sizes": (flags.DEFINE_list, ["512", "1024"], "Sizes, HEIGHTxWIDTH, in pixels."),
     "styles": (flags.DEFINE_list, ["1"], "Numbers of styles painted at once."),
     "precisions": (flags.DEFINE_list, list(stepping.PRECISIONS), "Of the features."),
-    "repeats": (flags.DEFINE_integer, 0, "Timed dispatches of each; 0 only compiles."),
+    "repeats": (
+        functools.partial(flags.DEFINE_integer, lower_bound=0),
+        0,
+        "Timed dispatches of each; 0 only compiles.",
+    ),
     **JSON_FLAG,
 }
 

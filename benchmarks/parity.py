@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 import nst_jax
-from benchmarks import common
+from benchmarks import common, reporting
 from nst_jax import vgg, weights
 
 
@@ -122,14 +122,14 @@ def _row(name: str, cells: Iterable[str]) -> str:
 FLAGS = {
     "height": (common.pixels, 97, "Height of the picture in pixels."),
     "width": (common.pixels, 131, "Width of the picture in pixels."),
-    "json": (flags.DEFINE_string, None, "Also write the result to this file."),
+    "json": (flags.DEFINE_string, None, "Also write the result to this file, or into this folder."),
 }
 
 
 def main(options: flags.FlagValues) -> None:
     report = run(height=options.height, width=options.width)
     if options.json:
-        common.write_json(options.json, report)
+        common.write_json(reporting.device_file(options.json, report, prefix="parity-"), report)
 
 
 if __name__ == "__main__":

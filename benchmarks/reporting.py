@@ -31,12 +31,14 @@ class Column(NamedTuple):
       key: of the row; a value of None, or none at all, is shown as "-".
       show: makes the value a text.
       width: of the column on stdout, at least the heading's.
+      of: whether a run can have it, by the environment and settings of its report.
     """
 
     heading: str
     key: str
     show: Callable[[Any], str] = str
     width: int = 0
+    of: Callable[[Mapping[str, Any]], bool] = lambda report: True
 
     def cell(self, row: Mapping[str, Any]) -> str:
         value = row.get(self.key)
@@ -44,6 +46,24 @@ class Column(NamedTuple):
 
     def padded(self, text: str) -> str:
         return f"{text:>{max(self.width, len(self.heading)) + 2}}"
+
+
+def columns_of(report: Mapping[str, Any], columns: Iterable[Column]) -> list[Column]:
+    """Those of the columns that the run of this report can have."""
+    return [column for column in columns if column.of(report)]
+
+
+def empty_columns(report: Mapping[str, Any], columns: Iterable[Column]) -> list[str]:
+    """Headings of those that the run of this report can have, and of which no row has anything:
+    the benchmark has learnt of them since. Rows with a note don't count."""
+    rows = [row for row in report["rows"] if "note" not in row]
+    own = columns_of(report, columns) if rows else []
+    return [column.heading for column in own if all(row.get(column.key) is None for row in rows)]
+
+
+def tells_memory(report: Mapping[str, Any]) -> bool:
+    """Whether the device tells what it has allocated: a CPU doesn't."""
+    return report["platform"] != "cpu"
 
 
 def significant(value: float) -> str:
@@ -85,14 +105,14 @@ class Report:
         path: str | os.PathLike | None,
     ):
         self.report = {**environment, **settings, "rows": []}
-        self._name, self._columns = name, columns
+        self._name, self._columns = name, columns_of(self.report, columns)
         self._path = None if path is None else device_file(path, environment)
         if self._path is not None:
             read_results(self._path)  # what can't be added to is known before the hours of a run
         print(title)
         common.print_environment(environment)
         print(settings_line(self.report) + "\n")
-        print("".join(column.padded(column.heading) for column in columns), flush=True)
+        print("".join(column.padded(column.heading) for column in self._columns), flush=True)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """A row; of a `note` in it both table and file tell."""
@@ -112,10 +132,12 @@ def settings_line(report: Mapping[str, Any]) -> str:
     )
 
 
-def device_file(path: str | os.PathLike, environment: Mapping[str, Any]) -> Path:
-    """`path`, or in a folder the file of the device."""
+def device_file(
+    path: str | os.PathLike, environment: Mapping[str, Any], *, prefix: str = ""
+) -> Path:
+    """`path`, or in a folder the file of the device; with a `prefix`, of a report of its own."""
     path = Path(path)
-    return path / f"{device_slug(environment)}.json" if path.is_dir() else path
+    return path / f"{prefix}{device_slug(environment)}.json" if path.is_dir() else path
 
 
 def device_slug(environment: Mapping[str, Any]) -> str:

@@ -125,7 +125,7 @@ def main(options: flags.FlagValues) -> dict:
     load = common.load()
     # Of a child, because some devices serve one process at a time.
     seen = start_api(os.environ | caches("")["none"], **same, styles=options.styles)["environment"]
-    seen["load"] = load
+    seen = seen | {"load": load, "arguments": common.arguments()}
     report = Report(NAME, TITLE, COLUMNS, environment=seen, settings=settings, path=options.json)
     for interface in options.interfaces:
         start = interfaces[interface]

@@ -14,7 +14,16 @@ from absl import flags
 
 import nst_jax
 from benchmarks import common, flops
-from benchmarks.reporting import Column, Report, giga, mebibytes, percent, ratio, significant
+from benchmarks.reporting import (
+    Column,
+    Report,
+    giga,
+    mebibytes,
+    percent,
+    ratio,
+    significant,
+    tells_memory,
+)
 from nst_jax import examples, objective, optimize, vgg
 from nst_jax.config import CHOICES, Config, check_choice
 
@@ -67,9 +76,13 @@ class Problem(NamedTuple):
         return {"shared": self.shared, "each": self.each}
 
     def run(
-        self, *, dispatches: int, mesh: jax.sharding.Mesh | None = None
+        self,
+        *,
+        dispatches: int,
+        mesh: jax.sharding.Mesh | None = None,
+        loss: optimize.Loss = objective.objective_value,
     ) -> tuple[optimize.State, list[float]]:
-        """So many dispatches of the compiled program.
+        """So many dispatches of the compiled program, of `loss` in place of the objective.
 
         Returns:
           The final states, and the seconds of each dispatch but the first, which may compile.
@@ -77,7 +90,7 @@ class Problem(NamedTuple):
         """
         ends = []
         states, _ = optimize.run(
-            objective.objective_value,
+            loss,
             self.images,
             self.config.replace(steps=dispatches * optimize.steps_per_dispatch()),
             **self.arguments(),
@@ -260,7 +273,7 @@ MEASURE_COLUMNS = [
     Column("compile s", "compile_seconds", "{:.1f}".format),
     Column("program MiB", "program_bytes", mebibytes),
     Column("MiB/style", "style_bytes", mebibytes),
-    Column("device peak MiB", "device_peak_bytes", mebibytes),
+    Column("device peak MiB", "device_peak_bytes", mebibytes, of=tells_memory),
 ]
 
 

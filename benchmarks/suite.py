@@ -27,6 +27,7 @@ SUITES = {
         "batch_scaling": ["--sizes=32", "--styles=1,2", "--repeats=1", "--matmul_size=64"],
         "memory": ["--sizes=32", "--precisions=float32"],
         "device_scaling": ["--size=32", "--devices=1,2", "--repeats=1"],
+        "tiling_memory": ["--sizes=208x32", "--tiles=200", "--steps=1", "--model=vgg16"],
         "against_torch": ["--sizes=32", "--variants=eager", "--rounds=1", "--steps=1"],
         "start_up": ["--size=32", "--styles=1", "--repeats=1"],
         "end_to_end": ["--sizes=32", "--styles=1", "--steps=1", "--model=vgg16"],
@@ -35,7 +36,8 @@ SUITES = {
         "step_time": ["--sizes=256x192", "--styles=1,4"],
         "batch_scaling": ["--sizes=128", "--styles=1,2,4,8"],
         "memory": ["--sizes=512,1024"],
-        "device_scaling": ["--devices=1,2,4"],
+        "device_scaling": [],
+        "tiling_memory": [],
         "against_torch": ["--sizes=256x192"],
         "start_up": ["--repeats=1"],
         "end_to_end": ["--sizes=128"],
@@ -48,9 +50,11 @@ SUITES = {
         "batch_scaling": ["--sizes=256x192"],
         "memory": ["--sizes=256x192,512,1024", "--repeats=3"],
         "device_scaling": ["--size=256"],
+        "tiling_memory": ["--sizes=768x576,1024x768,2048x1536,4096x3072", "--tiles=512,1024"],
         "against_torch": ["--sizes=256x192,512"],
         "start_up": [],
         "end_to_end": [],
+        "leads": [],
     },
 }
 ACCELERATOR = {
@@ -59,6 +63,7 @@ ACCELERATOR = {
         "batch_scaling": ["--sizes=512", "--styles=1,4,16"],
         "memory": ["--sizes=512,1024", "--repeats=3"],
         "device_scaling": ["--size=512", "--styles=4"],
+        "tiling_memory": ["--sizes=1024,2048,4096", "--tiles=1024"],
         "against_torch": ["--sizes=512", "--styles=8", "--steps=25"],
         "end_to_end": ["--sizes=512", "--styles=8"],
     },
@@ -70,8 +75,10 @@ ACCELERATOR = {
         "batch_scaling": ["--sizes=512"],
         "memory": ["--sizes=512,1024,2048", "--repeats=3"],
         "device_scaling": ["--size=1024", "--styles=4"],
+        "tiling_memory": ["--sizes=1024,2048,4096,8192", "--tiles=1024,2048"],
         "against_torch": ["--sizes=256,512,1024", "--styles=1,8", "--steps=25"],
         "end_to_end": ["--presets=default,gatys,quality", "--sizes=512,1024", "--styles=1,8"],
+        "leads": ["--size=512"],
     },
 }
 FLAGS = {

@@ -8,6 +8,7 @@ measured says so in a row of its own.
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from benchmarks import (
     common,
     device_scaling,
     end_to_end,
+    leads,
     memory,
     reporting,
     start_up,
     step_time,
+    tiling_memory,
 )
 
 BENCHMARKS = {
     module.NAME: module
     for module in (
-        *(step_time, batch_scaling, memory, device_scaling),
-        *(against_torch, start_up, end_to_end),
+        *(step_time, batch_scaling, memory, tiling_memory, device_scaling),
+        *(against_torch, start_up, end_to_end, leads),
     )
 }
 KINDS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}
@@ -78,14 +81,17 @@ def _benchmark(module: Any, report: Mapping[str, Any]) -> list[str]:
         if name in report["versions"]
     )
     said = [report["date"][:10], versions, f"load before {report['load']}"]
-    said.append(f"matmul precision {report['matmul_precision']}")
+    if "arguments" not in report:
+        said.insert(0, "flags not recorded")
+    if "products" in report:
+        said.append(f"products {report['products']}")
     if settings := reporting.settings_line(report):
         said.append(settings)
+    command = ["python", "-m", f"benchmarks.{module.NAME}", *report.get("arguments", [])]
     return [
         f"### {module.TITLE}",
-        f"`{' '.join(['python -m', f'benchmarks.{module.NAME}', *report.get('arguments', [])])}`: "
-        f"{'; '.join(said)}.",
-        reporting.markdown_table(module.COLUMNS, report["rows"]),
+        f"`{shlex.join(command)}`: {'; '.join(said)}.",
+        reporting.markdown_table(reporting.columns_of(report, module.COLUMNS), report["rows"]),
     ]
 
 

@@ -1,117 +1,196 @@
-"""Memory and time of a step against the picture's size, tiled and whole.
+"""How much memory and time does a step take as the picture grows, whole and in tiles?
 
-    python -m benchmarks.tiling_memory --sizes=1024x768,2048x1536 --tiles=512,whole
+    python -m benchmarks.tiling_memory [--sizes=768x576,1024x768,2048x1536] [--tiles=512]
+        [--[no]whole] [--steps=2] [--model=vgg19] [--optimizer=sgd] [--json=PATH]
 
-Each measurement has a process of its own, so that its peak is its own. 24 megapixels, alone on
-the machine, with the operating system's word for it beside ours:
+Each measurement has a process of its own, so that its peak is its own. A whole step that the
+compiler says would not fit is not run. 24 megapixels take some minutes a step:
 
-    /usr/bin/time -v python -m benchmarks.tiling_memory --sizes=6000x4000 --tiles=512 --steps=1
+    python -m benchmarks.tiling_memory --sizes=4000x6000 --tiles=512 --nowhole --steps=1
 
-The peak is the resident set's (Linux); on an accelerator its own stands in a further column.
-A step's time is the last step's; of a single step it includes compiling.
+window           of the tiled step: what is on the device at a time
+device MiB       of the step, whole and tiled: the device's peak where it tells; on a CPU, whose
+                 memory is the host's, of the program for the picture or the window, arguments
+                 included, by XLA's analysis. The tiled one does not grow with the picture
+resident MiB     the process's largest resident set (Linux). Of a tiled step picture, gradient,
+                 the optimiser's state and the content's activations are in it, which stay on the
+                 host and do grow with the picture
+s/step           mean seconds of `--steps`, after a dispatch that compiles
+tiled / whole    of these
 """
 
+import itertools
 import json
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
 import nst_jax
-from benchmarks import common
+from benchmarks import common, processes, stepping
+from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, ratio, significant
+from nst_jax import objective, optimize, preflight, tiling, vgg
+from nst_jax.config import CHOICES, check_choice
 
-GIB = 2**30
+NAME = "tiling_memory"
+TITLE = "Memory and time of a step, whole and in tiles"
 
-FLAGS = {
-    "sizes": (flags.DEFINE_list, ["512x384", "1024x768", "1536x1024"], "Pictures, width x height."),
-    "tiles": (flags.DEFINE_list, ["512", "whole"], "Tiles in pixels, or whole."),
-    "steps": (common.positive, 2, "Steps of each measurement."),
-    "model": (flags.DEFINE_string, "vgg19", "vgg16 or vgg19."),
+
+def _whole(report) -> bool:
+    return report["whole"]
+
+
+COLUMNS = [
+    Column("size", "size", width=9),
+    Column("megapixels", "megapixels", "{:.2f}".format),
+    Column("tile", "tile"),
+    Column("window", "window", width=9),
+    Column("whole device MiB", "whole_device_bytes", mebibytes, of=_whole),
+    Column("tiled device MiB", "tiled_device_bytes", mebibytes),
+    Column("whole resident MiB", "whole_resident_bytes", mebibytes, of=_whole),
+    Column("tiled resident MiB", "tiled_resident_bytes", mebibytes),
+    Column("whole s/step", "whole_step_seconds", significant, of=_whole),
+    Column("tiled s/step", "tiled_step_seconds", significant),
+    Column("tiled / whole", "ratio", ratio, of=_whole),
+]
+CASE_FLAGS = {
+    "steps": (common.positive, 2, "Timed steps of each measurement."),
+    "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
     "optimizer": (flags.DEFINE_string, "sgd", "sgd, adam or lbfgs (with a memory of five steps)."),
-    "json": (flags.DEFINE_string, None, "File for the measurements."),
-    "here": (flags.DEFINE_boolean, False, "The one measurement in this process, a line of JSON."),
+}
+FLAGS = {
+    "sizes": (flags.DEFINE_list, ["768x576", "1024x768", "2048x1536"], "HEIGHTxWIDTH, in pixels."),
+    "tiles": (flags.DEFINE_list, ["512"], "Longest sides of the windows, in pixels."),
+    "whole": (flags.DEFINE_boolean, True, "Measure whole steps, too."),
+    **CASE_FLAGS,
+    **JSON_FLAG,
+    **processes.HERE_FLAG,
 }
 
 
-def measure(options: flags.FlagValues, size: str, tile: str) -> dict:
-    """Steps on one picture of noise, in this process."""
-    width, height = map(int, size.split("x"))
+def configured(options: flags.FlagValues) -> nst_jax.Config:
+    return nst_jax.Config(size=None, optimizer=options.optimizer, memory=5)
+
+
+def window(options: flags.FlagValues, shape: Sequence[int], tile: int | None) -> tuple[int, int]:
+    """The shape that is looked at at once.
+
+    Raises:
+      ValueError: a tile too small for the layers.
+    """
+    if tile is None:
+        return tuple(shape)
+    layers = objective.all_layers(configured(options))
+    try:
+        return tiling.grid(shape, tile, layers, model=options.model).window
+    except ValueError as error:
+        raise ValueError(f"--tiles: {error}") from error
+
+
+def measure(options: flags.FlagValues, shape: Sequence[int], tile: int | None) -> dict[str, Any]:
+    """Steps on one picture of noise, in this process: bytes and seconds, or a note."""
+    params = nst_jax.load_params(options.model)
+    config = configured(options)
+    need = preflight.program_bytes(params, window(options, shape, tile), 1, config)
+    found = {"device_bytes": need}
+    there = preflight.available_bytes()
+    if tile is None and None not in (need, there) and need > there:
+        return found | {"note": f"does not fit into {mebibytes(there)} MiB"}
     rng = np.random.default_rng(0)
-    content = rng.random((height, width, 3), np.float32)
+    content = rng.random((*shape, 3), np.float32)
     style = rng.random((128, 128, 3), np.float32)
-    config = nst_jax.Config(size=None, steps=options.steps, optimizer=options.optimizer, memory=5)
-    times = [time.perf_counter()]
+    length = 1 if tile else optimize.steps_per_dispatch()
+    ends = []
     result = nst_jax.stylize(
-        nst_jax.load_params(options.model),
+        params,
         content,
         [style],
-        config,
-        tile=None if tile == "whole" else int(tile),
-        callback=lambda _: times.append(time.perf_counter()),
+        config.replace(steps=length + -(-options.steps // length) * length),
+        tile=tile,
+        callback=lambda progress: ends.append((progress.step, time.perf_counter())),
     )
     if result.diverged.any():
-        raise ArithmeticError("a step was not finite")
-    found = {"seconds": times[-1] - times[-2], "peak_bytes": peak()}
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        found["device_peak_bytes"] = device.memory_stats()["peak_bytes_in_use"]
-    return found
+        raise ValueError("a step was not finite")
+    steps, seconds = np.subtract(ends[-1], ends[0])
+    device_peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return found | {
+        "device_bytes": device_peak or need,
+        "resident_bytes": resident_bytes(),
+        "step_seconds": float(seconds / steps),
+    }
 
 
-def peak() -> int:
-    """Largest resident set of this process so far, in bytes."""
+def resident_bytes() -> int | None:
+    """Largest resident set of this process so far; None where the system doesn't tell."""
     # Of this program alone; getrusage's would include what started it, before exec.
-    for line in Path("/proc/self/status").read_text().splitlines():
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status names no VmHWM")
+    return None
 
 
-def in_a_process(options: flags.FlagValues, size: str, tile: str) -> dict:
-    """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.tiling_memory", "--here"]
-    command += [f"--sizes={size}", f"--tiles={tile}"]
-    command += [f"--{name}={options[name].value}" for name in ("steps", "model", "optimizer")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:  # killed for its memory, for one
-        return {"error": f"exit code {done.returncode}"}
-    return json.loads(done.stdout)
+def in_a_process(
+    options: flags.FlagValues, shape: Sequence[int] | None = None, tile: int | None = None
+) -> dict[str, Any]:
+    """`measure` in a process of its own; without a shape, the environment that it sees."""
+    arguments = [f"--{name}={options[name].value}" for name in CASE_FLAGS]
+    arguments.append(f"--sizes={'x'.join(map(str, shape)) if shape else ''}")
+    arguments.append(f"--tiles={tile or ''}")
+    return processes.measured(NAME, arguments)
 
 
-def main(options: flags.FlagValues) -> None:
+def here(options: flags.FlagValues) -> dict[str, Any]:
+    """What a process of `in_a_process` finds."""
+    if not options.sizes:
+        return common.environment()
+    (shape,) = common.shapes("sizes", options.sizes)
+    tile = int(options.tiles[0]) if options.tiles else None
+    return stepping.or_note(lambda: measure(options, shape, tile))
+
+
+def main(options: flags.FlagValues) -> dict[str, Any] | None:
+    check_choice("--model", options.model, vgg.CONVOLUTIONS)
+    check_choice("--optimizer", options.optimizer, CHOICES["optimizer"])
     if options.here:
-        try:
-            found = measure(options, options.sizes[0], options.tiles[0])
-        except (ValueError, ArithmeticError, jax.errors.JaxRuntimeError) as error:
-            found = {"error": str(error).splitlines()[0]}
-        print(json.dumps(found))
-        return
-    report = common.environment() | {"steps": options.steps, "model": options.model}
-    report |= {"optimizer": options.optimizer, "measurements": []}
-    common.print_environment(report)
-    print(common.row(["picture", "tile"], ["megapixels", "peak GiB", "bytes/px", "s a step"]))
-    for size in options.sizes:
-        width, height = map(int, size.split("x"))
-        for tile in options.tiles:
-            found = in_a_process(options, size, tile)
-            report["measurements"].append({"size": size, "tile": tile, **found})
-            cells = [f"{width * height / 1e6:.2f}"]
-            if "error" in found:
-                cells.append(found["error"])
-            else:
-                for name in ("peak_bytes", "device_peak_bytes"):
-                    if name in found:
-                        cells.append(f"{found[name] / GIB:.2f}")
-                cells.insert(2, f"{found['peak_bytes'] / (width * height):.0f}")
-                cells.insert(3, f"{found['seconds']:.2f}")
-            print(common.row([size, tile], cells), flush=True)
-    if options.json:
-        common.write_json(options.json, report)
+        print(json.dumps(here(options)))
+        return None
+    shapes = common.shapes("sizes", options.sizes)
+    tiles = common.whole_numbers("tiles", options.tiles)
+    windows = {
+        (shape, tile): window(options, shape, tile)
+        for shape, tile in itertools.product(shapes, tiles)
+    }
+    load = common.load()
+    # Of a child, because some devices serve one process at a time.
+    environment = in_a_process(options) | {"load": load, "arguments": common.arguments()}
+    settings = {name: options[name].value for name in ("model", "optimizer", "steps", "whole")}
+    report = Report(
+        NAME, TITLE, COLUMNS, environment=environment, settings=settings, path=options.json
+    )
+    for shape in shapes:
+        whole = in_a_process(options, shape) if options.whole else {}
+        for tile in tiles:
+            row = {"size": "x".join(map(str, shape)), "megapixels": shape[0] * shape[1] / 1e6}
+            row |= {"tile": tile, "window": "x".join(map(str, windows[shape, tile]))}
+            report.add(row | compared(whole, in_a_process(options, shape, tile)))
+    return report.report
+
+
+def compared(whole: dict[str, Any], tiled: dict[str, Any]) -> dict[str, Any]:
+    """What a row says of both measurements."""
+    row, notes = {}, []
+    for kind, found in (("whole", whole), ("tiled", tiled)):
+        row |= {f"{kind}_{key}": value for key, value in found.items() if key != "note"}
+        notes += [f"{kind}: {found['note']}"] if "note" in found else []
+    if {"whole_step_seconds", "tiled_step_seconds"} <= row.keys():
+        row["ratio"] = row["tiled_step_seconds"] / row["whole_step_seconds"]
+    return row | {"note": "; ".join(notes)} if notes else row
 
 
 if __name__ == "__main__":
-    common.run_command("tiling_memory", FLAGS, main)
+    common.run_command(NAME, FLAGS, main)

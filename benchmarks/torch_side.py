@@ -36,7 +36,7 @@ def import_torch() -> ModuleType:
     try:
         import torch
     except ImportError as error:
-        raise ImportError(f"needs PyTorch: pip install '.[torch]' ({error})") from error
+        raise ImportError(f"needs PyTorch: pip install '.[compare]' ({error})") from error
     torch.set_num_threads(common.cores())
     torch.backends.cudnn.benchmark = True  # XLA, too, chooses among kernels by trying them
     return torch

@@ -4,8 +4,10 @@ They are written beside the run, and the newest two are kept.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,6 +32,7 @@ class Checkpoints:
 
     Attributes:
       begun: whether the run was begun before, with a checkpoint already or without.
+      damaged: the steps of the checkpoints that `latest` has passed over.
 
     Raises:
       ValueError: the folder holds those of a run with other settings, or of an unknown one.
@@ -44,9 +47,11 @@ class Checkpoints:
         self._every = every
         self._settings = json.loads(json.dumps(settings))  # tuples are lists there, too
         self.begun = self._is_begun()
+        self.damaged: list[int] = []
         self._manager = None
         self._parts: list[Mapping[str, np.ndarray]] = []
         self._unsealed: list[int] = []
+        self._saved = False
 
     def __enter__(self):
         return self
@@ -66,8 +71,7 @@ class Checkpoints:
         except files.FileError:
             raise
         except Exception as error:
-            reason = files.reason(error)
-            raise files.FileError(f"{self.folder}: cannot be written: {reason}") from error
+            raise files.FileError(f"{self.folder}: cannot be written: {_reason(error)}") from error
 
     def _open(self):
         """orbax's manager of the folder."""
@@ -107,8 +111,9 @@ class Checkpoints:
             if not _intact(self.folder / str(step)):
                 continue
             found = self._read(step)
+            self.damaged = steps[: steps.index(step)]
             if jax.process_index() == 0:
-                for damaged in steps[: steps.index(step)]:
+                for damaged in self.damaged:
                     manager.delete(damaged)  # the run comes there again
             self._parts = [found.history]
             return found
@@ -159,6 +164,9 @@ class Checkpoints:
                     f"{self.folder} holds a later checkpoint than that of step {step}, which "
                     "is not saved: choose another folder, or empty this one"
                 )
+        if not self._saved:  # what keeps all of them from being written is told by the first
+            self.wait()
+        self._saved = True
 
     def wait(self) -> None:
         """Until what was saved is on disk."""
@@ -167,8 +175,19 @@ class Checkpoints:
                 self._manager.wait_until_finished()
 
     def _seal(self) -> None:
-        """Writes the sums into the folder that orbax is about to give its name."""
-        for folder in self.folder.glob(f"{self._unsealed.pop()}.*tmp*"):
+        """Writes the sums into the folder that orbax is about to give its name.
+
+        What that folder is called is orbax's own affair, and may be another in another version.
+        """
+        step = self._unsealed.pop()
+        folders = list(self.folder.glob(f"{step}.*tmp*"))
+        if not folders:
+            found = ", ".join(sorted(path.name for path in self.folder.iterdir()))
+            raise files.FileError(
+                f"{self.folder}: the checkpoint of step {step} cannot be sealed: wanted "
+                f"{step}.*tmp*, which is what orbax 0.12 writes into, got {found}"
+            )
+        for folder in folders:
             lines = [f"{digest}  {name}\n" for name, digest in _digests(folder).items()]
             (folder / SUMS).write_text("".join(lines), "utf-8")
 
@@ -194,7 +213,7 @@ class Checkpoints:
                 )
             return False
         try:
-            settings = dict(json.loads(path.read_text("utf-8")))
+            settings = dict(files.from_json(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             reason = files.reason(error)
             raise ValueError(f"{path}: cannot be read as settings of a run: {reason}") from error
@@ -204,6 +223,12 @@ class Checkpoints:
                 f"{self.folder} holds checkpoints of a run that differs in {differences}"
             )
         return not differences
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; of a chain of errors that ends with the system's words only these."""
+    text = files.reason(error)
+    return next((words for words in map(os.strerror, errno.errorcode) if words in text), text)
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 `nst-jax --content=a.jpg --styles=b.jpg,c.jpg` or `python -m nst_jax` with the same flags.
 """
 
-import json
+import logging as python_logging
 import os
 import pathlib
 import shlex
@@ -20,6 +20,7 @@ from nst_jax import (
     console,
     dataset,
     examples,
+    files,
     helptext,
     io,
     jobs,
@@ -31,6 +32,7 @@ from nst_jax import (
 )
 from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.console import complain
+from nst_jax.job import Job
 from nst_jax.options import (
     CONFIG_FLAGS,
     FLAGS,
@@ -68,7 +70,7 @@ def read_inputs(
 
 
 def _read(paths: Sequence[str]) -> list[jobs.Picture]:
-    names = jobs.unique([pathlib.Path(path).stem for path in paths])
+    names = files.unique([pathlib.Path(path).stem for path in paths])
     return [
         jobs.Picture(name, *io.read_with_alpha(path))
         for name, path in zip(names, paths, strict=True)
@@ -103,7 +105,7 @@ def recipe(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
 def show_config(path: str) -> None:
     """Prints the command that made a picture to stdout, and with what, to stderr."""
     try:
-        found = json.loads(io.read_text(path) or "")
+        found = files.from_json(io.read_text(path) or "")
         arguments, versions = found["flags"], found["versions"]
         line = shlex.join(["nst-jax", *arguments])
         made = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -120,9 +122,15 @@ def show_config(path: str) -> None:
     console.say(f"made with {made}")
 
 
+def chosen_weights() -> str:
+    """A bundled network's name, or the path of a file of weights."""
+    check_choice("--model", FLAGS.model, vgg.CONVOLUTIONS)
+    return FLAGS.weights or FLAGS.model
+
+
 def network() -> str:
     """The network that the flags choose."""
-    name = FLAGS.weights or FLAGS.model
+    name = chosen_weights()
     if name in vgg.CONVOLUTIONS:
         return name
     with weights.open_params(name) as params:
@@ -132,6 +140,8 @@ def network() -> str:
 def answer() -> bool:
     """Prints what the flags in `QUESTION_FLAGS` ask for; whether there was such a question."""
     if FLAGS.show_config is not None:
+        if not FLAGS.show_config:
+            raise ValueError("--show_config needs the file of a picture, got ''")
         show_config(FLAGS.show_config)
     elif FLAGS.list_layers:
         print(helptext.list_layers(network()))
@@ -146,7 +156,7 @@ def read_initial() -> np.ndarray | None:
     """The picture file that --init names, if it names one."""
     if FLAGS.init in (None, *CHOICES["init"]):
         return None
-    if not pathlib.Path(FLAGS.init).exists():
+    if not pathlib.Path(FLAGS.init).is_file():
         check_choice("--init (or an existing file)", FLAGS.init, CHOICES["init"])
     return io.read_image(FLAGS.init)
 
@@ -157,7 +167,7 @@ def read_params() -> Mapping:
         compilation.keep_programs(lambda line: console.say(f"nst-jax: {line}"))
     else:
         compilation.keep_nothing()
-    return weights.load_params(FLAGS.weights or FLAGS.model)
+    return weights.load_params(chosen_weights())
 
 
 def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
@@ -196,8 +206,8 @@ def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     )
     described = {
         "preset": FLAGS.preset,
-        "weights": FLAGS.weights or FLAGS.model,
-        "weights_sha256": weights.sha256(FLAGS.weights or FLAGS.model),
+        "weights": chosen_weights(),
+        "weights_sha256": weights.sha256(chosen_weights()),
         "content": FLAGS.content,
         "styles": FLAGS.styles,
         "initial": jobs.digest(job.initial),
@@ -215,6 +225,7 @@ def run() -> int:
     if FLAGS.distributed or (any(v is not None for v in processes.values()) and not alone):
         sharding.connect(**processes, apart=data_set or FLAGS.tile is not None)
     config, sweep = config_from_flags()
+    chosen_weights()
     check_choice("--format", FLAGS.format, io.FORMATS)
     if FLAGS.retries and config.optimizer == "lbfgs" and config.linesearch:
         raise ValueError("--retries lowers the learning rate, which a line search doesn't use")
@@ -235,7 +246,7 @@ def run() -> int:
         raise ValueError("--batch_size goes with --pairing, or with folders or patterns")
     contents, styles = read_inputs(config, sweep)
     initial = read_initial()
-    job = jobs.Job(
+    job = Job(
         contents=contents,
         styles=styles,
         config=config,
@@ -252,8 +263,8 @@ def run() -> int:
     described = {
         "flags": recipe(config, sweep),
         "preset": FLAGS.preset,
-        "weights": FLAGS.weights or FLAGS.model,
-        "weights_sha256": weights.sha256(FLAGS.weights or FLAGS.model),
+        "weights": chosen_weights(),
+        "weights_sha256": weights.sha256(chosen_weights()),
         "content": FLAGS.content or [content.name for content in contents],
         "styles": FLAGS.styles or [style.name for style in styles],
         "mixing": FLAGS.mixing,
@@ -280,17 +291,31 @@ def run() -> int:
     return jobs.run(job, params, delivery, described=described)
 
 
+def _is_foreign(record: python_logging.LogRecord) -> bool:
+    return not record.name.startswith("nst_jax.")
+
+
+def _say_own_warnings() -> None:
+    """Of what is logged, the package's own comes in the form of the command's lines."""
+    python_logging.getLogger("nst_jax").handlers = [console.Warnings()]
+    logging.get_absl_handler().addFilter(_is_foreign)
+
+
 def _main(argv: Sequence[str]) -> int:
     if not FLAGS["verbosity"].present:
         # What JAX and matplotlib note of their set-up is no news to whoever runs this.
         logging.set_verbosity(logging.ERROR if FLAGS.quiet else logging.WARNING)
         # What goes wrong in orbax is told by an exception, too.
         logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+        _say_own_warnings()
     console.be_quiet(FLAGS.quiet)
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}: pictures go into flags, see --help")
-        return 0 if answer() else run()
+        if answer():
+            return 0
+        with console.stdout_on_stderr():
+            return run()
     except KeyboardInterrupt:
         complain("interrupted")
         return _failed(130)
@@ -314,6 +339,20 @@ def _failed(code: int) -> int:
     return code
 
 
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+
+
+def _in_plain_words(error: Exception) -> str:
+    """What absl finds wrong with a flag, in one line, in the words of all others."""
+    # "flag --name=value: " and what Python's int, or another, says of the value.
+    text = str(error).removesuffix(f": {error.__context__}")
+    name, equals, value = text.removeprefix("flag --").partition("=")
+    kind = _KINDS.get(FLAGS[name].flag_type()) if equals and name in FLAGS else None
+    if isinstance(error, flags.IllegalFlagValueError) and kind is not None:
+        return f"--{name} must be {kind}, got {value!r}"
+    return " ".join(str(error).split())
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """The arguments that are no flags; `--help` and bad flags end the process."""
     # In place of absl's own, which end with an error's code as soon as they are met.
@@ -333,7 +372,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         known = [*FLAGS, *(f"no{name}" for name in FLAGS if FLAGS[name].boolean)]
         complain(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}")
     except (flags.Error, ValueError) as error:
-        complain(" ".join(str(error).split()))
+        complain(_in_plain_words(error))
     sys.exit(BAD_INPUT)
 
 

@@ -30,6 +30,10 @@ def check_combination(
             raise ValueError("give masks or mixing, not both")
         if config.jitter:
             raise ValueError("jitter would move the picture under its masks: use one or the other")
+    for index, mask in enumerate([] if style_masks is None else style_masks):
+        if mask is not None:
+            check_mask(f"style_masks[{index}]", mask)
+    if masks is not None:
         return len(check_masks(masks, styles))
     if mixing is not None:
         mixing = check_mixing(mixing, styles)
@@ -50,10 +54,32 @@ def check_mixing(mixing: jax.Array, styles: int) -> np.ndarray:
     return mixing
 
 
-def check_masks(masks: jax.Array, styles: int, size: tuple[int, int] | None = None) -> np.ndarray:
+def check_mask(name: str, mask: jax.Array) -> np.ndarray:
+    """`mask` as a float32 array, if it is in [0, 1] and not black all over."""
+    try:
+        mask = np.asarray(mask, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be an array of numbers, got {type(mask).__name__}") from None
+    if not np.all((mask >= 0) & (mask <= 1)):  # nor NaN
+        raise ValueError(
+            f"{name} must be in [0, 1], got values from {np.min(mask):g} to {np.max(mask):g}"
+        )
+    if mask.size and not mask.any():
+        raise ValueError(f"{name} must have some weight, got 0 everywhere")
+    return mask
+
+
+def check_masks(
+    masks: jax.Array, styles: int, *, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """`masks` as `[outputs, styles, H, W]`, if it is that or one output's, over the content of
     `size` (of any, where that is None)."""
-    masks = np.asarray(masks, np.float32)
+    # Of one output each style has a place, of several each output has a style somewhere.
+    masks = [check_mask(f"masks[{index}]", mask) for index, mask in enumerate(masks)]
+    shapes = {mask.shape for mask in masks}
+    if len(shapes) > 1:
+        raise ValueError(f"masks must be of one size, got {sorted(shapes)}")
+    masks = np.array(masks)
     found = masks.shape
     if masks.ndim == 3:
         masks = masks[None]
@@ -68,20 +94,22 @@ def check_masks(masks: jax.Array, styles: int, size: tuple[int, int] | None = No
             f"masks must be [{styles} styles, {height}, {width}], the content's size, or that "
             f"with a leading axis of outputs, got {found}"
         )
-    if not np.all((masks >= 0) & (masks <= 1)):
-        raise ValueError("masks must be in [0, 1]")
     return masks
 
 
 def check_style_masks(
     masks: Sequence[jax.Array | None] | None, styles: Sequence[jax.Array]
 ) -> list[np.ndarray | None]:
-    """One mask or None a style, if each mask has its style's size."""
-    masks = [None] * len(styles) if masks is None else list(masks)
-    for index, (mask, style) in enumerate(zip(masks, styles, strict=True)):
-        if mask is not None and mask.shape != style.shape[:2]:
-            raise ValueError(
-                f"style_masks[{index}] must have its style's size {style.shape[:2]}, "
-                f"got {mask.shape}"
-            )
-    return [None if mask is None else np.asarray(mask, np.float32) for mask in masks]
+    """One mask or None a style, as arrays, if each mask has its style's size."""
+    found = []
+    for index, style in enumerate(styles):
+        mask = None if masks is None else masks[index]
+        if mask is not None:
+            mask = check_mask(f"style_masks[{index}]", mask)
+            if mask.shape != style.shape[:2]:
+                raise ValueError(
+                    f"style_masks[{index}] must have its style's size {style.shape[:2]}, "
+                    f"got {mask.shape}"
+                )
+        found.append(mask)
+    return found

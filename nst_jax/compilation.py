@@ -35,7 +35,7 @@ def keep_programs(say: Callable[[str], None]) -> None:
       say: takes a line for whoever runs the program.
     """
     folder = jax.config.jax_compilation_cache_dir
-    if folder is None:
+    if not folder:
         folder = str(default_folder())
         jax.config.update("jax_compilation_cache_dir", folder)
         # Loading a program is quicker than compiling even the smallest.

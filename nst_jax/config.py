@@ -3,15 +3,16 @@
 A field is either *structure*, which decides what program is compiled (layers, optimiser, sizes),
 or a *number*, which the program takes as an argument, so that changing it compiles nothing.
 JAX sees that split directly: a `Config` is a pytree whose leaves are the fields in `NUMBERS`
-(registered by `nst_jax.objective`, so that this module needs the standard library alone).
+(registered by `nst_jax.objective`, so that this module needs NumPy alone).
 """
 
 import dataclasses
 import difflib
 import math
-import numbers
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 Number = Any  # a float, or an array of one float an output
 
@@ -59,6 +60,8 @@ class Config:
         differences of grey levels).
       pooling: "max", "average" or "l2".
       pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
+      normalize_features: divide each layer's activations by their usual size in this network, see
+        `nst_jax.magnitudes`, so that a weight means the same at every layer and in both networks.
       padding: of the first convolution: "zeros" as trained, or "replicate", which lessens
         artefacts along the border.
       precision: in which the network runs. "float32" is float32 in every product, also on a TPU,
@@ -99,6 +102,9 @@ class Config:
       average_decay: of the bias-corrected exponential average of the iterates, which is the
         result; 0 is the last iterate.
 
+    Numbers of NumPy's become Python's, lists and arrays of numbers float32; JAX's tracers pass
+    unlooked-at, and so does what `jax.tree` and `jax.vmap` put in place of numbers.
+
     Raises:
       ValueError, TypeError: a value that no run could use; the message names the field.
     """
@@ -115,6 +121,7 @@ class Config:
     tv_form: str = "keras"
     pooling: str = "max"
     pooling_correction: bool = True
+    normalize_features: bool = False
     padding: str = "zeros"
     precision: str = "float32"
     remat: bool = False
@@ -145,47 +152,25 @@ class Config:
     average_decay: Number = 0.0
 
     def __post_init__(self):
-        # One type, or 2 after 0.5 would compile anew.
-        for name in NUMBERS[NUMBERS.index("content_weight") :]:
-            object.__setattr__(self, name, _as_float(getattr(self, name)))
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        for name in ("size", "first_size"):
-            if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), low=1, whole=True)
-        if self.first_size is not None and self.size is None:
-            raise ValueError("first_size needs a size to end at, got size None")
-        _check_number("scale_factor", self.scale_factor, low=1.1, high=16.0)
         for name in ("content_layers", "style_layers"):
             _check_layers(name, getattr(self, name))
-        for name in ("pooling_correction", "remat", "linesearch", "normalize_gradient", "clip"):
-            if not isinstance(getattr(self, name), bool):
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        _check_number("memory", self.memory, low=1, whole=True)
-        _check_number("jitter", self.jitter, low=0, whole=True)
-        _check_number("steps", self.steps, low=1, whole=True)
-        if self.first_steps is not None:
-            _check_number("first_steps", self.first_steps, low=1, whole=True)
-        for name in ("content_weight", "style_weight", "tv_weight", "epsilon"):
-            _check_number(name, getattr(self, name), low=0.0)
-        for name in ("learning_rate", "decay_rate", "decay_steps"):
-            _check_number(name, getattr(self, name), low=0.0, open_low=True)
-        _check_number("momentum", self.momentum, low=0.0, high=1.0)
-        for name in ("beta1", "beta2", "average_decay"):
-            _check_number(name, getattr(self, name), low=0.0, high=1.0, open_high=True)
+            object.__setattr__(self, name, bool(getattr(self, name)))
+        for name, limits in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _MAY_BE_NONE:
+                object.__setattr__(self, name, _checked(name, value, limits))
+        if self.first_size is not None and self.size is None:
+            raise ValueError("first_size needs a size to end at, got size None")
         for kind in ("content", "style"):
-            weights = getattr(self, f"{kind}_layer_weights")
-            layers = getattr(self, f"{kind}_layers")
-            if hasattr(weights, "__len__"):
-                weights = tuple(map(_as_float, weights))
-                object.__setattr__(self, f"{kind}_layer_weights", weights)
-                if len(weights) != len(layers):
-                    raise ValueError(
-                        f"{kind}_layer_weights needs one weight for each of the {len(layers)} "
-                        f"{kind}_layers, got {len(weights)}"
-                    )
-                for weight in weights:
-                    _check_number(f"{kind}_layer_weights", weight, low=0.0)
+            name, layers = f"{kind}_layer_weights", getattr(self, f"{kind}_layers")
+            weights = _checked_layer_weights(name, getattr(self, name), layers)
+            object.__setattr__(self, name, weights)
+        _check_lengths(self)
 
     def replace(self, **changes) -> "Config":
         """A copy with `changes`; an unknown name is answered with the nearest field."""
@@ -195,29 +180,52 @@ class Config:
                 raise TypeError(f"Config has no field {name!r}{nearest(name, names)}")
         return dataclasses.replace(self, **changes)
 
+    def layer_weights(self, kind: str) -> tuple[Number, ...]:
+        """A weight for each layer of `kind`, "content" or "style"."""
+        layers = getattr(self, f"{kind}_layers")
+        weights = getattr(self, f"{kind}_layer_weights")
+        return tuple(1.0 / len(layers) for _ in layers) if weights is None else weights
+
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 STRUCTURE = _FIELDS[: _FIELDS.index("steps")]
 NUMBERS = _FIELDS[_FIELDS.index("steps") :]
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """ "; did you mean ...?" with the nearest of `names`, or nothing where none is near."""
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def take_apart(config: Config) -> tuple[tuple, tuple]:
+    """The fields in `NUMBERS` and those in `STRUCTURE`.
+
+    A number that is None gives way to what it stands for, so that to name it compiles nothing.
+    """
+    values = {name: getattr(config, name) for name in NUMBERS}
+    values |= {f"{kind}_layer_weights": config.layer_weights(kind) for kind in ("content", "style")}
+    if config.first_steps is None:
+        values["first_steps"] = config.steps
+    return tuple(values.values()), tuple(getattr(config, name) for name in STRUCTURE)
 
 
-def _as_float(value: Any) -> Any:
-    """A number of Python's or NumPy's as a float; anything else as it is."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return float(value) if is_number else value
+def put_together(structure: tuple, values: Iterable) -> Config:
+    """What `take_apart` took apart; the numbers may be anything, of JAX's vmap say their axes."""
+    config = object.__new__(Config)
+    for name, value in zip((*STRUCTURE, *NUMBERS), (*structure, *values), strict=True):
+        object.__setattr__(config, name, value)
+    return config
+
+
+def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """ "; did you mean ...?" with the nearest of `names`, whatever its case, or nothing where none
+    is as near as `cutoff`, from 0 for anything to 1 for the same."""
+    folded = {each.casefold(): each for each in names}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=cutoff)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Refuses a value that is none of `choices`, with their list and the nearest."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(
-            f"{name} must be one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}"
+            f"{name} must be one of {', '.join(choices)}, got {value!r}"
+            f"{nearest(value, choices, cutoff=0.0)}"
         )
 
 
@@ -228,27 +236,107 @@ def _check_layers(name: str, value: Any) -> None:
         raise ValueError(f"{name} must name each layer once, got {value!r}")
 
 
-def _check_number(
-    name: str,
-    value: Any,
-    *,
-    low: float,
-    high: float = math.inf,
-    open_low: bool = False,
-    open_high: bool = False,
-    whole: bool = False,
-) -> None:
-    """Holds Python numbers against their range; arrays pass, to be checked where they are used."""
-    if isinstance(value, str | bytes | bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not isinstance(value, int | float):
-        return
-    if whole and not isinstance(value, int):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """The range of a number, and whether it is whole and one for the whole run."""
+
+    low: float = 0.0
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    whole: bool = False
+    single: bool = False
+
+    def hold(self, value: np.ndarray) -> np.ndarray:
+        """Which of the values are within."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above & below & (value < math.inf)  # and no NaN, which is nowhere
+
+    def __str__(self):
+        wanted = f"{'greater than' if self.open_low else 'at least'} {self.low:g}"
+        if math.isfinite(self.high):
+            wanted += f" and {'less than' if self.open_high else 'at most'} {self.high:g}"
+        return wanted
+
+
+_COUNT = _Limits(low=1, whole=True, single=True)
+_POSITIVE = _Limits(open_low=True)
+_SHARE = _Limits(high=1.0, open_high=True)
+_LIMITS = {
+    "size": _COUNT,
+    "first_size": _COUNT,
+    "scale_factor": _Limits(low=1.1, high=16.0, single=True),
+    "memory": _COUNT,
+    "jitter": _Limits(whole=True, single=True),
+    "steps": _COUNT,
+    "first_steps": _COUNT,
+    **dict.fromkeys(("content_weight", "style_weight", "tv_weight", "epsilon"), _Limits()),
+    **dict.fromkeys(("learning_rate", "decay_rate", "decay_steps"), _POSITIVE),
+    "momentum": _Limits(high=1.0),
+    **dict.fromkeys(("beta1", "beta2", "average_decay"), _SHARE),
+}
+_SWITCHES = ("pooling_correction", "normalize_features", "remat", "linesearch")
+_SWITCHES += ("normalize_gradient", "clip")
+_MAY_BE_NONE = ("size", "first_size", "first_steps")
+
+
+def _checked(name: str, value: Any, limits: _Limits) -> Any:
+    """A number as Python's and several as float32 `[N]`, if they are within `limits`.
+
+    What cannot be looked at, as a tracer of JAX's, is given back as it is.
+    """
+    wanted = "a whole number" if limits.whole else "a number"
+    if not limits.single:
+        wanted += ", or one for each output"
+    try:
+        array = np.asarray(value)
+    except (TypeError, RuntimeError):  # a tracer, or an array of which others hold parts
+        return value
+    except ValueError:  # of lists of several lengths
+        raise TypeError(f"{name} must be {wanted}, got {value!r}") from None
+    if array.dtype == bool or not np.can_cast(array.dtype, np.float32, "same_kind"):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if array.ndim > (0 if limits.single else 1) or not array.size:
+        raise ValueError(f"{name} must be {wanted}, got an array of shape {array.shape}")
+    outside = array[~limits.hold(array)].tolist()
+    if outside:
+        raise ValueError(f"{name} must be {limits}, got {outside[0]!r}")
+    if array.ndim:
+        return array.astype(np.float32)
+    if not limits.whole:
+        return float(array)  # one type, or 2 after 0.5 would compile anew
+    if array != np.floor(array):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    above = value > low if open_low else value >= low
-    below = value < high if open_high else value <= high
-    if not (above and below and value < math.inf):  # and no NaN, which is nowhere
-        wanted = f"{'greater than' if open_low else 'at least'} {low:g}"
-        if math.isfinite(high):
-            wanted += f" and {'less than' if open_high else 'at most'} {high:g}"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return int(array)
+
+
+def _checked_layer_weights(name: str, weights: Any, layers: Sequence[str]) -> tuple | None:
+    """The weights of `layers`, each as of `_checked`."""
+    if weights is None:
+        return None
+    try:
+        weights = tuple(weights)
+    except TypeError:
+        raise TypeError(f"{name} must hold a number for each layer, got {weights!r}") from None
+    if len(weights) != len(layers):
+        raise ValueError(
+            f"{name} needs one weight for each of the {len(layers)} "
+            f"{name.removesuffix('_layer_weights')}_layers, got {len(weights)}"
+        )
+    return tuple(_checked(name, weight, _Limits()) for weight in weights)
+
+
+def _check_lengths(config: Config) -> None:
+    """Numbers for each output are for as many outputs in every field."""
+    lengths: dict[int, str] = {}
+    for name in NUMBERS:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, np.ndarray):
+                lengths.setdefault(len(number), name)
+    if len(lengths) > 1:
+        (first, name), (second, other), *_ = lengths.items()
+        raise ValueError(
+            f"{name} and {other} must have numbers for as many outputs, got {first} and {second}"
+        )

@@ -1,7 +1,10 @@
 """What the command says while it works: lines on stderr, of which `--quiet` leaves the errors."""
 
+import contextlib
+import logging
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 _quiet = False
 
@@ -26,6 +29,31 @@ def say(line: str) -> None:
 def complain(line: str) -> None:
     """A line on what went wrong."""
     print(f"nst-jax: {line}", file=sys.stderr, flush=True)
+
+
+class Warnings(logging.Handler):
+    """Says what the package logs, in the words of everything else that the command says."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"nst-jax: {' '.join(record.getMessage().split())}")
+
+
+@contextlib.contextmanager
+def stdout_on_stderr() -> Iterator[None]:
+    """Sends what libraries in C++ print onto stdout, which is for answers, to stderr."""
+    print(end="", flush=True)
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # or stderr is
+            os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,6 +8,7 @@ what its few shapes at that size take.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -30,6 +31,7 @@ from nst_jax.manifest import Manifest, check_settings
 from nst_jax.monitor import Bars
 from nst_jax.optimize import Progress
 from nst_jax.pairs import Batch, Pair, Source, pair, plan
+from nst_jax.stopping import Stopped, Stopping
 from nst_jax.stylize import check_content, fit_shape, scales, stylize
 
 # Pictures painted at once on each device: on a CPU more of them gain nothing, see `batch_scaling`
@@ -74,12 +76,26 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
 
     Writes the pictures, manifest.jsonl, and config.json with `described` in it. What is finished
     already is left alone. A file that cannot be read, or is too small for the layers, is recorded
-    and passed over.
+    and passed over. A first SIGINT or SIGTERM ends it after the step that it is in; the pictures of
+    that batch are then still to be made.
 
     Raises:
       ValueError: a folder of a job with other settings, nothing that can be read, a picture that
         does not fit into memory, or what `stylize` refuses.
     """
+    stopping = Stopping()
+    try:
+        with stopping:
+            return _run(job, params, folder, described, stopping)
+    except Stopped:
+        complain(
+            f"stopped by {stopping.name}, what is finished is in {folder}; the same command goes "
+            "on from there"
+        )
+        return stopping.exit_code
+
+
+def _run(job, params, folder, described, stopping) -> int:
     settings = _settings(job, params, described)
     check_settings(folder / "config.json", settings)
     manifest = Manifest(folder, process=job.process)
@@ -89,7 +105,7 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
     # Shared out before anything is known of files and devices: a file that is bad to one process
     # may be mended before another starts, and each may have other devices.
     share = sharding.share(len(pairs), process=job.process, processes=job.processes)
-    shapes, bad = _look_at_files(job)
+    shapes, bad = _look_at_files(job, stopping)
 
     def readable(one):
         return one.content not in bad and one.style not in bad
@@ -121,14 +137,21 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
         if job.process == 0:
             _record_bad(manifest, bad)
         done = sum(finished(one) for batch in own for one in batch.pairs)
-        with Monitor(sum(len(batch.pairs) for batch in own), done) as monitor:
-            for batch, (places, broken) in _read_ahead(todo, _Reader(job.config, finished)):
+        with (
+            Monitor(sum(len(batch.pairs) for batch in own), done) as monitor,
+            # Closed here: its thread is not to be at work while the process ends.
+            contextlib.closing(_read_ahead(todo, _Reader(job.config, finished))) as pictures,
+        ):
+            for batch, (places, broken) in pictures:
+                stopping.check()
                 _record_bad(manifest, broken)
                 bad |= broken
                 left = sum(not finished(one) for one in batch.pairs)
                 monitor.pass_over(left - sum(map(bool, places)))
                 if any(places):
-                    lines = _paint(job, params, batch, places, folder, unfinished, monitor)
+                    lines = _paint(
+                        job, params, batch, places, folder, unfinished, monitor, stopping
+                    )
                     manifest.write(lines)
                     monitor.add(len(lines))
     finally:
@@ -161,7 +184,9 @@ def _settings(job: Job, params: Mapping, described: Mapping) -> dict:
     }
 
 
-def _look_at_files(job: Job) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+def _look_at_files(
+    job: Job, stopping: Stopping
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """By their paths, the shapes that pictures are brought to, and the errors of bad files."""
     contents = {content.path for content in job.contents}
     styles = {style.path for style in job.styles}
@@ -176,6 +201,7 @@ def _look_at_files(job: Job) -> tuple[dict[str, tuple[int, int]], dict[str, str]
         disable=not shows_progress(),
     )
     for path in looking:
+        stopping.check()
         try:
             shapes[path] = fit_shape(io.read_shape(path), job.config)
         except io.ImageError as error:
@@ -282,7 +308,7 @@ def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
         manifest.write(lines)
 
 
-def _paint(job, params, batch, places, folder, unfinished, monitor) -> list[dict]:
+def _paint(job, params, batch, places, folder, unfinished, monitor, stopping) -> list[dict]:
     """Paints the pictures of a batch and writes them; the lines of the manifest.
 
     Each keeps its place, and the program its size, whatever else of the batch is painted.
@@ -290,6 +316,12 @@ def _paint(job, params, batch, places, folder, unfinished, monitor) -> list[dict
     start = time.perf_counter()
     filler = next(place for place in places if place is not None)
     filled = [place or filler for place in places] + [filler] * (batch.size - len(places))
+
+    def follow(progress):
+        monitor(progress)
+        if progress.step < progress.steps:
+            stopping.check()
+
     try:
         result = stylize(
             params,
@@ -299,7 +331,7 @@ def _paint(job, params, batch, places, folder, unfinished, monitor) -> list[dict
             paired=True,
             key=jax.random.key(job.seed),
             initial=job.initial,
-            callback=monitor,
+            callback=follow,
             tile=job.tile,
             on_window=monitor.window,
             mesh=_mesh(job, batch),

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nst_jax.image import whole_number
+
 __all__ = ["butterfly", "by_name", "rainbow", "triangles"]
 
 MIN_SIDE = 32  # in pixels
@@ -37,7 +39,7 @@ def butterfly(size: Size, *, seed: int = 0) -> np.ndarray:
       TypeError: `size` or `seed` is not made of whole numbers.
       ValueError: a side is below 32 pixels, or `seed` is negative.
     """
-    rng = np.random.default_rng(_whole("seed", seed, 0))
+    rng = np.random.default_rng(whole_number("seed", seed, least=0))
     meadow, insect = _meadow(rng), _insect(rng)
     return _render(lambda x, y: insect(x, y, _flower(x, y, meadow(x, y))), size)
 
@@ -47,7 +49,7 @@ def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:
 
     Arguments, result and errors are those of `butterfly`.
     """
-    rng = np.random.default_rng(_whole("seed", seed, 0))
+    rng = np.random.default_rng(whole_number("seed", seed, least=0))
     waves = rng.uniform(0, 2 * math.pi, 6)
     noise = rng.random((256, 256), np.float32)
     centres = np.stack(np.meshgrid(np.arange(-4.5, 5), np.arange(-4.5, 5)), -1).reshape(-1, 2)
@@ -80,7 +82,7 @@ def triangles(size: Size, *, seed: int = 0) -> np.ndarray:
     Arguments, result and errors are those of `butterfly`.
     """
     height, width = _sides(size)
-    seed = _whole("seed", seed, 0)
+    seed = whole_number("seed", seed, least=0)
     tiles = _mosaic(height / min(height, width), width / min(height, width), seed)
 
     def shade(x: _Array, y: _Array) -> _Array:
@@ -98,17 +100,9 @@ by_name = {"butterfly": butterfly, "rainbow": rainbow, "triangles": triangles}
 """The example pictures by name."""
 
 
-def _whole(name: str, value: int, least: int) -> int:
-    if not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: wanted a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: wanted at least {least}, got {value}")
-    return int(value)
-
-
 def _sides(size: Size) -> tuple[int, int]:
     height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
-    return _whole("size", height, MIN_SIDE), _whole("size", width, MIN_SIDE)
+    return tuple(whole_number("size", side, least=MIN_SIDE) for side in (height, width))
 
 
 def _render(shade: _Shade, size: Size) -> _Array:

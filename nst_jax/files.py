@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class FileError(ValueError):
@@ -57,6 +59,18 @@ def short(name: str) -> str:
     return os.fsencode(name)[:200].decode("utf-8", "ignore")
 
 
+def unique(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that came before, so that no file hides another."""
+    found: dict[str, None] = {}  # quick to look up, and in order
+    for name in names:
+        candidate, number = name, 1
+        while candidate in found:
+            number += 1
+            candidate = f"{name}_{number}"
+        found[candidate] = None
+    return list(found)
+
+
 def check_folder(folder: Path) -> None:
     """Makes a folder where there is none, and refuses one that takes no files."""
     with writing(folder):
@@ -71,6 +85,18 @@ def check_place(folder: Path) -> None:
         folder = folder.absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         tempfile.TemporaryFile(dir=there).close()
+
+
+def from_json(text: str | bytes) -> Any:
+    """What a text in JSON says; who calls it names the file.
+
+    Raises:
+      ValueError: it is no JSON, or nested more deeply than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def reason(error: Exception) -> str:

@@ -34,6 +34,7 @@ GROUPS = {
         "weights",
         "pooling",
         "pooling_correction",
+        "normalize_features",
         "padding",
         "precision",
         "remat",
@@ -69,7 +70,12 @@ _VALUES = {
     ),
     **dict.fromkeys(("content_layers", "style_layers"), "LAYERS"),
     **dict.fromkeys(("content_layer_weights", "style_layer_weights"), "NUMBERS"),
-    **{"learning_rate": "LEVELS", "decay_steps": "STEPS", "mixing": "ROWS", "mesh": "SIZES"},
+    **{
+        "learning_rate": "LEVELS,...",
+        "decay_steps": "STEPS,...",
+        "mixing": "ROWS",
+        "mesh": "SIZES",
+    },
     **{"coordinator_address": "HOST:PORT", "verbosity": "N"},
 }
 _SWITCHES = ("help", "helpfull", "list_layers", "list_presets")  # that no one says no to
@@ -110,7 +116,7 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
                 start = " " * indent
             lines += _wrap(_meaning(values, name, config), width, start.ljust(indent), indent)
         lines.append("")
-    lines += _wrap("Where it says X,... several numbers make a picture each.", width, "", 0)
+    lines += _wrap("Where it says ,... several numbers make a picture each.", width, "", 0)
     return "\n".join(lines)
 
 
@@ -130,12 +136,14 @@ def _meaning(values: flags.FlagValues, name: str, config: Config) -> str:
         text, default = text.removesuffix(PRESETS_DEFAULT), getattr(config, name)
     else:
         default = values[name].default
-    if default is None or default == [] or name in _SWITCHES:
+    if name in _SWITCHES or "(default: " in text or "by default" in text:  # no value of a flag
         return text
     return f"{text} (default: {_shown(default)})"
 
 
 def _shown(value: Any) -> str:
+    if value is None or value == []:
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):

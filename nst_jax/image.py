@@ -11,18 +11,20 @@ import jax
 import jax.numpy as jnp
 
 
-def _whole_number(name: str, value: int, smallest: int) -> int:
+def whole_number(name: str, value: int, *, least: int = 1) -> int:
+    """The argument `name`, an int or what stands for one, as an int.
+
+    Raises:
+      TypeError: it is not a whole number.
+      ValueError: it is less than `least`.
+    """
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if number < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, got {number}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
     return number
-
-
-def _positive_int(name: str, value: int) -> int:
-    return _whole_number(name, value, 1)
 
 
 def _check_array(
@@ -79,9 +81,9 @@ def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
       TypeError: an argument is not a whole number.
       ValueError: an argument is less than 1.
     """
-    height = _positive_int("height", height)
-    width = _positive_int("width", width)
-    size = _positive_int("size", size)
+    height = whole_number("height", height)
+    width = whole_number("width", width)
+    size = whole_number("size", size)
     longer = max(height, width)
     return _scaled(height, size, longer), _scaled(width, size, longer)
 
@@ -103,9 +105,9 @@ def fit_height(height: int, width: int, rows: int) -> tuple[int, int]:
       TypeError: an argument is not a whole number.
       ValueError: an argument is less than 1.
     """
-    height = _positive_int("height", height)
-    width = _positive_int("width", width)
-    rows = _positive_int("rows", rows)
+    height = whole_number("height", height)
+    width = whole_number("width", width)
+    rows = whole_number("rows", rows)
     return rows, _scaled(width, rows, height)
 
 
@@ -129,8 +131,8 @@ def resize(image: jax.Array, height: int, width: int) -> jax.Array:
     """
     image = jnp.asarray(image)
     check_image("image", image)
-    height = _positive_int("height", height)
-    width = _positive_int("width", width)
+    height = whole_number("height", height)
+    width = whole_number("width", width)
     if image.shape[-3:-1] == (height, width):
         return image
     shape = (*image.shape[:-3], height, width, 3)
@@ -157,8 +159,8 @@ def cover(image: jax.Array, height: int, width: int) -> jax.Array:
     """
     image = jnp.asarray(image)
     check_image("image", image)
-    height = _positive_int("height", height)
-    width = _positive_int("width", width)
+    height = whole_number("height", height)
+    width = whole_number("width", width)
     old_height, old_width = image.shape[-3:-1]
     if height * old_width >= width * old_height:
         full_height, full_width = height, _scaled(old_width, height, old_height)
@@ -191,8 +193,8 @@ def resample(array: jax.Array, height: int, width: int) -> jax.Array:
     """
     array = jnp.asarray(array)
     _check_array("array", array, 3, "[..., H, W, C]", values="floating point")
-    height = _positive_int("height", height)
-    width = _positive_int("width", width)
+    height = whole_number("height", height)
+    width = whole_number("width", width)
     if array.shape[-3:-1] == (height, width):
         return array
     shape = (*array.shape[:-3], height, width, array.shape[-1])
@@ -242,7 +244,7 @@ def shrink_mask(mask: jax.Array, *, times: int) -> jax.Array:
     """
     mask = jnp.asarray(mask)
     _check_array("mask", mask, 2, "[..., H, W]")
-    times = _whole_number("times", times, 0)
+    times = whole_number("times", times, least=0)
     side = 2**times
     if min(mask.shape[-2:]) < side:
         raise ValueError(
@@ -272,7 +274,7 @@ def noise(key: jax.Array, height: int, width: int) -> jax.Array:
       TypeError: a size is not a whole number.
       ValueError: a size is less than 1.
     """
-    shape = (_positive_int("height", height), _positive_int("width", width), 3)
+    shape = (whole_number("height", height), whole_number("width", width), 3)
     return jax.random.uniform(key, shape, jnp.float32)
 
 
@@ -294,8 +296,8 @@ def pyramid_sizes(size: int, *, smallest: int, factor: float = 2**0.5) -> tuple[
       TypeError: `size` or `smallest` is not a whole number.
       ValueError: `size` or `smallest` is less than 1, or `factor` is not above 1.
     """
-    size = _positive_int("size", size)
-    smallest = _positive_int("smallest", smallest)
+    size = whole_number("size", size)
+    smallest = whole_number("smallest", smallest)
     if not 1 < factor < math.inf:
         raise ValueError(f"factor must be finite and greater than 1, got {factor}")
     sizes = {size}

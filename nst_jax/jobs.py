@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
-import math
 import pathlib
 import platform
 import time
@@ -15,106 +14,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import jax
 import numpy as np
 
-from nst_jax import console, files, io, memory, observers, preflight, results, sharding, vgg
+from nst_jax import console, files, io, observers, preflight, results, sharding, vgg
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.config import Config
 from nst_jax.console import complain, say
-from nst_jax.monitor import Monitor, Records
+from nst_jax.job import Job
+from nst_jax.monitor import Latest, Monitor, Records
 from nst_jax.profiling import Profile
 from nst_jax.results import Output, Picture
 from nst_jax.stopping import Stopped, Stopping
-from nst_jax.stylize import Result, check_content, fit_shape, stylize
+from nst_jax.stylize import Result, check_content, fit_shape, steps_at_scales, stylize
 from nst_jax.version import __version__
 
 DIVERGED = 3
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is asked for.
-
-    Attributes:
-      contents, styles: the pictures; the outputs are contents x styles (or rows of `mixing`, or
-        one of all styles where there are `masks`) x the combinations of `sweep`.
-      config: the settings.
-      sweep: numbers of the configuration with several values.
-      mixing: `[rows, styles]` or None.
-      masks: for each style its mask `[h, w]` over the contents, or None.
-      style_masks: for each style its mask or None, or None.
-      initial: a picture to start from, or None.
-      seed: of the random key.
-      tile: longest side of the windows in which larger pictures are looked at, or None.
-      mesh: sizes of the mesh's axes; None is as `sharding.make_mesh` divides by itself.
-    """
-
-    contents: Sequence[Picture]
-    styles: Sequence[Picture]
-    config: Config
-    sweep: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-    mixing: np.ndarray | None = None
-    masks: Sequence[np.ndarray] | None = None
-    style_masks: Sequence[np.ndarray | None] | None = None
-    initial: np.ndarray | None = None
-    seed: int = 0
-    tile: int | None = None
-    mesh: Mapping[str, int] | None = None
-
-    def rows(self) -> list[tuple[str, int]]:
-        """(label, index of the style to show) of each row of styles."""
-        names = [style.name for style in self.styles]
-        if self.masks is not None:
-            return [("+".join(names), 0)]
-        if self.mixing is None:
-            return [(name, index) for index, name in enumerate(names)]
-        labels = [
-            "+".join(f"{w:g}_{name}" for w, name in zip(row, names, strict=True) if w)
-            for row in self.mixing
-        ]
-        return [
-            (label, int(np.argmax(row)))
-            for label, row in zip(unique(labels), self.mixing, strict=True)
-        ]
-
-    def outputs(self, contents: Sequence[Picture], *, taken: Sequence[str] = ()) -> list[Output]:
-        """The outputs of `contents`, in the order in which `stylize` gives them; their files take
-        none of the names that are `taken`."""
-        combinations = [
-            dict(zip(self.sweep, values, strict=True))
-            for values in itertools.product(*self.sweep.values())
-        ]
-        outputs = [
-            Output(
-                content.name,
-                "__".join([label, *(f"{name}={value:g}" for name, value in settings.items())]),
-                thumbnail,
-                row,
-                settings,
-            )
-            for content in contents
-            for row, (label, thumbnail) in enumerate(self.rows())
-            for settings in combinations
-        ]
-        # Of the sheets and curves, too, no output may take the name.
-        sheets = [f"{c.name}__{x}" for c in contents for x in ("contact_sheet", "loss_curves")]
-        taken = unique([*taken, *sheets])
-        stems = [files.short(f"{output.content}__{output.label}") for output in outputs]
-        stems = unique([*taken, *stems])[len(taken) :]
-        return [output._replace(stem=stem) for output, stem in zip(outputs, stems, strict=True)]
-
-
-def unique(names: Sequence[str]) -> list[str]:
-    """Names with a number behind those that came before, so that no output hides another."""
-    found: dict[str, None] = {}  # quick to look up, and in order
-    for name in names:
-        candidate, number = name, 1
-        while candidate in found:
-            number += 1
-            candidate = f"{name}_{number}"
-        found[candidate] = None
-    return list(found)
-
-
-def environment(packages: Iterable[str] = ()) -> dict:
+def environment(*, packages: Iterable[str] = ()) -> dict:
     """Device and versions, also of further `packages`, for the record."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
     return {
@@ -183,13 +98,15 @@ def _run(job, params, delivery, described, stopping) -> int:
         suffix = delivery.look.animate
         longest_sides[f"{suffix} animation"] = observers.ANIMATIONS[suffix]
     for shape in groups:
-        longest = max(fit_shape(shape, job.config))
+        height, width = fit_shape(shape, job.config)
+        longest = max(height, width)
         for name, most in longest_sides.items():
             if longest > most:
                 raise ValueError(f"a {name} has at most {most} pixels a side, got {longest}")
-        if math.prod(fit_shape(shape, job.config)) > kind.most_pixels:
+        if height * width > kind.most_pixels:
             raise ValueError(
-                f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got {shape}"
+                f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got "
+                f"{height * width}, {height}x{width}: choose a smaller --size or another --format"
             )
         check_content(
             params,
@@ -198,6 +115,7 @@ def _run(job, params, delivery, described, stopping) -> int:
             styles=[style.image.shape for style in job.styles],
             masks=job.masks,
             style_masks=job.style_masks,
+            tile=job.tile,
         )
     described = {
         **described,
@@ -235,7 +153,7 @@ def _run(job, params, delivery, described, stopping) -> int:
         )
     text = recipe if fits else None
     write = functools.partial(results.write_pictures, delivery.folder, kind=kind, text=text)
-    diverged, rows = [], []
+    diverged, rows, risen = [], [], []
     leads = jax.process_index() == 0  # of several processes one writes what they share
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(Records(delivery.folder, described))
@@ -273,14 +191,17 @@ def _run(job, params, delivery, described, stopping) -> int:
             paths = write(contents, own, images)
             rows += results.summary(paths, own, result, time.perf_counter() - start)
             if leads:
+                risen += _risen(own, result, steps_at_scales(job.config)[-1])
                 results.write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
-            watch.end(images)
+            watch.end(images, result.diverged)
             found = zip(own, result.diverged, strict=True)
             diverged += [output.stem for output, bad in found if bad]
     if rows:
         say(console.table(results.HEADINGS, rows))
+    for line in risen:
+        say(f"nst-jax: {line}")
     if profile is not None:
         say(
             f"traced {profile.traced} steps into {delivery.profile_dir}"
@@ -356,39 +277,48 @@ def _paint(
 
     Raises:
       Stopped: by a signal; the pictures are written.
-      ValueError: out of memory; the last pictures are written.
+      ValueError: out of memory, or a file that cannot be written; the last pictures are written.
     """
     styles = [job.styles[output.thumbnail] for output in outputs]
     labels, stems = ([getattr(o, name) for o in outputs] for name in ("label", "stem"))
     group = observers.Group(contents, styles, labels, stems)
     rates = job.config.learning_rate
     rates = np.array([output.settings.get("learning_rate", rates) for output in outputs])
+    steps = steps_at_scales(job.config)
     for attempt in range(attempts):
-        with contextlib.ExitStack() as stack:
-            checkpoints = stack.enter_context(saving(f"-again{attempt}" if attempt else ""))
-            resume = checkpoints.latest()
-            monitor = None
-            if records is not None:
-                monitor = Monitor(
-                    records,
-                    outputs,
-                    log_every,
-                    attempt=attempt,
-                    resumed=resume.step if resume else 0,
-                )
-                stack.enter_context(monitor)
-            watch.begin(group._replace(history=resume.history if resume else None))
+        latest = Latest()
+        try:
+            with contextlib.ExitStack() as stack:
+                checkpoints = stack.enter_context(saving(f"-again{attempt}" if attempt else ""))
+                resume = checkpoints.latest()
+                history = resume and resume.history
+                monitor = None
+                if records is not None:
+                    if resume is not None:
+                        passed = [
+                            f"checkpoint of step {n} is damaged: " for n in checkpoints.damaged
+                        ]
+                        say(f"{''.join(passed)}going on from step {resume.step} of {sum(steps)}")
+                    monitor = Monitor(
+                        records,
+                        outputs,
+                        log_every,
+                        steps=sum(steps),
+                        attempt=attempt,
+                        history=history,
+                    )
+                    stack.enter_context(monitor)
+                watch.begin(group._replace(history=history))
 
-            def stop(progress, checkpoints=checkpoints):
-                if stopping.received and progress.step < progress.steps:
-                    write(np.asarray(progress.images))
-                    checkpoints.save(progress)
-                    checkpoints.wait()
-                    stopping.check()
+                def stop(progress, checkpoints=checkpoints, latest=latest):
+                    if stopping.received and progress.step < progress.steps:
+                        write(latest.images)
+                        checkpoints.save(progress)
+                        checkpoints.wait()
+                        stopping.check()
 
-            # Checkpoints first: a run is theirs before it leaves anything in its folder.
-            followers = [checkpoints, monitor, profile, watch, stop]
-            try:
+                # Checkpoints soon: a run is theirs before it leaves anything in its folder.
+                followers = [latest, checkpoints, monitor, profile, watch, stop]
                 result = _stylize(
                     job,
                     params,
@@ -399,20 +329,25 @@ def _paint(
                     followers=[each for each in followers if each is not None],
                     on_window=monitor and monitor.window,
                 )
-            except (jax.errors.JaxRuntimeError, MemoryError) as error:
-                if not preflight.ran_out(error) or monitor is None:
-                    raise
-                if monitor.pictures is not None:
-                    for path in write(monitor.pictures):
+        except (jax.errors.JaxRuntimeError, MemoryError, files.FileError) as error:
+            full = isinstance(error, files.FileError)
+            if not full and not preflight.ran_out(error) or records is None:
+                raise
+            if latest.images is not None:
+                # Their folder may be what cannot be written to: that is told already.
+                with contextlib.suppress(files.FileError):
+                    for path in write(latest.images):
                         say(f"wrote {path}")
-                line = preflight.advice(
-                    params,
-                    contents[0].image.shape[:2],
-                    len(outputs),
-                    _config(job, outputs),
-                    **_of_memory(job, outputs),
-                )
-                raise ValueError(f"out of memory: {line}") from error
+            if full:
+                raise
+            line = preflight.advice(
+                params,
+                contents[0].image.shape[:2],
+                len(outputs),
+                _config(job, outputs),
+                **_of_memory(job, outputs),
+            )
+            raise ValueError(f"out of memory: {line}") from error
         if not result.diverged.any() or attempt == attempts - 1:
             break
         write(np.asarray(result.images))
@@ -422,6 +357,18 @@ def _paint(
         # All of them in the same program: the others come out as they did.
         rates = np.where(result.diverged, rates / 10, rates)
     return result
+
+
+def _risen(outputs: Sequence[Output], result: Result, steps: int) -> list[str]:
+    """A line for each output whose loss is higher after the `steps` of the last scale than at the
+    first of them, and which has not diverged, which is told elsewhere."""
+    first, last = result.history["total"][[-steps, -1]]
+    return [
+        f"{output.stem}: the loss has risen from {first[n]:.4g} to {last[n]:.4g}; a smaller "
+        "--learning_rate may help"
+        for n, output in enumerate(outputs)
+        if last[n] > first[n] and not result.diverged[n]
+    ]
 
 
 def _config(job: Job, outputs: Sequence[Output]) -> Config:
@@ -451,7 +398,7 @@ def _of_memory(job: Job, outputs: Sequence[Output]) -> dict:
 def _check_memory(job: Job, params: Mapping, groups: Mapping[tuple, Sequence[Output]]) -> None:
     """Refuses a job of which a group, by the shape of its contents, would not fit into memory."""
     # One number for all processes: they compile together, and refuse together.
-    available = sharding.least(memory.available_bytes())
+    available = sharding.least(preflight.available_bytes())
     for shape, outputs in groups.items():
         preflight.check(
             *(params, shape, len(outputs), _config(job, outputs)),

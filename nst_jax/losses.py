@@ -148,7 +148,11 @@ def content_loss(features: jax.Array, target: jax.Array) -> jax.Array:
 
     Returns:
       A scalar, float32 also of half-precision features.
+
+    Raises:
+      ValueError: arrays of several shapes.
     """
+    _check_shapes("features", features, target)
     wide = jnp.promote_types(features.dtype, jnp.float32)
     return 0.5 * jnp.sum(jnp.square(features.astype(wide) - target.astype(wide)))
 
@@ -169,8 +173,20 @@ def style_loss(
 
     Returns:
       A scalar.
+
+    Raises:
+      ValueError: matrices of several shapes.
     """
+    _check_shapes("gram", gram, target_gram)
     return weight / normalizer * jnp.sum(jnp.square(gram - target_gram))
+
+
+def _check_shapes(name: str, array: jax.Array, target: jax.Array) -> None:
+    """Refuses what would be broadcast, and give a loss of something else."""
+    if array.shape != target.shape:
+        raise ValueError(
+            f"{name} and its target must be of one shape, got {array.shape} and {target.shape}"
+        )
 
 
 def gatys_normalizer(channels: int, positions: int) -> float:
@@ -296,7 +312,8 @@ def total_variation(
 
     Args:
       image: `[H, W, 3]`; the published weights are for grey levels of 0-255.
-      exponent: 1.25 in [3].
+      exponent: 1.25 in [3]; above 0. At 0.5 the sum is of the slopes' lengths, and where a picture
+        is flat the gradient is zero, as it is at any exponent.
       weights: `[H, W]`, of each pixel's difference to the pixels right of it and below; None is
         1 everywhere. So the values of overlapping windows sum to the value of a whole picture,
         where the windows' weights of a pixel sum to 1.
@@ -307,7 +324,9 @@ def total_variation(
     corner = image[:-1, :-1]
     dy = image[1:, :-1] - corner
     dx = image[:-1, 1:] - corner
-    return _weighted_sum((jnp.square(dy) + jnp.square(dx)) ** exponent, weights)
+    squares = jnp.square(dy) + jnp.square(dx)
+    rough = squares > 0  # where it is not, powers below 1 have no finite derivative
+    return _weighted_sum(jnp.where(rough, jnp.where(rough, squares, 1) ** exponent, 0), weights)
 
 
 def total_variation_nine_point(

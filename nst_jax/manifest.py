@@ -36,7 +36,7 @@ class Manifest:
                 self._whole = len(whole)
             for number, line in enumerate(whole.splitlines(), start=1):
                 try:
-                    self._take(json.loads(line))
+                    self._take(files.from_json(line))
                 except (ValueError, KeyError, TypeError):
                     raise ValueError(f"{path}: line {number} is not a manifest's") from None
 
@@ -75,15 +75,14 @@ def check_settings(path: pathlib.Path, settings: Mapping) -> None:
         return
 
     def flat(settings):
-        settings = json.loads(json.dumps(settings))
         settings |= settings.pop("config", {})
         return {name: value for name, value in settings.items() if name not in PLACEMENT}
 
     try:
-        earlier = flat(json.loads(path.read_text("utf-8")))
+        earlier = flat(files.from_json(path.read_text("utf-8")))
     except (ValueError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a record of settings") from None
-    differences = console.differences(earlier, flat(settings))
+    differences = console.differences(earlier, flat(json.loads(json.dumps(settings))))
     if differences:
         raise ValueError(
             f"{path} is of a run that differs in {differences}; use another --output_dir"

@@ -1,24 +1,16 @@
-"""What memory there is."""
+"""What memory the operating system has left for this process."""
 
 import os
 from pathlib import Path
 
-import jax
+GIB = 2**30
 
-ROOT = Path("/")  # below it the operating system tells what memory there is
-
-
-def available_bytes() -> int | None:
-    """Memory that the first device has left; of a CPU the host's. None where nobody says so."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return host_available_bytes()
+ROOT = Path("/")  # below it the operating system tells what there is
 
 
-def host_available_bytes() -> int | None:
-    """What this process may still take of the host's memory, by the operating system and by the
-    limits of a container. None where neither says so."""
+def host_bytes() -> int | None:
+    """What this process may still take, by the operating system and by the limits of a container;
+    None where neither says so."""
     found = _left_by_control_groups()
     meminfo = ROOT / "proc/meminfo"
     if meminfo.exists():

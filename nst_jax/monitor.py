@@ -19,7 +19,8 @@ from nst_jax.results import Output
 
 class Records:
     """config.json and metrics.jsonl of a run, begun with its first step: what ends before, such
-    as bad input, leaves those of an earlier run alone.
+    as bad input, leaves those of an earlier run alone. A run that goes on and is found to be over
+    writes what they lack.
     """
 
     def __init__(self, folder: pathlib.Path, described: Mapping):
@@ -30,24 +31,30 @@ class Records:
         # None, or the end of one that was killed.
         with contextlib.suppress(OSError, ValueError, TypeError):
             for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
-                line = dict(json.loads(text))
+                line = dict(files.from_json(text))
                 if not {"output", "step", "seconds"} <= line.keys():
                     break  # not ours
                 self._earlier.append(line)
 
-    def keep(self, wanted: Callable[[Mapping], bool]) -> float:
-        """Takes over the lines of an earlier run that are `wanted`; the seconds of the last one."""
-        found = [line for line in self._earlier if wanted(line)]
+    def earlier(self, wanted: Callable[[Mapping], bool]) -> list[Mapping]:
+        """The lines of an earlier run that are `wanted`."""
+        return [line for line in self._earlier if wanted(line)]
+
+    def keep(self, lines: Sequence[Mapping]) -> None:
+        """Takes over lines of an earlier run, to come before what is written from now on."""
         if self._metrics is None:
-            self._kept += found
+            self._kept += lines
         else:
-            self.write(found)
-        return found[-1]["seconds"] if found else 0.0
+            self.write(lines)
 
     def __enter__(self):
         return self
 
     def __exit__(self, _, error, __):
+        over = self._metrics is None and self._kept and error is None
+        there = self._kept == self._earlier and (self._folder / "config.json").exists()
+        if over and not there:
+            self.write([])
         if self._metrics is not None:
             # What could not be written is tried again here: that it fails again is no news.
             quietly = contextlib.suppress(files.FileError if error else ())
@@ -101,13 +108,23 @@ class Bars:
         self._windows.update()
 
 
-class Monitor(Bars):
-    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records.
+class Latest:
+    """Follows a run for when something fails.
 
     Attributes:
-      pictures: `[N, H, W, 3]` after the last step, in host memory, for when the next one runs out
-        of memory; of one process.
+      images: `[N, H, W, 3]` after the last step, in host memory; None before the first one, and
+        in a run of several processes.
     """
+
+    images: np.ndarray | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if jax.process_count() == 1:
+            self.images = np.array(progress.images)
+
+
+class Monitor(Bars):
+    """Follows a run: a progress bar on a terminal, plain lines elsewhere, and the records."""
 
     def __init__(
         self,
@@ -115,49 +132,67 @@ class Monitor(Bars):
         outputs: Sequence[Output],
         log_every: int,
         *,
+        steps: int,
         attempt: int = 0,
-        resumed: int = 0,
+        history: Mapping[str, np.ndarray] | None = None,
     ):
         """Args:
         records: where the losses go.
         outputs: what is painted.
         log_every: steps between lines of the records.
+        steps: of the whole run.
         attempt: the number of earlier ones of the same outputs.
-        resumed: the step that an earlier run got to, whose lines stay.
+        history: `{term: [step, N]}` of an earlier run, whose lines stay.
         """
         self._records, self._outputs, self._log_every = records, outputs, log_every
-        self._attempt, self._resumed = attempt, resumed
+        self._attempt = attempt
+        self._resumed = 0 if history is None else len(history["total"])
         self._start = time.perf_counter()
-        if resumed:
-            self._start -= records.keep(self._is_earlier)
-        self.pictures = None
-        super().__init__(unit="step", initial=resumed)
+        if history is not None:
+            lines = records.earlier(self._is_earlier)
+            times = [line["seconds"] for line in lines if line["seconds"] is not None]
+            self._start -= times[-1] if times else 0.0
+            records.keep([*lines, *self._lost(lines, history, steps)])
+        super().__init__(unit="step", initial=self._resumed)
 
     def _is_earlier(self, line: Mapping) -> bool:
         """Whether a line of the records is of these outputs, before this run goes on."""
         own = line["output"] in [output.stem for output in self._outputs]
         return own and line.get("attempt", 0) == self._attempt and line["step"] <= self._resumed
 
-    def __call__(self, progress: Progress) -> None:
-        seconds = time.perf_counter() - self._start
-        if jax.process_count() == 1:
-            self.pictures = np.array(progress.images)
-        total = progress.terms["total"]
-        first = progress.step - len(total) + 1
+    def _lost(self, lines, history, steps) -> list[Mapping]:
+        """What an earlier run had not written when it was ended, or was deleted since; how long
+        it took nobody knows."""
+        found = {(line["step"], line["output"]) for line in lines}
+        last = max((line["step"] for line in lines), default=0)
+        done = self._resumed
+        rows = observers.logged_rows(done, done, steps, self._log_every)
+        made = self._lines(history, [(row, step) for row, step in rows if step >= last], None)
+        return [line for line in made if (line["step"], line["output"]) not in found]
+
+    def _lines(self, terms, rows, seconds) -> list[Mapping]:
+        """Lines of the records, of each of `rows`, (row of the terms, step)."""
         lines = []
-        for row, step in observers.logged(progress, self._log_every):
+        for row, step in rows:
             for index, output in enumerate(self._outputs):
-                terms = {name: float(v[row, index]) for name, v in progress.terms.items()}
+                values = {name: float(v[row, index]) for name, v in terms.items()}
                 # "style" is the picture's name, so the term goes by another.
-                terms["style_loss"] = terms.pop("style")
+                values["style_loss"] = values.pop("style")
                 line = {"step": step, "style": output.label, "output": output.stem}
                 if self._attempt:
                     line["attempt"] = self._attempt
                 # JSON has no NaN.
-                line |= {k: v if math.isfinite(v) else None for k, v in terms.items()}
-                line["seconds"] = round(seconds, 3)
+                line |= {k: v if math.isfinite(v) else None for k, v in values.items()}
+                line["seconds"] = seconds
                 lines.append(line)
-        self._records.write(lines)
+        return lines
+
+    def __call__(self, progress: Progress) -> None:
+        seconds = time.perf_counter() - self._start
+        total = progress.terms["total"]
+        first = progress.step - len(total) + 1
+        rows = observers.logged(progress, self._log_every)
+        self._records.write(self._lines(progress.terms, rows, round(seconds, 3)))
         losses = ", ".join(
             f"{output.label} {loss:.4g}"
             for output, loss in zip(self._outputs[:4], total[-1], strict=False)

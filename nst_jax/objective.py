@@ -15,11 +15,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nst_jax import combining, losses, remat, vgg
+from nst_jax import combining, losses, magnitudes, remat, vgg
 from nst_jax import image as image_lib
-from nst_jax.config import NUMBERS, STRUCTURE, Config
+from nst_jax.config import NUMBERS, Config, put_together, take_apart
 
-jax.tree_util.register_dataclass(Config, data_fields=NUMBERS, meta_fields=STRUCTURE)
+
+def _with_keys(config: Config) -> tuple[tuple, tuple]:
+    values, structure = take_apart(config)
+    return tuple(zip(map(jax.tree_util.GetAttrKey, NUMBERS), values, strict=True)), structure
+
+
+jax.tree_util.register_pytree_with_keys(Config, _with_keys, put_together, take_apart)
 
 # Published weights of these are for grey levels.
 _TOTAL_VARIATION = {
@@ -57,12 +63,12 @@ def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config
     """`vgg.features` of one picture at `layers`, with the network that `config` describes."""
     if not layers:
         return {}
+    options = {"layers": layers, **_network(config)}
     if config.remat:
-        _, kept = remat.visit(
-            params, image, lambda *_: (), layers=layers, keep=layers, **_network(config)
-        )
-        return kept
-    return vgg.features(params, image, layers=layers, **_network(config))
+        _, found = remat.visit(params, image, lambda *_: (), keep=layers, **options)
+    else:
+        found = vgg.features(params, image, **options)
+    return magnitudes.normalized(params, found) if config.normalize_features else found
 
 
 def _network(config: Config) -> dict[str, Any]:
@@ -135,9 +141,10 @@ def compute_targets(
 
     Raises:
       TypeError: a picture that is not floating point.
-      ValueError: a picture of another shape, no style, a layer that the network doesn't have, a
-        picture too small for the deepest layer, a bad mixing, a mask of another
-        size than its picture, or masks together with mixing or jitter.
+      ValueError: a picture of another shape, no style, a layer that the network doesn't have or
+        that has no positions, a picture too small for the deepest layer, a bad mixing, a mask of
+        another size than its picture, out of [0, 1] or without any weight, or masks together with
+        mixing or jitter.
     """
     image_lib.check_image("content", content, single=True)
     combining.check_combination(
@@ -147,9 +154,10 @@ def compute_targets(
         image_lib.check_image(f"styles[{index}]", style, single=True)
     style_masks = combining.check_style_masks(style_masks, styles)
     if masks is not None:
-        masks = combining.check_masks(masks, len(styles), content.shape[:2])
+        masks = combining.check_masks(masks, len(styles), size=content.shape[:2])
     if mixing is not None:
         mixing = combining.check_mixing(mixing, len(styles))
+    vgg.check_layers(params, content, all_layers(config), head=False)
     measure = _style_targets if measure is None else measure
     each = [
         measure(params, jnp.asarray(style), config, mask=mask)
@@ -192,7 +200,8 @@ def objective_value(
     """The loss of one picture. Pure: `jax.grad`, `jax.jit` and `jax.vmap` it.
 
     For a batch, `jax.vmap(objective_value, in_axes=(0, None, 0, None))`. `config` is a pytree
-    whose leaves are its numbers: a jitted call compiles anew only when its structure changes.
+    whose leaves are its numbers: a jitted call compiles anew only when its structure changes, and
+    a vmapped one takes as its axes a tree of that kind, `jax.tree.map(axis_of, config)`.
 
     Args:
       image: `[H, W, 3]` in [0, 1], of the content's shape.
@@ -294,6 +303,8 @@ def compare(
         def found(name):
             return {layer: tree[name] for layer, tree in beside.items() if name in tree}
 
+        if config.normalize_features:
+            features = magnitudes.normalized(params, features)
         here, owned = _at(features, config), found("owned") or None
         regions = {layer: jnp.moveaxis(mask, -1, 0) for layer, mask in found("masks").items()}
         sums = style_statistics(features, here, masks=regions or None, owned=owned)
@@ -336,7 +347,7 @@ def content_value(
       owned: `{layer: [h, w]}`, 1 at the positions that count and 0 elsewhere; None is all.
     """
     value = jnp.zeros(())
-    for layer, weight in _weighted(config.content_layers, config.content_layer_weights):
+    for layer, weight in _weighted("content", config):
         own, wanted = features[layer], target[layer]
         _check_size(own.shape[:2], wanted)
         size = positions_at(layer, shape) * own.shape[-1]
@@ -398,7 +409,7 @@ def style_value(
     its share of the picture. `shape` is the picture's, `(H, W, ...)`.
     """
     value = jnp.zeros(())
-    for layer, weight in _weighted(config.style_layers, config.style_layer_weights):
+    for layer, weight in _weighted("style", config):
         positions = positions_at(layer, shape)
         own = losses.per_position(sums[layer])
 
@@ -449,23 +460,18 @@ def at_layer(mask: jax.Array | None, layer: str) -> jax.Array | None:
     return image_lib.shrink_mask(mask, times=poolings)
 
 
-def _weighted(layers, weights):
-    """(layer, weight) pairs; `weights` is a sequence, an array, or None for equal shares."""
-    return [
-        (layer, 1.0 / len(layers) if weights is None else weights[index])
-        for index, layer in enumerate(layers)
-    ]
+def _weighted(kind: str, config: Config) -> list[tuple[str, jax.Array]]:
+    """(layer, weight) of each layer of `kind`."""
+    return list(zip(getattr(config, f"{kind}_layers"), config.layer_weights(kind), strict=True))
 
 
 def _at(layers: Collection[str], config: Config) -> Config:
     """`config` of those of its layers alone, each with its own weight."""
     changes = {}
     for kind in ("content", "style"):
-        names, weights = f"{kind}_layers", f"{kind}_layer_weights"
-        pairs = _weighted(getattr(config, names), getattr(config, weights))
-        pairs = [pair for pair in pairs if pair[0] in layers]
-        changes |= {names: tuple(layer for layer, _ in pairs)}
-        changes |= {weights: tuple(weight for _, weight in pairs)}
+        pairs = [pair for pair in _weighted(kind, config) if pair[0] in layers]
+        changes[f"{kind}_layers"] = tuple(layer for layer, _ in pairs)
+        changes[f"{kind}_layer_weights"] = tuple(weight for _, weight in pairs)
     return config.replace(**changes)
 
 

@@ -61,8 +61,10 @@ class Observer:
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
         """A dispatch of the optimisation is done."""
 
-    def end(self, images: np.ndarray) -> list[Path]:
-        """The group is done, with pictures `[N, H, W, 3]`; returns the files that are now whole."""
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
+        """The group is done, with pictures `[N, H, W, 3]`, of which some may have `diverged`
+        `[N]`; returns the files that are now whole. A run that goes on may be found to be over:
+        then no dispatch came before, and what an earlier run has finished is left alone."""
         return []
 
     def close(self, error: BaseException | None) -> list[Path]:
@@ -99,9 +101,9 @@ class Observers:
         for observer in self._observers:
             observer(progress, pictures)
 
-    def end(self, images: np.ndarray) -> None:
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> None:
         for observer in self._observers:
-            self._tell(observer.end(images))
+            self._tell(observer.end(images, diverged))
 
     def _tell(self, paths):
         for path in paths:
@@ -110,10 +112,10 @@ class Observers:
 
 def logged(progress: Progress, every: int) -> Iterator[tuple[int, int]]:
     """(row of the terms, step) of the steps that are logged: the first, the last, each `every`."""
-    return _logged(len(progress.terms["total"]), progress.step, progress.steps, every)
+    return logged_rows(len(progress.terms["total"]), progress.step, progress.steps, every)
 
 
-def _logged(taken: int, step: int, steps: int, every: int) -> Iterator[tuple[int, int]]:
+def logged_rows(taken: int, step: int, steps: int, every: int) -> Iterator[tuple[int, int]]:
     """As `logged`, of the rows of `taken` steps up to `step`."""
     for row, number in enumerate(range(step - taken + 1, step + 1)):
         if number == 1 or number % every == 0 or number == steps:
@@ -185,14 +187,16 @@ class Animation(Observer):
             self._frames, self._bytes = self._frames[::2], self._bytes[::2]
             self._parts //= 2
 
-    def end(self, images: np.ndarray) -> list[Path]:
-        if not _leads() or not self._followed:  # a run may be found to be over
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
+        if not _leads():
             return []
         frames = [*self._frames, io.to_uint8(images)]
         paths = []
         for number, stem in enumerate(self._stems):
-            paths.append(self._folder / stem / f"animation.{self._suffix}")
-            io.write_animation(paths[-1], [frame[number] for frame in frames])
+            path = self._folder / stem / f"animation.{self._suffix}"
+            if self._followed or not path.exists():
+                io.write_animation(path, [frame[number] for frame in frames])
+                paths.append(path)
         self._frames = []
         return paths
 
@@ -200,19 +204,29 @@ class Animation(Observer):
 class TensorBoard(Observer):
     """Terms of the loss, and pictures, for TensorBoard, by tensorboardX (the extra `tensorboard`).
 
+    Events are written here and now: tensorboardX's `SummaryWriter` leaves them to a thread, which
+    ends where a disk is full, and the run would wait for it.
+
     Raises:
-      ValueError: tensorboardX is not installed.
+      ValueError: tensorboardX is not installed, or, while it follows a run, the folder cannot be
+        written to.
     """
+
+    SECONDS = 5.0  # after which what is there goes out to the disk
 
     def __init__(self, folder: str, *, log_every: int, pictures_every: int | None):
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
         except ImportError:
             raise ValueError(
                 "--tensorboard_dir needs tensorboardX: pip install 'nst-jax[tensorboard]'"
             ) from None
-        self._new = functools.partial(SummaryWriter, folder)
+        self._folder = Path(folder)
+        self._new, self._summary = event_file_writer.EventsWriter, summary
+        self._event = event_pb2.Event
         self._writer = None  # begun with the first step, as all files of a run
+        self._flushed = -math.inf
         self._log_every, self._pictures_every = log_every, pictures_every
 
     def begin(self, group: Group) -> None:
@@ -225,28 +239,41 @@ class TensorBoard(Observer):
         images = pictures() if shown else None
         if not _leads():
             return
-        self._writer = self._writer or self._new()
-        for row, step in logged(progress, self._log_every):
-            for name, values in progress.terms.items():
-                for stem, value in zip(self._stems, values[row], strict=True):
-                    self._writer.add_scalar(f"{name}/{stem}", float(value), step)
-        if shown:
-            self._show(images)
+        with files.writing(self._folder):
+            if self._writer is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._writer = self._new(str(self._folder.absolute() / "events"))
+            for row, step in logged(progress, self._log_every):
+                for name, values in progress.terms.items():
+                    for stem, value in zip(self._stems, values[row], strict=True):
+                        self._add(self._summary.scalar(f"{name}/{stem}", float(value)), step)
+            if shown:
+                self._show(images)
+            if time.perf_counter() - self._flushed >= self.SECONDS:
+                self._writer.flush()
+                self._flushed = time.perf_counter()
 
-    def end(self, images: np.ndarray) -> list[Path]:
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
         if self._writer is not None:
-            self._show(images)
-            self._writer.flush()
+            with files.writing(self._folder):
+                self._show(images)
+                self._writer.flush()
         return []
 
     def close(self, error: BaseException | None) -> list[Path]:
         if self._writer is not None:
-            self._writer.close()
+            with files.writing(self._folder):
+                self._writer.close()
         return []
 
     def _show(self, images):
         for stem, image in zip(self._stems, io.to_uint8(images), strict=True):
-            self._writer.add_image(f"picture/{stem}", image, self._step, dataformats="HWC")
+            shown = self._summary.image(f"picture/{stem}", image, dataformats="HWC")
+            self._add(shown, self._step)
+
+    def _add(self, summary, step):
+        event = self._event(wall_time=time.time(), step=step, summary=summary)
+        self._writer.write_event(event)
 
 
 class Report(Observer):
@@ -274,6 +301,7 @@ class Report(Observer):
         self._scales: list[page.Scale] = []
         self._step = self._steps = 0
         self._group: Group | None = None
+        self._followed = False
 
     def begin(self, group: Group) -> None:
         if self._group is None or group.stems != self._group.stems:  # and not another attempt
@@ -281,10 +309,9 @@ class Report(Observer):
         self._metrics = [{name: [] for name in ("step", *page.TERMS)} for _ in self._own]
         self._layers = [[] for _ in self._own]
         self._group, self._last = group, time.perf_counter()
-        self._followed = False
         if group.history is not None:  # with its last step, or the next page might have nothing new
-            done = len(group.history["total"])
-            self._log(group.history, _logged(done, done, done, self._log_every))
+            self._step = self._steps = done = len(group.history["total"])
+            self._log(group.history, logged_rows(done, done, done, self._log_every))
 
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
         now = time.perf_counter()
@@ -306,15 +333,17 @@ class Report(Observer):
             self._due = now + max(self.SECONDS, 20 * took)
         self._last = time.perf_counter()
 
-    def end(self, images: np.ndarray) -> list[Path]:
-        if not self._followed:  # a run may be found to be over
-            return []
+    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
+        self._diverged = diverged
         self._paint(images)
-        self._write("running")
+        if self._followed:
+            self._write("running")
         return []
 
     def close(self, error: BaseException | None) -> list[Path]:
         if not self._outputs or not _leads():
+            return []
+        if not self._followed and self._is_finished():
             return []
         if error is None:
             self._write("finished")
@@ -323,6 +352,12 @@ class Report(Observer):
         else:
             self._write("stopped", message=(str(error).splitlines() or [type(error).__name__])[0])
         return [self._path]
+
+    def _is_finished(self) -> bool:
+        """Whether the page that is there is that of the whole run."""
+        with contextlib.suppress(OSError):
+            return page.state(self._path.read_text("utf-8", "replace")) == "finished"
+        return False
 
     def _log(self, terms, rows):
         for row, step in rows:

@@ -266,16 +266,16 @@ def _transformation(optimizer, config: Config, step) -> optax.GradientTransforma
 def batch_numbers(config: Config, count: int) -> Config:
     """`config` with every number as a float32 array `[count]`, one an image."""
 
-    def batch(number):
+    def batch(path, number):
         number = np.asarray(number, np.float32)  # this and device_put compile nothing
         if number.ndim and number.shape != (count,):
             raise ValueError(
-                f"a number of the configuration must be one, or one for each of the {count} "
-                f"outputs, got an array of shape {number.shape}"
+                f"{path[0].name} must be one number, or one for each of the {count} outputs, "
+                f"got an array of shape {number.shape}"
             )
         return jax.device_put(np.broadcast_to(number, (count,)))
 
-    return jax.tree.map(batch, config)
+    return jax.tree.map_with_path(batch, config)
 
 
 def start(

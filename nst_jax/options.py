@@ -171,6 +171,10 @@ CONFIG_FLAGS = {
         flags.DEFINE_boolean,
         "scale average and l2 pooling to the magnitude of max pooling",
     ),
+    "normalize_features": (
+        flags.DEFINE_boolean,
+        "divide each layer's activations by their usual size in the network",
+    ),
     "padding": (flags.DEFINE_string, f"of the first convolution: {_choices('padding')}"),
     "precision": (flags.DEFINE_string, f"of the network: {_choices('precision')}"),
     "remat": (

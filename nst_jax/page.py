@@ -12,6 +12,7 @@ import html
 import importlib.resources
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ class Run:
       inputs: contents and styles, each with what it is, `[("content", picture), ...]`.
       outputs: in order.
       pictures: number of the outputs of the whole run, also of those that are not begun yet.
-      scales: in order.
+      scales: in order; none of a run that was found to be over.
       settings: of the run, `{name: value}`; mappings among them get a heading of their own.
       refresh: seconds after which a running page looks again.
       written: time of writing, in seconds since 1970.
@@ -176,6 +177,12 @@ style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 """
 
 
+def state(text: str) -> str | None:
+    """The state of the run that a page shows; None if it is no page of `render`."""
+    found = re.search(r'^<html lang="en" data-state="(\w+)">$', text, re.MULTILINE)
+    return found and found[1]
+
+
 @functools.cache
 def _asset(name: str) -> str:
     return importlib.resources.files("nst_jax").joinpath(name).read_text("utf-8")
@@ -233,19 +240,17 @@ def _lead(run: Run) -> str:
 
 
 def _status(run: Run) -> str:
-    pace = run.scales[-1]
     said = run.message
-    if run.state == "running" and pace.steady:
-        said = f"about {_duration((run.steps - run.step) * pace.steady)} left at this pace"
+    if run.state == "running" and run.scales and run.scales[-1].steady:
+        left = (run.steps - run.step) * run.scales[-1].steady
+        said = f"about {_duration(left)} left at this pace"
     pause = '<button type="button" id="pause" hidden></button>' if run.state == "running" else ""
-    facts = {
-        "Steps": f"{run.step:,} of {run.steps:,}",
-        "Time": _duration(run.seconds),
-        "Steps a second": number(
-            sum(scale.steps for scale in run.scales) / sum(scale.seconds for scale in run.scales)
-        ),
-        "Pictures": f"{len(run.outputs)} of {run.pictures}",
-    }
+    facts = {"Steps": f"{run.step:,} of {run.steps:,}"}
+    if run.scales:  # and not found to be over
+        taken = sum(scale.steps for scale in run.scales)
+        pace = number(taken / sum(scale.seconds for scale in run.scales))
+        facts |= {"Time": _duration(run.seconds), "Steps a second": pace}
+    facts["Pictures"] = f"{len(run.outputs)} of {run.pictures}"
     cells = "".join(f"<div><dt>{k}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items())
     return f"""<div class="status">
 <span class="state">{_STATES[run.state]}</span><span>{_text(said)}</span>
@@ -382,6 +387,8 @@ def _layers(run: Run) -> str:
 
 
 def _timings(run: Run) -> str:
+    if not run.scales:
+        return ""
     rows = "".join(
         f'<tr><th scope="row">{_by(scale.size)}</th><td>{scale.steps:,}</td>'
         f"<td>{_duration(scale.start[0])}</td>"

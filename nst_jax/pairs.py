@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from nst_jax import files, io, jobs
+from nst_jax import files, io
 
 PAIRINGS = ("all", "zip", "random")
 
@@ -165,7 +165,7 @@ def pair(
         stems.append(f"{folder}/{stem}" if folder else stem)
     return [
         Pair(content.path, style.path, f"{stem}.png")
-        for (content, style), stem in zip(found, jobs.unique(stems), strict=True)
+        for (content, style), stem in zip(found, files.unique(stems), strict=True)
     ]
 
 

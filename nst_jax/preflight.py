@@ -15,9 +15,9 @@ import numpy as np
 
 from nst_jax import memory, objective, optimize, tiling, vgg
 from nst_jax.config import Config
+from nst_jax.memory import GIB
 from nst_jax.stylize import check_content, fit_shape, scales
 
-GIB = 2**30
 TILES = (2048, 1024, 512, 256)
 
 # Bytes a pixel of a step that no configuration's program has been seen to need: what is far below
@@ -31,6 +31,14 @@ PASSING = {"sgd": 7, "adam": 7, "lbfgs": 12}
 
 class DoesNotFit(ValueError):
     """A run that takes more memory than there is; the message is one line."""
+
+
+def available_bytes() -> int | None:
+    """Memory that the first device has left; of a CPU what `memory.host_bytes` says."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return memory.host_bytes()
 
 
 def program_bytes(
@@ -143,7 +151,7 @@ def _targets(params, shape, config, regions) -> objective.Targets:
     return jax.eval_shape(targets, params, _picture(shape))
 
 
-def host_bytes(
+def kept_bytes(
     params: Mapping,
     shape: tuple[int, int],
     outputs: int,
@@ -207,7 +215,7 @@ def _looks(params, shape, outputs, config, *, styles, contents, regions, tile) -
         if tile is None or max(map(max, (whole, *others))) <= tile:
             return [*found, _Look(here, whole, outputs, others)]
         if not found:
-            host = host_bytes(
+            host = kept_bytes(
                 *(params, whole, outputs, here), styles=others, contents=contents, regions=regions
             )
             window = tiling.grid(whole, tile, objective.all_layers(config), model=model).window
@@ -273,7 +281,7 @@ def check(
     Args:
       params, shape, outputs, config, styles, contents, regions, mesh, tile: as of `run_bytes`. On a
         mesh of several processes all of them have to call it, with the same `available`.
-      available: bytes there are; None is `memory.available_bytes`, and no check where it knows
+      available: bytes there are; None is `available_bytes`, and no check where it knows
         none.
 
     Raises:
@@ -284,13 +292,13 @@ def check(
     sizes = {"styles": styles, "contents": contents, "regions": regions, "tile": tile}
     looks = _looks(params, shape, outputs, config, **sizes)
     host = 0 if jax.default_backend() == "cpu" else max(look.host for look in looks)
-    there = memory.host_available_bytes() if host else None
+    there = memory.host_bytes() if host else None
     if there is not None and host > there:
         raise DoesNotFit(
             f"{_described(shape, outputs, config)} would take {host / GIB:.2f} GiB of the host's "
             f"memory, and there are {there / GIB:.2f} GiB: a smaller --size takes less"
         )
-    available = memory.available_bytes() if available is None else available
+    available = available_bytes() if available is None else available
     if available is None or max(look.certainly() for look in looks) < available / 2:
         return
     need = run_bytes(params, shape, outputs, config, mesh=mesh, **sizes)

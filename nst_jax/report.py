@@ -49,7 +49,8 @@ def _paste(sheet: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
 def _ascii(text: str) -> str:
     """Pillow's built-in font has ASCII alone: accents are dropped, other scripts become "?"."""
     letters = unicodedata.normalize("NFKD", text)
-    return "".join(c if " " <= c <= "~" else "?" for c in letters if not unicodedata.combining(c))
+    letters = [c for c in letters if not unicodedata.combining(c)]
+    return "".join(c if " " <= c <= "~" or c == "\n" else "?" for c in letters)
 
 
 def _shorten(text: str, width: int, length: Callable[[str], float] = len) -> str:
@@ -63,6 +64,22 @@ def _shorten(text: str, width: int, length: Callable[[str], float] = len) -> str
     return "…"
 
 
+def _rows(text: str, width: int, length: Callable[[str], float]) -> list[str]:
+    """A label in rows that fit into `width`: a row for each of its lines, or up to three for a long
+    one, which break behind a mark if they can; what is longer than that loses its middle."""
+    rows = []
+    for line in text.split("\n"):
+        for _ in range(2):
+            if length(line) <= width:
+                break
+            fits = max((n for n in range(1, len(line)) if length(line[:n]) <= width), default=1)
+            end = max((n for n in range(1, fits + 1) if line[n - 1] in " _-+="), default=fits)
+            rows.append(line[:end].rstrip())
+            line = line[end:].lstrip()
+        rows.append(_shorten(line, width, length))
+    return rows
+
+
 def _write(
     sheet: np.ndarray,
     text: str,
@@ -72,8 +89,7 @@ def _write(
     width: int,
     grey: float,
 ) -> None:
-    """Blends one line of text into the sheet."""
-    text = _shorten(_ascii(text), width, font.getlength)
+    """Blends one row of text into the sheet."""
     height = sum(font.getmetrics())
     mask = Image.new("L", (width, height))
     ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=font)
@@ -104,8 +120,9 @@ def contact_sheet(
 ) -> np.ndarray:
     """One picture of a whole run: the content, then each style above the output made from it.
 
-    Every style keeps its own aspect ratio. A label too long for its place loses its middle;
-    letters beyond ASCII lose their accents or become "?".
+    Every style keeps its own aspect ratio. Each line of a label has a row of its own, or two if it
+    is long; what is longer still loses its middle. Letters beyond ASCII lose their accents or
+    become "?".
 
     Args:
       content: [H, W, 3], range [0, 1].
@@ -145,7 +162,15 @@ def contact_sheet(
     width = max(picture.shape[1] for picture in pictures)
     width = max(width, cell // 2)  # room for the label under a narrow picture
     line, small_line = sum(large.getmetrics()), sum(small.getmetrics())
-    head = max(cell // 4, line + small_line)
+    thumbnails = [
+        _fit(style, max(cell // 4, line + small_line), width * 3 // 8) for style in styles
+    ]
+    lefts = [0] + [thumbnail.shape[1] + gap // 3 for thumbnail in thumbnails]
+    labels = [
+        _rows(_ascii(label), width - left, large.getlength)
+        for label, left in zip((content_label, *style_labels), lefts, strict=True)
+    ]
+    head = max(cell // 4, small_line + line * max(map(len, labels)))
     card_height, card_width = head + gap // 3 + height, width
     columns = _columns(len(pictures), card_height + 2 * gap, card_width + gap)
     rows = math.ceil(len(pictures) / columns)
@@ -156,20 +181,18 @@ def contact_sheet(
         3,
     )
     sheet = np.full(shape, _BACKGROUND, np.float32)
-    headings = [("content", content_label)] + [("style", label) for label in style_labels]
     for i, picture in enumerate(pictures):
         top = gap + i // columns * (card_height + 2 * gap)
         left = gap + i % columns * (card_width + gap)
-        kind, label = headings[i]
-        text_left = left
+        foot = top + head
         if i:
-            thumbnail = _fit(styles[i - 1], head, width * 3 // 8)
-            _paste(sheet, thumbnail, top + head - thumbnail.shape[0], left)
-            text_left = left + thumbnail.shape[1] + gap // 3
-        room = left + width - text_left
-        text_top = top + head - line
-        _write(sheet, kind, small, text_top - small_line, text_left, room, _FAINT)
-        _write(sheet, label, large, text_top, text_left, room, _INK)
+            _paste(sheet, thumbnails[i - 1], foot - thumbnails[i - 1].shape[0], left)
+        place = left + lefts[i], width - lefts[i]
+        text_top = foot - line * len(labels[i])
+        kind = "style" if i else "content"
+        _write(sheet, kind, small, text_top - small_line, *place, _FAINT)
+        for number, row in enumerate(labels[i]):
+            _write(sheet, row, large, text_top + number * line, *place, _INK)
         _paste(sheet, picture, top + card_height - height, left)
     return sheet
 
@@ -210,7 +233,7 @@ def loss_curves(
       path: the file to write, which takes its format from the suffix (.png, .svg, .pdf); it
         appears whole or not at all.
       history: dict of [steps, N] arrays; "total" and the weighted terms that sum to it.
-      labels: N texts, the headings of the panels.
+      labels: N texts, the headings of the panels; their lines as of `contact_sheet`.
       title: text above all panels.
 
     Raises:
@@ -251,7 +274,7 @@ def loss_curves(
             marker = "o" if steps == 1 else None
             text = name.replace("_", " ")
             panel.plot(x, curves[name][:, i], label=text, marker=marker, **look)
-        panel.set_title(_shorten(label, 36), fontsize=10, parse_math=False)
+        panel.set_title("\n".join(_rows(label, 36, len)), fontsize=10, parse_math=False)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelbottom=i + columns >= count)  # with nothing below it

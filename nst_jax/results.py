@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nst_jax import image, io, report, sharding
+from nst_jax import files, image, io, report, sharding
 from nst_jax.console import say
 from nst_jax.stylize import Result
 
@@ -66,13 +66,10 @@ def check_free(folder: pathlib.Path, names: Sequence[str]) -> None:
 
 def sheet_names(contents: Sequence[Picture]) -> dict[str, tuple[str, str]]:
     """Names of the contact sheet and the loss curves of each of a job's contents, by its name."""
-    return {
-        content.name: tuple(
-            name if len(contents) == 1 else f"{content.name}__{name}"
-            for name in ("contact_sheet.png", "loss_curves.png")
-        )
-        for content in contents
-    }
+    stems = [f"{files.short(c.name)}__" if len(contents) > 1 else "" for c in contents]
+    kinds = ("contact_sheet", "loss_curves")
+    names = iter(files.unique([f"{stem}{kind}" for stem in stems for kind in kinds]))
+    return {content.name: (f"{next(names)}.png", f"{next(names)}.png") for content in contents}
 
 
 def write_pictures(
@@ -113,6 +110,12 @@ def summary(
     return rows
 
 
+def _heading(output: Output) -> str:
+    """The label of an output, with its settings in lines of their own."""
+    settings = [f"{name}={value:g}" for name, value in output.settings.items()]
+    return "\n".join([output.label.removesuffix("__".join(["", *settings])), *settings])
+
+
 def write_sheets(
     folder: pathlib.Path,
     contents: Sequence[Picture],
@@ -128,7 +131,7 @@ def write_sheets(
     share = len(outputs) // len(contents)
     for number, content in enumerate(contents):
         own = slice(number * share, (number + 1) * share)
-        labels = [output.label for output in outputs[own]]
+        labels = [_heading(output) for output in outputs[own]]
         sheet = report.contact_sheet(
             content.image,
             [styles[output.thumbnail].image for output in outputs[own]],

@@ -211,6 +211,12 @@ def connect(
 
 
 def check_process_id(process_id: int, num_processes: int) -> None:
-    """Refuses a number that none of so many processes has."""
+    """Refuses a number that none of so many processes has.
+
+    Raises:
+      ValueError: it is not one of theirs, or there is no process at all.
+    """
+    if num_processes < 1:
+        raise ValueError(f"num_processes must be at least 1, got {num_processes}")
     if not 0 <= process_id < num_processes:
         raise ValueError(f"process_id must be from 0 to {num_processes - 1}, got {process_id}")

@@ -35,12 +35,14 @@ class Stopping:
         # only the main thread may deal with signals.
         if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
             return self
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        if not heard:
+            return self
         self._ours, self._systems = socket.socketpair()
         self._systems.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._systems.fileno(), warn_on_full_buffer=False)
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, lambda *_: None)
+        for number in heard:
+            self._before[number] = signal.signal(number, lambda *_: None)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         return self

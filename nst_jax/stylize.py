@@ -113,8 +113,6 @@ def stylize(
     """
     if tile is not None and mesh is not None:
         raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
-    if not config.content_layers + config.style_layers:
-        raise ValueError("config must name a layer in content_layers or style_layers")
     contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
     if paired and not (mixing is None and masks is None and style_masks is None):
@@ -125,7 +123,6 @@ def stylize(
         )
     if initial is not None:
         initial = checked("initial", initial)
-    masks = None if masks is None else np.asarray(masks, np.float32)
     rows = combining.check_combination(
         config, len(styles), mixing=mixing, masks=masks, style_masks=style_masks
     )
@@ -133,12 +130,16 @@ def stylize(
     optimize.batch_numbers(config, outputs)
     shapes = [style.shape for style in styles]
     check_content(
-        params, contents[0].shape, config, styles=shapes, masks=masks, style_masks=style_masks
+        params,
+        contents[0].shape,
+        config,
+        styles=shapes,
+        masks=masks,
+        style_masks=style_masks,
+        tile=tile,
     )
     sizes = scales(config)
-    steps = [config.steps] * len(sizes)
-    if config.first_steps is not None:
-        steps[0] = config.first_steps
+    steps = steps_at_scales(config)
     if resume is not None and not 0 < resume.step <= sum(steps):
         raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
     key = jax.random.key(0) if key is None else key
@@ -235,30 +236,42 @@ def check_content(
     styles: Sequence[Sequence[int]] = (),
     masks: jax.Array | Sequence[jax.Array] | None = None,
     style_masks: Sequence[jax.Array | None] | None = None,
+    tile: int | None = None,
 ) -> None:
-    """Refuses what a run with a content of `shape` `[H, W, ...]` would refuse, computing nothing.
+    """Refuses what a run with a content of `shape` would refuse, computing nothing.
 
     Args:
-      params, config, masks, style_masks: as of `stylize`.
+      params, config, masks, style_masks, tile: as of `stylize`.
       shape, styles: shapes of the content and of the styles.
 
     Raises:
-      ValueError: a layer that the network doesn't have, a picture too small for the deepest one
-        at some scale, or masks of another shape than their picture.
+      ValueError: no layer, one that the network doesn't have or that has no positions, a picture
+        too small for the deepest one at some scale, a tile too small for the layers, or masks of
+        another shape than their picture, out of [0, 1] or without any weight.
     """
-    own = style_masks or [None] * len(styles)
+    if not objective.all_layers(config):
+        raise ValueError("config must name a layer in content_layers or style_layers")
+    over = {f"masks[{index}]": mask for index, mask in enumerate(() if masks is None else masks)}
+    pictures = [(shape, objective.all_layers(config), over)]
+    for index, style in enumerate(styles):
+        mask = None if style_masks is None else style_masks[index]
+        over = {} if mask is None else {f"style_masks[{index}]": mask}
+        pictures.append((style, config.style_layers, over))
+    for _, _, over in pictures:
+        for name, mask in over.items():
+            combining.check_mask(name, mask)
+    model = vgg.network_name(params)
     for size in scales(config):
         here = config.replace(size=size, first_size=None)
-        pictures = [(shape, objective.all_layers(config), "masks", masks)]
-        pictures += [
-            (style, config.style_layers, f"style_masks[{index}]", [] if mask is None else [mask])
-            for index, (style, mask) in enumerate(zip(styles, own, strict=True))
-        ]
-        for picture, layers, name, over in pictures:
+        for picture, layers, over in pictures:
             height, width = fit_shape(picture, here)
-            vgg.check_layers(params, jax.ShapeDtypeStruct((height, width, 3), np.float32), layers)
-            for mask in [] if over is None else over:
+            image = jax.ShapeDtypeStruct((height, width, 3), np.float32)
+            vgg.check_layers(params, image, layers, head=False)
+            for name, mask in over.items():
                 _check_mask_shape(name, mask, height, width)
+            if tile is not None:
+                resolved = [vgg.resolve_layer(model, layer) for layer in layers]
+                tiling.grid((height, width), tile, resolved, model=model)
 
 
 def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
@@ -282,6 +295,14 @@ def scales(config: Config) -> tuple[int | None, ...]:
         return (config.size,)
     smallest = min(config.first_size, config.size)
     return image_lib.pyramid_sizes(config.size, smallest=smallest, factor=config.scale_factor)
+
+
+def steps_at_scales(config: Config) -> list[int]:
+    """The steps at each of the `scales`."""
+    steps = [config.steps] * len(scales(config))
+    if config.first_steps is not None:
+        steps[0] = config.first_steps
+    return steps
 
 
 def _several(content) -> list[jax.Array]:

@@ -16,7 +16,6 @@ hidden dense layers and `predictions` for the class probabilities.
 """
 
 import functools
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -251,8 +250,9 @@ def network_name(params: Mapping) -> str:
     )
 
 
-def resolve_layer(model: str, name: str) -> str:
-    """The layer `name` of `model`; `blockN_last` is the last convolution of block N.
+def resolve_layer(model: str, name: str, *, head: bool = True) -> str:
+    """The layer `name` of `model`; `blockN_last` is the last convolution of block N. With `head`
+    False the layers of the head count as none.
 
     Raises:
       ValueError: no such layer; the message lists the names there are and the nearest.
@@ -260,13 +260,36 @@ def resolve_layer(model: str, name: str) -> str:
     if match := re.fullmatch(r"block([1-5])_last", name):
         block = int(match[1])
         return f"block{block}_conv{CONVOLUTIONS[model][block - 1]}"
-    names = layer_names(model, head=True)
+    names = layer_names(model, head=head)
     if name not in names:
+        if name in HEAD_LAYERS:
+            raise ValueError(
+                f"layer {name} has no positions in the picture; layers that have are "
+                f"{', '.join(names)}"
+            )
         raise ValueError(
             f"unknown layer {name!r} of {model}; the layers are {', '.join(names)}"
-            f"{nearest(name, names)}"
+            f"{nearest(_as_keras(name), names, cutoff=0.0)}"
         )
     return name
+
+
+def _as_keras(name: str) -> str:
+    """Keras' name of a layer that is called `conv4_2`, `relu_4_2` or `pool4`, as in PyTorch."""
+    name = re.sub(r"^(?:conv|relu)_?([1-5])_?([1-4])$", r"block\1_conv\2", str(name).lower())
+    return re.sub(r"^pool_?([1-5])$", r"block\1_pool", name)
+
+
+def resolve_layers(model: str, names: Sequence[str], *, head: bool = True) -> dict[str, str]:
+    """The layers of `model` that `names` stand for, `{name: layer}`; see `resolve_layer`.
+
+    Raises:
+      ValueError: no such layer.
+      TypeError: one name in place of a sequence of them.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"layers must be a sequence of names, got the string {names!r}")
+    return {name: resolve_layer(model, name, head=head) for name in names}
 
 
 def convolutions(model: str, layers: Sequence[str]) -> tuple[str, ...]:
@@ -274,9 +297,10 @@ def convolutions(model: str, layers: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
       ValueError: a layer that the network doesn't have.
+      TypeError: one name in place of a sequence of them.
     """
     names = layer_names(model, head=True)
-    depth = 1 + max((names.index(resolve_layer(model, layer)) for layer in layers), default=-1)
+    depth = 1 + max(map(names.index, resolve_layers(model, layers).values()), default=-1)
     return tuple(name for name in names[:depth] if "_conv" in name)
 
 
@@ -345,6 +369,7 @@ def features(
       ValueError: unknown layer, pooling, padding or precision, images of another shape or integer
         type, a picture too small for the deepest layer, or a head asked for that `params` don't
         hold.
+      TypeError: one name in place of a sequence of `layers`.
     """
     images = jnp.asarray(images)
     resolved = check_layers(params, images, layers)
@@ -359,18 +384,20 @@ def features(
     return {name: found[layer] for name, layer in resolved.items()}
 
 
-def check_layers(params: Mapping, images: jax.Array, layers: Sequence[str]) -> dict[str, str]:
-    """The layers that the names stand for, `{name: layer}`, if `images` can be looked at there.
+def check_layers(
+    params: Mapping, images: jax.Array, layers: Sequence[str], *, head: bool = True
+) -> dict[str, str]:
+    """The layers that the names stand for, `{name: layer}`, if `images` can be looked at there,
+    with `head` False at layers that have positions in the picture.
 
     Raises:
-      ValueError: as of `features`.
+      ValueError, TypeError: as of `features`.
     """
     if images.ndim not in (3, 4) or images.shape[-1] != 3:
         raise ValueError(f"images must be [H, W, 3] or [N, H, W, 3], got {images.shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floating point in [0, 1], got {images.dtype}")
-    model = network_name(params)
-    resolved = {name: resolve_layer(model, name) for name in layers}
+    resolved = resolve_layers(network_name(params), layers, head=head)
     height, width = images.shape[-3:-1]
     for layer in resolved.values():
         if layer in HEAD_LAYERS and layer not in params:
@@ -404,22 +431,31 @@ def network(params: Mapping, **options) -> VGG:
     return VGG(CONVOLUTIONS[network_name(params)], classes=classes, **options)
 
 
-@functools.partial(jax.jit, static_argnames="layers")
-def prepare(params: Mapping, *, layers: tuple[str, ...]) -> dict:
+def prepare(params: Mapping, *, layers: Sequence[str]) -> dict:
     """Parameters with which `features` takes about half the time on a CPU, for many calls.
 
     The kernels of the convolutions up to the deepest of `layers`, but for the first, which has
     three input channels, give way to their transforms for Winograd's algorithm, of eight times
     the size: 0.4 GB for VGG19 up to block5_conv1. Features then differ by rounding, in float32
     about 1e-5 of a layer's largest activation. The parameters are constants: gradients are of
-    images alone.
+    images alone. They are for `jax.grad`, `jax.vjp` and what is made of them: `jax.jvp` and
+    `jax.linearize` refuse them, and take parameters as they were loaded.
 
     Args:
       params: the parameter tree of VGG16 or VGG19.
       layers: as in `features`.
+
+    Raises:
+      ValueError: a layer that the network doesn't have.
+      TypeError: one name in place of a sequence of them.
     """
+    return _prepare(params, names=convolutions(network_name(params), layers)[1:])
+
+
+@functools.partial(jax.jit, static_argnames="names")
+def _prepare(params: Mapping, *, names: tuple[str, ...]) -> dict:
     prepared = dict(params)
-    for name in convolutions(network_name(params), layers)[1:]:
+    for name in names:
         if "kernel" in params[name]:
             kernel = winograd.prepare(params[name]["kernel"])
             prepared[name] = {"winograd": kernel, "bias": params[name]["bias"]}
@@ -454,12 +490,3 @@ def init_params(key: jax.Array, model: str, *, head: bool = False) -> dict:
         }
         for layer_key, (layer, shape) in zip(keys, shapes.items(), strict=True)
     }
-
-
-def count_parameters(model: str, *, head: bool = False) -> int:
-    """Number of parameters of `model`; with the head 138,357,544 (VGG16), 143,667,240 (VGG19)."""
-    return sum(
-        math.prod(shape)
-        for layer in parameter_shapes(model, head=head).values()
-        for shape in layer.values()
-    )

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags, logging
+import program
+from absl import flags
 
-from nst_jax import vgg, weights
+from nst_jax import console, vgg, weights
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
@@ -157,7 +158,7 @@ def build(download_dir: Path, output_dir: Path) -> None:
         weights.save_params(path, params, dtype="float16")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         sums += f"{digest}  {path.name}\n"
-        logging.info("%s  %s  %.1f MB", digest, path.name, path.stat().st_size / 1e6)
+        console.say(f"{digest}  {path.name}  {path.stat().st_size / 1e6:.1f} MB")
     (output_dir / weights.CHECKSUMS).write_text(sums, "utf-8")
 
 
@@ -182,9 +183,8 @@ def define_flags() -> None:
     )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+def run() -> None:
+    """Builds the files, or with --check compares those that are there."""
     output_dir = Path(flags.FLAGS.output_dir)
     with tempfile.TemporaryDirectory() as scratch:
         download_dir = Path(flags.FLAGS.download_dir or scratch)
@@ -197,11 +197,11 @@ def main(argv: list[str]) -> None:
         for model in SOURCES:
             rebuilt, present = Path(scratch) / f"{model}.h5", output_dir / f"{model}.h5"
             if not same_params(rebuilt, present):
-                raise SystemExit(f"{present}: differs from its rebuild")
+                raise ValueError(f"{present}: differs from its rebuild")
             same_bytes = rebuilt.read_bytes() == present.read_bytes()
             print(f"{present}: same parameters, {'same' if same_bytes else 'other'} bytes")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    program.start(run, arguments="folders go into --output_dir, --download_dir")

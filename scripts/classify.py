@@ -12,18 +12,17 @@ first: probability and name. Exits 0 on success, 1 on bad input.
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+import program
+from absl import flags
 
 import nst_jax
 from nst_jax import fetch, image, io, vgg, weights
 
-FAILED = 1
 RESIZED = 256  # pixels
 CLASS_INDEX = "imagenet_classes"
 
@@ -136,17 +135,6 @@ def run() -> None:
         print(f"{probability:7.2%}  {name}")
 
 
-def main(argv: list[str]) -> int:
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}: the picture goes into --image")
-        run()
-    except ValueError as error:
-        print(f"classify: {error}", file=sys.stderr)
-        return FAILED
-    return 0
-
-
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    program.start(run, arguments="the picture goes into --image")

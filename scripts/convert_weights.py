@@ -9,14 +9,12 @@ PyTorch (``pip install '.[torch]'``), ``.safetensors`` files need safetensors
 (``pip install '.[safetensors]'``). Exits 0 when the output is written, 1 otherwise.
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags
+import program
+from absl import flags
 
 from nst_jax import convert
-
-FAILED = 1
 
 
 def define_flags() -> None:
@@ -71,17 +69,6 @@ def _floats(name: str, texts: list[str] | None) -> list[float] | None:
         raise ValueError(f"--{name}: wanted numbers, got {','.join(texts)!r}") from None
 
 
-def main(argv: list[str]) -> int:
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}: files go into --input, --output")
-        run()
-    except (ImportError, ValueError) as error:
-        print(f"convert_weights: {error}", file=sys.stderr)
-        return FAILED
-    return 0
-
-
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    program.start(run, arguments="files go into --input, --output")

@@ -9,13 +9,10 @@ broken off goes on where it stopped when the same command is run again. Exits 0 
 files are there, 1 on failure, 130 on Ctrl-C.
 """
 
-import sys
-
-from absl import app, flags
+import program
+from absl import flags
 
 from nst_jax import fetch
-
-FAILED, INTERRUPTED = 1, 130
 
 
 def define_flags() -> None:
@@ -56,20 +53,6 @@ def run() -> None:
         print(path, flush=True)
 
 
-def main(argv: list[str]) -> int:
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}: files go into --files")
-        run()
-    except (fetch.FetchError, ValueError) as error:
-        print(f"fetch_weights: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("fetch_weights: interrupted; run it again to go on", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    program.start(run, arguments="files go into --files", again="; run it again to go on")

@@ -13,23 +13,24 @@ the folder `work` there: the same command goes on where an earlier one was ended
 Needs the extra `plots`. Exits 0 on success, 1 on bad input, 130 when it is interrupted.
 """
 
+import dataclasses
 import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
-from absl import app, flags, logging
-from assignment import document, experiments, sections
+import program
+from absl import flags
+from assignment import contests, document, experiments, sections
 
 import nst_jax
-from nst_jax import console, examples, files, image, io, jobs, vgg
+from nst_jax import console, examples, files, image, io, jobs, vgg, weights
 from nst_jax.compilation import keep_programs
 from nst_jax.config import check_choice
 from nst_jax.stylize import fit
 
-FAILED, INTERRUPTED = 1, 130
 QUICK = {"size": 32, "steps": 30, "marks": 4, "measured": 2}  # seconds, and no conclusions
 
 
@@ -62,7 +63,7 @@ def define_flags() -> None:
 
 def read(paths: list[str], size: int) -> dict[str, np.ndarray]:
     """Pictures by the names of their files, brought to the size."""
-    names = jobs.unique([Path(path).stem for path in paths])
+    names = files.unique([Path(path).stem for path in paths])
     return {
         name: np.asarray(fit(io.read_image(path), nst_jax.Config(size=size)))
         for name, path in zip(names, paths, strict=True)
@@ -96,7 +97,10 @@ def setting_of(values: flags.FlagValues) -> experiments.Setting:
     for model in values.models:
         check_choice("--models", model, tuple(vgg.CONVOLUTIONS))
     if len(set(values.models)) != len(values.models) or not values.models:
-        raise ValueError(f"--models must name each network once, got {','.join(values.models)}")
+        raise ValueError(
+            f"--models must name at least one of {', '.join(vgg.CONVOLUTIONS)}, each once, got "
+            f"{','.join(values.models)!r}"
+        )
     options = dict(QUICK) if values.quick else {"size": values.size, "steps": values.steps}
     size = options.pop("size")
     content = (
@@ -141,12 +145,25 @@ def described(setting: experiments.Setting) -> dict:
         "rates": [factor * experiments.RATE for factor in experiments.FACTORS],
         "decays": list(experiments.DECAYS),
         "seeds": list(experiments.SEEDS),
-        "judged_steps": experiments.judged_steps(setting),
+        "judged_steps": contests.judged_steps(setting),
     }
-    return {"size": max(setting.content.shape), **numbers, "models": list(setting.models)} | {
+    configs = {
+        "report": setting.config,
+        **contests.method_configs(setting),
+        "judged": contests.judge_config(setting),
+    }
+    described = {
+        "size": max(setting.content.shape),
+        **numbers,
+        "models": list(setting.models),
+        "configs": {name: dataclasses.asdict(config) for name, config in configs.items()},
+        "versions": {"nst_jax": nst_jax.__version__, "jax": jax.__version__},
+        "weights": {model: weights.sha256(model) for model in setting.models},
+    } | {
         kind: [[name, jobs.digest(picture)] for name, picture in named.items()]
         for kind, named in pictures.items()
     }
+    return json.loads(json.dumps(described))
 
 
 def check_folder(setting: experiments.Setting) -> None:
@@ -155,13 +172,23 @@ def check_folder(setting: experiments.Setting) -> None:
     Raises:
       ValueError: the folder holds other settings, or cannot be written.
     """
-    found = experiments.once(setting.folder / "settings.json", lambda: described(setting))
-    differences = console.differences(found, described(setting))
+    remedy = "--output_dir takes another folder"
+    now = described(setting)
+    found = experiments.once(setting.folder / "settings.json", lambda: now, remedy=remedy)
+    differences = console.differences(_flat(found), _flat(now))
     if differences:
         raise ValueError(
-            f"{setting.folder}: holds an experiment that differs in {differences}; "
-            "--output_dir takes another folder"
+            f"{setting.folder}: holds an experiment that differs in {differences}; {remedy}"
         )
+
+
+def _flat(settings: Mapping) -> dict:
+    """Settings within settings by names such as "configs.adam.learning_rate"."""
+    flat = {}
+    for name, value in settings.items():
+        inner = _flat(value) if isinstance(value, Mapping) else None
+        flat |= {name: value} if inner is None else {f"{name}.{k}": v for k, v in inner.items()}
+    return flat
 
 
 def _finite(value):
@@ -186,39 +213,28 @@ def write_report(
             file.write(text.encode())
 
 
-def run(values: flags.FlagValues) -> None:
+def run() -> None:
     """Makes all runs that are not there yet, and writes the report."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError("needs matplotlib: pip install '.[plots]'") from None
+    values = flags.FLAGS
     keep_programs(console.say)
     setting = setting_of(values)
     check_folder(setting)
     folder = Path(values.output_dir)
     blocks, results = sections.write(setting, folder)
     write_report(folder, blocks, described(setting) | results, title=sections.TITLE)
+    if results["seconds"] is not None:
+        console.say(f"the whole took {results['seconds'] / 60:.3g} minutes")
     print(folder / "report.html")
-
-
-def main(argv: list[str]) -> int:
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    try:
-        if len(argv) > 1:
-            raise ValueError(
-                f"unexpected argument {argv[1]!r}: pictures go into --content, --styles"
-            )
-        run(flags.FLAGS)
-    except ValueError as error:
-        print(f"reproduce_assignment: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("reproduce_assignment: interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return 0
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    program.start(
+        run,
+        arguments="pictures go into --content, --styles",
+        again="; the same command goes on",
+    )

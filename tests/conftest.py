@@ -10,6 +10,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from absl.testing import flagsaver  # noqa: E402
+from commandline import Command  # noqa: E402
 from PIL import Image  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -24,6 +25,15 @@ def forget_programs():
     """A module's programs are of little use to the next, and take gigabytes together."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Processes that tests start keep what they compile there, and leave the user's cache alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NST_JAX_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -92,3 +102,10 @@ def pictures(tmp_path, rng):
         paths.append(tmp_path / name)
         Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(paths[-1])
     return paths
+
+
+@pytest.fixture
+def command(tmp_path):
+    command = Command(tmp_path / "log.txt")
+    yield command
+    command.close()

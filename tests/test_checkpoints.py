@@ -1,4 +1,5 @@
 import functools
+import pathlib
 import shutil
 
 import jax
@@ -150,6 +151,34 @@ def test_a_checkpoint_that_lacks_a_file_is_damaged(saved, lost):
         assert checkpoints.latest().step == 3
 
 
+def test_another_name_of_what_orbax_writes_into_is_told_at_the_first_save(
+    rng, tmp_path, monkeypatch
+):
+    """As it may be in another version: its checkpoints could not be told from damaged ones."""
+    glob = pathlib.Path.glob
+
+    def without(self, pattern):
+        return [] if "tmp" in pattern else glob(self, pattern)
+
+    monkeypatch.setattr(pathlib.Path, "glob", without)
+    images, targets = rng.random((2, 2, 6, 5, 3), np.float32)
+    steps = []
+    with (
+        pytest.raises(files.FileError, match=r"c: the checkpoint of step 2 cannot be sealed: "),
+        Checkpoints(tmp_path / "c", SETTINGS, every=2) as checkpoints,
+    ):
+        optimize.run(
+            quadratic,
+            images,
+            Config(steps=9),
+            each=(targets,),
+            callback=lambda progress: (steps.append(progress.step), checkpoints(progress)),
+        )
+    assert steps == [1, 2]
+    monkeypatch.setattr(pathlib.Path, "glob", glob)
+    assert Checkpoints(tmp_path / "c", SETTINGS).latest() is None
+
+
 def test_what_orbax_notes_of_a_checkpoint_is_not_needed(saved):
     folder, run = saved
     (folder / "4" / "_CHECKPOINT_METADATA").write_bytes(b"\0")
@@ -165,9 +194,10 @@ def test_other_settings_are_refused_with_what_differs(saved):
         Checkpoints(folder, SETTINGS | {"size": 64, "seed": 1})
     with pytest.raises(ValueError, match=r"a \(None there, 1 now\), .* and 2 more$"):
         Checkpoints(folder, SETTINGS | dict.fromkeys("abcde", 1))
-    (folder / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match="settings.json: cannot be read as settings of a run"):
-        Checkpoints(folder, SETTINGS)
+    for text in ("{", "[" * 10**5):
+        (folder / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match="settings.json: cannot be read as settings of a run"):
+            Checkpoints(folder, SETTINGS)
 
 
 def test_checkpoints_without_their_settings_are_refused(saved):

@@ -123,6 +123,7 @@ def run_script(cache, *arguments):
         import runpy, sys
         from nst_jax import vgg
         vgg.HIDDEN = {HIDDEN}
+        sys.path.insert(0, "scripts")  # as where a script is run by its name
         sys.argv = ["classify.py", *{[str(argument) for argument in arguments]}]
         runpy.run_path("scripts/classify.py", run_name="__main__")
     """

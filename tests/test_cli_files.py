@@ -1,8 +1,11 @@
 """The command line's files: formats, what they carry, and that none is lost."""
 
 import json
+import os
 import pathlib
 import shlex
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -13,7 +16,7 @@ from commandline import FAST
 from disk import closed_folder, room_for
 from PIL import Image
 
-from nst_jax import cli, io, options, weights
+from nst_jax import cli, console, io, jobs, options, results, weights
 from nst_jax.presets import presets
 
 
@@ -172,6 +175,11 @@ def test_a_folder_that_takes_nothing_is_told_before_anything_is_computed(
         (("--format=webp", "--size=16400"), "a webp has at most 16383 pixels a side, got 16400"),
         (("--animate=webp", "--size=16400"), "a webp animation has at most 16383 pixels a side, "),
         (("--animate=gif", "--size=66000"), "a gif animation has at most 65535 pixels a side, "),
+        (
+            ("--format=tiff", "--size=30000"),
+            "a tiff has at most 535822336 pixels, got 675000000, 22500x30000: "
+            "choose a smaller --size or another --format",
+        ),
         (("--content=vanished.png",), "vanished.png: cannot be read: No such file or directory"),
     ],
 )
@@ -180,6 +188,33 @@ def test_what_cannot_be_written_or_read_is_told_first(run, pictures, folder, arg
     code, err = run(f"--content={content}", f"--styles={style}", *arguments)
     assert code == cli.BAD_INPUT and err.startswith(f"nst-jax: {message}"), err
     assert err.count("\n") == 1 and not (folder / "out").exists()
+
+
+def test_names_too_long_for_a_disk_are_shortened(run, pictures, folder):
+    """Of the sheets and curves, too, each content's own."""
+    longs = [folder / f"{'x' * 238}{end}.png" for end in "12"]
+    for picture, long in zip(pictures[:2], longs, strict=True):
+        picture.rename(long)
+    code, err = run(f"--content={longs[0]},{longs[1]}", f"--styles={pictures[2]}", *FAST)
+    assert code == 0, err
+    stem = "x" * 200
+    kinds = ("contact_sheet", "contact_sheet_2", "loss_curves", "loss_curves_2")
+    made = {f"{stem}.png", f"{stem}_2.png", *(f"{stem}__{kind}.png" for kind in kinds)}
+    found = names(folder / "out")
+    assert found.keys() == made | {"config.json", "metrics.jsonl"}
+    assert len({found[name] for name in made}) == 6
+
+
+def test_no_picture_takes_the_name_of_any_contents_sheet():
+    contents = [
+        results.Picture(name, np.zeros(shape, np.float32))
+        for name, shape in (("a", (60, 80, 3)), ("a__b", (80, 60, 3)))
+    ]
+    style = results.Picture("b__contact_sheet", np.zeros((9, 9, 3), np.float32))
+    job = jobs.Job(contents=contents, styles=[style], config=presets["default"])
+    (output,) = job.outputs(contents[:1])  # a group of one shape, as `run` makes them
+    assert results.sheet_names(contents)["a__b"][0] == "a__b__contact_sheet.png"
+    assert output.stem == "a__b__contact_sheet_2"
 
 
 def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkeypatch):
@@ -192,7 +227,9 @@ def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkey
     assert io.read_text(folder / "out" / "contact_sheet.png") is not None
 
 
-@pytest.mark.parametrize("text", [None, "a picture", "[1]", '{"flags": 3}', '{"flags": [3]}'])
+@pytest.mark.parametrize(
+    "text", [None, "a picture", "[1]", '{"flags": 3}', '{"flags": [3]}', "[" * 60_000]
+)
 def test_a_picture_without_settings_is_one_line(ask, tmp_path, text):
     path = tmp_path / "a.png"
     io.write_image(path, np.zeros((40, 40, 3), np.float32), text=text)
@@ -231,3 +268,22 @@ def test_the_digest_is_that_of_the_file(tmp_path):
     assert weights.sha256(pathlib.Path(tmp_path / "a")).startswith("ba7816bf8f01cfea414140de5dae")
     with pytest.raises(ValueError, match="none.h5: no such file"):
         weights.sha256("none.h5")
+
+
+@pytest.mark.parametrize("flag", ["--noquiet", "--quiet"])
+def test_a_broken_profile_is_told_in_a_line_of_the_commands_own(tmp_path, flag):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 40)).save(path, icc_profile=b"no profile at all")
+    command = [sys.executable, "-m", "nst_jax", f"--content={path}", "--styles=none.png", flag]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    warning, closing = f"nst-jax: {path}: broken colour profile ignored: ", "nst-jax: none.png: "
+    *warnings, last = done.stderr.splitlines()
+    assert last.startswith(closing) and done.stdout == ""
+    assert [line.startswith(warning) for line in warnings] == [True] * (flag == "--noquiet")
+
+
+def test_what_is_printed_from_below_python_in_a_run_goes_to_stderr(capfd):
+    with console.stdout_on_stderr():
+        os.write(1, b"from below")
+    os.write(1, b"an answer")
+    assert capfd.readouterr() == ("an answer", "from below")

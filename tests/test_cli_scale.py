@@ -15,7 +15,7 @@ import pytest
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import memory, optimize, preflight, tiling
+from nst_jax import optimize, preflight, tiling
 
 
 def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
@@ -31,16 +31,16 @@ def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
             painted.append(np.asarray(picture, np.int32))
     assert np.abs(painted[0] - painted[1]).max() <= 1  # a level, where rounding falls otherwise
     assert json.loads((out / "config.json").read_text())["tile"] == 24
+    # Said before the files that are there.
     code, err = run(
-        *(f"--content={content}", f"--styles={style}", f"--output_dir={out}", "--overwrite"),
-        *(*FAST, "--tile=9"),
+        f"--content={content}", f"--styles={style}", f"--output_dir={out}", *FAST, "--tile=9"
     )
-    assert (code, err.strip()) == (1, "nst-jax: tile must be at least 11 for these layers, got 9")
+    assert (code, err.strip()) == (1, "nst-jax: tile must be at least 15 for these layers, got 9")
 
 
-def start_two(*flags, second=(), program=("-m", "nst_jax")):
-    """Two processes of four CPU devices each, that join on loopback; `second` goes to the second
-    alone."""
+def start_two(*flags, devices=4, second=(), program=("-m", "nst_jax")):
+    """Two processes of one run on loopback, with so many CPU devices each; `second` goes to the
+    second alone."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -52,10 +52,22 @@ def start_two(*flags, second=(), program=("-m", "nst_jax")):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
         )
         for number, more in enumerate(((), second))
     ]
+
+
+def finish(processes):
+    """What each has said on stderr; and nothing on stdout, where Gloo would say it is there."""
+    try:
+        outs, errs = zip(*(process.communicate(timeout=600) for process in processes), strict=True)
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errs
+    assert outs == ("", "")
+    return errs
 
 
 def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
@@ -65,13 +77,8 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     flags += ("--report", "--save_every=1", "--animate=gif", "--color=luminance")
     code, err = run(f"--output_dir={tmp_path / 'one'}", *flags, "--mesh=style:1")
     assert code == 0, err
-    processes = start_two(f"--output_dir={tmp_path / 'two'}", *flags, "--mesh=style:2,space:4")
-    try:
-        errs = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errs
+    two = (f"--output_dir={tmp_path / 'two'}", "--mesh=style:2,space:4")
+    errs = finish(start_two(*flags, *two, devices=4))
     assert "step 2/2" in errs[0] and "step 2/2" not in errs[1]
     for number, name in enumerate(("a__b.png", "a__c.png")):  # each has written its own
         path = str(tmp_path / "two" / name)
@@ -137,8 +144,8 @@ def test_several_processes_refuse_together_what_does_not_fit_one_of_them(picture
     content, style, _ = pictures
     flags = (f"--content={content}", f"--styles={style}", *FAST, f"--output_dir={tmp_path / 'o'}")
     program = (
-        "import sys; from nst_jax import cli, memory, preflight\n"
-        "memory.available_bytes = lambda: 5_000_000 if sys.argv[-1][-1] == '0' else 2**40\n"
+        "import sys; from nst_jax import cli, preflight\n"
+        "preflight.available_bytes = lambda: 5_000_000 if sys.argv[-1][-1] == '0' else 2**40\n"
         "preflight._flags_that_fit = lambda *_, **__: []\n"  # each would be compiled
         "cli.main()"
     )
@@ -170,6 +177,35 @@ def test_without_a_cluster_it_says_what_to_give(run, pictures, monkeypatch):
     )
 
 
+def test_two_processes_killed_go_on_to_the_same_pictures(pictures, tmp_path):
+    content, *styles = pictures
+    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST, "--steps=60")
+    flags += ("--checkpoint_every=2", "--log_every=100")
+
+    def start(name):
+        own = (f"--output_dir={tmp_path / name}", f"--checkpoint_dir={tmp_path / name}-saved")
+        return start_two(*flags, *own, devices=1)
+
+    finish(start("whole"))
+    processes, begun = start("killed"), time.monotonic()
+    try:
+        while not any(path.name.isdigit() for path in (tmp_path / "killed-saved").glob("0/*")):
+            assert time.monotonic() - begun < 120
+            time.sleep(0.01)
+    finally:
+        for process in processes:
+            process.kill()
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2, said
+    assert not (tmp_path / "killed" / "a__b.png").exists()
+    first, second = finish(start("killed"))
+    assert re.search(r"^going on from step \d+ of 60$", first, re.MULTILINE)
+    assert "going on" not in second
+    for name in ("a__b.png", "a__c.png"):
+        found, wanted = ((tmp_path / n / name).read_bytes() for n in ("killed", "whole"))
+        assert found == wanted
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -186,7 +222,7 @@ def test_bad_meshes_and_processes_are_one_line(run, pictures, tmp_path, bad, mes
 
 def test_too_large_a_picture_is_refused_before_the_first_step(run, pictures, tmp_path, monkeypatch):
     content, style, _ = pictures
-    monkeypatch.setattr(memory, "available_bytes", lambda: 5_000_000)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 5_000_000)
     arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'o'}")
     code, err = run(*arguments, *FAST, "--mesh=style:1")
     assert code == 1 and "step" not in err
@@ -210,7 +246,7 @@ def test_every_shape_is_asked_about_once_and_before_the_first_is_painted(
     monkeypatch.setattr(preflight, "program_bytes", program_bytes)
     monkeypatch.setattr(preflight, "targets_bytes", lambda *_, **__: 0)
     arguments = (f"--content={one},{other}", f"--styles={style}", f"--output_dir={out}", *FAST)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 40 * 48)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 40 * 48)
     code, err = run(*arguments)
     assert code == 1 and "a picture of 48x48 would take" in err
     assert asked[:2] == [((36, 48), 1), ((48, 48), 1)] and not out.exists()
@@ -219,7 +255,7 @@ def test_every_shape_is_asked_about_once_and_before_the_first_is_painted(
     assert code == 1 and "a picture of 48x36 in windows of 24x24 would take 0.00 GiB" in err
     assert not out.exists()
     asked.clear()
-    monkeypatch.setattr(memory, "available_bytes", lambda: 48 * 48)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: 48 * 48)
     code, err = run(*arguments, "--mesh=style:1")
     assert code == 0, err
     assert asked == [((36, 48), 1), ((48, 48), 1)] and len(list(out.glob("?__b.png"))) == 2
@@ -235,7 +271,8 @@ def exhaust(monkeypatch, module, name, *, call):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
         return function(*arguments, **options)
 
-    exhausted.lower = getattr(function, "lower", None)
+    for attribute in ("lower", "__wrapped__"):  # of a compiled function
+        setattr(exhausted, attribute, getattr(function, attribute, None))
     monkeypatch.setattr(module, name, exhausted)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 
+import numpy as np
 import pytest
 
 # Compiles a program; prints where the cache is, how often it was hit, and what was said.
@@ -33,7 +34,7 @@ def run(folder, *arguments, code=PROGRAM, **environment):
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env=kept | {"XDG_CACHE_HOME": str(folder), "JAX_PLATFORMS": "cpu"} | environment,
     )
@@ -112,16 +113,42 @@ def test_importing_the_package_sets_up_no_cache(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def paint(folder, flag, environment):
+    """The bytes of the picture that the command paints, with `flag`, and what it said."""
+    command = [sys.executable, "-m", "nst_jax", "--demo", "--size=32", "--steps=1", flag]
+    command += ["--style_layers=block1_conv1", "--content_layers=block1_conv2"]
+    command += [f"--output_dir={folder}", "--quiet", "--model=vgg16", "--overwrite"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    return (folder / "butterfly__rainbow.png").read_bytes(), done.stderr
+
+
 def test_no_cache_is_none_wherever_jax_is_told_of_one(tmp_path):
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    left = {}
+    made, left = {}, {}
     for flag in ("--nocompilation_cache", "--compilation_cache"):
-        command = [sys.executable, "-m", "nst_jax", "--demo", "--size=32", "--steps=1", flag]
-        command += ["--style_layers=block1_conv1", "--content_layers=block1_conv2"]
-        command += [f"--output_dir={tmp_path / flag}", "--quiet", "--model=vgg16"]
-        subprocess.run(command, check=True, env=os.environ | environment)
+        made[flag], said = paint(tmp_path / "out", flag, environment)
+        assert said == ""
         left[flag] = len(list((tmp_path / "own").glob("*")))
     assert left["--nocompilation_cache"] == 0 < left["--compilation_cache"]
+    assert made["--nocompilation_cache"] == made["--compilation_cache"]
+
+
+def test_the_command_compiles_again_what_is_damaged(tmp_path):
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
+    kept = tmp_path / "nst_jax" / "compiled"
+    whole, said = paint(tmp_path / "out", "--compilation_cache", environment)
+    assert said == "" and len(entries(kept)) > 2
+    # Cut short, of other bytes, and empty: of each kind every third entry, in turn.
+    rng = np.random.default_rng(0)
+    for number, path in enumerate(entries(kept)):
+        data = path.read_bytes()
+        path.write_bytes([data[: len(data) // 2], rng.bytes(len(data)), b""][number % 3])
+    damaged = {path: path.read_bytes() for path in entries(kept)}
+    assert paint(tmp_path / "out", "--compilation_cache", environment) == (whole, "")
+    assert all(path.read_bytes() != data for path, data in damaged.items())

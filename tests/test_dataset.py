@@ -285,6 +285,7 @@ def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
         (("--content=",), "a data set needs --content and --styles"),
         (("--process_id=1",), "--num_processes and --process_id go together"),
         (("--process_id=2", "--num_processes=2"), "process_id must be from 0 to 1, got 2"),
+        (("--process_id=0", "--num_processes=0"), "num_processes must be at least 1, got 0"),
         (("--content_layers=block9_conv1",), "unknown layer 'block9_conv1'"),
     ],
 )
@@ -309,7 +310,7 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
         )  # fmt: skip
 
     def finish(process):
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
         assert (process.returncode, out) == (0, ""), err
         return err
 
@@ -320,7 +321,7 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
             time.sleep(0.002)
     finally:
         process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     lines = manifest.read_bytes()
     assert 1 <= lines.count(b"\n") < 7
@@ -336,3 +337,30 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
     whole, killed = files(folders / "whole"), files(folders / "killed")
     assert len([name for name in whole if name.endswith(".png")]) == 7
     assert killed == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_after_the_step_and_it_goes_on(folders, command, number):
+    out, whole = folders / "out", folders / "whole"
+    flags = ("--steps=30", "--batch_size=1")
+    command.start(*arguments(*flags))
+    while not ((out / "manifest.jsonl").exists() and (out / "manifest.jsonl").stat().st_size):
+        time.sleep(0.005)
+    command.send(number)
+    assert command.wait() == 128 + number, command.log.read_text()
+    said = command.log.read_text().splitlines()
+    assert said[-2:] == [
+        "stopping after this step; once more to stop at once",
+        f"nst-jax: stopped by {signal.Signals(number).name}, what is finished is in out; the same "
+        "command goes on from there",
+    ]
+    made = files(out)
+    lines = manifest_lines(out / "manifest.jsonl")
+    pictures = {line["output"] for line in lines}
+    assert set(made) == {"config.json", "manifest.jsonl"} | pictures and 1 <= len(pictures) < 6
+    assert not list(out.glob(".*"))
+    for name in ("out", "whole"):
+        command.start(*arguments(*flags, out=name))
+        assert command.wait() == 0, command.log.read_text()
+    assert files(out) == files(whole)
+    assert manifest_lines(out / "manifest.jsonl")[: len(lines)] == lines

@@ -8,6 +8,7 @@ import re
 import shlex
 
 import jax
+import named
 import numpy as np
 import pytest
 from absl import flags
@@ -23,6 +24,26 @@ ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 GUIDE = DOCS / "guide"
 NOTEBOOK = DOCS / "notebook.ipynb"
+
+# Where each benchmark that the pages name is run, small.
+RUNS = "test_benchmarks_runs.py"
+BENCHMARKS = {
+    "suite": f"{RUNS}::test_the_suite_runs_from_one_command_to_the_document",
+    "tables": f"{RUNS}::test_the_suite_runs_from_one_command_to_the_document",
+    "step_time": "test_benchmarks_steps.py::test_step_time_prints_and_keeps_the_same_rows",
+    "batch_scaling": "test_benchmarks_steps.py::test_batch_scaling_compares_with_the_fewest_styles",
+    "memory": "test_benchmarks_scale.py::test_memory_is_told_with_and_without_rematerialisation",
+    "device_scaling": "test_benchmarks_scale.py::"
+    "test_devices_are_counted_in_processes_of_their_own",
+    "end_to_end": f"{RUNS}::test_end_to_end_counts_the_pictures_that_it_wrote",
+    "start_up": f"{RUNS}::test_start_up_of_the_command_line",
+    "tiling_memory": "test_benchmarks_tiling.py::"
+    "test_prints_memory_and_time_of_whole_and_tiled_steps",
+    "against_torch": "test_benchmarks_torch.py::test_the_table_compares_each_method_with_ours",
+    "leads": "test_benchmarks_leads.py::test_every_lead_has_a_row",
+    "parity": "test_benchmarks_parity.py::test_the_table_names_every_layer_and_the_largest_error",
+    "quality": "test_benchmarks_quality.py::test_the_table_the_file_and_the_pictures_agree",
+}
 
 # What makes the examples small. In Python, beside the layers of `small`:
 SMALLER = {
@@ -144,6 +165,15 @@ def test_commands_of_the_guide(folder, monkeypatch, capsys):
         assert (folder / name).exists(), name
     assert len(list((folder / "sweep").glob("*content_weight=*.png"))) == 2
     assert len(list((folder / "masked").glob("photo__*.png"))) == 1
+
+
+def test_every_benchmark_that_is_named_is_run_by_a_test():
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    texts = [page.read_text("utf-8") for page in pages]
+    found = {name for text in texts for name in re.findall(r"-m benchmarks\.(\w+)", text)}
+    assert found == BENCHMARKS.keys()
+    for name, test in BENCHMARKS.items():
+        named.check(test, about=name)
 
 
 def test_every_benchmark_and_flag_of_the_guide_exists():

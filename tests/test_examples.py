@@ -110,20 +110,20 @@ def test_rainbow_has_every_hue():
 @pytest.mark.parametrize("size", [31, 0, -5, (64, 31), (8, 64)])
 def test_too_small(name, size):
     side = min(size) if isinstance(size, tuple) else size
-    with pytest.raises(ValueError, match=f"size: wanted at least 32, got {side}"):
+    with pytest.raises(ValueError, match=f"size must be at least 32, got {side}"):
         examples.by_name[name](size)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [64.0, "64", None, (64,), (64, 64, 3), (64, 64.0), [64, 64]])
 def test_size_of_another_kind(name, size):
-    with pytest.raises(TypeError, match="size: wanted a whole number"):
+    with pytest.raises(TypeError, match="size must be a whole number"):
         examples.by_name[name](size)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_seed(name):
-    with pytest.raises(TypeError, match="seed: wanted a whole number, got 0.5"):
+    with pytest.raises(TypeError, match="seed must be a whole number, got 0.5"):
         examples.by_name[name](64, seed=0.5)
-    with pytest.raises(ValueError, match="seed: wanted at least 0, got -1"):
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         examples.by_name[name](64, seed=-1)

@@ -73,3 +73,12 @@ def test_a_place_for_a_folder_is_looked_at_and_left(tmp_path, monkeypatch):
     files.check_place(tmp_path / "b" / "c")
     files.check_place(pathlib.Path("b"))
     assert set(tmp_path.iterdir()) == there
+
+
+def test_json_that_cannot_be_read_is_a_value_error():
+    assert files.from_json(b'{"a": [1, null]}') == {"a": [1, None]}
+    for text in ("", "{", "[" * 10**5, '{"a":' * 10**5, b"\xff"):
+        with pytest.raises(ValueError):
+            files.from_json(text)
+    with pytest.raises(ValueError, match="^nested too deeply$"):
+        files.from_json("[" * 10**5)

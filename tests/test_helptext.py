@@ -62,7 +62,7 @@ def test_help_of_the_command_itself():
         [sys.executable, "-m", "nst_jax", "--help"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env=os.environ | {"COLUMNS": "80"},
     )
@@ -97,8 +97,14 @@ def test_every_flag_is_in_one_group_with_its_default():
         else:
             assert type(wanted)(default[1]) == wanted, name
     assert found["output_dir"] == ("FOLDER", "folder that the pictures go to (default: out)")
-    assert found["size"][0] == "PIXELS" and found["learning_rate"][0] == "LEVELS"
+    assert found["size"][0] == "PIXELS" and found["learning_rate"][0] == "LEVELS,..."
     assert found["content_weight"][0] == "X,..." and found["clip"][0] == ""
+    several = {name for name, (value, _) in found.items() if value.endswith(",...")}
+    assert several == set(options.SWEEP_FLAGS)
+    for name in ("tile", "animate", "save_every", "checkpoint_dir", "weights", "masks", "content"):
+        assert found[name][1].endswith("(default: none)"), name
+    for name in options.RUN_FLAGS:
+        assert found[name][1].count("(default: ") == 1, name
 
 
 def test_defaults_are_those_of_the_preset(parse):

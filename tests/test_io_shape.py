@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from nst_jax import image, io
 
@@ -18,6 +18,21 @@ def test_is_that_of_the_picture_whatever_its_orientation(tmp_path, rng, suffix, 
     turned = orientation is not None and orientation > 4
     assert io.read_shape(path) == io.read_image(path).shape[:2]
     assert io.read_shape(path) == ((60, 40) if turned else (40, 60))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif"])
+def test_a_turned_picture_is_not_decoded(tmp_path, rng, suffix, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(path, exif=exif)
+    path.write_bytes(path.read_bytes()[: -1000 if suffix == ".jpg" else None])
+
+    def load(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    assert io.read_shape(path) == (60, 40)
 
 
 def test_a_header_is_enough_but_has_to_be_there(tmp_path, rng):
@@ -36,6 +51,18 @@ def test_a_header_is_enough_but_has_to_be_there(tmp_path, rng):
         io.read_shape(path)
     with pytest.raises(io.ImageError, match="missing.png"):
         io.read_shape(tmp_path / "missing.png")
+
+
+def test_damaged_exif_is_told_in_a_line_that_names_the_file(tmp_path, recwarn, caplog):
+    path = tmp_path / "a.jpg"
+    damaged = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01"
+    Image.new("RGB", (60, 40)).save(path, exif=damaged)
+    for read, shape in ((io.read_shape, (40, 60)), (lambda p: io.read_image(p).shape, (40, 60, 3))):
+        caplog.clear()
+        assert read(path) == shape
+        (message,) = caplog.messages
+        assert message.startswith(f"{path}: Corrupt EXIF data. ") and "\n" not in message
+    assert not recwarn.list
 
 
 def test_suffixes_are_of_formats_that_are_read():

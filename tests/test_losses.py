@@ -1,3 +1,6 @@
+import functools
+import re
+
 import jax
 import numpy as np
 import oracle
@@ -75,6 +78,24 @@ def test_value_equals_numpy_in_float64_plain_jitted_and_mapped(name, rng):
     stacked = [np.stack([argument, argument]) for argument in arguments]
     for row in jax.vmap(function)(*stacked):
         np.testing.assert_allclose(row, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "shapes"),
+    [
+        (losses.content_loss, "features", ((4, 4, 8), (8,))),
+        (losses.content_loss, "features", ((4, 4, 8), (1, 4, 8))),
+        (functools.partial(losses.style_loss, normalizer=1.0), "gram", ((3, 4, 4), (4, 4))),
+        (functools.partial(losses.style_loss, normalizer=1.0), "gram", ((4, 4), (1, 4))),
+    ],
+)
+def test_nothing_is_broadcast_to_its_target(loss, name, shapes):
+    one, other = map(np.ones, shapes)
+    message = f"{name} and its target must be of one shape, got {shapes[0]} and {shapes[1]}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loss(one, other)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.jit(jax.vmap(loss))(one[None], other[None])
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "gram_matrix" not in name])
@@ -319,6 +340,24 @@ def test_total_variations_of_a_ramp_are_known():
         flat = np.full((4, 4, 3), 0.5, np.float32)
         assert function(flat) == 0
         assert np.isfinite(jax.grad(function)(flat)).all()
+
+
+def test_total_variation_of_lengths_has_a_gradient_where_a_picture_is_flat(rng):
+    image = np.zeros((8, 6, 3), np.float32)
+    image[4:] = features(rng, 4, 6, 3)
+    variation = functools.partial(losses.total_variation, exponent=0.5)
+    value, gradient = jax.value_and_grad(variation)(image)
+    exact = image.astype(np.float64)
+    dy, dx = exact[1:, :-1] - exact[:-1, :-1], exact[:-1, 1:] - exact[:-1, :-1]
+    np.testing.assert_allclose(value, np.hypot(dy, dx).sum(), rtol=1e-5)
+    np.testing.assert_array_equal(gradient[:3], 0)
+    # Each pixel is in three terms: its own, the left one's and the upper one's.
+    own, slopes = np.zeros_like(exact), (dy, dx)
+    dy, dx = (np.divide(d, np.hypot(*slopes), out=0 * d, where=d != 0) for d in slopes)
+    own[:-1, :-1] -= dy + dx
+    own[1:, :-1] += dy
+    own[:-1, 1:] += dx
+    np.testing.assert_allclose(gradient, own, rtol=1e-4, atol=1e-5)
 
 
 def test_gram_matrix_differentiates_both_ways(rng):

@@ -45,7 +45,7 @@ def test_each_process_writes_its_own_and_reads_all(tmp_path):
     assert set(manifests[1].finished) == {PAIRS[1]}
 
 
-@pytest.mark.parametrize("text", ["no JSON\n", "{}\n", '["list"]\n'])
+@pytest.mark.parametrize("text", ["no JSON\n", "{}\n", '["list"]\n', "[" * 10**5 + "\n"])
 def test_a_file_that_is_no_manifest_is_refused(tmp_path, text):
     path = tmp_path / "manifest.jsonl"
     path.write_text(json.dumps(line(PAIRS[0])) + "\n" + text)
@@ -68,6 +68,8 @@ def test_settings_that_change_the_pictures_are_refused_by_name(tmp_path):
         f"{path} is of a run that differs in pairing (None there, zip now), steps (2 there, 3 "
         "now), layers (['a', 'b'] there, ['a'] now) and 1 more; use another --output_dir"
     )
-    path.write_text('{"seed"')
-    with pytest.raises(ValueError, match="is not a record of settings"):
-        check_settings(path, settings)
+    for text in ('{"seed"', "[" * 10**5, "[1]"):
+        path.write_text(text)
+        with pytest.raises(ValueError) as caught:
+            check_settings(path, settings)
+        assert str(caught.value) == f"{path} is not a record of settings"

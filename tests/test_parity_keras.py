@@ -81,7 +81,7 @@ def test_keras_loads_what_we_save_without_head(keras, tmp_path, model):
     assert_holds(network, params)
 
 
-# The head, in its full size: half a gigabyte each, so one network at a time and no file kept.
+# The head, in its full size: half a gigabyte each, so one network and one layout at a time.
 
 
 def pictures():
@@ -92,10 +92,10 @@ def pictures():
     return np.stack([noise, gradient]).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[("vgg16", "a.weights.h5"), ("vgg19", "a.h5")], ids=MODELS)
 def with_head(request, keras, tmp_path_factory):
-    """Files of random weights with head written by Keras, and Keras' probabilities."""
-    model = request.param
+    """A file of random weights with head written by Keras, and Keras' probabilities."""
+    model, name = request.param
     keras.utils.set_random_seed(0)
     network = getattr(keras.applications, model.upper())(weights=None)
     random = np.random.default_rng(0)
@@ -107,33 +107,29 @@ def with_head(request, keras, tmp_path_factory):
     predictions = network.get_layer("predictions")
     for variable in predictions.weights:
         variable.assign(variable * (2.0 / logits.std()))
-    folder = tmp_path_factory.mktemp(model)
-    files = {"weights": folder / "a.weights.h5", "legacy": folder / "a.h5"}
-    network.save_weights(files["weights"])
-    network.save(files["legacy"])
+    path = tmp_path_factory.mktemp(model) / name
+    (network.save_weights if name.endswith(".weights.h5") else network.save)(path)
     probabilities = parity.keras_predict(network, pictures())
     del network, layer, predictions, variable
     gc.collect()
-    yield model, files, probabilities
-    for path in files.values():
-        path.unlink()
+    yield model, path, probabilities
+    path.unlink()
 
 
-@pytest.mark.parametrize("kind", ["weights", "legacy"])
-def test_probabilities_equal_keras(with_head, kind):
-    _, files, expected = with_head
+def test_probabilities_equal_keras(with_head):
+    _, path, expected = with_head
     with jax.default_matmul_precision("highest"):
-        found = jax.jit(nst_jax.classify)(nst_jax.load_params(files[kind]), pictures())
+        found = jax.jit(nst_jax.classify)(nst_jax.load_params(path), pictures())
     assert expected.max(axis=1).min() > 0.01  # against 0.001 when all are as probable
     assert np.abs(expected[0] - expected[1]).max() > 0.01
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_keras_loads_what_we_save_with_head(with_head, keras, tmp_path):
-    model, files, _ = with_head
+    model, written, _ = with_head
     path = tmp_path / "ours.h5"
-    nst_jax.save_params(path, nst_jax.load_params(files["weights"]))
-    network = getattr(keras.applications, model.upper())(weights=path)
-    path.unlink()
-    with weights.open_params(files["weights"]) as params:
+    with weights.open_params(written) as params:
+        nst_jax.save_params(path, params)
+        network = getattr(keras.applications, model.upper())(weights=path)
+        path.unlink()
         assert_holds(network, params)

@@ -34,6 +34,7 @@ def torch():
     # Not at the top: the file is collected where there is no PyTorch, too.
     import torch
 
+    torch.set_num_threads(1)  # beside other workers, threads wait for each other
     return torch
 
 

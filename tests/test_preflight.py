@@ -20,7 +20,7 @@ def step_takes(monkeypatch):
     def step_takes(program_bytes):
         monkeypatch.setattr(preflight, "program_bytes", program_bytes)
         monkeypatch.setattr(preflight, "targets_bytes", lambda *_, **__: 0)
-        monkeypatch.setattr(preflight, "host_bytes", lambda *_, **__: 0)
+        monkeypatch.setattr(preflight, "kept_bytes", lambda *_, **__: 0)
 
     return step_takes
 
@@ -155,7 +155,7 @@ def test_on_a_mesh_the_content_is_looked_at_by_one_device(vgg16):
 
 
 def test_what_is_far_from_the_limit_is_not_compiled(vgg16, compilations):
-    assert 2**20 < memory.available_bytes() < 2**60
+    assert 2**20 < preflight.available_bytes() < 2**60
     with compilations() as count:
         preflight.check(vgg16, SHAPE, 1, CONFIG, available=2**40)
         assert count() == 0
@@ -211,7 +211,7 @@ def test_limits_of_nested_control_groups_count(tmp_path, monkeypatch, own, there
     (tmp_path / "proc" / "self" / "cgroup").write_text(f"1:name=systemd:/other\n0::{own}\n")
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:       5 kB\n")
     monkeypatch.setattr(memory, "ROOT", tmp_path)
-    assert memory.available_bytes() == there_are
+    assert preflight.available_bytes() == there_are
 
 
 @pytest.mark.parametrize(("outputs", "alone"), [(8, 1.0), (1, 1 / 8)])
@@ -266,18 +266,18 @@ def test_what_the_host_keeps_of_a_tiled_run_is_counted_by_its_arrays(vgg16):
     pixels, styles = np.prod(SHAPE), [(50, 40), (30, 30)]
     picture, activations = 4 * 3, 4 * 64
     small = 0.01 * pixels
-    kept = preflight.host_bytes(vgg16, SHAPE, 1, CONFIG, styles=styles)
+    kept = preflight.kept_bytes(vgg16, SHAPE, 1, CONFIG, styles=styles)
     of_a_picture = 4 * picture + 7 * picture  # image, momentum, average, result, and what passes
     of_a_content = 2 * picture + activations
     found = kept - pixels * (of_a_picture + of_a_content) - picture * (50 * 40 + 30 * 30)
     statistics = 4 * (64**2 + 64 + 128**2 + 128)
     assert 0 <= found < statistics + 100
-    more = preflight.host_bytes(vgg16, SHAPE, 3, CONFIG, styles=styles)
+    more = preflight.kept_bytes(vgg16, SHAPE, 3, CONFIG, styles=styles)
     assert abs(more - kept - 2 * pixels * of_a_picture) < small
-    others = preflight.host_bytes(vgg16, SHAPE, 3, CONFIG, styles=styles, contents=2)
+    others = preflight.kept_bytes(vgg16, SHAPE, 3, CONFIG, styles=styles, contents=2)
     assert abs(others - more - pixels * of_a_content - statistics) < small
     lbfgs = CONFIG.replace(optimizer="lbfgs", memory=20)
-    past = preflight.host_bytes(vgg16, SHAPE, 1, lbfgs, styles=styles) - kept
+    past = preflight.kept_bytes(vgg16, SHAPE, 1, lbfgs, styles=styles) - kept
     assert 20 * 2 * picture * pixels < past < 30 * 2 * picture * pixels
 
 
@@ -285,7 +285,7 @@ def test_a_tiled_run_is_asked_for_a_window_and_for_what_the_host_keeps(vgg16, no
     shape, styles = (240, 180), [(64, 300)]  # of which the second is in windows, too
     window = tiling.grid(shape, 64, CONFIG.content_layers + CONFIG.style_layers, model="vgg16")
     step = preflight.program_bytes(vgg16, window.window, 1, CONFIG)
-    host = preflight.host_bytes(vgg16, shape, 2, CONFIG, styles=styles)
+    host = preflight.kept_bytes(vgg16, shape, 2, CONFIG, styles=styles)
     need = preflight.run_bytes(vgg16, shape, 2, CONFIG, styles=styles, tile=64)
     assert host + step <= need < host + 1.2 * step
     preflight.check(vgg16, shape, 2, CONFIG, styles=styles, tile=64, available=need)
@@ -311,11 +311,11 @@ def test_scales_that_are_looked_at_whole_count_in_a_tiled_run(vgg16, step_takes)
 
 def test_beside_an_accelerator_the_host_is_asked_by_itself(vgg16, monkeypatch, step_takes):
     step_takes(lambda *_, **__: 1000)
-    monkeypatch.setattr(preflight, "host_bytes", lambda *_, **__: 5000)
+    monkeypatch.setattr(preflight, "kept_bytes", lambda *_, **__: 5000)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     there = {"device": 999, "host": 5000}
-    monkeypatch.setattr(memory, "available_bytes", lambda: there["device"])
-    monkeypatch.setattr(memory, "host_available_bytes", lambda: there["host"])
+    monkeypatch.setattr(preflight, "available_bytes", lambda: there["device"])
+    monkeypatch.setattr(memory, "host_bytes", lambda: there["host"])
     with pytest.raises(preflight.DoesNotFit, match="in windows of"):
         preflight.check(vgg16, SHAPE, 1, CONFIG, tile=64)
     there["device"] = 1000

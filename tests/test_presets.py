@@ -1,6 +1,9 @@
-"""Each preset's loss on given arrays against its published formula, in NumPy float64."""
+"""Each preset against what is published: every field, the loss on given arrays by its formula, and
+the optimiser's first steps on given gradients; formulas and steps in NumPy float64."""
 
+import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,8 @@ import oracle
 import pytest
 
 import nst_jax
-from nst_jax import optimizers
+from nst_jax import optimize
+from nst_jax.config import NUMBERS
 
 FIRST = [f"block{block}_conv1" for block in range(1, 6)]
 
@@ -64,9 +68,16 @@ def tf_blog(own, content, style, image):
     return loss
 
 
+# Of block4_conv2 and of the style layers; test_magnitudes.py measures them again.
+USUAL = {
+    13: (314.9, (64.2, 433.4, 866.1, 553.3, 83.8)),
+    16: (1065.7, (60.0, 305.3, 459.0, 1391.9, 178.3)),
+}
+
+
 def quality(own, content, style, image):
     """crowsonkb/style-transfer-pytorch's objective, on features divided by their usual size."""
-    content_scale, scales = 1065.7, (60.0, 305.3, 459.0, 1391.9, 178.3)
+    content_scale, scales = USUAL[sum("conv" in layer for layer in own)]
     difference = own["block4_conv2"] / content_scale - content["block4_conv2"] / content_scale
     loss = 0.015 * (difference**2).mean()
     for layer, share, scale in zip(FIRST, (256, 64, 16, 4, 1), scales, strict=True):
@@ -75,81 +86,311 @@ def quality(own, content, style, image):
     return loss + 2.0 * oracle.total_variation_nine_point(image)
 
 
+# The formula, and how the published network pads its first convolution.
 FORMULAS = {
-    "assignment": assignment,
-    "default": functools.partial(pastiche, content_weight=0.5),
-    "gatys": pastiche,
-    "keras": keras,
-    "quality": quality,
-    "tf_blog": tf_blog,
+    "assignment": (assignment, "zeros"),
+    "default": (functools.partial(pastiche, content_weight=0.5), "zeros"),
+    "gatys": (pastiche, "zeros"),
+    "keras": (keras, "zeros"),
+    "quality": (quality, "replicate"),
+    "tf_blog": (tf_blog, "zeros"),
 }
 
 
-def test_every_preset_has_its_formula_here():
-    assert sorted(FORMULAS) == sorted(nst_jax.presets)
-
-
-@pytest.mark.parametrize("name", FORMULAS)
-def test_loss_equals_the_published_formula(vgg19, rng, name):
-    config = nst_jax.presets[name]
+@pytest.mark.parametrize(
+    ("name", "model"), [*((name, "vgg19") for name in FORMULAS), ("quality", "vgg16")]
+)
+def test_loss_equals_the_published_formula(request, rng, name, model):
+    params = request.getfixturevalue(model)
+    config, (formula, padding) = nst_jax.presets[name], FORMULAS[name]
     image, content, style = (rng.random((32, 48, 3), np.float32) for _ in range(3))
-    features = [oracle.features(vgg19, x, padding=config.padding) for x in (image, content, style)]
-    expected = FORMULAS[name](*features, image.astype(np.float64))
-    targets = nst_jax.compute_targets(vgg19, content, [style], config)
-    found, _ = jax.jit(nst_jax.objective_value)(jnp.asarray(image), vgg19, targets, config)
+    features = [oracle.features(params, x, padding=padding) for x in (image, content, style)]
+    expected = formula(*features, image.astype(np.float64))
+    targets = nst_jax.compute_targets(params, content, [style], config)
+    found, _ = jax.jit(nst_jax.objective_value)(jnp.asarray(image), params, targets, config)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_optimisers_are_the_published_ones():
-    presets = nst_jax.presets
-    # Keras: ExponentialDecay(100, decay_steps=100, decay_rate=0.96), 400 rows, 4000 steps.
-    rates = [optimizers.learning_rate_at(presets["keras"], step) for step in (0, 100, 250)]
-    np.testing.assert_allclose(rates, [100, 96, 100 * 0.96**2.5], rtol=1e-6)
-    assert (presets["keras"].size, presets["keras"].size_of) == (400, "height")
-    assert presets["keras"].steps == 4000
-    # pastiche: torch.optim.LBFGS(lr=1, history_size=100, line_search_fn=None).
-    gatys = presets["gatys"]
-    assert (gatys.optimizer, gatys.learning_rate, gatys.memory) == ("lbfgs", 1.0, 100)
-    assert not gatys.linesearch and gatys.steps == 1000
-    # TensorFlow blog: AdamOptimizer(5, beta1=0.99, epsilon=1e-1), clipped each step.
-    blog = presets["tf_blog"]
-    assert (blog.optimizer, blog.learning_rate, blog.beta1) == ("adam", 5.0, 0.99)
-    assert (blog.beta2, blog.epsilon, blog.clip, blog.steps) == (0.999, 0.1, True, 1000)
-    # crowsonkb: Adam 0.02 on [0, 1] with betas 0.9 and 0.99, 1000 and then 500 steps a scale.
-    quality = presets["quality"]
-    np.testing.assert_allclose(quality.learning_rate / 255, 0.02)
-    assert (quality.beta1, quality.beta2, quality.average_decay) == (0.9, 0.99, 0.99)
-    assert (quality.first_size, quality.first_steps, quality.steps) == (128, 1000, 500)
+# What no source speaks of, and no preset therefore touches.
+COMMON = {
+    "size": 512,
+    "size_of": "longer",
+    "first_size": None,
+    "first_steps": None,
+    "scale_factor": 2**0.5,
+    "style_layers": tuple(FIRST),
+    "content_layer_weights": None,
+    "style_layer_weights": None,
+    "tv_form": "keras",
+    "tv_weight": 0.0,
+    "pooling": "max",
+    "pooling_correction": True,
+    "normalize_features": False,
+    "padding": "zeros",
+    "precision": "float32",
+    "remat": False,
+    "linesearch": False,
+    "memory": 100,
+    "jitter": 0,
+    "init": "content",
+    "color": "style",
+    "momentum": 0.9,
+    "decay_rate": 0.96,
+    "decay_steps": 100.0,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-8,
+    "average_decay": 0.0,
+}
+
+# https://keras.io/examples/generative/neural_style_transfer/ : 400 rows, sums of squares,
+# SGD(ExponentialDecay(initial_learning_rate=100.0, decay_steps=100, decay_rate=0.96)).
+KERAS = {
+    "size": 400,
+    "size_of": "height",
+    "content_layers": ("block5_conv2",),
+    "content_reduction": "sum",
+    "style_loss": "gram",
+    "style_normalization": "keras",
+    "content_weight": 2.5e-8,
+    "style_weight": 1e-6,
+    "tv_weight": 1e-6,
+    "optimizer": "sgd",
+    "momentum": 0.0,
+    "normalize_gradient": False,
+    "learning_rate": 100.0,
+    "schedule": "exponential",
+    "clip": False,
+    "steps": 4000,
+}
+
+PUBLISHED = {
+    # The project's own: pastiche's terms at 0.5 of content, coarse to fine from 128 pixels.
+    "default": {
+        "first_size": 128,
+        "scale_factor": 2.0,
+        "content_layers": ("block4_conv2",),
+        "content_reduction": "mean",
+        "style_loss": "gram",
+        "style_normalization": "pastiche",
+        "content_weight": 0.5,
+        "style_weight": 50.0,
+        "optimizer": "sgd",
+        "normalize_gradient": True,
+        "learning_rate": 1.0,
+        "schedule": "cosine",
+        "clip": True,
+        "steps": 200,
+    },
+    # The report: 1/2 of the sum of squares at the last convolution, rate 100, 3000 steps.
+    "assignment": KERAS
+    | {
+        "size": 224,
+        "size_of": "longer",
+        "content_layers": ("block5_last",),
+        "content_reduction": "half_sum",
+        "tv_weight": 0.0,
+        "steps": 3000,
+    },
+    "keras": KERAS,
+    # https://pypi.org/project/pastiche/ 1.6.0: torch.optim.LBFGS(lr=1, history_size=100) without
+    # a line search, content 0.01, each of five style layers 10 / C^2.
+    "gatys": {
+        "content_layers": ("block4_conv2",),
+        "content_reduction": "mean",
+        "style_loss": "gram",
+        "style_normalization": "pastiche",
+        "content_weight": 0.01,
+        "style_weight": 50.0,
+        "optimizer": "lbfgs",
+        "normalize_gradient": False,
+        "learning_rate": 1.0,
+        "schedule": "constant",
+        "clip": False,
+        "steps": 1000,
+    },
+    # The TensorFlow blog: AdamOptimizer(learning_rate=5, beta1=0.99, epsilon=1e-1), each step
+    # followed by clip_by_value, content_weight=1e3, style_weight=1e-2, num_iterations=1000.
+    "tf_blog": {
+        "content_layers": ("block5_conv2",),
+        "content_reduction": "mean",
+        "style_loss": "gram",
+        "style_normalization": "mean",
+        "content_weight": 1e3,
+        "style_weight": 1e-2,
+        "optimizer": "adam",
+        "beta1": 0.99,
+        "epsilon": 0.1,
+        "normalize_gradient": False,
+        "learning_rate": 5.0,
+        "schedule": "constant",
+        "clip": True,
+        "steps": 1000,
+    },
+    # https://github.com/crowsonkb/style-transfer-pytorch: from 128 pixels by the root of 2, 1000
+    # and then 500 steps, Adam(lr=0.02, betas=(0.9, 0.99), eps=1e-8) on [0, 1], clamped each step,
+    # EMA(0.99), replicate padding; content 0.015, layers 256:64:16:4:1, total variation 2.
+    "quality": {
+        "first_size": 128,
+        "first_steps": 1000,
+        "steps": 500,
+        "content_layers": ("block4_conv2",),
+        "content_reduction": "mean",
+        "style_loss": "wasserstein",
+        "style_normalization": "pastiche",
+        "content_weight": 0.015,
+        "style_weight": 1.0,
+        "style_layer_weights": (256 / 341, 64 / 341, 16 / 341, 4 / 341, 1 / 341),
+        "normalize_features": True,
+        "tv_form": "nine_point",
+        "tv_weight": 2.0,
+        "padding": "replicate",
+        "optimizer": "adam",
+        "beta2": 0.99,
+        "epsilon": 1e-8 / 255,
+        "average_decay": 0.99,
+        "normalize_gradient": False,
+        "learning_rate": 0.02 * 255,
+        "schedule": "constant",
+        "clip": True,
+    },
+}
 
 
-def test_no_number_of_any_preset_compiles_anything(vgg19, rng, compilations):
+def test_every_preset_is_held_against_its_source_here():
+    assert sorted(FORMULAS) == sorted(PUBLISHED) == sorted(STEPS) == sorted(nst_jax.presets)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_field_is_the_published_one(name):
+    assert dataclasses.asdict(nst_jax.presets[name]) == COMMON | PUBLISHED[name]
+
+
+# Steps in grey levels: a generator is sent a gradient and gives the next picture.
+
+
+def keras_steps(x):
+    for step in itertools.count():
+        x = x - 100 * 0.96 ** (step / 100) * (yield x)
+
+
+def default_steps(x, steps=4):
+    velocity = 0.0
+    for step in itertools.count():
+        gradient = yield x
+        velocity = 0.9 * velocity + gradient / np.sqrt(np.mean(gradient**2))
+        x = np.clip(x - 0.5 * (1 + np.cos(np.pi * step / steps)) * velocity, 0, 255)
+
+
+def gatys_steps(x):
+    """Nocedal and Wright, algorithm 7.4, the first step of length 1 at most (optax')."""
+    pairs = []
+    gradient = yield x
+    while True:
+        direction, factors = gradient.copy(), []
+        for step, change in reversed(pairs):
+            factors.append(np.vdot(step, direction) / np.vdot(step, change))
+            direction -= factors[-1] * change
+        if pairs:
+            direction *= np.vdot(*pairs[-1]) / np.vdot(pairs[-1][1], pairs[-1][1])
+        else:
+            direction *= min(1, 1 / np.linalg.norm(gradient))
+        for (step, change), factor in zip(pairs, reversed(factors), strict=True):
+            direction += (factor - np.vdot(change, direction) / np.vdot(step, change)) * step
+        x = x - direction
+        following = yield x
+        pairs.append((-direction, following - gradient))
+        gradient = following
+
+
+def adam_steps(x, *, rate, beta1, beta2, epsilon, decay=0.0):
+    first, second, average, picture = 0.0, 0.0, 0.0, x
+    for step in itertools.count(1):
+        gradient = yield picture
+        first = beta1 * first + (1 - beta1) * gradient
+        second = beta2 * second + (1 - beta2) * gradient**2
+        root = np.sqrt(second / (1 - beta2**step))
+        x = np.clip(x - rate * first / (1 - beta1**step) / (root + epsilon), 0, 255)
+        average = decay * average + (1 - decay) * x
+        picture = average / (1 - decay**step)
+
+
+STEPS = {
+    "assignment": keras_steps,
+    "default": default_steps,
+    "gatys": gatys_steps,
+    "keras": keras_steps,
+    "quality": functools.partial(
+        # Its epsilon is for gradients on [0, 1], 255 times those by grey levels.
+        adam_steps,
+        rate=0.02 * 255,
+        beta1=0.9,
+        beta2=0.99,
+        epsilon=1e-8 / 255,
+        decay=0.99,
+    ),
+    "tf_blog": functools.partial(adam_steps, rate=5.0, beta1=0.99, beta2=0.999, epsilon=0.1),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_first_steps_are_the_published_ones(rng, name):
+    config = nst_jax.presets[name].replace(steps=4)  # of which the cosine is
+    start = rng.random((4, 5, 3), np.float32)
+    slopes = rng.uniform(0.1, 2.0, start.shape)  # of a quadratic, or L-BFGS would pass steps over
+    goal = rng.uniform(-50, 300, start.shape)  # in parts beyond the range
+    seen = []
+
+    def value_and_grad(image):
+        gradient = slopes * (255.0 * image - goal)
+        return (np.float32(0), {"total": np.float32(0)}), (255 * gradient).astype(np.float32)
+
+    optimize.run_given_gradients(
+        value_and_grad,
+        jnp.asarray(start)[None],
+        config,
+        callback=lambda progress: seen.append(
+            (255.0 * np.asarray(progress.images[0]), 255.0 * np.asarray(progress.states.image[0]))
+        ),
+    )
+    steps = STEPS[name](255.0 * start.astype(np.float64))
+    next(steps)
+    before = 255.0 * start.astype(np.float64)
+    for picture, image in seen:
+        expected = steps.send(slopes * (before - goal))
+        np.testing.assert_allclose(picture, expected, rtol=1e-6, atol=2e-2)
+        before = image
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, jnp.float32])
+def test_no_number_of_any_preset_compiles_anything(vgg16, rng, compilations, kind):
     """Every number of the configuration at once, on the preset with the most structure."""
     config = nst_jax.presets["quality"].replace(
-        size=32,
-        first_size=None,
+        size=16,
+        first_size=8,
+        scale_factor=2.0,
         first_steps=None,
         steps=2,
-        content_layers=("block1_conv2",),
+        content_layers=("block1_conv2", "block1_pool"),
         style_layers=("block1_conv1",),
-        style_layer_weights=(1.0,),
+        style_layer_weights=None,
     )
-    picture = rng.random((32, 32, 3), np.float32)
-    nst_jax.stylize(vgg19, picture, [picture[::-1]], config)
-    other = config.replace(
-        steps=3,
-        content_weight=0.2,
-        style_weight=0.3,
-        tv_weight=0.4,
-        style_layer_weights=(0.5,),
-        learning_rate=0.6,
-        momentum=0.7,
-        decay_rate=0.8,
-        decay_steps=9.0,
-        beta1=0.1,
-        beta2=0.2,
-        epsilon=0.3,
-        average_decay=0.4,
-    )
-    with compilations() as count:
-        nst_jax.stylize(vgg19, picture, [picture[::-1]], other)
-        assert count() == 0
+    other = {name: kind(0.1 + index / 20) for index, name in enumerate(NUMBERS)} | {
+        "steps": 3,
+        "first_steps": 1,
+        "content_layer_weights": (kind(0.5), kind(2.0)),
+        "style_layer_weights": (kind(0.5),),
+    }
+    assert other.keys() == set(NUMBERS)
+    other = config.replace(**other)
+    picture = rng.random((16, 16, 3), np.float32)
+    targets = nst_jax.compute_targets(vgg16, picture, [picture[::-1]], config)
+    value = jax.jit(nst_jax.objective_value)
+    results = {}
+    for name, each in (("first", config), ("second", other)):
+        with compilations() as count:
+            value(picture, vgg16, targets, each)
+            results[name] = nst_jax.stylize(vgg16, picture, [picture[::-1]], each)
+        assert name == "first" or count() == 0
+    assert [len(result.history["total"]) for result in results.values()] == [4, 4]
+    assert (results["first"].images != results["second"].images).any()

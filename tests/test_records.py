@@ -47,3 +47,14 @@ def test_an_error_on_its_way_is_the_one_that_is_told(tmp_path):
         records.write([line(1)])
         records._metrics.write(1000 * "x")
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("foreign", ["{", "[" * 10**5, "[1]", '{"a": 1}', "\udcff"])
+def test_foreign_lines_of_an_earlier_file_are_no_matter(tmp_path, foreign):
+    path = tmp_path / "metrics.jsonl"
+    text = json.dumps(line(1)) + "\n" + foreign + "\n"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with Records(tmp_path, {}) as records:
+        assert records.keep(lambda _: True) == (0.0 if foreign == "\udcff" else 0.5)
+        records.write([line(2)])
+    assert list(map(json.loads, path.read_text().splitlines()))[-1] == line(2)

@@ -105,6 +105,47 @@ def test_accents_are_dropped_rather_than_the_letter():
     np.testing.assert_array_equal(accents, plain_text)
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The rows of text that reach the drawing, in order: (text, whether it fits its place)."""
+    found, write = [], report._write
+
+    def spy(sheet, text, font, top, left, width, grey):
+        found.append((text, font.getlength(text) <= width))
+        write(sheet, text, font, top, left, width, grey)
+
+    monkeypatch.setattr(report, "_write", spy)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (300, 40)])  # of wide cells and of narrow ones
+def test_labels_of_two_swept_numbers_are_drawn_whole(drawn, shape):
+    labels = [
+        f"s1\ncontent_weight={content:g}\nstyle_weight={style:g}"
+        for content in (1e-3, 1, 123.456)
+        for style in (1, 1000)
+    ]
+    sheet_of(6, content_shape=shape, style_labels=labels, content_label="x")
+    assert all(fits for _, fits in drawn)
+    texts = [text for text, _ in drawn]
+    starts = [index for index, text in enumerate(texts) if text in ("content", "style")]
+    cards = [texts[a + 1 : b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    assert ["".join(card) for card in cards[1:]] == [label.replace("\n", "") for label in labels]
+    if shape == (48, 64):
+        assert cards[1] == ["s1", "content_weight=0.001", "style_weight=1"]
+    else:
+        assert cards[1][1:4] == ["content_", "weight=", "0.001"]  # broken at marks
+
+
+def test_long_names_have_three_rows_and_then_lose_their_middle(drawn):
+    names = ["the_great_wave_off_kanagawa_by_hokusai", "W" * 300]
+    sheet_of(2, style_labels=names, content_label="x")
+    texts = [text for text, fits in drawn if fits]
+    assert texts[3:5] == ["the_great_wave_off_", "kanagawa_by_hokusai"]
+    assert texts[6] == texts[7] == "W" * len(texts[6]) and len(texts) == 9
+    assert texts[8].startswith("W") and "…" in texts[8]
+
+
 def test_contact_sheet_does_not_quantise():
     value = np.float32(0.3 + 1e-3)  # between two of 256 levels
     sheet = report.contact_sheet(

@@ -1,20 +1,32 @@
 """The reproduction of the report's experiment, at a size that shows that it works."""
 
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from assignment import architecture, document, experiments, findings, measures, runs
+import reproduce_assignment
+from assignment import (
+    architecture,
+    contests,
+    document,
+    experiments,
+    explained,
+    findings,
+    measures,
+    runs,
+)
 
 import nst_jax
-from nst_jax import examples
+from nst_jax import examples, weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = REPOSITORY / "scripts" / "reproduce_assignment.py"
@@ -29,7 +41,19 @@ SMALL = nst_jax.presets["assignment"].replace(
 
 def reproduce(*arguments):
     command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=1200)
+
+
+def setting_of(folder, *, styles="ab", steps=30, content=None):
+    return experiments.Setting(
+        content=examples.butterfly(32) if content is None else content,
+        styles={name: np.full((32, 32, 3), n, np.float32) for n, name in enumerate(styles)},
+        judged_contents={},
+        judged_styles={},
+        steps=steps,
+        models=("vgg16",),
+        folder=folder,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +70,17 @@ def test_a_quick_run_writes_the_report(written):
     text = (written / "report.md").read_text("utf-8")
     shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert shown == [f"figure_{n:02d}.jpg" for n in range(4, 4 + len(shown))]
-    assert len(shown) == 8 + 16  # figures 4 to 11 of the report, and those of ours
+    assert len(shown) == 8 + 17  # figures 4 to 11 of the report, and those of ours
     for name in shown:
         assert min(nst_jax.io.read_image(written / name).shape[:2]) >= 100
     page = (written / "report.html").read_text("utf-8")
     assert page.count("data:image/jpeg;base64,") == len(shown)
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "nan" not in text and "None" not in text
+    seconds = json.loads((written / "results.json").read_text("utf-8"))["seconds"]
+    assert f"the whole took {findings.short(seconds / 60)} minutes" in text
+    pieces = {path.stem for path in written.glob("work/seconds/*.json")}
+    assert pieces >= {"reported_vgg16", "constant_vgg19", "effects", "methods", "judged", "figures"}
 
 
 def test_the_text_has_its_numbers_from_the_results(written):
@@ -63,7 +91,7 @@ def test_the_text_has_its_numbers_from_the_results(written):
         assert f"| {finding['claim']} | {finding['verdict']} |" in text
         assert finding["verdict"] in ("confirmed", "corrected", "refuted", "not shown")
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| VGG")]
-    rows = {tuple(row[:2]): row[2:] for row in rows if len(row) == 8}
+    rows = {tuple(row[:2]): row[2:] for row in rows if row[2].endswith("at 224x224)")}
     assert len(rows) == 4
     for model in results["models"]:
         reported = results["reported"][model]
@@ -109,6 +137,7 @@ def test_the_same_command_takes_what_is_there(written):
             str(Path("/dev/null/nowhere", "work", "settings.json")),
         ),
         (("--models=vgg17",), "--models must be one of vgg16, vgg19, got 'vgg17'"),
+        (("--models=",), "--models must name at least one of vgg16, vgg19, each once, got ''"),
         (("--content=nowhere.png",), "nowhere.png"),
         (("picture.png",), "unexpected argument 'picture.png'"),
     ],
@@ -119,6 +148,51 @@ def test_bad_input_is_one_line(written, arguments, words):
     assert words in done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "3", "{", '{"sha256": "0", "made": {"a": 1}}'])
+def test_kept_work_that_is_damaged_is_named(tmp_path, text):
+    path = tmp_path / "kept.json"
+    made = {"a": [1.5, None, float("inf")], "b": {"c": 0.1}}
+    assert experiments.once(path, lambda: made) == made
+    assert experiments.once(path, lambda: pytest.fail("made again")) == made
+    path.write_text(text)
+    with pytest.raises(ValueError, match="kept.json: damaged, delete it to have it made anew"):
+        experiments.once(path, dict)
+    with pytest.raises(ValueError, match="kept.json: damaged, take another"):
+        experiments.once(path, dict, remedy="take another")
+
+
+def test_a_kept_run_without_its_pictures_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    np.savez(tmp_path / "run" / "result.npz", total=np.ones(3))
+    with pytest.raises(ValueError, match="result.npz: damaged, delete .*run to have it made anew"):
+        runs.paint(tmp_path / "run", {}, [], [], SMALL)
+
+
+def test_work_of_other_code_is_refused_by_what_differs(tmp_path, monkeypatch):
+    setting = setting_of(tmp_path)
+    reproduce_assignment.check_folder(setting)
+    reproduce_assignment.check_folder(setting)
+
+    def refused(module, name, value):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, value)
+            with pytest.raises(ValueError) as caught:
+                reproduce_assignment.check_folder(setting)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    rate = contests.ADAM_RATE
+    assert (
+        f"differs in configs.adam.learning_rate ({rate} there, 7.0 now); --output_dir takes"
+    ) in refused(contests, "ADAM_RATE", 7.0)
+    assert "differs in versions.jax (" in refused(jax, "__version__", "0.0.0")
+    assert "differs in versions.nst_jax (" in refused(nst_jax, "__version__", "0.0.0")
+    assert "differs in weights.vgg16 (" in refused(weights, "sha256", lambda model: "0")
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(ValueError, match="settings.json: damaged, --output_dir takes another"):
+        reproduce_assignment.check_folder(setting)
 
 
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path, vgg16, monkeypatch):
@@ -140,6 +214,28 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path, vgg16, monkeypatch):
     for step, images in whole.snapshots.items():
         np.testing.assert_array_equal(parts.snapshots[step], images)
     assert not (tmp_path / "parts" / "checkpoints").exists()
+
+
+def test_pieces_that_were_cut_off_have_no_time(tmp_path):
+    def work(name, *, cut_off=False):
+        with runs.timed(tmp_path, name):
+            time.sleep(0.01)
+            if cut_off:
+                raise KeyboardInterrupt
+
+    work("first")
+    work("second")
+    total = runs.total_seconds(tmp_path)
+    assert 0.02 <= total < 1
+    work("first")  # it is there already
+    assert runs.total_seconds(tmp_path) == total
+    with pytest.raises(KeyboardInterrupt):
+        work("third", cut_off=True)
+    work("third")
+    assert runs.total_seconds(tmp_path) is None
+    (tmp_path / "third.json").write_text("{}")
+    with pytest.raises(ValueError, match="third.json: damaged, wanted a number of seconds"):
+        runs.total_seconds(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -218,131 +314,10 @@ def test_architecture(model, parameters, field):
     assert architecture.facts(model)["head"] == [25088, 4096, 4096, 1000]
 
 
-def test_a_plateau_is_where_nothing_is_gained():
-    falling = [1000 * 0.99**step for step in range(301)]
-    flat = [1000.0, 500.0, 100.0] + [99.0] * 100
-    bouncing = [1000.0] + [100.0] * 49 + [1e6] + [100.0] * 50
-    assert findings.late_gain(falling) == pytest.approx(1 - 0.99**148, rel=0.01)
-    assert findings.late_gain(flat) == findings.late_gain(bouncing[:50] + bouncing[51:]) == 0
-    assert findings.stalls_after(flat) == 2
-    assert findings.stalls_after(bouncing) == 1
-    assert findings.stalls_after(falling) == 290  # 0.99^10 is the first above 0.9
-
-
-def test_a_claim_about_no_run_is_not_shown():
-    verdicts = [findings.agreement(holds) for holds in ([], [True], [True, False], [False])]
-    assert verdicts == ["not shown", "confirmed", "corrected", "refuted"]
-
-
-@pytest.mark.parametrize(
-    "products, words",
-    [((0.1, 0.2, 0.3), "below"), ((1.5, 2.0, 2.5), "at"), ((9.0, 20.0, 4.5), "beyond")],
-)
-def test_the_edge_is_at_two(products, words):
-    rows = [{"step": step, "eigenvalue": 99.0, "rate": 1.0} for step in (0, 1, 8)]
-    rows += [{"step": n + 5, "eigenvalue": p / 2, "rate": 2.0} for n, p in enumerate(products)]
-    edge = findings.edge(rows, first=2, last=7)
-    assert edge == {
-        "median": sorted(products)[1],
-        "largest": max(products),
-        "last": products[-1],
-        "count": 3,
-    }
-    assert findings.regime(edge["median"]) == words
-
-
-def test_a_loss_that_bounces_rises():
-    assert findings.rises([3.0, 2.0, 1.0]) == 0
-    assert findings.rises([3.0, 4.0, 1.0, 2.0, 2.0]) == 0.5
-
-
-@pytest.mark.parametrize(
-    ("found", "verdict"),
-    [
-        (findings.plateau([0.05, 0.09], [10, 20], steps=100), "confirmed"),
-        (findings.plateau([0.05, 0.2], [10, 70], steps=100), "corrected"),
-        (findings.plateau([0.2, 0.2], [10, 100], steps=100), "refuted"),
-        (findings.near([60.0, 190.0], otherwise=[1e4, 1e4]), "confirmed"),
-        (findings.near([60.0, 1e4], otherwise=[1e4, 1e4]), "not shown"),
-        (findings.near([1e4, 1e4], otherwise=[100.0, 1e4]), "not shown"),
-        (findings.near([1e4, 20.0], otherwise=[1e4, 1e4]), "refuted"),
-        (findings.hardly_shows(0.4, 0.1), "refuted"),
-        (findings.hardly_shows(0.8, 0.6), "confirmed"),
-        (findings.hardly_shows(0.8, 0.7), "corrected"),
-        (findings.holds_back([2.0, 3.0], [1.0, 1.0]), "confirmed"),
-        (findings.holds_back([2.0, 1.05], [1.0, 1.0]), "corrected"),
-        (findings.holds_back([1.05, 0.5], [1.0, 1.0]), "refuted"),
-        (findings.holds_back([2.0, 2.0], [1.0, None]), "refuted"),
-        (findings.ten_times([True, True], [False, False]), "confirmed"),
-        (findings.ten_times([True, False], [False, False]), "corrected"),
-        (findings.ten_times([False, False], [False, True]), "corrected"),
-        (findings.ten_times([False, False], [False, False]), "refuted"),
-    ],
-)
-def test_verdicts(found, verdict):
-    assert found == verdict
-
-
-def test_shares_and_gaps():
-    row = {"gradients": {"content/c": 1.0, "style/s": 3.0, "total": 3.5}}
-    assert findings.gradient_shares(row) == {"content/c": 0.25, "style/s": 0.75}
-    assert findings.content_share(row) == 0.25
-    before = {"content/c": 0.0, "style/s": 16.0, "style/t": 4.0}
-    after = {"content/c": 9.0, "style/s": 1.0, "style/t": 4.0}
-    assert findings.gaps(before, after) == {"s": 0.25, "t": 1.0}
-
-
-def test_the_sign_test():
-    first, second = [0.0] * 10 + [2.0] * 2, [1.0] * 12
-    found = findings.wins(first, second)
-    assert (found["won"], found["of"]) == (10, 12)
-    assert found["chance"] == pytest.approx(2 * (66 + 12 + 1) / 4096)  # by hand
-    assert findings.wins(second, first)["chance"] == found["chance"]
-    assert findings.wins([0.0, 2.0], [1.0, 1.0])["chance"] == 1
-    assert findings.wins([1.0, 0.0], [1.0, 1.0]) == {"won": 1, "of": 1, "chance": 1.0}  # a tie
-    assert findings.wins([1.0], [1.0])["chance"] == 1
-
-
-def test_ratios_of_pairs():
-    assert findings.paired_ratio([2.0, 8.0], [1.0, 1.0]) == "4.00 ×/÷ 2.67"  # e^(ln 2 * sqrt 2)
-
-
-@pytest.mark.parametrize(
-    "style, content, verdict",
-    # pairs of twelve that are won, by each of two judges
-    [
-        ((6, 6), (12, 12), "confirmed"),
-        ((12, 12), (12, 12), "confirmed"),
-        ((12, 12), (6, 6), "confirmed"),
-        ((6, 6), (0, 0), "refuted"),
-        ((0, 6), (12, 12), "not shown"),  # more of the content, and less of the style
-        ((6, 6), (12, 6), "not shown"),  # by one judge alone
-        ((0, 12), (6, 6), "not shown"),  # each judge for its own
-    ],
-)
-def test_clearer_by_both_judges(style, content, verdict):
-    def result(won):
-        return findings.wins([0.0] * won + [2.0] * (12 - won), [1.0] * 12)
-
-    compared = {
-        judge: {"style": result(style[judge]), "content": result(content[judge])}
-        for judge in (0, 1)
-    }
-    assert findings.clearer(compared) == verdict
-
-
 def test_the_reports_own_size_has_its_own_rate():
     def setting(height, width):
         empty = np.zeros((height, width, 3), np.float32)
-        return experiments.Setting(
-            content=empty,
-            styles={},
-            judged_contents={},
-            judged_styles={},
-            steps=3000,
-            models=("vgg16",),
-            folder=Path("nowhere"),
-        )
+        return setting_of(Path("nowhere"), steps=3000, content=empty)
 
     report = setting(224, 224)
     assert report.rate == 100 and report.content_weighs == 1
@@ -352,16 +327,7 @@ def test_the_reports_own_size_has_its_own_rate():
 
 def test_variants_and_styles_keep_their_places(tmp_path, monkeypatch):
     """Of runs whose losses say what was painted."""
-    styles = {name: np.full((32, 32, 3), n, np.float32) for n, name in enumerate("ab")}
-    setting = experiments.Setting(
-        content=examples.butterfly(32),
-        styles=styles,
-        judged_contents={},
-        judged_styles={},
-        steps=30,
-        models=("vgg16",),
-        folder=tmp_path,
-    )
+    setting = setting_of(tmp_path)
 
     def paint(folder, params, content, painted, config, *, key=None):
         rates = np.broadcast_to(config.learning_rate, len(painted))
@@ -389,6 +355,80 @@ def test_variants_and_styles_keep_their_places(tmp_path, monkeypatch):
     assert np.shape(found["seeds"]["style"]) == (3, 2, 2)
 
 
+def test_both_halves_of_a_run_are_measured():
+    setting = setting_of(Path("nowhere"), steps=3000)
+    assert setting.measured_at == [1, 7, 55, 405, 500, 1000, 1500, 2000, 2500, 3000]
+    assert len(setting.marks_at) <= setting.marks == 25
+    assert (setting.marks_at[0], setting.marks_at[-1]) == (1, 3000)
+    for steps in (30, 31, 200):
+        quick = dataclasses.replace(setting, steps=steps, marks=4, measured=2)
+        assert quick.measured_at == [steps // 2, steps]
+        assert quick.settled <= steps // 2 <= quick.half
+
+
+def test_every_network_runs_at_a_constant_rate_for_half_the_steps(tmp_path, monkeypatch):
+    setting = setting_of(tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        experiments, "paint", lambda folder, *arguments: seen.append((folder.name, arguments[-1]))
+    )
+    experiments.at_constant_rate(setting, "vgg16", {"rates": [4.0, 0.4]})
+    ((name, config),) = seen
+    assert name == "constant_vgg16"
+    assert config.steps == 15 and config.decay_rate == 1.0
+    assert config.learning_rate.tolist() == [4.0, 0.4]
+
+
+def test_runs_are_told_by_network_and_style(tmp_path):
+    """The lost ones are left out, and those that are lost at a constant rate have no losses."""
+
+    def painted(*lost):
+        totals = np.array([[4.0, 4.0, 4.0], [9.0 if each else 2.0 for each in lost]])
+        return runs.Painted(totals, {"total": totals}, np.zeros(3, bool), {}, None)
+
+    setting = setting_of(tmp_path, styles="abc")
+    numbers = {"styles": [{"n": n} for n in range(3)], "diverged": [True, False, False]}
+    reported = {
+        "vgg16": (painted(True, False, False), numbers),
+        "vgg19": (painted(True, True, True), numbers | {"diverged": [True] * 3}),
+    }
+    constant = dict.fromkeys(reported, painted(False, True, False))
+    found = explained.runs_of(setting, reported, constant)
+    assert found == {
+        "vgg16": [
+            explained.Run("VGG16, b", [4.0, 2.0], None, {"n": 1}),
+            explained.Run("VGG16, c", [4.0, 2.0], [4.0, 2.0], {"n": 2}),
+        ]
+    }
+
+
+def test_the_optimisers_are_pinned_whatever_becomes_of_the_presets(tmp_path, monkeypatch):
+    """And keep the objective, the start and the picture's range."""
+    setting = setting_of(tmp_path)
+    other = nst_jax.presets["default"].replace(
+        optimizer="lbfgs", normalize_gradient=False, momentum=0.0, learning_rate=9.0, first_steps=7
+    )
+    monkeypatch.setitem(nst_jax.presets, "default", other)
+    configs = contests.method_configs(setting)
+    sgd, adam, lbfgs = (configs[name] for name in ("sgd", "adam", "lbfgs"))
+    assert (sgd.optimizer, sgd.momentum, sgd.learning_rate, sgd.schedule) == (
+        "sgd",
+        0.9,
+        1,
+        "cosine",
+    )
+    assert [sgd.normalize_gradient, adam.normalize_gradient] == [True, False]
+    assert (adam.optimizer, adam.learning_rate) == ("adam", contests.ADAM_RATE)
+    assert (lbfgs.optimizer, lbfgs.memory, lbfgs.schedule) == ("lbfgs", 20, "constant")
+    assert sgd.clip and adam.clip and lbfgs.clip
+    ways = ("optimizer", "momentum", "normalize_gradient", "learning_rate", "schedule", "clip")
+    for config in configs.values():
+        same = {name: getattr(setting.config, name) for name in (*ways, "memory")}
+        assert config.replace(**same) == setting.config
+    judged = contests.judge_config(setting)
+    assert (judged.optimizer, judged.steps, judged.first_steps) == ("lbfgs", 30, None)
+
+
 def test_a_style_that_is_lost_is_painted_at_a_tenth(tmp_path, monkeypatch):
     tried = []
 
@@ -403,15 +443,7 @@ def test_a_style_that_is_lost_is_painted_at_a_tenth(tmp_path, monkeypatch):
         experiments, "held_rates", lambda *_: {"rates": [4.0, 4.0], "lost": [[False, False]]}
     )
     monkeypatch.setattr(experiments, "_measure", lambda s, m, painted, rates: {"measured": rates})
-    setting = experiments.Setting(
-        content=examples.butterfly(32),
-        styles={"a": examples.rainbow(32), "b": examples.rainbow(32)},
-        judged_contents={},
-        judged_styles={},
-        steps=30,
-        models=("vgg16",),
-        folder=tmp_path,
-    )
+    setting = setting_of(tmp_path)
     _, found = experiments.as_reported(setting, "vgg16")
     assert tried == [("reported_vgg16_0", [4.0, 4.0]), ("reported_vgg16_1", [4.0, 0.4])]
     assert found["rates"] == found["measured"] == [4.0, 0.4]

@@ -2,11 +2,12 @@
 
 import json
 import os
-import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,42 +17,9 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import jobs
+from nst_jax import jobs, observers, stopping
 
-SERVER = pathlib.Path(__file__).parent / "command_server.py"
 KILLS = 20
-
-
-class Command:
-    """The command in a process forked for it: `start`, then `kill` or `wait`."""
-
-    def __init__(self, log):
-        self.log = log
-        self._server = subprocess.Popen(
-            [sys.executable, SERVER, log], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(self, *arguments):
-        self._server.stdin.write(json.dumps(arguments) + "\n")
-        self._server.stdin.flush()
-        self.process = int(self._server.stdout.readline())
-
-    def send(self, number):
-        os.kill(self.process, number)
-
-    def wait(self):
-        return int(self._server.stdout.readline())
-
-    def close(self):
-        self._server.stdin.close()
-        self._server.wait()
-
-
-@pytest.fixture
-def command(tmp_path):
-    command = Command(tmp_path / "log.txt")
-    yield command
-    command.close()
 
 
 @pytest.fixture
@@ -102,7 +70,7 @@ def test_killed_twenty_times_it_ends_with_the_same_files(command, job, tmp_path)
         start = time.monotonic()
         # Half of them soon after it has come further, the others wherever it may be.
         while number % 2 and last_step(checkpoints) == reached[-1]:
-            assert time.monotonic() - start < 60, command.log.read_text()
+            assert time.monotonic() - start < 600, command.log.read_text()
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3 if number % 2 else 1.5))
         command.send(signal.SIGKILL)
@@ -175,6 +143,69 @@ with Stopping() as stopping:
         _, said = process.communicate()
         assert process.returncode == 128 + second
         assert said.strip() == "stopping after this step; once more to stop at once"
+
+
+def test_where_both_signals_are_ignored_nothing_listens():
+    """As in a shell's background jobs, or under nohup."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in stopping.SIGNALS}
+    threads, descriptors = threading.active_count(), len(os.listdir("/dev/fd"))
+    try:
+        with stopping.Stopping() as asked:
+            for number in stopping.SIGNALS:
+                signal.raise_signal(number)
+        assert asked.received is None
+        assert [signal.getsignal(n) for n in stopping.SIGNALS] == [signal.SIG_IGN] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert signal.set_wakeup_fd(-1) == -1
+    assert (threading.active_count(), len(os.listdir("/dev/fd"))) == (threads, descriptors)
+
+
+def killed_at_the_end(folder, page):
+    """As a process that was killed when its last step was done leaves it."""
+    (folder / "report.html").write_bytes(page)
+    for stem in ("a__b", "a__c"):
+        (folder / stem / "animation.gif").unlink()
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text("".join(text.splitlines(keepends=True)[:-1]) + '{"st')
+
+
+def test_after_the_last_step_what_is_missing_or_running_is_written(run, job, tmp_path, monkeypatch):
+    flags = ("--steps=4", "--log_every=2", "--report", "--animate=gif")
+    out, seen = tmp_path / "out", []
+    call = observers.Report.__call__
+
+    def follow(self, *arguments):
+        call(self, *arguments)
+        seen.append((out / "report.html").read_bytes())
+
+    monkeypatch.setattr(observers.Report, "__call__", follow)
+    code, err = run(*job("out", *flags))
+    assert code == 0, err
+    whole, names = files(out), {path.relative_to(out) for path in out.rglob("*")}
+    losses = losses_shown(out / "report.html")
+
+    def again():
+        """Starts the command once more; what it has changed."""
+        before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+        code, err = run(*job("out", *flags))
+        assert code == 0 and "step 4/4" not in err, err
+        assert files(out) == whole and losses_shown(out / "report.html") == losses
+        assert {path.relative_to(out) for path in out.rglob("*")} == names
+        assert b'data-state="finished"' in (out / "report.html").read_bytes()
+        made = [p for p in out.rglob("*") if p.is_file() and p.stat().st_mtime_ns != before.get(p)]
+        return {path.name for path in made}
+
+    pictures = {"a__b.png", "a__c.png", "contact_sheet.png", "loss_curves.png"}
+    assert again() == pictures
+    killed_at_the_end(out, seen[-1])
+    assert again() == {*pictures, "config.json", "metrics.jsonl", "report.html", "animation.gif"}
+    seconds = [json.loads(line)["seconds"] for line in (out / "metrics.jsonl").open()]
+    assert seconds[-1] is None and None not in seconds[:-1]
+    assert again() == pictures
+    shutil.rmtree(out)
+    assert again() == {path.name for path in names} - {"a__b", "a__c"}
 
 
 def test_other_inputs_or_settings_are_refused(run, job, pictures, tmp_path):
@@ -250,6 +281,30 @@ def test_what_is_refused_before_its_first_step_begins_nothing(run, job, tmp_path
     assert code == 0, err
 
 
+def test_what_the_command_compiles_goes_into_the_cache_of_the_tests(command, job, own_cache):
+    command.start(*job("out"))
+    assert command.wait() == 0, command.log.read_text()
+    assert list(own_cache.glob("compiled/*-cache"))
+
+
+def test_going_on_is_told_and_so_is_a_damaged_checkpoint(run, job, tmp_path):
+    flags = ("--steps=4", "--checkpoint_every=1")
+    code, err = run(*job("out", *flags))
+    assert code == 0 and "going on" not in err, err
+    whole = files(tmp_path / "out")
+    code, err = run(*job("out", *flags))
+    assert code == 0 and err.startswith("going on from step 4 of 4\n"), err
+    data = next((tmp_path / "out-checkpoints" / "0" / "4" / "states").rglob("d/*"))
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    code, err = run(*job("out", *flags))
+    assert code == 0, err
+    assert err.startswith("checkpoint of step 4 is damaged: going on from step 3 of 4\n"), err
+    assert files(tmp_path / "out") == whole
+    assert run(*job("out", *flags, "--quiet")) == (0, "")
+
+
 def test_all_checkpoints_damaged(run, job, tmp_path):
     flags = ("--steps=2", "--checkpoint_every=1")
     assert run(*job("out", *flags))[0] == 0
@@ -262,15 +317,25 @@ def test_all_checkpoints_damaged(run, job, tmp_path):
 
 # orbax leaves the tasks of a failed write to themselves.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(run, job, tmp_path):
-    with room_for(12_000):  # enough for the settings and not for the states
-        code, err = run(*job("out", "--steps=4", "--checkpoint_every=1"))
-    assert code == 1
-    line = err.splitlines()[-1]
-    assert line.startswith(f"nst-jax: {tmp_path / 'out-checkpoints'}/0: cannot be written: ")
-    assert "Traceback" not in err
-    code, err = run(*job("out", "--steps=4", "--checkpoint_every=1"))
+def test_a_full_disk_is_told_and_leaves_the_pictures_and_the_last_checkpoint(run, job, tmp_path):
+    code, err = run(*job("whole", "--steps=4", "--save_every=1"))
     assert code == 0, err
+    flags = ("--steps=4", "--checkpoint_every=1")
+    with room_for(12_000):  # enough for the settings and the pictures, and not for the states
+        code, err = run(*job("out", *flags))
+    assert code == 1
+    folder = tmp_path / "out-checkpoints" / "0"
+    assert err.splitlines()[-1] == f"nst-jax: {folder}: cannot be written: File too large"
+    assert "Traceback" not in err
+    for stem in ("a__b", "a__c"):
+        assert f"wrote {tmp_path / 'out' / stem}.png" in err
+        kept = np.asarray(Image.open(tmp_path / "out" / f"{stem}.png"))
+        after = [tmp_path / "whole" / stem / f"step_{step:06d}.png" for step in range(1, 5)]
+        same = [np.array_equal(kept, np.asarray(Image.open(path))) for path in after]
+        assert any(same[:3]) and not same[3]
+    code, err = run(*job("out", *flags))
+    assert code == 0, err
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
 def test_without_checkpoints_files_are_not_overwritten_by_a_job_that_never_began(run, job):

@@ -16,7 +16,7 @@ CONFIG = nst_jax.Config(
     content_weight=0.05,
     tv_weight=1e-6,
     size=None,
-    steps=20,
+    steps=8,
 )
 
 
@@ -31,8 +31,8 @@ def pictures(rng, *shapes):
         ("style:8", 32, 8, {}),
         ("space:8", 32, 1, {}),
         ("style:2,space:4", 32, 2, {}),
-        ("style:2,space:4", 37, 3, {"jitter": 2}),  # neither divides
-        ("style:2,space:4", 37, 3, {"remat": True, "steps": 3}),
+        ("style:2,space:4", 21, 3, {"jitter": 2}),  # neither divides
+        ("style:2,space:4", 21, 3, {"remat": True, "steps": 3}),
         (None, 16, 9, {"steps": 3}),  # as it is by default, with one output more than devices
     ],
 )

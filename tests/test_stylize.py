@@ -178,14 +178,27 @@ def test_bad_content_is_refused(vgg16, content, error, message):
     [
         ({"style_layers": ("block9_conv1",)}, {}, "block9_conv1"),
         ({"size": 8, "style_layers": ("block5_conv1",)}, {}, "block5_conv1 needs images of at"),
-        ({"learning_rate": np.ones(3)}, {}, "one for each of the 2 outputs"),
-        ({"content_weight": np.ones((2, 2))}, {}, "one for each of the 2 outputs"),
+        ({"learning_rate": np.ones(3)}, {}, "learning_rate must be one .* each of the 2 outputs"),
         ({}, {"mixing": [[0.5, 0.6]]}, "each row of mixing must sum to 1"),
         ({}, {"mixing": [[1.0]]}, "mixing must be"),
         ({}, {"masks": np.ones((3, 36, 48))}, r"masks must be \[2 styles"),
         ({}, {"masks": np.ones(4)}, r"masks must be \[2 styles"),
-        ({}, {"masks": np.ones((2, 48, 36))}, "masks must have the shape of its picture"),
-        ({}, {"masks": np.full((2, 36, 48), 2.0)}, r"masks must be in \[0, 1\]"),
+        ({}, {"masks": np.ones((2, 48, 36))}, r"masks\[0\] must have the shape of its"),
+        ({}, {"masks": np.full((2, 36, 48), 2.0)}, r"masks\[0\] must be in \[0, 1\], got .*2 to 2"),
+        ({}, {"masks": [np.eye(4), np.zeros((4, 4))]}, r"masks\[1\] must have some weight"),
+        ({}, {"masks": [np.ones((36, 48)), np.ones((18, 24))]}, r"of one size, got \[\(18, 24\)"),
+        ({}, {"style_masks": [[[-5.0, 7.0]], None]}, r"style_masks\[0\] .*, got .* from -5 to 7"),
+        ({}, {"style_masks": np.full((2, 64, 48), np.nan)}, r"style_masks\[0\] .* nan to nan"),
+        ({}, {"style_masks": [None, np.zeros((4, 4))]}, r"style_masks\[1\] must have some weight"),
+        ({}, {"style_masks": [None, object()]}, r"style_masks\[1\] must be an array of numbers"),
+        ({"content_layers": (), "style_layers": ()}, {}, "config must name a layer"),
+        ({"content_layers": ("fc1",)}, {}, "^layer fc1 has no positions .* block5_pool$"),
+        ({"style_layers": ("predictions",)}, {}, "layer predictions has no positions in the pic"),
+        ({"style_layers": ("conv4_2",)}, {}, "block5_pool; did you mean 'block4_conv2'"),
+        ({"style_layers": ("relu_1_1",)}, {}, "did you mean 'block1_conv1'"),
+        ({"style_layers": ("Pool3",)}, {}, "did you mean 'block3_pool'"),
+        ({"style_layers": ("BLOCK3_CONV2",)}, {}, "did you mean 'block3_conv2'"),
+        ({}, {"tile": 20}, "tile must be at least .* for these layers, got 20"),
         ({"jitter": 2}, {"masks": np.ones((2, 36, 48))}, "use one or the other"),
         ({}, {"style_masks": [None]}, "one for each of 2, got 1"),
         ({}, {"style_masks": [None, np.ones((9, 4))]}, r"style_masks\[1\] must have the shape"),
@@ -200,6 +213,25 @@ def test_bad_input_is_refused_before_anything_is_compiled(
         nst_jax.stylize(vgg16, content, styles, CONFIG.replace(**changes), **options)
     assert count() == 0
     assert "\n" not in str(caught.value)
+
+
+def test_masks_may_be_lists_or_one_array(vgg16, pictures):
+    content, styles = pictures
+    styles = [style[:48, :48] for style in styles]
+    masks = np.random.default_rng(1).random((2, 48, 48), np.float32)
+    images = [
+        nst_jax.stylize(vgg16, content, styles, CONFIG.replace(steps=1), style_masks=each).images
+        for each in (masks, masks.tolist(), list(masks))
+    ]
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[2])
+
+
+def test_targets_too_need_layers_with_positions(vgg16, pictures):
+    content, styles = pictures
+    config = CONFIG.replace(content_layers=("fc2",))
+    with pytest.raises(ValueError, match="^layer fc2 has no positions in the picture"):
+        nst_jax.compute_targets(vgg16, content, styles, config)
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest():

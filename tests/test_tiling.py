@@ -80,6 +80,7 @@ LOSSES = {
     },
     "wasserstein alone": {
         "style_loss": "wasserstein",
+        "normalize_features": True,
         "content_layers": (),
         "style_layers": ("block1_conv1", "block1_pool"),
     },

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +16,10 @@ PARAMETERS = {"vgg16": (14_714_688, 138_357_544), "vgg19": (20_024_384, 143_667_
 
 @pytest.mark.parametrize("model", ["vgg16", "vgg19"])
 def test_number_of_parameters_is_the_published_one(model):
-    shapes = jax.eval_shape(lambda key: vgg.init_params(key, model, head=True), jax.random.key(0))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[model][1]
-    assert vgg.count_parameters(model, head=True) == PARAMETERS[model][1]
-    assert vgg.count_parameters(model) == PARAMETERS[model][0]
+    for head, published in zip((False, True), PARAMETERS[model], strict=True):
+        init = functools.partial(vgg.init_params, model=model, head=head)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == published
 
 
 @pytest.mark.parametrize("model", ["vgg16", "vgg19"])
@@ -219,6 +221,19 @@ def test_bad_input_is_refused(vgg16, change, message):
     arguments |= change
     with pytest.raises(ValueError, match=message):
         nst_jax.features(vgg16, arguments.pop("images"), **arguments)
+
+
+def test_layers_are_any_sequence_but_a_string(vgg16):
+    image = jnp.full((8, 8, 3), 0.5)
+    layers = ["block1_conv1", "block1_conv2"]
+    prepared = vgg.prepare(vgg16, layers=layers)
+    assert [name for name in prepared if "winograd" in prepared[name]] == ["block1_conv2"]
+    assert list(vgg.features(prepared, image, layers=layers)) == layers
+    wanted = "^layers must be a sequence of names, got the string 'block1_conv1'$"
+    with pytest.raises(TypeError, match=wanted):
+        vgg.features(vgg16, image, layers="block1_conv1")
+    with pytest.raises(TypeError, match=wanted):
+        vgg.prepare(vgg16, layers="block1_conv1")
 
 
 def test_a_tree_of_neither_network_is_refused(vgg16):

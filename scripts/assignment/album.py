@@ -39,8 +39,11 @@ def names_of(first: Figure, last: Figure) -> str:
 
 
 def terms_of(history: Mapping[str, np.ndarray], n: int) -> dict[str, tuple]:
+    """The terms over the steps; the content's from the second on, since the start is the content
+    and what is left is rounding."""
     steps = np.arange(1, len(history["total"]) + 1)
-    return {name: (steps, history[name][:, n]) for name in ("total", "style", "content")}
+    begin = {"style": 0, "content": 1, "total": 0}
+    return {name: (steps[at:], history[name][at:, n]) for name, at in begin.items()}
 
 
 def rate_text(setting: Setting, rate: float) -> str:

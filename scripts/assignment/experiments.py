@@ -5,6 +5,7 @@ Every function keeps what it makes in the setting's folder, and takes it from th
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ FACTORS = (0.01, 0.1, 1.0, 10.0)  # of the report's rate: 1, 10, 100, 1000
 # Of the rate, every STEPS / 30 steps; as many as FACTORS, so that both are of one program.
 DECAYS = (1.0, 0.96, 0.9, 0.8)
 SEEDS = (0, 1, 2)
-JUDGED_STEPS = 100
+CHANNELS = 8  # that are looked at of a layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class Setting:
       models: the networks; the last one is looked at more closely.
       folder: of what is kept between calls.
       drawn: content and styles are the package's own drawings.
-      marks: steps at which a run's pictures are kept, and their losses by layer taken.
-      measured: those of them at which gradients and curvature are measured.
+      marks: number of steps at which a run's pictures are kept, and their losses by layer taken.
+      measured: number of further ones, at which gradients and curvature are measured, too.
     """
 
     content: np.ndarray
@@ -86,29 +87,55 @@ class Setting:
         return max(self.steps // 15, 1)
 
     @property
-    def tail(self) -> int:
-        """Steps at the end of a run over which a bouncing loss is taken."""
-        return max(self.steps // 100, 1)
+    def half(self) -> int:
+        """Steps at a constant rate, which are compared with as many of the whole run's."""
+        return self.steps // 2
 
-    def steps_at(self, count: int) -> list[int]:
-        """About `count` steps from 1 to the last, evenly spaced by their logarithm."""
-        return sorted({round(step) for step in np.geomspace(1, self.steps, count)})
+    @property
+    def settled(self) -> int:
+        """The step by which a run has left its start, from which it is looked at for bouncing."""
+        return self.steps // 30
+
+    @property
+    def marks_at(self) -> list[int]:
+        """About `marks` steps from the last one down to 1, evenly spaced by their logarithm."""
+        return self._by_logarithm(self.marks)
+
+    @property
+    def measured_at(self) -> list[int]:
+        """About `measured` steps: half of them as `marks_at`, half evenly over the whole run, so
+        that its later half has its share."""
+        evenly = self.measured // 2
+        steps = [self.steps * (n + 1) // (evenly + 1) for n in range(evenly)]
+        return sorted({*steps, *self._by_logarithm(self.measured - evenly)})
+
+    def _by_logarithm(self, count: int) -> list[int]:
+        return sorted({round(step) for step in np.geomspace(self.steps, 1, count)})
 
 
-def once(path: Path, make: Callable[[], Any]) -> Any:
+def once(
+    path: Path, make: Callable[[], Any], *, remedy: str = "delete it to have it made anew"
+) -> Any:
     """What `make` returns, of JSON's types; made once and then read from `path`.
 
     Raises:
-      ValueError: the file is damaged.
+      ValueError: what the file holds is not what was written; the message ends with the remedy.
     """
     if not path.exists():
-        text = json.dumps(make(), indent=1)
+        made = json.loads(json.dumps(make()))
         with files.replacing(path) as file:
-            file.write(text.encode())
+            file.write(json.dumps({"sha256": _digest(made), "made": made}, indent=1).encode())
     try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged, delete it to have it made anew: {error}") from error
+        kept = json.loads(path.read_text("utf-8"))
+        if kept["sha256"] != _digest(kept["made"]):
+            raise ValueError("its checksum is another")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, {remedy}") from error
+    return kept["made"]
+
+
+def _digest(made: Any) -> str:
+    return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
 
 @functools.cache
@@ -122,7 +149,7 @@ def targets_of(params, content, styles: Sequence[np.ndarray], config: Config) ->
     return [jax.tree.map(lambda leaf, n=n: leaf[n], targets) for n in range(len(styles))]
 
 
-_terms = jax.jit(nst_jax.objective_value)
+loss_and_terms = jax.jit(nst_jax.objective_value)
 
 
 def as_saved(picture: np.ndarray) -> np.ndarray:
@@ -135,7 +162,7 @@ def losses_of(picture, params, targets, config: Config) -> dict[str, float]:
     return {
         name + suffix: float(value)
         for suffix, image in (("", picture), ("_saved", as_saved(picture)))
-        for name, value in _terms(image, params, targets, config)[1].items()
+        for name, value in loss_and_terms(image, params, targets, config)[1].items()
     }
 
 
@@ -185,7 +212,7 @@ def as_reported(setting: Setting, model: str) -> tuple[Painted, dict[str, Any]]:
             setting.content,
             list(setting.styles.values()),
             setting.config.replace(learning_rate=rates),
-            snapshots_at=setting.steps_at(setting.marks),
+            snapshots_at={*setting.marks_at, *setting.measured_at},
         )
         lost.append(lost_outputs(painted).tolist())
         if not any(lost[-1]):
@@ -203,8 +230,7 @@ def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str,
     styles = list(setting.styles.values())
     gatys = config.replace(style_normalization="gatys")
     steps = painted.snapshots.keys()
-    marks = setting.steps_at(setting.measured)
-    closely = {0} | {min(step for step in steps if step >= mark) for mark in marks}
+    closely = {0} | {min(s for s in steps if s >= mark) for mark in setting.measured_at}
     measured = []
     for n, targets in enumerate(targets_of(params, setting.content, styles, config)):
         pictures = {0: setting.content} | {s: images[n] for s, images in painted.snapshots.items()}
@@ -233,14 +259,16 @@ def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str,
     }
 
 
-def at_constant_rate(setting: Setting, reported: Mapping[str, Any]) -> Painted:
-    """The experiment on the last network again, as long, at the rates it began with throughout."""
+def at_constant_rate(setting: Setting, model: str, reported: Mapping[str, Any]) -> Painted:
+    """The experiment on one network again, half as long, at the rates it began with throughout."""
     return paint(
-        setting.folder / "constant",
-        params_of(setting.models[-1]),
+        setting.folder / f"constant_{model}",
+        params_of(model),
         setting.content,
         list(setting.styles.values()),
-        setting.config.replace(learning_rate=np.array(reported["rates"]), decay_rate=1.0),
+        setting.config.replace(
+            steps=setting.half, learning_rate=np.array(reported["rates"]), decay_rate=1.0
+        ),
     )
 
 
@@ -310,132 +338,8 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
     }
 
 
-def method_configs(setting: Setting) -> dict[str, Config]:
-    """Other ways to minimise the report's objective."""
-    presets, base = nst_jax.presets, setting.config
-
-    def of(preset, *names):
-        return {name: getattr(presets[preset], name) for name in names}
-
-    sgd = of("default", "normalize_gradient", "momentum", "learning_rate", "schedule", "clip")
-    lbfgs = of("gatys", "normalize_gradient", "optimizer", "learning_rate", "schedule", "clip")
-    return {
-        "sgd": base.replace(**sgd),
-        "adam": base.replace(optimizer="adam", learning_rate=5.0, schedule="cosine", clip=True),
-        "lbfgs": base.replace(**lbfgs),
-    }
-
-
-def methods(setting: Setting) -> dict[str, tuple[Painted, dict[str, Any]]]:
-    """The same objective from the same start by other optimisers, as many gradients each."""
-    model, base = setting.models[-1], setting.config
-    params = objective.prepare(params_of(model), base)
-    styles = list(setting.styles.values())
-    targets = targets_of(params, setting.content, styles, base)
-    found = {}
-    for name, config in method_configs(setting).items():
-        painted = paint(
-            setting.folder / f"method_{name}", params_of(model), setting.content, styles, config
-        )
-
-        def measure(painted=painted):
-            return {
-                "styles": [
-                    {
-                        "final": losses_of(picture, params, own, base),
-                        "losses_saved": measures.layer_losses(as_saved(picture), params, own, base),
-                    }
-                    for picture, own in zip(painted.images, targets, strict=True)
-                ],
-                "diverged": lost_outputs(painted).tolist(),
-                "seconds": painted.seconds,
-            }
-
-        found[name] = painted, once(setting.folder / f"method_{name}.json", measure)
-    return found
-
-
-def judged_steps(setting: Setting) -> int:
-    return min(JUDGED_STEPS, setting.steps)
-
-
-def _judge(model: str, config: Config, contents, styles, pictures) -> dict[str, list[float]]:
-    """What a network says of pictures of all contents in all styles, as they are saved.
-
-    Returns:
-      `{"style": [pairs], "content": [pairs]}`: the style loss as a share of the content picture's,
-      and the content loss as a share of the content's activations, 1/2 sum(A^2).
-    """
-    params = objective.prepare(params_of(model), config)
-    found = {"style": [], "content": []}
-    pictures = iter(pictures)
-    for content in contents:
-        for own in targets_of(params, content, styles, config):
-            saved = as_saved(next(pictures))
-            now = _terms(saved, params, own, config)[1]
-            before = _terms(content, params, own, config)[1]
-            nothing = jax.tree.map(np.zeros_like, own.content)
-            against = _terms(content, params, own._replace(content=nothing), config)[1]
-            found["style"].append(float(now["style"] / before["style"]))
-            found["content"].append(float(now["content"] / against["content"]))
-    return found
-
-
-def _judge_config(setting: Setting) -> Config:
-    """The default preset at one scale."""
-    preset = nst_jax.presets["default"]
-    return preset.replace(size=None, first_size=None, steps=judged_steps(setting))
-
-
-def _verdicts(setting: Setting, name: str, contents, styles, pictures) -> dict[str, dict[str, Any]]:
-    """What each network says of each network's pictures, `{painter: {judge: ...}}`."""
-    config = _judge_config(setting)
-    return {
-        painter: {
-            judge: once(
-                setting.folder / f"{name}_{painter}_by_{judge}.json",
-                functools.partial(_judge, judge, config, contents, styles, pictures[painter]),
-            )
-            for judge in setting.models
-        }
-        for painter in setting.models
-    }
-
-
-def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-    """Each network's pictures judged by itself and by the others.
-
-    All pairs of a content and a style are painted by the default preset at one scale, for the
-    report's plain descent may fail on one network and not on the other for reasons of its rate.
-
-    Returns:
-      The pictures of each network, `[pairs, H, W, 3]`, and by painter and judge `{"style",
-      "content"}`: shares, `[pairs]` each.
-    """
-    contents = list(setting.judged_contents.values())
-    styles = list(setting.judged_styles.values())
-    pictures = {
-        model: paint(
-            setting.folder / f"judged_{model}",
-            params_of(model),
-            contents,
-            styles,
-            _judge_config(setting),
-        ).images
-        for model in setting.models
-    }
-    return pictures, _verdicts(setting, "judged", contents, styles, pictures)
-
-
-def judged_as_reported(setting: Setting, reported) -> dict[str, dict[str, Any]]:
-    """The same judgement of the pictures of the report's own experiment."""
-    pictures = {model: painted.images for model, (painted, _) in reported.items()}
-    styles = list(setting.styles.values())
-    return _verdicts(setting, "reported", [setting.content], styles, pictures)
-
-
-def feature_maps(setting: Setting, model: str, *, channels: int = 8) -> dict[str, np.ndarray]:
+def feature_maps(setting: Setting, model: str) -> dict[str, np.ndarray]:
     """The first channels of each block's first convolution on the content, `{layer: [h, w, C]}`."""
     layers = tuple(f"block{block}_conv1" for block in range(1, 6))
     found = vgg.features(params_of(model), setting.content, layers=layers)
-    return {layer: np.asarray(value[..., :channels]) for layer, value in found.items()}
+    return {layer: np.asarray(value[..., :CHANNELS]) for layer, value in found.items()}

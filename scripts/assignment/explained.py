@@ -1,6 +1,5 @@
 """Sections of the report that say why it went as it did."""
 
-import statistics
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -20,11 +19,13 @@ class Run(NamedTuple):
     Attributes:
       name: of both, for the reader.
       totals: the loss before each step.
+      constant: the same of the run at a constant rate, half as long; None if it is lost.
       measured: what `experiments.as_reported` measured of it, `{"rows", "final", "final_gatys"}`.
     """
 
     name: str
     totals: list[float]
+    constant: list[float] | None
     measured: Mapping[str, Any]
 
     @property
@@ -33,27 +34,36 @@ class Run(NamedTuple):
         return [row for row in self.measured["rows"] if "gradients" in row]
 
 
-def plateau(album: Album, setting: Setting, reported) -> tuple[list[Block], list[Finding]]:
-    runs = {
-        model: [
+def runs_of(setting: Setting, reported, constant) -> dict[str, list[Run]]:
+    """Each network's runs that were not lost, by style; of networks that have any."""
+    runs = {}
+    for model, (painted, numbers) in reported.items():
+        lost = lost_outputs(constant[model])
+        runs[model] = [
             Run(
                 f"{model.upper()}, {style}",
                 painted.history["total"][:, n].tolist(),
+                None if lost[n] else constant[model].history["total"][:, n].tolist(),
                 numbers["styles"][n],
             )
             for n, style in enumerate(setting.styles)
             if not numbers["diverged"][n]
         ]
-        for model, (painted, numbers) in reported.items()
-    }
-    runs = {model: group for model, group in runs.items() if group}
+    return {model: group for model, group in runs.items() if group}
+
+
+def plateau(
+    album: Album, setting: Setting, reported, constant
+) -> tuple[list[Block], list[Finding]]:
+    runs = runs_of(setting, reported, constant)
     if not runs:
         return [
             Heading("The plateau"),
             Text("Every run was lost: there is nothing to measure."),
         ], []
     parts = [
-        part(album, setting, runs) for part in (_losses_by_layer, _curvature, _gradients_by_layer)
+        part(album, setting, runs)
+        for part in (_losses_by_layer, _curvature, _gradients_by_layer, _decay)
     ]
     blocks, found = ([item for part in parts for item in part[n]] for n in (0, 1))
     return [Heading("The plateau, measured"), *blocks], found
@@ -89,7 +99,7 @@ def _losses_by_layer(album, setting, runs) -> tuple[list[Block], list[Finding]]:
             "run",
             "loss at the end",
             "taken off by the second half",
-            "step after which the loss falls by less than a tenth",
+            f"step after which the loss falls by less than {findings.LATE_GAIN:.0%}",
             "style loss by Gatys' normaliser",
         ),
         [
@@ -103,7 +113,7 @@ def _losses_by_layer(album, setting, runs) -> tuple[list[Block], list[Finding]]:
     found = [
         Finding(
             "From some point on nothing is gained.",
-            findings.plateau(gains, stalls, steps=setting.steps),
+            findings.plateau([run.totals for run in everyone]),
             f"The second half of the steps takes off {min(gains):.0%} to {max(gains):.0%} of the "
             f"loss; less than {findings.LATE_GAIN:.0%} falls from step {min(stalls)} to "
             f"{max(stalls)} on; {seen}.",
@@ -138,59 +148,57 @@ def _curvature(album, setting, runs) -> tuple[list[Block], list[Finding]]:
         caption="The learning rate times the largest eigenvalue of the loss's Hessian (Lanczos' "
         "iteration on Hessian-vector products). Descent on a quadratic diverges above 2.",
     )
-    first, half = setting.steps // 30, setting.steps // 2
-    halves = [
-        (
-            findings.edge(run.close, first=first, last=half),
-            findings.edge(run.close, first=half, last=setting.steps),
+    first, half = setting.settled, setting.half
+    regimes, rows, told = [], [], []
+    for run in everyone:
+        whole, *halves = (
+            findings.edge(run.close, first=begin, last=end)
+            for begin, end in ((first, setting.steps), (first, half), (half, setting.steps))
         )
-        for run in everyone
-    ]
+        # Where a dispatch takes many steps, a short run may have no measurement in a half.
+        regimes += [findings.regime(own["median"]) for own in halves if own]
+        early, late = (
+            f"{short(own['median'])}, {findings.regime(own['median'])}" if own else "not measured"
+            for own in halves
+        )
+        rising = [findings.rises(part) for part in (run.totals[first:half], run.totals[half:])]
+        rows.append(
+            (
+                run.name,
+                early,
+                late,
+                short(whole["largest"]),
+                short(whole["last"]),
+                *(f"{share:.1%}" for share in rising),
+            )
+        )
+        bounces = "bounces" if findings.bounces(run.totals[first:half]) else "does not bounce"
+        told.append(
+            f"{run.name}: {early}, then {late} (at the end {short(whole['last'])}); it {bounces}, "
+            f"{rising[0]:.1%} of the steps raise the loss, then {rising[1]:.1%}"
+        )
     table = Table(
         (
             "run",
             f"rate x eigenvalue, median of steps {first} to {half}",
-            "that is",
             f"of steps {half} to {setting.steps}",
-            "that is",
             "largest",
             "at the end",
             f"steps from {first} to {half} that raise the loss",
             "of the rest",
         ),
-        [
-            (
-                run.name,
-                short(early["median"]),
-                findings.regime(early["median"]),
-                short(late["median"]),
-                findings.regime(late["median"]),
-                short(max(early["largest"], late["largest"])),
-                short(late["last"]),
-                f"{findings.rises(run.totals[first:half]):.0%}",
-                f"{findings.rises(run.totals[half:]):.0%}",
-            )
-            for run, (early, late) in zip(everyone, halves, strict=True)
-        ],
+        rows,
     )
     text = Text(
-        f"The medians are of {halves[0][0]['count']} and {halves[0][1]['count']} measurements. "
-        "Above the edge a step along the direction of the largest curvature goes too far and "
-        "raises the loss, so that a run there bounces; below it a run is slow because its rate is "
-        "small for its curvature."
-    )
-    told = (
-        f"{run.name}: {short(early['median'])}, then {short(late['median'])}, at the end "
-        f"{short(late['last'])}"
-        for run, (early, late) in zip(everyone, halves, strict=True)
+        f"Measured after steps {', '.join(str(row['step']) for row in everyone[0].close)}. On a "
+        "quadratic a step along the direction of the largest curvature goes too far above the edge "
+        "and raises the loss: a run there bounces."
     )
     finding = Finding(
         "The rate is at the edge of what the curvature allows, throughout.",
-        findings.agreement(
-            [findings.regime(own["median"]) != "below" for both in halves for own in both]
-        ),
-        f"Rate times largest eigenvalue, where 2 is the edge, in the median of steps {first} to "
-        f"{half}, then of the rest: {'; '.join(told)}; {name_of(figure)}.",
+        findings.agreement([regime == "at" for regime in regimes]),
+        f"Rate times largest eigenvalue, where {findings.EDGE:g} is the edge, in the median of "
+        f"steps {first} to {half}, then of the rest: {'; '.join(told)}; {name_of(figure)}.",
         EXPLANATION,
     )
     return [figure, table, text], [finding]
@@ -217,68 +225,81 @@ def _gradients_by_layer(album, setting, runs) -> tuple[list[Block], list[Finding
         if low > findings.HOLDS
         else "not shown",
         f"At the end the norm of the content's gradient is {low:.1e} to {high:.1e} of the sum over "
-        f"all layers (and at {SIDE}x{SIDE}, where it weighs {setting.content_weighs:.3g} times as "
-        "much, about as many times that); "
+        f"all layers (at {SIDE}x{SIDE} it weighs {setting.content_weighs:.3g} times as much); "
         f"{names_of(made[0], made[-1])}.",
         EXPLANATION,
     )
     return made, [finding]
 
 
-def decay(album: Album, setting: Setting, reported, constant) -> tuple[list[Block], list[Finding]]:
-    """The experiment on the last network beside the same at a constant rate."""
-    painted, numbers = reported
-    styles, model = list(setting.styles), setting.models[-1].upper()
-    steps = np.arange(1, setting.steps + 1)
-    figure = album.add(
-        figures.curves,
-        {
-            style: {
-                "as reported": (steps, painted.history["total"][:, n]),
-                "at a constant rate": (steps, constant.history["total"][:, n]),
-            }
-            for n, style in enumerate(styles)
-        },
-        y="weighted loss",
-        caption=f"{model}: the experiment as reported, and at the rate it began with throughout.",
-    )
-    lost = lost_outputs(constant)
-    with_decay, without = (
-        [statistics.median(run.history["total"][-setting.tail :, n]) for n in range(len(styles))]
-        for run in (painted, constant)
-    )
-    without = [None if lost[n] else loss for n, loss in enumerate(without)]
+def _decay(album, setting, runs) -> tuple[list[Block], list[Finding]]:
+    """The experiment beside the same at a constant rate, over as many steps."""
+    first, half = setting.settled, setting.half
+    steps = np.arange(1, half + 1)
+
+    def panel(run):
+        curves = {"as reported": (steps, run.totals[:half])}
+        constant = run.constant and {"at a constant rate": (steps, run.constant)}
+        return curves | (constant or {})
+
+    made = [
+        album.add(
+            figures.curves,
+            {run.name: panel(run) for run in group},
+            y="weighted loss",
+            caption=f"{model.upper()}: the first half of the experiment as reported, and at the "
+            "rate it began with throughout.",
+        )
+        for model, group in runs.items()
+    ]
+    seen = names_of(made[0], made[-1])
+    bouncing, calm, rows = [], [], []
+    for run in (run for group in runs.values() for run in group):
+        early, both = run.totals[first:half], (run.totals[:half], run.constant)
+        rising = [
+            "lost" if losses is None else f"{findings.rises(findings.last_third(losses)):.1%}"
+            for losses in both
+        ]
+        ends = [
+            "lost" if losses is None else short(findings.loss_at_end(losses)) for losses in both
+        ]
+        rows.append((run.name, f"{findings.rises(early):.1%}", *rising, *ends))
+        if findings.bounces(early):
+            told = f"{run.name}: {rising[0]} as reported, {rising[1]} at a constant rate"
+            bouncing.append((findings.ends_bouncing(*both), told))
+        else:
+            told = f"{run.name}: {ends[0]} as reported, {ends[1]} at a constant rate"
+            calm.append((findings.slows(*both), told))
     table = Table(
         (
-            "style",
-            "loss at the end, as reported",
+            "run",
+            f"steps from {first} to {half} that raise the loss, as reported",
+            f"of the last third of {half}",
+            "the same at a constant rate",
+            f"loss after {half} steps, as reported",
             "at a constant rate",
-            "its second half takes off",
         ),
-        [
-            (
-                style,
-                short(with_decay[n]),
-                "lost" if lost[n] else short(without[n]),
-                "" if lost[n] else f"{findings.late_gain(constant.history['total'][:, n]):.1%}",
-            )
-            for n, style in enumerate(styles)
-        ],
+        rows,
     )
-    if any(numbers["diverged"]):
-        return [figure, table], []
-    told = [
-        f"{style}: {short(a)} as reported, {'lost' if b is None else short(b)} at a constant rate"
-        for style, a, b in zip(styles, with_decay, without, strict=True)
+
+    def finding(claim, found, measure):
+        told = "; ".join(told for _, told in found) or "there is no such run"
+        verdict = findings.agreement([holds for holds, _ in found])
+        return Finding(claim, verdict, f"{measure}: {told}; {seen}.", EXPLANATION)
+
+    return [Heading("Without the decay", 3), *made, table], [
+        finding(
+            "The decay of the rate ends the bouncing.",
+            bouncing,
+            f"Of the runs that bounce from step {first} to {half}, the share of the last third of "
+            "these steps that raise the loss",
+        ),
+        finding(
+            "The decay of the rate slows the descent of a run that does not bounce.",
+            calm,
+            f"Of these runs the loss after {half} steps",
+        ),
     ]
-    finding = Finding(
-        "The decay of the rate holds it back.",
-        findings.holds_back(with_decay, without),
-        f"On {model}, losses after {setting.steps} steps (medians of the last {setting.tail}): "
-        f"{'; '.join(told)}; {name_of(figure)}.",
-        EXPLANATION,
-    )
-    return [Heading("Without the decay"), figure, table], [finding]
 
 
 def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], list[Finding]]:
@@ -295,22 +316,29 @@ def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], li
         for name, group in effects.items()
     }
 
-    def panels(group):
+    def panels(group, label):
         return {
-            style: {name: (steps, group["style"][v][n]) for v, name in enumerate(group["names"])}
+            style: {
+                f"{label} {name}": (steps, group["style"][v][n])
+                for v, name in enumerate(group["names"])
+            }
             for n, style in enumerate(styles)
         }
 
+    falls = setting.steps / setting.config.decay_steps
     captions = {
         "rates": f"{model}: rates, as of {SIDE}x{SIDE} pixels. A curve that rises or ends is lost.",
-        "decays": f"{model}: factors by which the rate falls, thirty times over the run; the "
-        f"report has {effects['decays']['names'][1]} and 1 is a constant rate.",
+        "decays": f"{model}: factors by which the rate falls, {falls:g} times over the run; the "
+        f"experiment has {setting.config.decay_rate:g} and 1 is a constant rate.",
         "seeds": f"{model}: starts from noise of {len(effects['seeds']['names'])} seeds instead of "
         "the content.",
     }
     made = {
         name: album.add(
-            figures.curves, panels(effects[name]), y="weighted style loss", caption=caption
+            figures.curves,
+            panels(effects[name], name.removesuffix("s")),
+            y="weighted style loss",
+            caption=caption,
         )
         for name, caption in captions.items()
     }
@@ -353,7 +381,7 @@ def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], li
             EXPLANATION,
         )
     ]
-    decayed = last["decays"][1]
+    decayed = last["decays"][effects["decays"]["names"].index(f"{setting.config.decay_rate:g}")]
     seeds = np.array(last["seeds"], np.float64)  # None is NaN
     if np.isfinite(seeds).all():
         spreads = [findings.spread(seeds[:, n].tolist()) for n in range(len(styles))]

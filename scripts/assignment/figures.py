@@ -1,6 +1,6 @@
 """Pictures and curves, as JPEG files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,15 @@ def _legend(figure, axes) -> None:
     figure.legend(
         lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8
     )
+
+
+def _lines(axis, lines: Mapping[str, float]) -> None:
+    """Dotted, at heights, with their names."""
+    for name, height in lines.items():
+        axis.axhline(height, color="0.25", linewidth=1, linestyle=":")
+        axis.annotate(
+            name, (0.01, height), xycoords=("axes fraction", "data"), fontsize=8, va="bottom"
+        )
 
 
 def _save(path: Path, figure) -> None:
@@ -90,6 +99,7 @@ def curves(
     y: str,
     lines: Mapping[str, float] | None = None,
     points: bool = False,
+    dashed: Collection[str] = (),
 ) -> None:
     """Curves on logarithmic scales, a panel each group, the same colour for the same name.
 
@@ -99,6 +109,7 @@ def curves(
       x, y: labels of the axes.
       lines: heights of horizontal lines, by their names.
       points: mark each value.
+      dashed: names of curves that are drawn above others and let them be seen.
     """
     names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     figure = _figure(4.4 * len(panels) + 0.4, 3.5)
@@ -108,13 +119,12 @@ def curves(
             color = COLOURS[names.index(name) % len(COLOURS)]
             look = {"marker": "o", "markersize": 3} if points else {}
             style = "-" if names.index(name) < len(COLOURS) else "--"
+            if name in dashed:
+                look |= {"dashes": (4, 4), "zorder": 3}
+                color = "0.1"
             values = _positive(values)
             axis.plot(across, values, style, label=name, color=color, linewidth=1.3, **look)
-        for name, height in (lines or {}).items():
-            axis.axhline(height, color="0.25", linewidth=1, linestyle=":")
-            axis.annotate(
-                name, (0.01, height), xycoords=("axes fraction", "data"), fontsize=8, va="bottom"
-            )
+        _lines(axis, lines or {})
         axis.set_title(heading, fontsize=10, parse_math=False)
         axis.set_yscale("log")
         axis.set_xscale("log")
@@ -128,9 +138,13 @@ def curves(
 
 
 def bars(
-    path: Path, panels: Mapping[str, Mapping[str, Mapping[str, float]]], *, y: str, line: float
+    path: Path,
+    panels: Mapping[str, Mapping[str, Mapping[str, float]]],
+    *,
+    y: str,
+    lines: Mapping[str, float],
 ) -> None:
-    """Bars side by side, `{panel: {series: {category: height}}}`, with a line at a height."""
+    """Bars side by side, `{panel: {series: {category: height}}}`, with lines as of `curves`."""
     figure = _figure(4.4 * len(panels) + 0.4, 3.3)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (heading, series) in zip(axes, panels.items(), strict=True):
@@ -139,7 +153,7 @@ def bars(
             places = np.arange(len(heights)) + (number - (len(series) - 1) / 2) * width
             color = COLOURS[number % len(COLOURS)]
             axis.bar(places, list(heights.values()), width, label=name, color=color)
-        axis.axhline(line, color="0.25", linewidth=1, linestyle=":")
+        _lines(axis, lines)
         axis.set_xticks(range(len(heights)), list(heights), fontsize=7)
         axis.set_title(heading, fontsize=10, parse_math=False)
         axis.spines[["top", "right"]].set_visible(False)

@@ -6,31 +6,42 @@ A verdict is "confirmed", "corrected" (true in part, or otherwise than it was sa
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 LATE_GAIN = 0.1  # what the second half of a run has to take off the loss not to be a plateau
+# What is a plateau in part: less than this is taken off, and the end of it begins by this share.
+PART_GAIN, PART_STALL = 0.5, 0.9
 NEAR = (50.0, 200.0)  # what "near 100" is taken to mean
 EDGE = 2.0  # of rate times curvature, beyond which descent on a quadratic diverges
-AT_EDGE = (1.0, 4.0)  # what "at the edge" is taken to mean
+AT_EDGE = (1.6, 2.5)  # what "at the edge" is taken to mean
 HOLDS, HARDLY = 0.3, 0.1  # shares of the gradients: what holds a run has more, what can't less
 UNREACHED = 0.5  # share of the distance to a style left, above which it hardly shows
+PLAINLY = 0.2  # the same, below which it plainly shows
 WORSE = 1.2  # ratio above which one style is taken to be worse off than another
 SAME = 1.1  # ratio up to which two losses are taken to be as good
+BOUNCES = 0.05  # share of the steps that raise the loss, above which a run is said to bounce
+TIMES = 10  # how much lower a style loss the other optimisers are to reach
 SURE = 0.05  # probability of so many wins by chance, below which one is taken to be better
 
 RULES = (
     'The verdicts follow fixed rules; "corrected" is what holds in part, "not shown" what the '
     "figures do not carry. A plateau: the second half of a run takes less than "
-    f"{LATE_GAIN:.0%} off the loss; in part, where a shorter end of it does. Near 100: "
-    f"{NEAR[0]:g} to {NEAR[1]:g}, in the units that the report leaves open, and so not shown "
-    f"where it depends on them. At the edge of stability: rate times curvature from {AT_EDGE[0]:g} "
-    f"to {AT_EDGE[1]:g}, in the median of a half of the run. A term holds a run with more than "
-    f"{HOLDS:.0%} of the layers' gradients, and cannot with less than {HARDLY:.0%}. A style hardly "
-    f"shows when more than {UNREACHED:.0%} of the distance to its Gram matrices is left in the "
-    f"picture as saved, and {WORSE:g} times as much as of the other style. Losses within "
-    f"{SAME - 1:.0%} are the same. One network is better where the sign test has p < {SURE:g} by "
-    "every judge."
+    f"{LATE_GAIN:.0%} off the loss; in part, where for any run it takes less than {PART_GAIN:.0%}, "
+    f"and what comes after at most {PART_STALL:.0%} of the steps less than {LATE_GAIN:.0%}. Near "
+    f"100: {NEAR[0]:g} to {NEAR[1]:g}, in the units that the report leaves open, and so not shown "
+    "where it depends on them. At the edge of stability: rate times curvature from "
+    f"{AT_EDGE[0]:g} to {AT_EDGE[1]:g}, in the median of a half of the run; less is below the "
+    f"edge, more beyond it. A run bounces where more than {BOUNCES:.0%} of its steps raise the "
+    "loss; the decay ends that where the last third does so no more, and does at a constant rate. "
+    f"A term holds a run with more than {HOLDS:.0%} of the layers' gradients, and cannot with less "
+    f"than {HARDLY:.0%}. A style hardly shows when more than {UNREACHED:.0%} of the distance to "
+    "its Gram matrices is left in the picture as saved, in the mean over layers, and "
+    f"{WORSE:g} times as much as of the other style; it plainly shows with less than "
+    f"{PLAINLY:.0%}. Losses within {SAME - 1:.0%} are the same. {TIMES} times lower is one "
+    "picture's style loss, at a content loss that is at most the reported one's, unrounded; in "
+    "part, where it is so for some of the styles, or only as saved. One network is better where "
+    f"the sign test has p < {SURE:g} by every judge."
 )
 
 REPORT, EXPLANATION, GOAL = "the report", "an explanation", "a goal of ours"
@@ -52,6 +63,13 @@ def agreement(holds: Sequence[bool]) -> str:
     return "confirmed" if all(holds) else "corrected" if any(holds) else "refuted"
 
 
+def together(verdicts: Sequence[str]) -> str:
+    """The verdict on a claim about several runs, given the verdict on each."""
+    if not verdicts:
+        return "not shown"
+    return verdicts[0] if len(set(verdicts)) == 1 else "corrected"
+
+
 def short(value: float | None) -> str:
     """Three significant digits."""
     if value is None or not math.isfinite(value):
@@ -65,7 +83,7 @@ def late_gain(totals: Sequence[float]) -> float:
     Of medians over a hundredth of the steps, for single ones bounce.
     """
     width, half = max(len(totals) // 100, 1), len(totals) // 2
-    return 1 - statistics.median(totals[-width:]) / statistics.median(totals[half : half + width])
+    return 1 - loss_at_end(totals) / statistics.median(totals[half : half + width])
 
 
 def stalls_after(totals: Sequence[float], *, share: float = LATE_GAIN) -> int:
@@ -74,11 +92,14 @@ def stalls_after(totals: Sequence[float], *, share: float = LATE_GAIN) -> int:
     return next(step for step, total in enumerate(totals) if total * (1 - share) <= lowest)
 
 
-def plateau(gains: Sequence[float], stalls: Sequence[int], *, steps: int) -> str:
-    """The verdict on a plateau, of `late_gain` and `stalls_after` of several runs of `steps`."""
-    if all(gain < LATE_GAIN for gain in gains):
+def plateau(totals: Sequence[Sequence[float]]) -> str:
+    """The verdict on a plateau, of the losses of several runs."""
+    if all(late_gain(run) < LATE_GAIN for run in totals):
         return "confirmed"
-    return "corrected" if all(stall < steps for stall in stalls) else "refuted"
+    in_part = [
+        late_gain(run) < PART_GAIN and stalls_after(run) <= PART_STALL * len(run) for run in totals
+    ]
+    return "corrected" if any(in_part) else "refuted"
 
 
 def near(losses: Sequence[float], *, otherwise: Sequence[float]) -> str:
@@ -94,14 +115,17 @@ def rises(totals: Sequence[float]) -> float:
     return statistics.mean(b > a for a, b in zip(totals[:-1], totals[1:], strict=True))
 
 
-def edge(rows: Sequence[Mapping[str, Any]], *, first: int, last: int) -> dict[str, float]:
+def edge(rows: Sequence[Mapping[str, Any]], *, first: int, last: int) -> dict[str, float] | None:
     """Rate times the largest eigenvalue of the Hessian, at the measured steps from `first` to
-    `last`, at least one.
+    `last`.
 
     Returns:
-      `{"median", "largest", "last", "count"}`; descent on a quadratic diverges above 2.
+      `{"median", "largest", "last", "count"}`, None if there is none; descent on a quadratic
+      diverges above 2.
     """
     products = [row["rate"] * row["eigenvalue"] for row in rows if first <= row["step"] <= last]
+    if not products:
+        return None
     return {
         "median": statistics.median(products),
         "largest": max(products),
@@ -139,6 +163,15 @@ def gaps(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, f
     }
 
 
+def mean(values: Iterable[float]) -> float:
+    return statistics.mean(list(values))
+
+
+def plainly_shows(left: float) -> bool:
+    """Whether a style plainly shows, of the mean gap left of it."""
+    return left < PLAINLY
+
+
 def hardly_shows(left: float, other: float) -> str:
     """The verdict on a style that hardly shows, of the mean gaps left of it and of another."""
     if left <= UNREACHED:
@@ -146,15 +179,58 @@ def hardly_shows(left: float, other: float) -> str:
     return "confirmed" if left > WORSE * other else "corrected"
 
 
-def holds_back(with_decay: Sequence[float], without: Sequence[float | None]) -> str:
-    """The verdict on the decay as what stops a run, of final losses; None is a run that is lost."""
-    if None in without:
-        return "refuted"
-    return agreement([a > SAME * b for a, b in zip(with_decay, without, strict=True)])
+def bounces(totals: Sequence[float]) -> bool:
+    """Whether more of the steps raise the loss than `BOUNCES`."""
+    return rises(totals) > BOUNCES
+
+
+def last_third(totals: Sequence[float]) -> Sequence[float]:
+    return totals[2 * len(totals) // 3 :]
+
+
+def loss_at_end(totals: Sequence[float]) -> float:
+    """Of the median of a hundredth of the steps, at least one, for single ones bounce."""
+    return statistics.median(totals[-max(len(totals) // 100, 1) :])
+
+
+def ends_bouncing(decayed: Sequence[float], constant: Sequence[float] | None) -> bool:
+    """Whether a run that bounces has come to rest in its last third, and does not without decay.
+
+    Args:
+      decayed, constant: losses of as many steps; None is a run that is lost.
+    """
+    rests = not bounces(last_third(decayed))
+    return rests and (constant is None or bounces(last_third(constant)))
+
+
+def slows(decayed: Sequence[float], constant: Sequence[float] | None) -> bool:
+    """Whether the loss is above what it is without decay after as many steps; None is lost."""
+    return constant is not None and loss_at_end(decayed) > SAME * loss_at_end(constant)
+
+
+class Attempt(NamedTuple):
+    """A method's picture: how many times lower its style loss is than the reported one's, and its
+    content loss as a ratio to that one's."""
+
+    method: str
+    times: float
+    content: float
+
+
+def best(attempts: Sequence[Attempt], *, kept: bool = False) -> Attempt | None:
+    """The one of the lowest style loss, of all or of those at no higher content loss, if any."""
+    among = [attempt for attempt in attempts if not kept or attempt.content <= 1]
+    return max(among, key=lambda attempt: attempt.times, default=None)
+
+
+def reaches(attempts: Sequence[Attempt]) -> bool:
+    """Whether one of them is `TIMES` lower in style at no higher content loss."""
+    found = best(attempts, kept=True)
+    return found is not None and found.times >= TIMES
 
 
 def ten_times(floating: Sequence[bool], saved: Sequence[bool]) -> str:
-    """The verdict on the goal, of whether it is met by the pictures before and after saving."""
+    """The verdict on the goal, of the styles for which it is reached before and after saving."""
     verdict = agreement(floating)
     return "corrected" if verdict == "refuted" and any(saved) else verdict
 

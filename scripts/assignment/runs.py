@@ -1,10 +1,13 @@
-"""One optimisation that can be ended at any moment and goes on when it is asked for again."""
+"""One optimisation that can be ended at any moment and goes on when it is asked for again, and how
+long it all took."""
 
+import contextlib
+import json
 import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,11 +100,41 @@ def paint(
     return _read(folder)
 
 
+@contextlib.contextmanager
+def timed(folder: Path, name: str) -> Iterator[None]:
+    """Keeps in `folder` how long a piece of work takes that is done within, the first time.
+
+    Of a piece that is cut off, how long it took is not known, then or later.
+    """
+    path = folder / f"{name}.json"
+    known = path.exists()
+    if not known:
+        _keep(path, None)
+    begun = time.perf_counter()
+    yield
+    if not known:
+        _keep(path, time.perf_counter() - begun)
+
+
 def total_seconds(folder: Path) -> float | None:
-    """Of all runs kept in `folder`, without what was measured on them; None if any was
-    interrupted."""
-    taken = [_read(path.parent).seconds for path in folder.glob("*/result.npz")]
+    """Of all pieces that are `timed` in `folder`; None if any was cut off.
+
+    Raises:
+      ValueError: what an earlier call kept is damaged.
+    """
+    taken = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            seconds = json.loads(path.read_text("utf-8"))
+            taken.append(seconds if seconds is None else float(seconds))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: damaged, wanted a number of seconds or null") from error
     return None if None in taken else sum(taken)
+
+
+def _keep(path: Path, seconds: float | None) -> None:
+    with files.replacing(path) as file:
+        file.write(json.dumps(seconds).encode())
 
 
 def _write(path: Path, **arrays: np.ndarray) -> None:
@@ -110,9 +143,9 @@ def _write(path: Path, **arrays: np.ndarray) -> None:
 
 
 def _read(folder: Path) -> Painted:
-    arrays = _arrays(folder / "result.npz")
+    arrays = _arrays(folder / "result.npz", "images", "diverged", "seconds", "total")
     snapshots = {
-        int(path.stem.removeprefix("step_")): _arrays(path)["images"]
+        int(path.stem.removeprefix("step_")): _arrays(path, "images")["images"]
         for path in sorted(folder.glob("step_*.npz"))
     }
     seconds = float(arrays.pop("seconds"))
@@ -125,9 +158,13 @@ def _read(folder: Path) -> Painted:
     )
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """The arrays of a file, those with the names among them."""
     try:
         with np.load(path) as found:
-            return dict(found)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            arrays = dict(found)
+        if missing := [name for name in names if name not in arrays]:
+            raise ValueError(f"{', '.join(missing)}: not there")
+        return arrays
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged, delete {path.parent} to have it made anew") from error

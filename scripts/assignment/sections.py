@@ -3,18 +3,29 @@
 No number in the text is written by hand: all come from the measurements, and so do the verdicts.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from assignment import architecture, experiments, explained, figures, findings, improved, runs
+from assignment import (
+    architecture,
+    contests,
+    experiments,
+    explained,
+    figures,
+    findings,
+    improved,
+    runs,
+)
 from assignment.album import Album, name_of, names_of, rate_text, terms_of
 from assignment.document import Block, Figure, Heading, Table, Text
-from assignment.experiments import RATE, SIDE, Setting
+from assignment.experiments import CHANNELS, RATE, SIDE, STEPS, Setting
 from assignment.findings import Finding, short
 from nst_jax import jobs
+from nst_jax.losses import keras_normalizer
 
 TITLE = "The experiment, reproduced, explained and improved on"
 
@@ -26,36 +37,51 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
       The report, and the numbers in it, of JSON's types.
     """
     environment = experiments.once(setting.folder / "environment.json", jobs.environment)
-    reported = {model: experiments.as_reported(setting, model) for model in setting.models}
-    closely = setting.models[-1]
-    constant = experiments.at_constant_rate(setting, reported[closely][1])
-    effects = experiments.effects(setting)
-    methods = experiments.methods(setting)
-    pictures, verdicts = experiments.judged(setting)
-    own_verdicts = experiments.judged_as_reported(setting, reported)
-    seconds = runs.total_seconds(setting.folder)
-    methods = {"report": reported[closely]} | methods
+    timed = functools.partial(runs.timed, setting.folder / "seconds")
+    reported, constant = {}, {}
+    for model in setting.models:
+        with timed(f"reported_{model}"):
+            reported[model] = experiments.as_reported(setting, model)
+        with timed(f"constant_{model}"):
+            constant[model] = experiments.at_constant_rate(setting, model, reported[model][1])
+    with timed("effects"):
+        effects = experiments.effects(setting)
+    with timed("methods"):
+        methods = {"report": reported[setting.models[-1]]} | contests.methods(setting)
+    with timed("judged"):
+        pictures, verdicts = contests.judged(setting)
+        own_verdicts = contests.judged_as_reported(setting, reported)
 
     album = Album(folder)
     found: list[Finding] = []
     body: list[Block] = []
-    for part in (
-        _reproduction(album, setting, reported),
-        explained.plateau(album, setting, reported),
-        explained.decay(album, setting, reported[closely], constant),
-        explained.variations(album, setting, effects),
-        improved.unreached(album, setting, methods),
-        improved.optimisers(album, setting, methods),
-        _networks(album, setting, pictures, verdicts, own_verdicts),
-        _architecture(album, setting),
-    ):
-        blocks, own = part
-        body += blocks
-        found += own
+    with timed("figures"):
+        for blocks, own in (
+            _reproduction(album, setting, reported),
+            explained.plateau(album, setting, reported, constant),
+            explained.variations(album, setting, effects),
+            improved.unreached(album, setting, reported, methods),
+            improved.optimisers(album, setting, methods),
+            _networks(album, setting, pictures, verdicts, own_verdicts),
+            _architecture(album, setting),
+        ):
+            body += blocks
+            found += own
+    seconds = runs.total_seconds(setting.folder / "seconds")
     results = {
         "environment": environment,
         "seconds": seconds,
-        "constant": {"last": constant.history["total"][-1].tolist()},
+        "constant": {
+            model: {
+                "diverged": experiments.lost_outputs(painted).tolist(),
+                "last": painted.history["total"][-1].tolist(),
+                "rises_in_last_third": [
+                    findings.rises(findings.last_third(totals))
+                    for totals in painted.history["total"].T.tolist()
+                ],
+            }
+            for model, painted in constant.items()
+        },
         "reported": {model: numbers for model, (_, numbers) in reported.items()},
         "effects": {
             name: {"names": group["names"], "last": np.array(group["style"])[..., -1].tolist()}
@@ -77,15 +103,15 @@ def _opening(setting: Setting, found: Sequence[Finding], environment, seconds) -
         Heading(TITLE, 1),
         Text(
             "A university report paints one butterfly in two styles, a rainbow and triangles, with "
-            f"VGG16 and VGG19 and plain SGD from a rate of {RATE:g} for 3000 steps. This page runs "
-            f"that experiment at {width}x{height} pixels and {setting.steps} steps and holds the "
-            "report's claims, and what may explain them, against measurements. "
+            f"VGG16 and VGG19 and plain SGD from a rate of {RATE:g} for {STEPS} steps. This page "
+            f"runs that experiment at {width}x{height} pixels and {setting.steps} steps and holds "
+            "the report's claims, and what may explain them, against measurements. "
             + "The pictures are drawings of the kind by this package, not the report's own. "
             * setting.drawn
             + "All of it is written by scripts/reproduce_assignment.py, every number and verdict "
             f"with it ({environment['device']}, jax {versions['jax']}, nst_jax "
             f"{versions['nst_jax']}"
-            + (f"; the runs took {seconds / 60:.0f} minutes" if seconds is not None else "")
+            + (f"; the whole took {short(seconds / 60)} minutes" if seconds is not None else "")
             + "); results.json has what was measured."
         ),
         Table(
@@ -97,17 +123,20 @@ def _opening(setting: Setting, found: Sequence[Finding], environment, seconds) -
 
 
 def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block], list[Finding]]:
+    config = setting.config
     blocks: list[Block] = [
         Heading("The experiment as reported"),
         Text(
-            "Style layers block1_conv1 to block5_conv1, a fifth each; content layer the last "
-            "convolution. Content loss 1/2 sum (A - A')^2; style loss of squared differences of "
-            "Gram matrices. The report prints that without the square and leaves its normaliser M "
-            "open; here M is that of Keras' example, 4 * 9 * (height * width)^2, with its weights "
-            "(content 2.5e-8, style 1e-6) and decay (0.96 every 100 of 3000 steps). The start is "
-            "the content picture. By this normaliser a pixel's gradient falls as their number "
-            f"grows, so a rate of {RATE:g} at {SIDE}x{SIDE} is {short(setting.rate)} here. The "
-            "content loss is a plain sum over positions: at that size the content weighs "
+            f"Style layers {config.style_layers[0]} to {config.style_layers[-1]}, "
+            f"1/{len(config.style_layers)} each; content layer the last convolution. Content loss "
+            "1/2 sum (A - A')^2; style loss of squared differences of Gram matrices. The report "
+            "prints that without the square and leaves its normaliser M open; here M is that of "
+            f"Keras' example, {keras_normalizer(1, 1):g} * (height * width)^2, with its weights "
+            f"(content {config.content_weight:g}, style {config.style_weight:g}) and decay "
+            f"({config.decay_rate:g} every {config.decay_steps:g} of {setting.steps} steps). The "
+            "start is the content picture. By this normaliser a pixel's gradient falls as their "
+            f"number grows, so a rate of {RATE:g} at {SIDE}x{SIDE} is {short(setting.rate)} here. "
+            "The content loss is a plain sum over positions: at that size the content weighs "
             f"{setting.content_weighs:.3g} times what it does here."
         ),
     ]
@@ -139,6 +168,7 @@ def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block]
                     for model in setting.models
                 },
                 y="weighted loss",
+                dashed=("total",),
                 caption=f"The loss and its terms for the style {name}.",
             )
         )
@@ -180,14 +210,19 @@ def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block]
         )
     )
     total = len(setting.models) * len(setting.styles)
+    height, width = setting.content.shape[:2]
+    scaled = (
+        f" (at {width}x{height} pixels and {short(setting.rate)}, the rate scaled by the number of "
+        "pixels; the largest one that holds need not scale so)"
+    ) * (setting.rate != RATE)
     found = Finding(
         f"SGD at a rate of {RATE:g} optimises both networks and styles.",
         findings.agreement([True] * (total - len(lost)) + [False] * len(lost)),
         (
-            f"With Keras' normaliser all {total} runs hold that rate"
+            f"With Keras' normaliser all {total} runs hold that rate{scaled}"
             if not lost
-            else f"With Keras' normaliser {len(lost)} of {total} runs diverge at that rate and "
-            f"were painted at less: {', '.join(lost)}"
+            else f"With Keras' normaliser {len(lost)} of {total} runs diverge at that rate{scaled} "
+            f"and were painted at less: {', '.join(lost)}"
         )
         + f"; {names_of(figures_made[0], figures_made[-1])}.",
     )
@@ -225,13 +260,14 @@ def _networks(album: Album, setting: Setting, pictures, verdicts, own_verdicts):
             f"The contents {', '.join(setting.judged_contents)} in the styles "
             f"{', '.join(setting.judged_styles)}, judged by the default preset's layers and "
             "losses. Style: the style loss as a share of the content picture's own; content: the "
-            "content loss at block4_conv2 as a share of the content's activations, so that 1 is as "
-            "far off as a picture without any, and near it little of the content can be left. "
-            "Means and standard deviations over the "
-            f"{contents * styles} pairs, of the pictures as saved, which were painted by the "
-            f"default preset in {experiments.judged_steps(setting)} steps at one scale, so that "
-            "neither network suffers from a rate. A judge favours what it painted itself; and "
-            "pairs that share a content or a style are not independent, as the sign test has it."
+            f"content loss at {', '.join(contests.judge_config(setting).content_layers)} as a "
+            "share of the content's activations, so that 1 is as far off as a picture without any. "
+            f"Means and standard deviations over the {contents * styles} pairs, of the pictures as "
+            "saved, which were painted by the default preset in "
+            f"{contests.judged_steps(setting)} steps at one scale, so that neither network suffers "
+            "from the report's rate. Each also judges what it painted "
+            "itself, whose losses it was to lower; and pairs that share a content or a style are "
+            "not independent, as the sign test has it."
         ),
         shown,
         _shares(verdicts),
@@ -298,7 +334,7 @@ def _as_reported(first: str, second: str, verdicts) -> Finding:
         f"In the experiment as reported, {first.upper()}'s pictures hold more of the content.",
         findings.agreement(holds),
         f"{first.upper()}'s against {second.upper()}'s: {'; '.join(told)}. The rates are in the "
-        "table of the experiment: what moves less keeps more.",
+        "table of the experiment.",
         findings.EXPLANATION,
     )
 
@@ -307,8 +343,8 @@ def _architecture(album: Album, setting: Setting) -> tuple[list[Block], list[Fin
     blocks: list[Block] = [
         Heading("The networks"),
         Text(
-            "Read off the code that runs them: shapes at 224x224, and the side in pixels of what "
-            "one position of a layer sees."
+            f"Read off the code that runs them: shapes at {SIDE}x{SIDE}, and the side in pixels of "
+            "what one position of a layer sees."
         ),
     ]
     for model in setting.models:
@@ -334,10 +370,10 @@ def _architecture(album: Album, setting: Setting) -> tuple[list[Block], list[Fin
             album.add(
                 figures.pictures,
                 [list(np.moveaxis(value, -1, 0)) for value in maps.values()],
-                columns=[f"channel {n + 1}" for n in range(8)],
+                columns=[f"channel {n + 1}" for n in range(CHANNELS)],
                 names=[layer.partition("_")[0] for layer in maps],
                 cell=1.1,
-                caption=f"{model.upper()}: the first eight channels of each block's first "
+                caption=f"{model.upper()}: the first {CHANNELS} channels of each block's first "
                 "convolution on the content, each on its own scale.",
             )
         )

@@ -7,7 +7,7 @@ of a bad input; anything else is a finding.
 import io as bytes_io
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import h5py
@@ -31,12 +31,18 @@ class Target(NamedTuple):
       seeds: whole inputs.
       read: reads the file.
       share: of the usual number of examples, for readers that take long.
+      refused: inputs to start from that are refused as they are.
     """
 
     name: str
     seeds: list[bytes]
     read: Callable[[pathlib.Path], object]
     share: float = 1.0
+    refused: Sequence[bytes] = ()
+
+
+# JSON that is nested more deeply than Python reads.
+_NESTED = (b"[" * 100_000, b'{"flags":' * 100_000, b"[" * 100_000 + b"]" * 100_000 + b"\n")
 
 
 def _pictures(*formats: str, **options) -> list[bytes]:
@@ -161,13 +167,19 @@ TARGETS = {
         "manifest.jsonl",
         ["".join(json.dumps(line) + "\n" for line in _MANIFEST).encode()],
         lambda path: manifest.Manifest(path.parent),
+        refused=_NESTED[2:],  # a last line without its end is none
     ),
     "settings": Target(
         "config.json",
         [json.dumps(_SETTINGS).encode()],
         lambda path: manifest.check_settings(path, _SETTINGS),
+        refused=_NESTED,
     ),
-    "checkpoints": Target("settings.json", [json.dumps(_SETTINGS).encode()], _read_checkpoints),
+    "checkpoints": Target(
+        "settings.json", [json.dumps(_SETTINGS).encode()], _read_checkpoints, refused=_NESTED
+    ),
     "weights": Target("weights.h5", _weights(), _read_weights, share=1 / 3),
-    "metadata": Target("metadata.txt", [json.dumps(_RECIPE).encode()], _read_metadata),
+    "metadata": Target(
+        "metadata.txt", [json.dumps(_RECIPE).encode()], _read_metadata, refused=_NESTED
+    ),
 }

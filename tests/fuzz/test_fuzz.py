@@ -136,16 +136,24 @@ def test_damaged_files_are_read_or_refused_in_one_line(kind, tmp_path, bounds):
         path.write_bytes(whole)
         target.read(path)
 
-    @settings(fuzzed, max_examples=round(fuzzed.max_examples * target.share))
-    @given(damaged(target.seeds))
-    def check(data):
+    def refusal(data):
+        """The line that refuses it, if one does."""
         path.write_bytes(data)
         with bounds():
             try:
-                target.read(path)
+                return target.read(path)
             except (ValueError, TypeError) as error:
                 (line,) = str(error).splitlines()
                 assert path.name in line or path.parent.name in line
+                return line
+
+    for bad in target.refused:
+        assert refusal(bad) is not None
+
+    @settings(fuzzed, max_examples=round(fuzzed.max_examples * target.share))
+    @given(damaged([*target.seeds, *target.refused]))
+    def check(data):
+        refusal(data)
 
     check()
 

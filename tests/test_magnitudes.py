@@ -1,0 +1,61 @@
+import jax
+import numpy as np
+import pytest
+
+import nst_jax
+from nst_jax import examples, magnitudes, vgg
+
+
+def test_the_usual_sizes_are_those_of_pictures(vgg16, vgg19):
+    """Measured again on the built-in pictures alone, at 128 pixels."""
+    pictures = np.stack(
+        [examples.by_name[name](128) for name in ("butterfly", "rainbow", "triangles")]
+    )
+    ratios = {}
+    for model, params in (("vgg16", vgg16), ("vgg19", vgg19)):
+        layers = vgg.layer_names(model)
+        features = jax.jit(
+            lambda params, x, layers=layers: nst_jax.features(params, x, layers=layers)
+        )
+        found = features(params, pictures)
+        usual = magnitudes.usual_sizes(model)
+        assert usual.keys() == set(layers)
+        ratios[model] = {
+            layer: np.sqrt(np.mean(np.square(found[layer], dtype=np.float64))) / usual[layer]
+            for layer in layers
+        }
+        values = np.array(list(ratios[model].values()))
+        assert values.min() > 0.9 and values.max() < 1.5, ratios[model]
+    # What the pictures are accounts for hardly any difference between the networks.
+    for block in range(1, 6):
+        layer = f"block{block}_conv1"
+        assert ratios["vgg16"][layer] == pytest.approx(ratios["vgg19"][layer], rel=0.05)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_features_are_divided_in_the_objective(vgg16, rng, remat):
+    """Of losses quadratic in the features, the same as weights divided by their squares."""
+    image, content, style = rng.random((3, 24, 32, 3), np.float32)
+    usual = magnitudes.usual_sizes("vgg16")
+    layers = ("block1_conv1", "block2_last")
+    config = nst_jax.presets["quality"].replace(
+        content_layers=("block2_last",),
+        style_layers=layers,
+        style_layer_weights=(2.0, 3.0),
+        remat=remat,
+    )
+    sizes = [usual["block1_conv1"], usual["block2_conv2"]]
+    divided = config.replace(
+        normalize_features=False,
+        remat=False,
+        content_weight=0.015 / sizes[1] ** 2,
+        style_layer_weights=(2 / sizes[0] ** 2, 3 / sizes[1] ** 2),
+    )
+    terms = []
+    for each in (config, divided):
+        targets = nst_jax.compute_targets(vgg16, content, [style], each)
+        found = jax.jit(nst_jax.objective_value)(image, vgg16, targets, each)[1]
+        by_layer = jax.jit(nst_jax.objective.layer_losses)(image, vgg16, targets, each)
+        terms.append({**found, **by_layer["style"]})
+    for name, value in terms[0].items():
+        np.testing.assert_allclose(value, terms[1][name], rtol=2e-4, err_msg=name)
