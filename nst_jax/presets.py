@@ -26,7 +26,7 @@ _DEFAULT = Config(
     first_size=128,
     scale_factor=2.0,
     steps=200,
-    content_weight=0.5,
+    content_weight=1.0,
     style_weight=50.0,
     optimizer="lbfgs",
     memory=20,
@@ -45,10 +45,10 @@ presets = Presets(
     # A good picture for someone who reads nothing: Gatys' layers; pastiche's terms, mean squared
     # content error and, summed over the five layers, 10 / C^2 * mean squared difference of Gram
     # matrices per position; L-BFGS, coarse to fine, kept in the range of a picture. The content
-    # weighs 50 times what it does in pastiche, whose 0.01 holds it only because pastiche starts
-    # at full size and stops early: from a coarse start, houses and butterflies drown at 0.01 to
-    # 0.1 and stand at 0.5, with the strokes as bold; at 2 the style pales (Tuebingen in The Starry
-    # Night and the built-in pictures, 256 px).
+    # weighs 100 times what it does in pastiche, whose 0.01 holds it only because pastiche starts
+    # at full size and stops early: from a coarse start the content drowns at that. Of 0.5, 1 and
+    # 2, 0.5 still loses small houses and petals, and at 2 the strokes fade (Tuebingen in The
+    # Starry Night and the built-in pictures, 256 px).
     # At pastiche's weights, of a photograph in the styles of the rainbow and of the triangles
     # (VGG19, 128 px after 64 px, 200 steps each), it ends at 490k and 233k, where 200 steps of
     # pastiche's unclipped L-BFGS end at 688k and 244k, and the preset `sgd` ends at 367k on the
@@ -57,12 +57,14 @@ presets = Presets(
     # 248k, with 20 at 577k and 252k. A cosine decay of its rate made it 4 to 11% worse.
     default=_DEFAULT,
     # The same by plain means: SGD, each picture's gradient divided by its root mean square, with
-    # momentum and cosine decay. It keeps one array beside the picture, L-BFGS 40.
+    # momentum and cosine decay. It keeps one array beside the picture, L-BFGS 40; it gets less
+    # far, so the content may weigh less.
     # Of momentum 0.9, 0.95, 0.97 and rates 0.5, 1, 2, at pastiche's weights on Tuebingen in
     # the style of The Starry Night (VGG19, 128 px, 150 steps) 0.9 and 1 fell fastest early and
     # ended within 4% of the lowest: loss at steps 50, 100, 150 of 249k, 149k, 132k against 389k,
     # 166k, 128k (0.95, 1), 407k, 179k, 136k (0.9, 2), 251k, 160k, 143k (0.9, 0.5).
     sgd=_DEFAULT.replace(
+        content_weight=0.5,
         optimizer="sgd",
         normalize_gradient=True,
         momentum=0.9,

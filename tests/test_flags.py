@@ -38,7 +38,7 @@ SETTINGS = {
     "padding": ("replicate", "replicate"),
     "precision": ("bfloat16", "bfloat16"),
     "remat": (None, True),
-    "optimizer": ("lbfgs", "lbfgs"),
+    "optimizer": ("adam", "adam"),
     "linesearch": (None, True),
     "memory": ("7", 7),
     "normalize_gradient": (None, True),

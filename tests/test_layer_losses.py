@@ -9,7 +9,7 @@ import pytest
 import nst_jax
 from nst_jax import objective, sharding, tiling
 
-FAST = nst_jax.presets["default"].replace(
+FAST = nst_jax.presets["sgd"].replace(
     size=48,
     first_size=None,
     steps=2,

@@ -9,7 +9,7 @@ import pytest
 import nst_jax
 from nst_jax import color, objective
 
-FAST = nst_jax.presets["default"].replace(
+FAST = nst_jax.presets["sgd"].replace(
     size=48,
     steps=6,
     content_layers=("block2_conv1",),

@@ -9,7 +9,7 @@ import pytest
 import nst_jax
 from nst_jax import losses, optimize
 
-CONFIG = nst_jax.presets["default"].replace(
+CONFIG = nst_jax.presets["sgd"].replace(
     size=48,
     first_size=None,
     steps=6,

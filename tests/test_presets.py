@@ -89,10 +89,11 @@ def quality(own, content, style, image):
 # The formula, and how the published network pads its first convolution.
 FORMULAS = {
     "assignment": (assignment, "zeros"),
-    "default": (functools.partial(pastiche, content_weight=0.5), "zeros"),
+    "default": (functools.partial(pastiche, content_weight=1.0), "zeros"),
     "gatys": (pastiche, "zeros"),
     "keras": (keras, "zeros"),
     "quality": (quality, "replicate"),
+    "sgd": (functools.partial(pastiche, content_weight=0.5), "zeros"),
     "tf_blog": (tf_blog, "zeros"),
 }
 
@@ -164,24 +165,28 @@ KERAS = {
     "steps": 4000,
 }
 
+# The project's own: pastiche's terms with more content, coarse to fine from 128 pixels.
+DEFAULT = {
+    "first_size": 128,
+    "scale_factor": 2.0,
+    "content_layers": ("block4_conv2",),
+    "content_reduction": "mean",
+    "style_loss": "gram",
+    "style_normalization": "pastiche",
+    "content_weight": 1.0,
+    "style_weight": 50.0,
+    "optimizer": "lbfgs",
+    "memory": 20,
+    "normalize_gradient": True,
+    "learning_rate": 1.0,
+    "schedule": "constant",
+    "clip": True,
+    "steps": 200,
+}
+
 PUBLISHED = {
-    # The project's own: pastiche's terms at 0.5 of content, coarse to fine from 128 pixels.
-    "default": {
-        "first_size": 128,
-        "scale_factor": 2.0,
-        "content_layers": ("block4_conv2",),
-        "content_reduction": "mean",
-        "style_loss": "gram",
-        "style_normalization": "pastiche",
-        "content_weight": 0.5,
-        "style_weight": 50.0,
-        "optimizer": "sgd",
-        "normalize_gradient": True,
-        "learning_rate": 1.0,
-        "schedule": "cosine",
-        "clip": True,
-        "steps": 200,
-    },
+    "default": DEFAULT,
+    "sgd": DEFAULT | {"content_weight": 0.5, "optimizer": "sgd", "schedule": "cosine"},
     # The report: 1/2 of the sum of squares at the last convolution, rate 100, 3000 steps.
     "assignment": KERAS
     | {
@@ -274,7 +279,7 @@ def keras_steps(x):
         x = x - 100 * 0.96 ** (step / 100) * (yield x)
 
 
-def default_steps(x, steps=4):
+def sgd_steps(x, steps=4):
     velocity = 0.0
     for step in itertools.count():
         gradient = yield x
@@ -282,8 +287,9 @@ def default_steps(x, steps=4):
         x = np.clip(x - 0.5 * (1 + np.cos(np.pi * step / steps)) * velocity, 0, 255)
 
 
-def gatys_steps(x):
-    """Nocedal and Wright, algorithm 7.4, the first step of length 1 at most (optax')."""
+def lbfgs_steps(x, *, clip=False):
+    """Nocedal and Wright, algorithm 7.4, the first step of length 1 at most (optax'); the pairs
+    are of the steps as clipped."""
     pairs = []
     gradient = yield x
     while True:
@@ -297,9 +303,11 @@ def gatys_steps(x):
             direction *= min(1, 1 / np.linalg.norm(gradient))
         for (step, change), factor in zip(pairs, reversed(factors), strict=True):
             direction += (factor - np.vdot(change, direction) / np.vdot(step, change)) * step
-        x = x - direction
+        before, x = x, x - direction
+        if clip:
+            x = np.clip(x, 0, 255)
         following = yield x
-        pairs.append((-direction, following - gradient))
+        pairs.append((x - before, following - gradient))
         gradient = following
 
 
@@ -317,8 +325,9 @@ def adam_steps(x, *, rate, beta1, beta2, epsilon, decay=0.0):
 
 STEPS = {
     "assignment": keras_steps,
-    "default": default_steps,
-    "gatys": gatys_steps,
+    "sgd": sgd_steps,
+    "default": functools.partial(lbfgs_steps, clip=True),
+    "gatys": lbfgs_steps,
     "keras": keras_steps,
     "quality": functools.partial(
         # Its epsilon is for gradients on [0, 1], 255 times those by grey levels.
@@ -358,7 +367,7 @@ def test_the_first_steps_are_the_published_ones(rng, name):
     before = 255.0 * start.astype(np.float64)
     for picture, image in seen:
         expected = steps.send(slopes * (before - goal))
-        np.testing.assert_allclose(picture, expected, rtol=1e-6, atol=2e-2)
+        np.testing.assert_allclose(picture, expected, rtol=1e-6, atol=5e-2)
         before = image
 
 

@@ -4,7 +4,7 @@ import pytest
 
 import nst_jax
 
-CONFIG = nst_jax.presets["default"].replace(
+CONFIG = nst_jax.presets["sgd"].replace(
     size=48,
     steps=4,
     content_layers=("block3_conv1",),
