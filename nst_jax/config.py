@@ -236,6 +236,9 @@ def _check_layers(name: str, value: Any) -> None:
         raise ValueError(f"{name} must name each layer once, got {value!r}")
 
 
+_LARGEST = float(np.finfo(np.float32).max)  # the programs compute in float32
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Limits:
     """The range of a number, and whether it is whole and one for the whole run."""
@@ -251,7 +254,7 @@ class _Limits:
         """Which of the values are within."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return above & below & (value < math.inf)  # and no NaN, which is nowhere
+        return above & below & (value <= _LARGEST)  # and no NaN, which is nowhere
 
     def __str__(self):
         wanted = f"{'greater than' if self.open_low else 'at least'} {self.low:g}"
@@ -301,7 +304,9 @@ def _checked(name: str, value: Any, limits: _Limits) -> Any:
         raise ValueError(f"{name} must be {wanted}, got an array of shape {array.shape}")
     outside = array[~limits.hold(array)].tolist()
     if outside:
-        raise ValueError(f"{name} must be {limits}, got {outside[0]!r}")
+        large = _LARGEST < outside[0] < math.inf
+        wanted = f"at most {_LARGEST:.3g}, the largest of float32" if large else limits
+        raise ValueError(f"{name} must be {wanted}, got {outside[0]!r}")
     if array.ndim:
         return array.astype(np.float32)
     if not limits.whole:

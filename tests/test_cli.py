@@ -61,9 +61,11 @@ def test_writes_every_file_of_a_run(run, pictures, tmp_path):
 def test_a_loss_that_rises_is_told_after_the_table(run, pictures, tmp_path):
     """Of two rates, the one that is too large; and at the last scale alone."""
     content, style, _ = pictures
-    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--noclip", "--steps=4")
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--preset=sgd")
     arguments += (
         "--learning_rate=1,30000",
+        "--noclip",
+        "--steps=4",
         "--schedule=constant",
         "--first_size=24",
         "--log_every=1",
@@ -322,6 +324,7 @@ def test_a_style_mask_hides_the_rest_of_the_style(run, pictures, tmp_path):
             f"--style_masks={masks}",
             f"--output_dir={out}",
             *FAST,
+            "--preset=sgd",
             "--learning_rate=20",
         )
         assert code == 0, err

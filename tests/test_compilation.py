@@ -140,8 +140,8 @@ def test_no_cache_is_none_wherever_jax_is_told_of_one(tmp_path):
 
 
 def test_the_command_compiles_again_what_is_damaged(tmp_path):
-    environment = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
-    kept = tmp_path / "nst_jax" / "compiled"
+    environment = {"NST_JAX_CACHE": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
+    kept = tmp_path / "compiled"
     whole, said = paint(tmp_path / "out", "--compilation_cache", environment)
     assert said == "" and len(entries(kept)) > 2
     # Cut short, of other bytes, and empty: of each kind every third entry, in turn.

@@ -52,6 +52,7 @@ def test_numbers_are_the_leaves_of_a_pytree():
         ({"content_weight": -1.0}, ValueError, "content_weight must be at least 0"),
         ({"style_weight": float("nan")}, ValueError, "style_weight must be"),
         ({"tv_weight": "1"}, TypeError, "tv_weight must be a number"),
+        ({"learning_rate": (1.0, 1e39)}, ValueError, "learning_rate must be at most 3.4e.38, "),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be greater than 0"),
         ({"momentum": 1.5}, ValueError, "momentum must be at least 0 and at most 1"),
         ({"style_layers": "block1_conv1"}, TypeError, "style_layers must be a tuple"),

@@ -37,8 +37,7 @@ BENCHMARKS = {
     "test_devices_are_counted_in_processes_of_their_own",
     "end_to_end": f"{RUNS}::test_end_to_end_counts_the_pictures_that_it_wrote",
     "start_up": f"{RUNS}::test_start_up_of_the_command_line",
-    "tiling_memory": "test_benchmarks_tiling.py::"
-    "test_prints_memory_and_time_of_whole_and_tiled_steps",
+    "tiling_memory": "test_benchmarks_tiling.py::test_a_row_a_size_and_tile_in_table_and_file",
     "against_torch": "test_benchmarks_torch.py::test_the_table_compares_each_method_with_ours",
     "leads": "test_benchmarks_leads.py::test_every_lead_has_a_row",
     "parity": "test_benchmarks_parity.py::test_the_table_names_every_layer_and_the_largest_error",

@@ -376,7 +376,7 @@ def test_every_network_runs_at_a_constant_rate_for_half_the_steps(tmp_path, monk
     ((name, config),) = seen
     assert name == "constant_vgg16"
     assert config.steps == 15 and config.decay_rate == 1.0
-    assert config.learning_rate.tolist() == [4.0, 0.4]
+    np.testing.assert_allclose(config.learning_rate, [4.0, 0.4])
 
 
 def test_runs_are_told_by_network_and_style(tmp_path):
@@ -445,8 +445,9 @@ def test_a_style_that_is_lost_is_painted_at_a_tenth(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "_measure", lambda s, m, painted, rates: {"measured": rates})
     setting = setting_of(tmp_path)
     _, found = experiments.as_reported(setting, "vgg16")
-    assert tried == [("reported_vgg16_0", [4.0, 4.0]), ("reported_vgg16_1", [4.0, 0.4])]
-    assert found["rates"] == found["measured"] == [4.0, 0.4]
+    assert [name for name, _ in tried] == ["reported_vgg16_0", "reported_vgg16_1"]
+    np.testing.assert_allclose([rates for _, rates in tried], [[4.0, 4.0], [4.0, 0.4]])
+    assert found["rates"] == found["measured"] == pytest.approx([4.0, 0.4])
     assert found["lost"] == [[False, False], [False, True], [False, False]]
 
 

@@ -352,11 +352,16 @@ def test_diverged_outputs_are_tried_at_a_tenth_of_the_rate(run, pictures, tmp_pa
     content, *styles = pictures
     arguments = [
         *(f"--content={content}", f"--styles={styles[0]}", *FAST, "--steps=1", "--noclip"),
-        *("--learning_rate=2,1e39", "--nonormalize_gradient", "--schedule=constant"),
+        *(
+            "--preset=sgd",
+            "--learning_rate=2,1e38",
+            "--nonormalize_gradient",
+            "--schedule=constant",
+        ),
     ]
     code, err = run(*arguments, f"--output_dir={tmp_path / 'once'}")
     assert code == 3
-    assert "learning_rate=1e+39: stopped at a value that is not finite" in err
+    assert "learning_rate=1e+38: stopped at a value that is not finite" in err
     code, err = run(*arguments, f"--output_dir={tmp_path / 'again'}", "--retries=9")
     assert code == 0, err
     assert "diverged, once more at a tenth of the learning rate" in err
