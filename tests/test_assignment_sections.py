@@ -14,7 +14,6 @@ from nst_jax import examples
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures of matplotlib that are drawn, in the place of files."""
-    pytest.importorskip("matplotlib")
     seen = []
     monkeypatch.setattr(figures, "_save", lambda path, figure: seen.append(figure))
     return seen

