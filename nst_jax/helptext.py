@@ -47,7 +47,8 @@ GROUPS = {
     ),
     "Optimiser": (
         *("steps", "first_steps", "optimizer", "learning_rate"),
-        *("schedule", "decay_rate", "decay_steps", "momentum", "normalize_gradient"),
+        *("schedule", "decay_rate", "decay_steps", "momentum"),
+        *("normalize_gradient", "band_weights"),
         *("beta1", "beta2", "epsilon", "memory", "linesearch"),
         *("average_decay", "clip", "jitter", "seed"),
     ),
@@ -69,7 +70,7 @@ _VALUES = {
         ("steps", "first_steps", "log_every", "memory", "save_every", "checkpoint_every"), "STEPS"
     ),
     **dict.fromkeys(("content_layers", "style_layers"), "LAYERS"),
-    **dict.fromkeys(("content_layer_weights", "style_layer_weights"), "NUMBERS"),
+    **dict.fromkeys(("content_layer_weights", "style_layer_weights", "band_weights"), "NUMBERS"),
     **{
         "learning_rate": "LEVELS,...",
         "decay_steps": "STEPS,...",

@@ -6,9 +6,11 @@ range [0, 1], layout [..., H, W]: 1 where a style rules, 0 where it has no say.
 
 import math
 import operator
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def whole_number(name: str, value: int, *, least: int = 1) -> int:
@@ -201,6 +203,115 @@ def resample(array: jax.Array, height: int, width: int) -> jax.Array:
     return jax.image.resize(array, shape, method="linear")
 
 
+# The generating kernel of Burt and Adelson with a = 3/8: the binomial coefficients over 16.
+_PYRAMID_KERNEL = np.float32([1, 4, 6, 4, 1]) / 16
+# What each of the two rows that a row becomes takes from it and from its neighbours: every second
+# coefficient, twice as large.
+_EXPANSION_KERNEL = np.stack([_PYRAMID_KERNEL[::2], [0, *_PYRAMID_KERNEL[1::2]]]) * np.float32(2)
+
+
+def pyramid_down(array: jax.Array) -> jax.Array:
+    """The next coarser level of a Gaussian pyramid: REDUCE, a convolution of stride 2.
+
+    Peter J. Burt, Edward H. Adelson: "The Laplacian Pyramid as a Compact Image Code", IEEE
+    Transactions on Communications 31(4), 1983, equation 1, https://doi.org/10.1109/TCOM.1983.1095851
+
+    Along the border the kernel's weights inside the array are scaled to sum to 1, so that a
+    constant array stays constant. On a mesh that divides the height only border rows are exchanged.
+
+    Args:
+      array: floating point, [H, W, C], any range.
+
+    Returns:
+      [ceil(H / 2), ceil(W / 2), C].
+    """
+    height, width, channels = array.shape
+    kernel = np.einsum("i,j,cd->ijcd", *[_PYRAMID_KERNEL] * 2, np.eye(channels))
+    reduced = _convolve(array, kernel, stride=2, padding=2)
+    return reduced / _inside(_reduced_weights, height, width).astype(array.dtype)
+
+
+def pyramid_up(array: jax.Array, height: int, width: int) -> jax.Array:
+    """A level of a Gaussian pyramid brought to the size of the next finer one: EXPAND.
+
+    Burt and Adelson 1983, equation 2, see `pyramid_down`, whose border it has as well.
+
+    Args:
+      array: floating point, [ceil(height / 2), ceil(width / 2), C], any range.
+      height: rows of the finer level; static under `jax.jit`.
+      width: columns of the finer level; static under `jax.jit`.
+
+    Returns:
+      [height, width, C].
+    """
+    rows, columns, channels = array.shape
+    # The four pixels that each becomes, as channels of an ordinary convolution: a dilated one is
+    # several times slower on a CPU.
+    kernel = np.einsum("pi,qj,cd->ijcpqd", *[_EXPANSION_KERNEL] * 2, np.eye(channels))
+    pixels = _convolve(array, kernel.reshape(3, 3, channels, -1), stride=1, padding=1)
+    pixels = pixels.reshape(rows, columns, 2, 2, channels).transpose(0, 2, 1, 3, 4)
+    expanded = pixels.reshape(2 * rows, 2 * columns, channels)[:height, :width]
+    return expanded / _inside(_expanded_weights, height, width).astype(array.dtype)
+
+
+def laplacian_pyramid(array: jax.Array, levels: int) -> list[jax.Array]:
+    """The bands of an array: what each level of its Gaussian pyramid has beyond the next one.
+
+    Burt and Adelson 1983, equation 3, see `pyramid_down`. `laplacian_sum` is the inverse.
+
+    Args:
+      array: floating point, [H, W, C], any range.
+      levels: how many, the last of which is the coarsest level itself; static under `jax.jit`.
+        An array that is a single row or column before has fewer.
+
+    Returns:
+      Arrays [H, W, C], [ceil(H / 2), ceil(W / 2), C], ..., from fine to coarse.
+    """
+    bands = []
+    while len(bands) < levels - 1 and min(array.shape[:2]) > 1:
+        coarser = pyramid_down(array)
+        bands.append(array - pyramid_up(coarser, *array.shape[:2]))
+        array = coarser
+    return [*bands, array]
+
+
+def laplacian_sum(bands: Sequence[jax.Array]) -> jax.Array:
+    """The array that `laplacian_pyramid` made `bands` of."""
+    *finer, array = bands
+    for band in reversed(finer):
+        array = band + pyramid_up(array, *band.shape[:2])
+    return array
+
+
+def _convolve(array: jax.Array, kernel: np.ndarray, *, stride: int, padding: int) -> jax.Array:
+    """Convolution of `[H, W, in]` by `[h, w, in, out]`, zeros beyond the border."""
+    found = jax.lax.conv_general_dilated(
+        array[None],
+        jnp.asarray(kernel, array.dtype),
+        window_strides=(stride, stride),
+        padding=((padding, padding),) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+    return found[0]
+
+
+def _inside(weights_of: Callable[[int], np.ndarray], height: int, width: int) -> jax.Array:
+    """`[H, W, 1]`: the sum of the weights that lie inside, the product of those of both sides."""
+    rows, columns = weights_of(height), weights_of(width)
+    return jnp.asarray(rows)[:, None, None] * jnp.asarray(columns)[None, :, None]
+
+
+def _reduced_weights(side: int) -> np.ndarray:
+    return np.convolve(np.ones(side, np.float32), _PYRAMID_KERNEL)[2 : side + 2 : 2]
+
+
+def _expanded_weights(side: int) -> np.ndarray:
+    coarser = np.zeros(side, np.float32)
+    coarser[::2] = 2
+    return np.convolve(coarser, _PYRAMID_KERNEL)[2 : side + 2]
+
+
 def resize_mask(mask: jax.Array, height: int, width: int) -> jax.Array:
     """Resizes a mask with the linear filter, antialiased along a side that shrinks.
 
@@ -278,31 +389,28 @@ def noise(key: jax.Array, height: int, width: int) -> jax.Array:
     return jax.random.uniform(key, shape, jnp.float32)
 
 
-def pyramid_sizes(size: int, *, smallest: int, factor: float = 2**0.5) -> tuple[int, ...]:
-    """The sizes of a coarse-to-fine pyramid: `size`, `size/factor`, `size/factor²`, …
+def pyramid_sizes(size: int, *, first: int, factor: float = 2.0) -> tuple[int, ...]:
+    """The sizes of a coarse-to-fine pyramid, from `first` to `size` in equal factors.
 
-    Each is rounded to the nearest pixel, and none is below `smallest`, except that `size`
-    itself always stays.
+    There are as many as bring these factors nearest to `factor`; one alone, `size`, where `first`
+    is nearer to it than half a factor.
 
     Args:
       size: the finest size, in pixels.
-      smallest: lower bound of the coarser sizes, in pixels.
-      factor: ratio of one size to the next coarser one, greater than 1.
+      first: the coarsest size, in pixels.
+      factor: ratio of one size to the next coarser one that is wanted, greater than 1.
 
     Returns:
       A tuple of strictly increasing ints that ends in `size`.
 
     Raises:
-      TypeError: `size` or `smallest` is not a whole number.
-      ValueError: `size` or `smallest` is less than 1, or `factor` is not above 1.
+      TypeError: `size` or `first` is not a whole number.
+      ValueError: `size` or `first` is less than 1, or `factor` is not above 1.
     """
     size = whole_number("size", size)
-    smallest = whole_number("smallest", smallest)
+    first = whole_number("first", first)
     if not 1 < factor < math.inf:
         raise ValueError(f"factor must be finite and greater than 1, got {factor}")
-    sizes = {size}
-    exact = size / factor
-    while round(exact) >= smallest:
-        sizes.add(round(exact))
-        exact /= factor
-    return tuple(sorted(sizes))
+    times = max(0, round(math.log(size / first, factor)))
+    coarser = [round(first * (size / first) ** (n / times)) for n in range(times)]
+    return tuple(sorted({*coarser, size}))

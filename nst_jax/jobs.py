@@ -191,7 +191,7 @@ def _run(job, params, delivery, described, stopping) -> int:
             paths = write(contents, own, images)
             rows += results.summary(paths, own, result, time.perf_counter() - start)
             if leads:
-                risen += _risen(own, result, steps_at_scales(job.config)[-1])
+                risen += _risen(own, result, len(steps_at_scales(job.config)))
                 results.write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
@@ -359,15 +359,13 @@ def _paint(
     return result
 
 
-def _risen(outputs: Sequence[Output], result: Result, steps: int) -> list[str]:
-    """A line for each output whose loss is higher after the `steps` of the last scale than at the
-    first of them, and which has not diverged, which is told elsewhere."""
-    first, last = result.history["total"][[-steps, -1]]
+def _risen(outputs: Sequence[Output], result: Result, scales: int) -> list[str]:
+    """A line for each output that some of so many scales left as it was, since its loss rose."""
     return [
-        f"{output.stem}: the loss has risen from {first[n]:.4g} to {last[n]:.4g}; a smaller "
-        "--learning_rate may help"
-        for n, output in enumerate(outputs)
-        if last[n] > first[n] and not result.diverged[n]
+        f"{output.stem}: the loss rose at {kept} of {scales} scale{'s' if scales > 1 else ''}, "
+        "which returned the picture unchanged; a smaller --learning_rate may help"
+        for output, kept in zip(outputs, result.kept_start, strict=True)
+        if kept
     ]
 
 

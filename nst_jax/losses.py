@@ -181,6 +181,28 @@ def style_loss(
     return weight / normalizer * jnp.sum(jnp.square(gram - target_gram))
 
 
+def relative_style_loss(gram: jax.Array, target_gram: jax.Array) -> jax.Array:
+    """Squared difference of Gram matrices over the target's square: `|G - A|^2 / |A|^2`.
+
+    `style_loss` with the target's squared Frobenius norm as normaliser. It does not depend on how
+    large a layer's activations are, nor on the contrast of the style.
+
+    Args:
+      gram, target_gram: `[C, C]`, sums or means over the same number of positions.
+
+    Returns:
+      A scalar: 0 for equal matrices, 1 for a `gram` of zeros.
+
+    Raises:
+      ValueError: matrices of several shapes.
+    """
+    largest = jnp.max(jnp.abs(target_gram))
+    scale = jnp.where(largest > 0, largest, 1)  # or squares would leave the range of float32
+    gram, target_gram = gram / scale, target_gram / scale
+    square = jnp.sum(jnp.square(target_gram))
+    return style_loss(gram, target_gram, normalizer=jnp.where(square > 0, square, 1))
+
+
 def _check_shapes(name: str, array: jax.Array, target: jax.Array) -> None:
     """Refuses what would be broadcast, and give a loss of something else."""
     if array.shape != target.shape:

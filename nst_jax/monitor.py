@@ -170,7 +170,7 @@ class Monitor(Bars):
         made = self._lines(history, [(row, step) for row, step in rows if step >= last], None)
         return [line for line in made if (line["step"], line["output"]) not in found]
 
-    def _lines(self, terms, rows, seconds) -> list[Mapping]:
+    def _lines(self, terms, rows, seconds, kept_start=None) -> list[Mapping]:
         """Lines of the records, of each of `rows`, (row of the terms, step)."""
         lines = []
         for row, step in rows:
@@ -184,6 +184,8 @@ class Monitor(Bars):
                 # JSON has no NaN.
                 line |= {k: v if math.isfinite(v) else None for k, v in values.items()}
                 line["seconds"] = seconds
+                if kept_start is not None and kept_start[index]:
+                    line["kept_start"] = int(kept_start[index])
                 lines.append(line)
         return lines
 
@@ -192,7 +194,8 @@ class Monitor(Bars):
         total = progress.terms["total"]
         first = progress.step - len(total) + 1
         rows = observers.logged(progress, self._log_every)
-        self._records.write(self._lines(progress.terms, rows, round(seconds, 3)))
+        kept_start = progress.kept_start
+        self._records.write(self._lines(progress.terms, rows, round(seconds, 3), kept_start))
         losses = ", ".join(
             f"{output.label} {loss:.4g}"
             for output, loss in zip(self._outputs[:4], total[-1], strict=False)

@@ -443,6 +443,8 @@ def _compare(own, target, config, shape, positions):
     channels = own.total.shape[-1]
     if config.style_loss == "wasserstein":
         return losses.wasserstein_loss(own, target)
+    if config.style_normalization == "relative":
+        return losses.relative_style_loss(own.gram, target.gram)
     normalizer = {
         "gatys": losses.gatys_normalizer(channels, positions),
         "keras": losses.keras_normalizer(*shape[:2]),

@@ -308,6 +308,7 @@ class Report(Observer):
             self._own = range(len(self._outputs), len(self._outputs) + len(group.stems))
         self._metrics = [{name: [] for name in ("step", *page.TERMS)} for _ in self._own]
         self._layers = [[] for _ in self._own]
+        self._kept_start = np.zeros(len(self._own), int)
         self._group, self._last = group, time.perf_counter()
         if group.history is not None:  # with its last step, or the next page might have nothing new
             self._step = self._steps = done = len(group.history["total"])
@@ -318,6 +319,7 @@ class Report(Observer):
         self._time(progress, now - self._last)
         self._step, self._steps = progress.step, progress.steps
         self._diverged = np.asarray(progress.diverged)
+        self._kept_start = np.asarray(progress.kept_start)
         self._followed = True
         self._log(progress.terms, logged(progress, self._log_every))
         if self._wanted(progress, now):
@@ -405,6 +407,7 @@ class Report(Observer):
                 metrics=self._thinned(self._metrics[number]),
                 layers=self._layers[number],
                 diverged=bool(self._diverged[number]),
+                kept_start=int(self._kept_start[number]),
             )
             self._outputs.append(output)
 

@@ -38,6 +38,11 @@ class State(NamedTuple):
       average: exponential moving average of the images, as optax keeps it.
       picture: what the run would return now, the average corrected for its bias: with a decay
         of 0 the image itself.
+      start: `[H, W, 3]`, where the run began.
+      start_value: the loss there, known after the first step.
+      value: the loss of `picture`, known at the end of a run.
+      kept_start: how many runs, at this scale and those before, returned their start, see
+        `keep_better`.
     """
 
     image: jax.Array
@@ -46,6 +51,10 @@ class State(NamedTuple):
     diverged: jax.Array
     average: optax.EmaState
     picture: jax.Array
+    start: jax.Array
+    start_value: jax.Array
+    value: jax.Array
+    kept_start: jax.Array
 
 
 class Progress(NamedTuple):
@@ -57,6 +66,7 @@ class Progress(NamedTuple):
       terms: `{name: [steps of this dispatch, N]}`, NumPy.
       images: `[N, H, W, 3]`; valid during the call only: the next dispatch reuses the memory.
       diverged: `[N]`, NumPy.
+      kept_start: `[N]`, NumPy: scales done that returned their start, see `keep_better`.
       states: of all images, the optimiser's memory with them; valid during the call only.
       layer_losses: in a run of `stylize`, a function that finds for each of these images what
         every layer adds to its loss, `[{"content": {layer: loss}, "style": {layer: loss}}, ...]`,
@@ -68,6 +78,7 @@ class Progress(NamedTuple):
     terms: dict[str, np.ndarray]
     images: jax.Array
     diverged: np.ndarray
+    kept_start: np.ndarray
     states: State
     layer_losses: Callable[[], list[dict[str, dict[str, float]]]] | None = None
 
@@ -95,6 +106,10 @@ def init(image: jax.Array, optimizer: optax.GradientTransformation) -> State:
         diverged=jnp.zeros((), bool),
         average=optax.ema(0.0).init(image),
         picture=image,
+        start=image,
+        start_value=jnp.full((), jnp.nan),
+        value=jnp.full((), jnp.nan),
+        kept_start=jnp.zeros((), jnp.int32),
     )
 
 
@@ -163,11 +178,44 @@ def descend(
     finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(update))
     diverged = state.diverged | ~finite
     picture, average = optax.ema(average_decay).update(image, state.average)
-    moved = State(image, opt_state, state.step + 1, diverged, average, picture)
-    # What is diverged stays so, and of its optimiser nothing is asked any more: keeping that as it
-    # was would copy the whole memory of L-BFGS at each step.
-    kept = state._replace(diverged=diverged, opt_state=opt_state)
-    return jax.tree.map(functools.partial(jnp.where, diverged), kept, moved)
+    # An image that has diverged stays as it is. Its optimiser does not matter any more: to keep
+    # that would copy the whole history of L-BFGS at each step.
+    image, step, average, picture = jax.tree.map(
+        functools.partial(jnp.where, diverged),
+        (state.image, state.step, state.average, state.picture),
+        (image, state.step + 1, average, picture),
+    )
+    return state._replace(
+        image=image,
+        opt_state=opt_state,
+        step=step,
+        diverged=diverged,
+        average=average,
+        picture=picture,
+        start_value=jnp.where(state.step == 0, value, state.start_value),
+    )
+
+
+def keep_better(state: State, value: jax.Array, *, average_decay: jax.Array | float = 0.0) -> State:
+    """The end of a run: the state, with its start as its picture where that is better.
+
+    Args:
+      state: after the last step.
+      value: the loss of `state.picture`.
+      average_decay: of the average of the images. An average stays the picture, whatever its loss.
+
+    Returns:
+      The state with its `value`. Where that is above the loss of the start, or not finite, image
+      and picture are the start, and `kept_start` is one more. An image that has diverged stays the
+      last finite one.
+    """
+    worse = ~state.diverged & ~(value <= state.start_value) & (average_decay == 0.0)
+    return state._replace(
+        image=jnp.where(worse, state.start, state.image),
+        picture=jnp.where(worse, state.start, state.picture),
+        value=jnp.where(worse, state.start_value, value),
+        kept_start=state.kept_start + worse,
+    )
 
 
 def steps_per_dispatch() -> int:
@@ -219,6 +267,33 @@ def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh
         states, terms = all_images(states, None)
         return states, jax.tree.map(lambda term: term[None], terms)
     return jax.lax.scan(all_images, states, length=length)
+
+
+def _with_value(state: State, value: jax.Array, config: Config) -> State:
+    """The state at the end of a run. With jitter each step has a loss of its own: the picture stays
+    what it is."""
+    if config.jitter:
+        return state._replace(value=value)
+    return keep_better(state, value, average_decay=config.average_decay)
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "mesh"), donate_argnames="states")
+def _end(states, shared, each, config, *, loss, mesh=None):
+    """The states after the last step, each with its picture's value."""
+
+    def one(state, each, config):
+        moved = {"shift": jnp.zeros(2, jnp.int32)} if config.jitter else {}
+        value, _ = loss(state.picture, *shared, *each, **moved)
+        return _with_value(state, value, config)
+
+    picture = states.image.shape[1:]
+    states = jax.vmap(one)(sharding.divide(mesh, states, picture=picture), each, config)
+    return sharding.keep(mesh, states, picture=picture)
+
+
+@functools.partial(jax.jit, donate_argnames="states")
+def _end_given_values(states, values, config):
+    return jax.vmap(_with_value)(states, values, config)
 
 
 @functools.cache
@@ -287,9 +362,10 @@ def start(
 ) -> State:
     """States before the first step on `images` `[N, H, W, 3]`.
 
-    With the states of a run at another scale as `previous`, what diverged there stays so, and
-    the moments of SGD and Adam, arrays of the images' shape, go along, resampled. L-BFGS starts
-    afresh: its memory is of steps and gradients of a problem of another size.
+    With the states of a run at another scale as `previous`, what diverged there stays so, the count
+    of returned starts goes on, and the moments of SGD and Adam, arrays of the images' shape, go
+    along, resampled. L-BFGS starts afresh: its memory is of steps and gradients of a problem of
+    another size.
 
     Raises:
       ValueError: images that are not `[N, H, W, 3]`, or numbers of another length than N.
@@ -305,7 +381,9 @@ def start(
             old = image_lib.resample(old, *images.shape[1:3])
         return jnp.copy(old)  # the first step donates it, and `previous` is the caller's
 
-    states = states._replace(diverged=taken_over(previous.diverged))
+    states = states._replace(
+        diverged=taken_over(previous.diverged), kept_start=taken_over(previous.kept_start)
+    )
     if optimizer is not None or config.optimizer == "lbfgs":
         return states
     return states._replace(opt_state=jax.tree.map(taken_over, previous.opt_state))
@@ -348,7 +426,9 @@ def run(
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
-      before its step.
+      before its step. After the last step each picture's loss is found once more, and the picture
+      gives way to the start where that is better, see `keep_better`. With jitter or an average
+      the last picture is returned as it is.
 
     Raises:
       ValueError: images that are not `[N, H, W, 3]`, numbers of another length than N, or a
@@ -364,7 +444,11 @@ def run(
         options = {"loss": loss, "optimizer": optimizer, "length": length, "mesh": mesh}
         return _program(config)(states, *rest, **options)
 
-    states, history = _loop(advance, states, int(config.steps), callback, resume)
+    def end(states):
+        shared, each, numbers, _ = rest
+        return _end(states, shared, each, numbers, loss=loss, mesh=mesh)
+
+    states, history = _loop(advance, end, states, int(config.steps), callback, resume)
     return sharding.gather(mesh, states), history
 
 
@@ -409,20 +493,28 @@ def run_given_gradients(
     key = jax.random.key(0) if key is None else key
     each = [()] * len(images) if each is None else each
 
-    def advance(states, _):
-        shape = states.image.shape
-        values, terms, gradients = [], [], np.empty(shape, np.float32)
+    def look(images, shifts):
+        values, terms, gradients = [], [], np.empty(images.shape, np.float32)
         for n, arguments in enumerate(each):
-            moved = {"shift": _shift(key, states.step[n], config)} if config.jitter else {}
-            image = np.asarray(states.image)[n]
+            moved = {"shift": shifts[n]} if config.jitter else {}
+            image = np.asarray(images)[n]
             (value, found), gradients[n] = value_and_grad(image, *arguments, **moved)
             values.append(value)
             terms.append(found)
             del image  # or its memory could not be donated
-        states = _descend_all(states, np.stack(values), gradients, numbers, optimizer=optimizer)
+        return np.stack(values), terms, gradients
+
+    def advance(states, _):
+        shifts = [_shift(key, step, config) for step in states.step] if config.jitter else ()
+        values, terms, gradients = look(states.image, shifts)
+        states = _descend_all(states, values, gradients, numbers, optimizer=optimizer)
         return states, jax.tree.map(lambda *rows: np.stack(rows)[None], *terms)
 
-    return _loop(advance, states, int(config.steps), callback, resume)
+    def end(states):
+        values, *_ = look(states.picture, np.zeros((len(each), 2), np.int32))
+        return _end_given_values(states, values, numbers)
+
+    return _loop(advance, end, states, int(config.steps), callback, resume)
 
 
 def _begin(images, config, optimizer, previous, resume):
@@ -438,17 +530,19 @@ def _begin(images, config, optimizer, previous, resume):
     return jax.tree.unflatten(structure, [jnp.array(leaf) for leaf in found])
 
 
-def _loop(advance, states, steps, callback, resume):
-    """Calls `advance(states, steps left) -> (states, terms [steps taken, N])` until none is left;
-    the states and the history."""
+def _loop(advance, end, states, steps, callback, resume):
+    """Calls `advance(states, steps left) -> (states, terms [steps taken, N])` until none is left,
+    then `end(states) -> states`; the states and the history."""
     history, done = ([], 0) if resume is None else ([resume.history], resume.step)
     while done < steps:
         states, terms = advance(states, steps - done)
         history.append(jax.tree.map(np.asarray, terms))
         done += len(jax.tree.leaves(history[-1])[0])
+        if done == steps:  # not again in a run that goes on from its end
+            states = end(states)
         if callback is not None:
-            diverged = np.asarray(states.diverged)
-            callback(Progress(done, steps, history[-1], states.picture, diverged, states))
+            known = [np.asarray(each) for each in (states.diverged, states.kept_start)]
+            callback(Progress(done, steps, history[-1], states.picture, *known, states))
     return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
 
 

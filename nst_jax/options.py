@@ -10,7 +10,7 @@ from nst_jax.config import CHOICES, Config, check_choice
 from nst_jax.presets import presets
 
 # What `--demo` uses where no flag says otherwise: small enough for a laptop's processor.
-DEMO = {"size": 256, "steps": 80}
+DEMO = {"size": 256, "first_steps": 80, "steps": 50}
 
 RUN_FLAGS = {
     "content": (
@@ -46,7 +46,7 @@ RUN_FLAGS = {
     "demo": (
         flags.DEFINE_boolean,
         False,
-        "use the built-in pictures, at 256 pixels and 80 steps a scale",
+        "use the built-in pictures, at 256 pixels and in few steps",
     ),
     "model": (flags.DEFINE_string, "vgg19", "bundled network, vgg16 or vgg19"),
     "weights": (flags.DEFINE_string, None, "weights file (HDF5, Keras' layout) in its place"),
@@ -143,18 +143,21 @@ CONFIG_FLAGS = {
     "size_of": (flags.DEFINE_string, f"the side meant: {_choices('size_of')}"),
     "first_size": (
         flags.DEFINE_integer,
-        "coarse to fine: start at the smallest scale not below this side, pixels",
+        "coarse to fine: start at this side, pixels, and grow to the size in equal factors",
     ),
-    "scale_factor": (flags.DEFINE_float, "how much larger each scale is than the one before"),
+    "scale_factor": (
+        flags.DEFINE_float,
+        "how much larger each scale is than the one before, as nearly as equal factors allow",
+    ),
     "content_layers": (flags.DEFINE_list, "layers compared with the content"),
     "style_layers": (flags.DEFINE_list, "layers whose statistics are compared with the style"),
     "content_layer_weights": (
         flags.DEFINE_list,
-        "a weight for each content layer, by default 1 / their number",
+        "a weight for each content layer; where there is none, 1 / their number",
     ),
     "style_layer_weights": (
         flags.DEFINE_list,
-        "a weight for each style layer, by default 1 / their number",
+        "a weight for each style layer; where there is none, 1 / their number",
     ),
     "content_reduction": (
         flags.DEFINE_string,
@@ -184,7 +187,15 @@ CONFIG_FLAGS = {
     "optimizer": (flags.DEFINE_string, _choices("optimizer")),
     "linesearch": (flags.DEFINE_boolean, "line search of L-BFGS"),
     "memory": (flags.DEFINE_integer, "past steps that L-BFGS keeps"),
-    "normalize_gradient": (flags.DEFINE_boolean, "divide gradients by their root mean square"),
+    "normalize_gradient": (
+        flags.DEFINE_string,
+        f"divide gradients by their root mean square: {_choices('normalize_gradient')}",
+    ),
+    "band_weights": (
+        flags.DEFINE_list,
+        "how far each band of a normalised gradient moves, from fine to coarse, as shares of the "
+        "learning rate",
+    ),
     "schedule": (flags.DEFINE_string, f"of the learning rate: {_choices('schedule')}"),
     "clip": (flags.DEFINE_boolean, "keep the picture in its range at each step"),
     "jitter": (flags.DEFINE_integer, "pixels to move the picture by, at random each step"),
@@ -197,7 +208,7 @@ CONFIG_FLAGS = {
     "steps": (flags.DEFINE_integer, "optimisation steps, at each scale"),
     "first_steps": (
         flags.DEFINE_integer,
-        "steps at the first scale of several, by default as at the others",
+        "steps at the first scale; where there is none, as at the others",
     ),
 }
 
@@ -245,17 +256,17 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
         for name in (*CONFIG_FLAGS, *SWEEP_FLAGS)
         if FLAGS[name].value is not None
     }
-    if FLAGS.demo:
-        given = DEMO | given
     if "steps" in given:
         given.setdefault("first_steps", None)  # the preset's would outlast them
+    if FLAGS.demo:
+        given = DEMO | given
     if given.get("init") not in (None, *CHOICES["init"]):
         del given["init"]  # a file, which `run` reads
     sweep = {}
     for name, value in given.items():
         if name.endswith("_layers"):
             given[name] = tuple(value)
-        elif name.endswith("_layer_weights"):
+        elif name.endswith("_weights"):
             given[name] = _floats(name, value)
         elif name in SWEEP_FLAGS:
             numbers = _floats(name, value)

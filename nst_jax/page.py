@@ -53,6 +53,8 @@ class Output(NamedTuple):
         one length; None for what is not finite.
       layers: `[(step, {"content": {layer: loss}, "style": {layer: loss}}), ...]`.
       diverged: whether it was stopped at a value that is not finite.
+      kept_start: at how many scales the loss ended above where it began, so that the picture stayed
+        what it was.
     """
 
     label: str
@@ -63,6 +65,7 @@ class Output(NamedTuple):
     metrics: Mapping[str, Sequence[float | None]]
     layers: Sequence[tuple[int, Mapping[str, Mapping[str, float | None]]]]
     diverged: bool = False
+    kept_start: int = 0
 
 
 class Scale(NamedTuple):
@@ -206,6 +209,7 @@ def _json(run: Run) -> str:
                 "label": output.label,
                 "stem": output.stem,
                 "diverged": output.diverged,
+                "kept_start": output.kept_start,
                 "metrics": output.metrics,
                 "layers": [{"step": step, **layers} for step, layers in output.layers],
             }
@@ -288,12 +292,19 @@ def _results(run: Run) -> str:
         note = f"<small>{note}</small>"
         if output.diverged:
             note = '<small class="bad">stopped at a value that is not finite</small>'
+        elif output.kept_start:
+            note += f"<small>{kept_start(output.kept_start)}</small>"
         cards.append(
             f'<figure class="card result">{compare}<figcaption>'
             f"{_image(output.style, f'The style {output.style.label}')}"
             f"<span><strong>{_text(output.label)}</strong>{note}</span></figcaption></figure>"
         )
     return _grid(cards, run)
+
+
+def kept_start(scales: int) -> str:
+    """What to say of a picture that so many scales returned as it was."""
+    return f"no better at {scales} scale{'s' if scales > 1 else ''}: start kept"
 
 
 def _grid(cards: Sequence[str], run: Run) -> str:

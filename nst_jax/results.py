@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nst_jax import files, image, io, report, sharding
+from nst_jax import files, image, io, page, report, sharding
 from nst_jax.console import say
 from nst_jax.stylize import Result
 
@@ -104,8 +104,15 @@ def summary(
     for number, path in zip(sharding.share(len(outputs)), paths, strict=True):
         losses = result.history["total"][:, number]
         losses = losses[np.isfinite(losses)]
-        span = f"{losses[0]:.4g} -> {losses[-1]:.4g}" if len(losses) else "not finite"
-        state = "diverged" if result.diverged[number] else "done"
+        last = result.loss[number]
+        if not np.isfinite(last):  # of a picture that diverged
+            last = losses[-1] if len(losses) else np.nan
+        span = f"{losses[0]:.4g} -> {last:.4g}" if len(losses) else "not finite"
+        state = "done"
+        if result.diverged[number]:
+            state = "diverged"
+        elif result.kept_start[number]:
+            state = page.kept_start(result.kept_start[number])
         rows.append((str(path), span, str(len(losses)), f"{seconds:.1f}", state))
     return rows
 

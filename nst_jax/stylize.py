@@ -32,11 +32,16 @@ class Result(NamedTuple):
         each before its step; the steps of every scale, one after the other.
       diverged: `[N]` of bool, NumPy: outputs that met a value that is not finite; their picture
         is the last one before it.
+      kept_start: `[N]`, NumPy: at how many scales the last picture's loss was above the first
+        one's, so that the scale returned the picture that it started from.
+      loss: `[N]`, NumPy: the total of each picture as it is returned; with jitter, unmoved.
     """
 
     images: jax.Array
     history: dict[str, np.ndarray]
     diverged: np.ndarray
+    kept_start: np.ndarray
+    loss: np.ndarray
 
 
 def _in_host_memory_if_tiled(function):
@@ -167,11 +172,16 @@ def stylize(
                 tile if tiled else None,
             )
             targets = _repeated(targets, outputs)
-            if states is None:
-                masked = masks is not None
-                images = _start(sized, styles, here, outputs, key, mixing, masked, initial)
-            else:
+            moved = np.zeros(outputs, bool)  # which outputs a coarser scale has changed
+            if states is not None:
+                moved = np.asarray(states.kept_start) < number
                 images = image_lib.resize(states.picture, *sized[0].shape[:2])
+            if not moved.all():
+                masked = masks is not None
+                first = _start(sized, styles, here, outputs, key, mixing, masked, initial)
+                images = (
+                    jnp.where(moved[:, None, None, None], images, first) if moved.any() else first
+                )
             # What is dealt with by now is no reason to compile the step anew.
             here = here.replace(size=None, size_of="longer", init="content", color="style")
             numbers = optimize.batch_numbers(here, outputs)
@@ -213,7 +223,8 @@ def stylize(
         histories.append(history)
     images = finish(states.picture)
     history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
-    return Result(jnp.asarray(images), history, np.asarray(states.diverged))
+    known = [np.asarray(x) for x in (states.diverged, states.kept_start, states.value)]
+    return Result(jnp.asarray(images), history, *known)
 
 
 def checked(name: str, image: jax.Array) -> jax.Array:
@@ -293,8 +304,7 @@ def scales(config: Config) -> tuple[int | None, ...]:
     """The sizes of a run from coarse to fine; the last is the size."""
     if config.first_size is None:
         return (config.size,)
-    smallest = min(config.first_size, config.size)
-    return image_lib.pyramid_sizes(config.size, smallest=smallest, factor=config.scale_factor)
+    return image_lib.pyramid_sizes(config.size, first=config.first_size, factor=config.scale_factor)
 
 
 def steps_at_scales(config: Config) -> list[int]:

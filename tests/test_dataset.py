@@ -96,7 +96,7 @@ def test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended(run,
     assert [line["output"] for line in lines] == NAMES
     assert lines[5] | {"loss": 0, "seconds": 0} == {
         "content": "in/deep/c.png", "style": "styles/t.png", "output": "deep/c__t.png",
-        "loss": 0, "seconds": 0, "diverged": False,
+        "loss": 0, "seconds": 0, "diverged": False, "kept_start": 0,
     }  # fmt: skip
 
     # The same as by themselves.
@@ -207,7 +207,9 @@ def test_processes_that_never_meet_share_the_work(run, folders, painted):
 def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vgg16, monkeypatch):
     def stylize(params, contents, styles, config, **_):  # as if after no step
         zeros = np.zeros(len(contents))
-        return Result(np.stack(contents), {"total": zeros[None]}, zeros.astype(bool))
+        return Result(
+            np.stack(contents), {"total": zeros[None]}, zeros.astype(bool), zeros.astype(int), zeros
+        )
 
     monkeypatch.setattr(dataset, "stylize", stylize)
     contents, styles = (expand([item], flag="", output_dir="out") for item in ("in", "styles"))
@@ -241,7 +243,12 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
 
 
 def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painted):
-    huge = ("--style_weight=1e38", "--content=in/a.png", "--pairing=all")
+    huge = (
+        "--style_weight=1e38",
+        "--style_normalization=pastiche",
+        "--content=in/a.png",
+        "--pairing=all",
+    )
     for share in ([2], []):
         code, err = run(*arguments(*huge))
         assert (code, painted) == (jobs.DIVERGED, share), err

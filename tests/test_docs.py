@@ -42,6 +42,7 @@ BENCHMARKS = {
     "leads": "test_benchmarks_leads.py::test_every_lead_has_a_row",
     "parity": "test_benchmarks_parity.py::test_the_table_names_every_layer_and_the_largest_error",
     "quality": "test_benchmarks_quality.py::test_the_table_the_file_and_the_pictures_agree",
+    "defaults": "test_benchmarks_defaults.py::test_presets_and_another_checkout_are_compared",
 }
 
 # What makes the examples small. In Python, beside the layers of `small`:
@@ -57,10 +58,10 @@ FLAGS = (*FAST, "--mesh=style:1", "--nocompilation_cache")
 
 @pytest.fixture
 def small(monkeypatch):
-    """The default preset, at the layers of `FAST`."""
+    """The default preset, at the layers of `FAST`, in two steps."""
     named = dict(flag.removeprefix("--").split("=") for flag in FAST)
     layers = {name: tuple(named[name].split(",")) for name in ("content_layers", "style_layers")}
-    default = nst_jax.presets["default"].replace(**layers)
+    default = nst_jax.presets["default"].replace(**layers, first_steps=None, steps=2)
     monkeypatch.setitem(nst_jax.presets, "default", default)
 
 

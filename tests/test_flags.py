@@ -35,13 +35,14 @@ SETTINGS = {
     "pooling": ("l2", "l2"),
     "pooling_correction": (None, True),
     "normalize_features": (None, True),
-    "padding": ("replicate", "replicate"),
+    "padding": ("zeros", "zeros"),
     "precision": ("bfloat16", "bfloat16"),
     "remat": (None, True),
     "optimizer": ("adam", "adam"),
     "linesearch": (None, True),
     "memory": ("7", 7),
-    "normalize_gradient": (None, True),
+    "normalize_gradient": ("none", "none"),
+    "band_weights": ("3,2,1", (3.0, 2.0, 1.0)),
     "schedule": ("exponential", "exponential"),
     "clip": (None, True),
     "jitter": ("3", 3),
@@ -68,6 +69,7 @@ STRUCTURE = f"{OPTIONS}::test_structure_changes_the_objective_and_its_descent_st
 EXPONENTIAL = f"{OPTIMIZE}::test_the_numbers_of_the_exponential_schedule"
 ADAM = f"{OPTIMIZE}::test_adam_is_optax_adam_in_grey_levels"
 COARSE = f"{OPTIONS}::test_coarse_to_fine_runs_every_scale_and_ends_at_the_size"
+BANDS = "test_bands.py::test_a_configuration_chooses_it"
 SHOWN = f"{OBSERVERS}::test_everything_that_a_run_can_show"
 TWO = "test_cli_scale.py::test_two_processes_paint_what_one_does"
 EFFECTS = {
@@ -118,8 +120,7 @@ EFFECTS = {
     "optimizer": f"{OPTIONS}::test_every_optimizer_lowers_every_output",
     "linesearch": f"{OPTIONS}::test_line_search_never_lets_the_loss_rise",
     "memory": f"{OPTIMIZE}::test_lbfgs_passes_over_negative_curvature",
-    "normalize_gradient": f"{OPTIMIZE}::"
-    "test_normalized_gradient_moves_by_the_learning_rate_on_average",
+    **dict.fromkeys(("normalize_gradient", "band_weights"), BANDS),
     "schedule": f"{OPTIMIZE}::test_schedules",
     "clip": f"{OPTIMIZE}::test_clip_keeps_the_range",
     "jitter": f"{OPTIONS}::test_jitter_moves_no_picture",
@@ -165,7 +166,10 @@ def test_a_flag_sets_its_field_and_nothing_else(name):
         changed = f"--{name}" if value else f"--no{name}"
     config, sweep = parsed(changed)
     assert getattr(config, name) == value != getattr(before, name)
-    assert config == before.replace(**{name: value}) and not sweep
+    expected = {name: value}
+    if name == "steps":  # those of the first scale, too
+        expected["first_steps"] = None
+    assert config == before.replace(**expected) and not sweep
 
 
 @pytest.mark.parametrize("name", options.SWEEP_FLAGS)
@@ -197,7 +201,7 @@ def test_the_network_is_the_one_named_or_in_the_file(run, pictures, tmp_path):
         out = tmp_path / name
         code, err = run(
             *(f"--content={pictures[0]}", f"--styles={pictures[1]}", f"--output_dir={out}"),
-            *(*FAST, "--mesh=style:1", *chosen),
+            *(*FAST, "--learning_rate=4", "--mesh=style:1", *chosen),
         )
         assert code == 0, err
         made[name] = np.asarray(Image.open(out / "a__b.png"), np.int32)

@@ -186,22 +186,32 @@ def test_noise():
 
 
 @pytest.mark.parametrize(
-    ("size", "smallest", "factor", "want"),
+    ("size", "first", "factor", "want"),
     [
         (512, 128, math.sqrt(2), (128, 181, 256, 362, 512)),
-        (512, 129, 2, (256, 512)),
+        (512, 128, 2, (128, 256, 512)),
+        (500, 128, 2, (128, 253, 500)),  # 128 * sqrt(500 / 128)
+        (1000, 128, 2, (128, 254, 504, 1000)),
+        (181, 128, 2, (181,)),  # nearer to one scale than to two: sqrt(2) * 128 is 181.02
+        (182, 128, 2, (128, 182)),
+        (384, 128, 2, (128, 222, 384)),  # sqrt(3) twice
         (100, 200, 2, (100,)),
         (64, 64, 2, (64,)),
         (4, 1, 1.1, (1, 2, 3, 4)),  # rounding to one size twice gives it once
         (1, 1, 2, (1,)),
     ],
 )
-def test_pyramid_sizes(size, smallest, factor, want):
-    assert image.pyramid_sizes(size, smallest=smallest, factor=factor) == want
+def test_pyramid_sizes(size, first, factor, want):
+    assert image.pyramid_sizes(size, first=first, factor=factor) == want
 
 
-def test_pyramid_factor_is_the_root_of_two():
-    assert image.pyramid_sizes(256, smallest=128) == (128, 181, 256)
+def test_pyramids_start_alike_and_grow_by_equal_factors():
+    for size in range(182, 2000, 17):
+        sizes = image.pyramid_sizes(size, first=128)
+        assert (sizes[0], sizes[-1]) == (128, size)
+        factors = np.divide(sizes[1:], sizes[:-1])
+        assert math.sqrt(2) - 0.01 < factors.min() and factors.max() < 2 * math.sqrt(2)
+        np.testing.assert_allclose(factors, factors.mean(), rtol=0.01)  # of rounding to pixels
 
 
 @pytest.mark.parametrize(
@@ -237,15 +247,15 @@ def test_pyramid_factor_is_the_root_of_two():
         (lambda: image.cover(picture(4, 4), 4, 0), ValueError, "width must be at least 1, got 0"),
         (lambda: image.cover(np.zeros((4, 4)), 2, 2), ValueError, "image must have shape"),
         (lambda: image.noise(jax.random.key(0), 4, 0), ValueError, "width must be at least 1"),
-        (lambda: image.pyramid_sizes(0, smallest=1), ValueError, "size must be at least 1"),
-        (lambda: image.pyramid_sizes(9, smallest=0), ValueError, "smallest must be at least 1"),
+        (lambda: image.pyramid_sizes(0, first=1), ValueError, "size must be at least 1"),
+        (lambda: image.pyramid_sizes(9, first=0), ValueError, "first must be at least 1"),
         (
-            lambda: image.pyramid_sizes(9, smallest=1, factor=1.0),
+            lambda: image.pyramid_sizes(9, first=1, factor=1.0),
             ValueError,
             "factor must be finite and greater than 1, got 1.0",
         ),
         (
-            lambda: image.pyramid_sizes(9, smallest=1, factor=math.nan),
+            lambda: image.pyramid_sizes(9, first=1, factor=math.nan),
             ValueError,
             "factor must be finite and greater than 1, got nan",
         ),

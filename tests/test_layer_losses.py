@@ -9,7 +9,7 @@ import pytest
 import nst_jax
 from nst_jax import objective, sharding, tiling
 
-FAST = nst_jax.presets["sgd"].replace(
+FAST = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
     size=48,
     first_size=None,
     steps=2,

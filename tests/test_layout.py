@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "combining": {"config"},
     "objective": {"combining", "magnitudes", "vgg", "losses", "remat", "config", "image"},
     "sharding": set(),
-    "optimizers": {"config"},
+    "optimizers": {"config", "image"},
     "optimize": {"config", "image", "optimizers", "sharding"},
     "tiling": {"config", "image", "vgg", "losses", "objective"},
     "stylize": {
@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "compilation": {"fetch"},
     "profiling": {"optimize"},
     "stopping": set(),
-    "results": {"console", "files", "image", "io", "report", "sharding", "stylize"},
+    "results": {"console", "files", "image", "io", "page", "report", "sharding", "stylize"},
     "job": {"config", "files", "results"},
     "helptext": {"config", "console", "presets", "vgg"},
     "charts": set(),

@@ -45,6 +45,11 @@ CASES = {
         lambda g, a: 0.2 / 36.0 * ((g - a) ** 2).sum(),
         ((6, 6), (6, 6)),
     ),
+    "relative_style_loss": (
+        lambda g, a: losses.relative_style_loss(g, a),
+        lambda g, a: ((g - a) ** 2).sum() / (a**2).sum(),
+        ((6, 6), (6, 6)),
+    ),
     "total_variation": (
         lambda x: losses.total_variation(x),
         lambda x: sum(
@@ -87,6 +92,7 @@ def test_value_equals_numpy_in_float64_plain_jitted_and_mapped(name, rng):
         (losses.content_loss, "features", ((4, 4, 8), (1, 4, 8))),
         (functools.partial(losses.style_loss, normalizer=1.0), "gram", ((3, 4, 4), (4, 4))),
         (functools.partial(losses.style_loss, normalizer=1.0), "gram", ((4, 4), (1, 4))),
+        (losses.relative_style_loss, "gram", ((4, 4), (1, 4))),
     ],
 )
 def test_nothing_is_broadcast_to_its_target(loss, name, shapes):
@@ -107,6 +113,17 @@ def test_gradient_equals_finite_differences_in_float64(name, rng):
     direction = rng.normal(size=first.shape)
     slope = oracle.slope(lambda x: expected(x, *rest), first, direction)
     np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e15])
+def test_the_relative_style_loss_does_not_depend_on_the_scale(rng, scale):
+    gram, target = features(rng, 6, 6), features(rng, 6, 6)
+    wanted = losses.relative_style_loss(gram, target)
+    found = losses.relative_style_loss(np.float32(scale) * gram, np.float32(scale) * target)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert losses.relative_style_loss(target, target) == 0
+    np.testing.assert_allclose(losses.relative_style_loss(0 * target, target), 1, rtol=1e-6)
+    assert np.isfinite(losses.relative_style_loss(gram, 0 * target))
 
 
 def test_gram_of_a_batch_is_the_gram_of_each(rng):

@@ -38,7 +38,7 @@ def test_a_data_sets_bar_shows_how_many_pictures_a_minute_it_makes(monkeypatch):
         now += 30.0
         follow.add(3)
         follow.pass_over(1)
-        follow(optimize.Progress(2, 5, {}, None, None, None))
+        follow(optimize.Progress(2, 5, {}, None, None, None, None))
     last = terminal.getvalue().rpartition("\r")[2]
     assert "| 7/9 pictures [" in last and "6 a minute, step 2/5]" in last
 

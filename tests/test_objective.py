@@ -9,7 +9,7 @@ import pytest
 import nst_jax
 from nst_jax import objective
 
-GATYS = nst_jax.presets["sgd"].replace(
+GATYS = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
     content_layers=("block3_conv2",),
     style_layers=("block1_conv1", "block3_conv1"),
     style_normalization="gatys",

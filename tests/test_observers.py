@@ -260,6 +260,7 @@ def dispatches(steps, length=1, shape=(4, 4, 3)):
             terms=terms,
             images=images,
             diverged=np.zeros(1, bool),
+            kept_start=np.zeros(1, int),
             layer_losses=lambda losses=losses: losses,
         )
 

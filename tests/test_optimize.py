@@ -10,7 +10,7 @@ from nst_jax import image as image_lib
 from nst_jax import optimize, optimizers
 from nst_jax.config import Config
 
-PLAIN = Config(normalize_gradient=False, momentum=0.0, schedule="constant", clip=False, steps=5)
+PLAIN = Config(normalize_gradient="none", momentum=0.0, schedule="constant", clip=False, steps=5)
 
 
 def quadratic(image, target):
@@ -50,7 +50,7 @@ def test_momentum_is_the_heavy_ball(problem):
 
 def test_normalized_gradient_moves_by_the_learning_rate_on_average(problem):
     images, targets = problem
-    config = PLAIN.replace(learning_rate=2.0, normalize_gradient=True, steps=1)
+    config = PLAIN.replace(learning_rate=2.0, normalize_gradient="whole", steps=1)
     states, _ = optimize.run(quadratic, images, config, each=(targets,))
     moved = 255 * (np.asarray(states.image) - images)
     np.testing.assert_allclose(np.sqrt(np.square(moved).mean(axis=(1, 2, 3))), 2.0, rtol=1e-4)
@@ -109,7 +109,7 @@ def two_loops(pairs, g):
 def lbfgs_in_numpy(gradient, x, *, rate, steps, memory):
     """L-BFGS by the `two_loops`; what has no positive curvature is left out."""
     pairs, skipped, g = [], 0, gradient(x)
-    step = -rate * g * min(1.0, 1.0 / np.linalg.norm(g))  # optax's first
+    step = -rate * g / np.sqrt(np.mean(g**2))
     for _ in range(steps):
         previous, x = g, x + step
         g = gradient(x)
@@ -117,7 +117,7 @@ def lbfgs_in_numpy(gradient, x, *, rate, steps, memory):
             pairs.append((step, g - previous))
         else:
             skipped += 1
-        step = -rate * (two_loops(pairs[-memory:], g) if pairs else g)
+        step = -rate * (two_loops(pairs[-memory:], g) if pairs else g / np.sqrt(np.mean(g**2)))
     return x, skipped
 
 
@@ -129,15 +129,70 @@ def test_lbfgs_passes_over_negative_curvature(problem, memory):
     def gradient(x):
         return 4e-4 * x * (np.square(x) - 400.0)
 
-    config = PLAIN.replace(optimizer="lbfgs", learning_rate=0.5, memory=memory, steps=16)
-    states, _ = optimize.run(wells, centres + offset, config, each=(centres,))
+    # Alone, and not as a configuration has it, within `limit_rise`.
+    lbfgs = optax.chain(optimizers.scale_by_convex_lbfgs(memory), optax.scale(-0.5))
+    seen = []
+    optimize.run(
+        wells,
+        centres + offset,
+        PLAIN.replace(steps=20),
+        each=(centres,),
+        optimizer=lbfgs,
+        callback=lambda progress: seen.append(np.array(progress.images)),
+    )
     for n in range(2):
         start = 255 * offset[n].astype(np.float64)
-        expected, skipped = lbfgs_in_numpy(gradient, start, rate=0.5, steps=16, memory=memory)
-        assert skipped > 10
-        found = 255 * (states.image[n] - centres[n])
-        assert np.abs(expected - start).max() > 5
-        np.testing.assert_allclose(found, expected, atol=1e-3)
+        for steps in (1, 12, 19):  # the last one may have given way to the start
+            expected, skipped = lbfgs_in_numpy(
+                gradient, start, rate=0.5, steps=steps, memory=memory
+            )
+            found = 255 * (seen[steps - 1][n] - centres[n])
+            np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-3)
+        assert 10 < skipped < 16 and np.abs(expected - start).max() > 5
+
+
+def test_a_step_that_raises_the_loss_is_taken_again_a_quarter_as_long(problem):
+    """Gradient descent on a quadratic, by a rate that three times overshoots."""
+    images, targets = problem
+    limited = optimizers.limit_rise(optax.scale(-3.0))
+    states = optimize.run(
+        quadratic, images, PLAIN.replace(steps=4), each=(targets,), optimizer=limited
+    )
+    # x <- -2 x, taken back and taken again by a rate of 0.75, x <- x / 4; then by 1.5, -x / 2; and
+    # by 3 again, which is taken back.
+    losses = states[1]["total"] / states[1]["total"][0]
+    np.testing.assert_allclose(losses, [[1] * 2, [4] * 2, [1 / 16] * 2, [1 / 64] * 2], rtol=1e-3)
+    left = (images - targets) * (1 / 4) * (-1 / 2) * (-2)
+    np.testing.assert_allclose(states[0].image - targets, left, atol=1e-6)
+    states, history = optimize.run(
+        quadratic, images, PLAIN.replace(steps=40), each=(targets,), optimizer=limited
+    )
+    assert np.all(history["total"][-1] < 1e-6 * history["total"][0])
+
+
+def test_a_step_is_taken_back_as_often_as_it_takes(problem):
+    images, targets = problem
+    limited = optimizers.limit_rise(optax.scale(-100.0), rise=1.0)
+    states, history = optimize.run(
+        quadratic, images, PLAIN.replace(steps=5), each=(targets,), optimizer=limited
+    )
+    # By rates of 100, 25, 6.25 and 1.5625: |1 - rate|^2 is below 1 for the last alone.
+    expected = [1, 99**2, 24**2, 5.25**2, 0.5625**2]
+    np.testing.assert_allclose(history["total"][:, 0] / history["total"][0, 0], expected, rtol=1e-3)
+    assert not states.diverged.any()
+
+
+def test_nothing_is_learnt_from_a_step_that_is_taken_back(problem):
+    """The pairs of L-BFGS are of steps that stood."""
+    images, targets = problem
+    config = PLAIN.replace(optimizer="lbfgs", memory=4, learning_rate=40.0, steps=12)
+    states, history = optimize.run(quadratic, images, config, each=(targets,))
+    best = np.minimum.accumulate(history["total"])
+    assert np.any(history["total"][1:] > 1.2 * best[:-1])
+    inner = states.opt_state[0].inner[0]
+    steps, changes = inner.diff_params_memory, inner.diff_updates_memory
+    np.testing.assert_allclose(changes, steps, atol=1e-3)  # the Hessian is the identity
+    assert np.all(history["total"][-1] < 1e-3 * history["total"][0])
 
 
 def test_lbfgs_keeps_what_it_knows_where_it_passes_over_a_step(rng):

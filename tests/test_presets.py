@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from test_bands import normalized_in_numpy
 
 import nst_jax
 from nst_jax import optimize
@@ -50,9 +51,9 @@ def assignment(own, content, style, image):
     return loss
 
 
-def pastiche(own, content, style, image, content_weight=0.01):
+def pastiche(own, content, style, image):
     """pastiche 1.6.0: 0.01 * mse, and 10 / C^2 * mse of Gram matrices over positions."""
-    loss = content_weight * ((own["block4_conv2"] - content["block4_conv2"]) ** 2).mean()
+    loss = 0.01 * ((own["block4_conv2"] - content["block4_conv2"]) ** 2).mean()
     for layer in FIRST:
         channels = own[layer].shape[-1]
         difference = mean_gram(own[layer]) - mean_gram(style[layer])
@@ -75,7 +76,18 @@ USUAL = {
 }
 
 
-def quality(own, content, style, image):
+def default(own, content, style, image):
+    """The project's own: |G - A|^2 / |A|^2 by layer."""
+    content_scale = USUAL[sum("conv" in layer for layer in own)][0]
+    difference = (own["block4_conv2"] - content["block4_conv2"]) / content_scale
+    loss = 2.0 * (difference**2).mean() + 6.0 * oracle.total_variation_nine_point(image)
+    for layer, share in zip(FIRST, (0.35, 0.25, 0.2, 0.18, 0.02), strict=True):
+        target = mean_gram(style[layer])
+        loss += 30 * share * ((mean_gram(own[layer]) - target) ** 2).sum() / (target**2).sum()
+    return loss
+
+
+def wasserstein(own, content, style, image):
     """crowsonkb/style-transfer-pytorch's objective, on features divided by their usual size."""
     content_scale, scales = USUAL[sum("conv" in layer for layer in own)]
     difference = own["block4_conv2"] / content_scale - content["block4_conv2"] / content_scale
@@ -89,17 +101,17 @@ def quality(own, content, style, image):
 # The formula, and how the published network pads its first convolution.
 FORMULAS = {
     "assignment": (assignment, "zeros"),
-    "default": (functools.partial(pastiche, content_weight=1.0), "zeros"),
+    **dict.fromkeys(("default", "fast", "quality", "lbfgs"), (default, "replicate")),
     "gatys": (pastiche, "zeros"),
     "keras": (keras, "zeros"),
-    "quality": (quality, "replicate"),
-    "sgd": (functools.partial(pastiche, content_weight=0.5), "zeros"),
     "tf_blog": (tf_blog, "zeros"),
+    "wasserstein": (wasserstein, "replicate"),
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "model"), [*((name, "vgg19") for name in FORMULAS), ("quality", "vgg16")]
+    ("name", "model"),
+    [*((name, "vgg19") for name in FORMULAS), ("default", "vgg16"), ("wasserstein", "vgg16")],
 )
 def test_loss_equals_the_published_formula(request, rng, name, model):
     params = request.getfixturevalue(model)
@@ -136,6 +148,7 @@ COMMON = {
     "init": "content",
     "color": "style",
     "momentum": 0.9,
+    "band_weights": (1.0, 1.0, 1.0),
     "decay_rate": 0.96,
     "decay_steps": 100.0,
     "beta1": 0.9,
@@ -158,35 +171,51 @@ KERAS = {
     "tv_weight": 1e-6,
     "optimizer": "sgd",
     "momentum": 0.0,
-    "normalize_gradient": False,
+    "normalize_gradient": "none",
     "learning_rate": 100.0,
     "schedule": "exponential",
     "clip": False,
     "steps": 4000,
 }
 
-# The project's own: pastiche's terms with more content, coarse to fine from 128 pixels.
+# The project's own.
 DEFAULT = {
     "first_size": 128,
     "scale_factor": 2.0,
+    "first_steps": 150,
     "content_layers": ("block4_conv2",),
     "content_reduction": "mean",
     "style_loss": "gram",
-    "style_normalization": "pastiche",
-    "content_weight": 1.0,
-    "style_weight": 50.0,
-    "optimizer": "lbfgs",
-    "memory": 20,
-    "normalize_gradient": True,
-    "learning_rate": 1.0,
-    "schedule": "constant",
+    "style_normalization": "relative",
+    "style_layer_weights": (0.35, 0.25, 0.2, 0.18, 0.02),
+    "normalize_features": True,
+    "content_weight": 2.0,
+    "style_weight": 30.0,
+    "tv_form": "nine_point",
+    "tv_weight": 6.0,
+    "padding": "replicate",
+    "optimizer": "sgd",
+    "normalize_gradient": "bands",
+    "band_weights": (0.5, 0.8, 1.0),
+    "learning_rate": 0.8,
+    "schedule": "cosine",
     "clip": True,
-    "steps": 200,
+    "steps": 80,
 }
 
 PUBLISHED = {
     "default": DEFAULT,
-    "sgd": DEFAULT | {"content_weight": 0.5, "optimizer": "sgd", "schedule": "cosine"},
+    "fast": DEFAULT | {"first_steps": 50, "steps": 27, "learning_rate": 1.6},
+    "quality": DEFAULT | {"first_steps": 450, "steps": 240, "learning_rate": 0.6},
+    "lbfgs": DEFAULT
+    | {
+        "optimizer": "lbfgs",
+        "memory": 20,
+        "learning_rate": 1.0,
+        "schedule": "constant",
+        "first_steps": 60,
+        "steps": 60,
+    },
     # The report: 1/2 of the sum of squares at the last convolution, rate 100, 3000 steps.
     "assignment": KERAS
     | {
@@ -208,7 +237,7 @@ PUBLISHED = {
         "content_weight": 0.01,
         "style_weight": 50.0,
         "optimizer": "lbfgs",
-        "normalize_gradient": False,
+        "normalize_gradient": "none",
         "learning_rate": 1.0,
         "schedule": "constant",
         "clip": False,
@@ -226,7 +255,7 @@ PUBLISHED = {
         "optimizer": "adam",
         "beta1": 0.99,
         "epsilon": 0.1,
-        "normalize_gradient": False,
+        "normalize_gradient": "none",
         "learning_rate": 5.0,
         "schedule": "constant",
         "clip": True,
@@ -235,7 +264,7 @@ PUBLISHED = {
     # https://github.com/crowsonkb/style-transfer-pytorch: from 128 pixels by the root of 2, 1000
     # and then 500 steps, Adam(lr=0.02, betas=(0.9, 0.99), eps=1e-8) on [0, 1], clamped each step,
     # EMA(0.99), replicate padding; content 0.015, layers 256:64:16:4:1, total variation 2.
-    "quality": {
+    "wasserstein": {
         "first_size": 128,
         "first_steps": 1000,
         "steps": 500,
@@ -254,7 +283,7 @@ PUBLISHED = {
         "beta2": 0.99,
         "epsilon": 1e-8 / 255,
         "average_decay": 0.99,
-        "normalize_gradient": False,
+        "normalize_gradient": "none",
         "learning_rate": 0.02 * 255,
         "schedule": "constant",
         "clip": True,
@@ -279,17 +308,18 @@ def keras_steps(x):
         x = x - 100 * 0.96 ** (step / 100) * (yield x)
 
 
-def sgd_steps(x, steps=4):
+def default_steps(x, *, rate, steps=4):
     velocity = 0.0
     for step in itertools.count():
         gradient = yield x
-        velocity = 0.9 * velocity + gradient / np.sqrt(np.mean(gradient**2))
-        x = np.clip(x - 0.5 * (1 + np.cos(np.pi * step / steps)) * velocity, 0, 255)
+        velocity = 0.9 * velocity + normalized_in_numpy(gradient, (0.5, 0.8, 1.0))
+        decayed = rate / 2 * (1 + np.cos(np.pi * step / steps))
+        x = np.clip(x - decayed * velocity, 0, 255)
 
 
 def lbfgs_steps(x, *, clip=False):
-    """Nocedal and Wright, algorithm 7.4, the first step of length 1 at most (optax'); the pairs
-    are of the steps as clipped."""
+    """Nocedal and Wright, algorithm 7.4, the first step of root mean square 1; the pairs are of
+    the steps as clipped."""
     pairs = []
     gradient = yield x
     while True:
@@ -300,7 +330,7 @@ def lbfgs_steps(x, *, clip=False):
         if pairs:
             direction *= np.vdot(*pairs[-1]) / np.vdot(pairs[-1][1], pairs[-1][1])
         else:
-            direction *= min(1, 1 / np.linalg.norm(gradient))
+            direction /= np.sqrt(np.mean(gradient**2))
         for (step, change), factor in zip(pairs, reversed(factors), strict=True):
             direction += (factor - np.vdot(change, direction) / np.vdot(step, change)) * step
         before, x = x, x - direction
@@ -325,11 +355,13 @@ def adam_steps(x, *, rate, beta1, beta2, epsilon, decay=0.0):
 
 STEPS = {
     "assignment": keras_steps,
-    "sgd": sgd_steps,
-    "default": functools.partial(lbfgs_steps, clip=True),
+    "default": functools.partial(default_steps, rate=0.8),
+    "fast": functools.partial(default_steps, rate=1.6),
+    "quality": functools.partial(default_steps, rate=0.6),
+    "lbfgs": functools.partial(lbfgs_steps, clip=True),
     "gatys": lbfgs_steps,
     "keras": keras_steps,
-    "quality": functools.partial(
+    "wasserstein": functools.partial(
         # Its epsilon is for gradients on [0, 1], 255 times those by grey levels.
         adam_steps,
         rate=0.02 * 255,
@@ -344,7 +376,7 @@ STEPS = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_first_steps_are_the_published_ones(rng, name):
-    config = nst_jax.presets[name].replace(steps=4)  # of which the cosine is
+    config = nst_jax.presets[name].replace(steps=4, first_steps=None)  # of which the cosine is
     start = rng.random((4, 5, 3), np.float32)
     slopes = rng.uniform(0.1, 2.0, start.shape)  # of a quadratic, or L-BFGS would pass steps over
     goal = rng.uniform(-50, 300, start.shape)  # in parts beyond the range
@@ -374,7 +406,7 @@ def test_the_first_steps_are_the_published_ones(rng, name):
 @pytest.mark.parametrize("kind", [float, np.float64, np.float32, jnp.float32])
 def test_no_number_of_any_preset_compiles_anything(vgg16, rng, compilations, kind):
     """Every number of the configuration at once, on the preset with the most structure."""
-    config = nst_jax.presets["quality"].replace(
+    config = nst_jax.presets["wasserstein"].replace(
         size=16,
         first_size=8,
         scale_factor=2.0,
@@ -389,6 +421,7 @@ def test_no_number_of_any_preset_compiles_anything(vgg16, rng, compilations, kin
         "first_steps": 1,
         "content_layer_weights": (kind(0.5), kind(2.0)),
         "style_layer_weights": (kind(0.5),),
+        "band_weights": (kind(0.5), kind(1.0), kind(2.0)),
     }
     assert other.keys() == set(NUMBERS)
     other = config.replace(**other)

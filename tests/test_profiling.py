@@ -28,7 +28,7 @@ def follow(profile, dispatches, events):
         step += length
         terms = {"total": np.zeros((length, 1))}
         images = SimpleNamespace(shape=(1, side, side, 3))
-        profile(Progress(step, steps, terms, images, np.zeros(1, bool), None))
+        profile(Progress(step, steps, terms, images, np.zeros(1, bool), np.zeros(1), None))
     return traced
 
 
@@ -74,9 +74,8 @@ def test_a_trace_is_a_file_for_xprof_and_one_for_perfetto(tmp_path):
         for number in range(1, 9):
             jax.block_until_ready(step(np.eye(64, dtype=np.float32)))
             images = SimpleNamespace(shape=(1, 8, 8, 3))
-            profile(
-                Progress(number, 8, {"total": np.zeros((1, 1))}, images, np.zeros(1, bool), None)
-            )
+            terms = {"total": np.zeros((1, 1))}
+            profile(Progress(number, 8, terms, images, np.zeros(1, bool), np.zeros(1), None))
     (folder,) = (tmp_path / "deep" / "trace" / "plugins" / "profile").iterdir()
     assert list(folder.glob("*.xplane.pb"))
     with gzip.open(folder / "perfetto_trace.json.gz") as file:

@@ -406,7 +406,7 @@ def test_the_optimisers_are_pinned_whatever_becomes_of_the_presets(tmp_path, mon
     """And keep the objective, the start and the picture's range."""
     setting = setting_of(tmp_path)
     other = nst_jax.presets["default"].replace(
-        optimizer="lbfgs", normalize_gradient=False, momentum=0.0, learning_rate=9.0, first_steps=7
+        optimizer="lbfgs", normalize_gradient="none", momentum=0.0, learning_rate=9.0, first_steps=7
     )
     monkeypatch.setitem(nst_jax.presets, "default", other)
     configs = contests.method_configs(setting)

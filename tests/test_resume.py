@@ -353,9 +353,8 @@ def test_diverged_outputs_are_tried_at_a_tenth_of_the_rate(run, pictures, tmp_pa
     arguments = [
         *(f"--content={content}", f"--styles={styles[0]}", *FAST, "--steps=1", "--noclip"),
         *(
-            "--preset=sgd",
             "--learning_rate=2,1e38",
-            "--nonormalize_gradient",
+            "--normalize_gradient=none",
             "--schedule=constant",
         ),
     ]

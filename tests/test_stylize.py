@@ -4,7 +4,7 @@ import pytest
 
 import nst_jax
 
-CONFIG = nst_jax.presets["sgd"].replace(
+CONFIG = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
     size=48,
     steps=4,
     content_layers=("block3_conv1",),

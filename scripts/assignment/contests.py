@@ -40,7 +40,7 @@ def method_configs(setting: Setting) -> dict[str, Config]:
     return {
         "sgd": base.replace(
             optimizer="sgd",
-            normalize_gradient=True,
+            normalize_gradient="whole",
             momentum=0.9,
             learning_rate=SGD_RATE,
             schedule="cosine",

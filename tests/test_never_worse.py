@@ -1,0 +1,178 @@
+"""A run returns its start where that is better than what its steps made of it."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nst_jax
+from nst_jax import optimize
+from nst_jax.checkpoints import Checkpoints
+from nst_jax.config import Config
+
+PLAIN = Config(normalize_gradient="none", momentum=0.0, schedule="constant", clip=False, steps=3)
+SMALL = nst_jax.presets["default"].replace(size=64, first_size=32, first_steps=None, steps=12)
+
+
+def quadratic(image, target):
+    """Half the squared distance in grey levels: a rate above 2 leads away."""
+    value = 0.5 * jnp.sum(jnp.square(255.0 * (image - target)))
+    return value, {"total": value}
+
+
+@pytest.fixture
+def problem(rng):
+    return rng.random((2, 4, 3, 3), np.float32), rng.random((2, 4, 3, 3), np.float32)
+
+
+def test_what_ends_above_its_start_returns_the_start(problem):
+    images, targets = problem
+    rates = np.float32([3.0, 0.5])
+    seen = []
+    states, history = optimize.run(
+        quadratic, images, PLAIN.replace(learning_rate=rates), each=(targets,), callback=seen.append
+    )
+    assert history["total"][-1, 0] > history["total"][0, 0]  # the record is of what was tried
+    np.testing.assert_array_equal(states.picture[0], images[0])
+    np.testing.assert_array_equal(states.image[0], images[0])
+    np.testing.assert_allclose(
+        states.picture[1] - targets[1], 0.5**3 * (images - targets)[1], atol=1e-6
+    )
+    assert states.kept_start.tolist() == [1, 0] and not states.diverged.any()
+    # The loss of what is returned: the start's, and that after the last step.
+    expected = history["total"][0] * [1, 0.5**6]
+    np.testing.assert_allclose(states.value, expected, rtol=1e-4)
+    assert [progress.kept_start.tolist() for progress in seen] == [[0, 0], [0, 0], [1, 0]]
+
+
+def test_the_last_step_counts(problem):
+    """The loss is below the first one's before the last step, and above it thereafter."""
+    images, targets = problem
+
+    def loss(image, target):  # the third step falls off an edge
+        value, terms = quadratic(image, target)
+        return value + jnp.where(value < 0.3, 1e6, 0.0), terms
+
+    start = targets + 1 / 255
+    config = PLAIN.replace(learning_rate=0.6, steps=4)
+    states, history = optimize.run(loss, start, config, each=(targets,))
+    assert np.all(history["total"][1] < history["total"][0])
+    np.testing.assert_array_equal(states.picture, start)
+    assert states.kept_start.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("changes", [{"average_decay": 0.5}, {"jitter": 2}], ids=str)
+def test_averages_and_jitter_return_their_last_picture(problem, changes):
+    images, targets = problem
+
+    def loss(image, target, shift=None):
+        return quadratic(image, target)
+
+    config = PLAIN.replace(learning_rate=3.0, **changes)
+    seen = []
+    states, history = optimize.run(
+        loss, images, config, each=(targets,), callback=lambda p: seen.append(np.array(p.images))
+    )
+    assert np.all(history["total"][-1] > history["total"][0])
+    np.testing.assert_array_equal(states.picture, seen[-1])
+    assert np.all(states.value > history["total"][0]) and not states.kept_start.any()
+
+
+def test_given_gradients_do_the_same(problem):
+    images, targets = problem
+
+    def value_and_grad(image, target):
+        value, terms = quadratic(image, target)
+        return (np.asarray(value), {"total": np.asarray(value)}), 255.0**2 * (image - target)
+
+    config = PLAIN.replace(learning_rate=np.float32([3.0, 0.5]))
+    one, _ = optimize.run(quadratic, images, config, each=(targets,))
+    other, _ = optimize.run_given_gradients(
+        value_and_grad, images, config, each=[(target,) for target in targets]
+    )
+    np.testing.assert_allclose(other.picture, one.picture, atol=1e-6)
+    np.testing.assert_allclose(other.value, one.value, rtol=1e-4)
+    assert other.kept_start.tolist() == one.kept_start.tolist() == [1, 0]
+
+
+def disc(size=64):
+    rows, columns = np.mgrid[:size, :size] / (size - 1) - 0.5
+    inside = np.hypot(rows, columns) < 0.3
+    return np.repeat(np.where(inside, 0.7, 0.3)[..., None], 3, axis=-1).astype(np.float32)
+
+
+def test_a_perfect_picture_stays_perfect(vgg19):
+    picture = disc()
+    result = nst_jax.stylize(vgg19, picture, [picture], SMALL)
+    np.testing.assert_array_equal(result.images[0], picture)
+    assert result.kept_start.tolist() == [2]
+    total = result.history["total"][-SMALL.steps :, 0]
+    assert result.loss[0] == total[0] and total.max() > 2 * total[0]  # steps there were
+
+
+def test_beside_another_picture_too_and_a_later_scale_starts_where_none_has_moved(vgg19, rng):
+    picture = disc()
+    style = np.kron(rng.random((8, 8, 3)), np.ones((8, 8, 1))).astype(np.float32)
+    result = nst_jax.stylize(vgg19, picture, [picture, style], SMALL)
+    np.testing.assert_array_equal(result.images[0], picture)
+    assert result.kept_start.tolist() == [2, 0]
+    assert result.loss[1] < result.history["total"][-SMALL.steps, 1]
+
+
+def test_a_run_that_goes_on_from_its_end_counts_once(tmp_path, problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=3.0)
+    runs = []
+    for _ in range(2):
+        with Checkpoints(tmp_path, {}, every=2) as checkpoints:
+            states, _ = optimize.run(
+                quadratic,
+                images,
+                config,
+                each=(targets,),
+                resume=checkpoints.latest(),
+                callback=checkpoints,
+            )
+        runs.append(states)
+    for states in runs:
+        assert states.kept_start.tolist() == [1, 1]
+        np.testing.assert_array_equal(states.picture, images)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, (1.0, 0.0, 0.2)], ids=str)
+def test_flat_contents_reach_what_a_grey_start_reaches(vgg19, rng, level):
+    """Pixels at the limits of the range, too, can leave them."""
+    content = np.broadcast_to(np.float32(level), (48, 64, 3)).astype(np.float32)
+    style = np.kron(rng.random((8, 8, 3)), np.ones((8, 8, 1))).astype(np.float32)
+    config = nst_jax.presets["default"].replace(size=64)
+    own = nst_jax.stylize(vgg19, content, [style], config)
+    grey = nst_jax.stylize(vgg19, content, [style], config, initial=np.full_like(content, 0.5))
+    assert own.loss[0] <= 1.2 * grey.loss[0]
+    at_limit = (content == 0) | (content == 1)
+    assert np.mean((np.asarray(own.images[0]) != content)[at_limit]) > 0.8
+
+
+def test_the_records_say_so(run, tmp_path):
+    from nst_jax import io
+
+    picture = tmp_path / "disc.png"
+    io.write_image(picture, disc())
+    code, err = run(
+        f"--content={picture}",
+        f"--styles={picture}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--size=64",
+        "--first_size=32",
+        "--steps=3",
+        "--report",
+    )
+    assert code == 0, err
+    assert "no better at 2 scales: start kept" in err
+    assert "disc__disc: the loss rose at 2 of 2 scales, which returned the picture unchanged" in err
+    last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["kept_start"] == 2
+    assert "no better at 2 scales: start kept" in (tmp_path / "out" / "report.html").read_text()
+    np.testing.assert_array_equal(
+        io.read_image(tmp_path / "out" / "disc__disc.png"), io.read_image(picture)
+    )
