@@ -13,7 +13,7 @@ photographs that come with scikit-image, without `--styles` the styles are gener
 The columns of the table:
 
 seconds      of a whole call of `stylize`, compiled before
-own loss     after the last step, of what that preset minimises
+own loss     before the last step, of what that preset minimises
 loss         of the final picture, of what this checkout's default minimises
 highest      the highest loss of a scale over the first one there, the largest of all scales
 checkerboard of the final picture, see `checkerboard`; below, those of the content and of the style
@@ -61,7 +61,7 @@ class Painter:
     """A process that paints by the presets of a checkout.
 
     Raises:
-      ValueError: it cannot, with the last line of what it said.
+      ValueError: the process has ended; the message has its exit code.
     """
 
     def __init__(self, checkout: Path):
@@ -260,7 +260,7 @@ FLAGS = {
     "presets": (
         flags.DEFINE_list,
         ["default"],
-        "Of this checkout; ratios are to the first.",
+        "Presets of this checkout; ratios are to the first.",
     ),
     "other": (flags.DEFINE_string, None, "Folder of a checkout whose default is painted as well."),
     "size": (common.pixels, 256, "Longer side of all pictures in pixels."),

@@ -44,8 +44,9 @@ class Config:
       size: side of the pictures in pixels, for content and styles alike; None keeps the size
         that each has.
       size_of: the side meant, "longer" or "height".
-      first_size: a coarse-to-fine run starts at this side, and comes to `size` in equal factors;
-        None is a single scale.
+      first_size: a coarse-to-fine run starts at this side, and comes to `size` in equal factors.
+        None is a single scale, and so is a `first_size` nearer to `size` than the square root of
+        `scale_factor`.
       scale_factor: how much larger each scale is than the one before, as nearly as a whole number
         of scales allows.
       content_layers: layers compared with the content picture.
@@ -82,7 +83,7 @@ class Config:
         learning rate says how far pixels move, whatever the loss's units: "whole", or in "bands",
         from fine grain to coarse shapes, each by its own, see
         `nst_jax.optimizers.normalize_by_band`. "none" takes the gradient as it is. L-BFGS always
-        does, since it reads curvature off gradients.
+        takes it as it is, since it reads curvature off gradients.
       schedule: of the learning rate: "constant", "exponential" (times decay_rate every
         decay_steps, smoothly) or "cosine" (to zero at the last step).
       clip: keep the picture inside [0, 1] after each step.
@@ -249,10 +250,8 @@ def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Refuses a value that is none of `choices`, with their list and the nearest."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(
-            f"{name} must be one of {', '.join(choices)}, got {value!r}"
-            f"{nearest(value, choices, cutoff=0.0)}"
-        )
+        hint = nearest(value, choices, cutoff=0.0) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 
 def _check_layers(name: str, value: Any) -> None:

@@ -262,7 +262,7 @@ def laplacian_pyramid(array: jax.Array, levels: int) -> list[jax.Array]:
     Args:
       array: floating point, [H, W, C], any range.
       levels: how many, the last of which is the coarsest level itself; static under `jax.jit`.
-        An array that is a single row or column before has fewer.
+        There are fewer where a level is a single row or column.
 
     Returns:
       Arrays [H, W, C], [ceil(H / 2), ceil(W / 2), C], ..., from fine to coarse.
@@ -392,8 +392,8 @@ def noise(key: jax.Array, height: int, width: int) -> jax.Array:
 def pyramid_sizes(size: int, *, first: int, factor: float = 2.0) -> tuple[int, ...]:
     """The sizes of a coarse-to-fine pyramid, from `first` to `size` in equal factors.
 
-    There are as many as bring these factors nearest to `factor`; one alone, `size`, where `first`
-    is nearer to it than half a factor.
+    There are as many as bring these factors nearest to `factor`. There is one alone, `size`, where
+    `size / first` is below the square root of `factor`.
 
     Args:
       size: the finest size, in pixels.

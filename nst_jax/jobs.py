@@ -191,11 +191,16 @@ def _run(job, params, delivery, described, stopping) -> int:
             paths = write(contents, own, images)
             rows += results.summary(paths, own, result, time.perf_counter() - start)
             if leads:
-                risen += _risen(own, result, len(steps_at_scales(job.config)))
+                risen += _risen(own, result, steps_at_scales(job.config))
                 results.write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
-            watch.end(images, result.diverged)
+            watch.end(
+                images,
+                diverged=result.diverged,
+                kept_start=result.kept_start,
+                losses=result.loss,
+            )
             found = zip(own, result.diverged, strict=True)
             diverged += [output.stem for output, bad in found if bad]
     if rows:
@@ -359,14 +364,22 @@ def _paint(
     return result
 
 
-def _risen(outputs: Sequence[Output], result: Result, scales: int) -> list[str]:
-    """A line for each output that some of so many scales left as it was, since its loss rose."""
-    return [
-        f"{output.stem}: the loss rose at {kept} of {scales} scale{'s' if scales > 1 else ''}, "
-        "which returned the picture unchanged; a smaller --learning_rate may help"
-        for output, kept in zip(outputs, result.kept_start, strict=True)
-        if kept
-    ]
+def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> list[str]:
+    """A line for each output whose loss rose at one of the scales, which had so many `steps`."""
+    firsts = result.history["total"][-steps[-1]]
+    scales = f"{len(steps)} scale{'s' if len(steps) > 1 else ''}"
+    lines = []
+    for output, kept, first, last in zip(
+        outputs, result.kept_start, firsts, result.loss, strict=True
+    ):
+        if kept:
+            told = f"the loss rose at {kept} of {scales}, which returned the picture unchanged"
+        elif last > first:  # with an average or jitter, and not where it is not finite
+            told = f"the loss rose from {first:.4g} to {last:.4g}"
+        else:
+            continue
+        lines.append(f"{output.stem}: {told}; a smaller --learning_rate may help")
+    return lines
 
 
 def _config(job: Job, outputs: Sequence[Output]) -> Config:

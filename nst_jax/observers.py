@@ -61,10 +61,17 @@ class Observer:
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
         """A dispatch of the optimisation is done."""
 
-    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
-        """The group is done, with pictures `[N, H, W, 3]`, of which some may have `diverged`
-        `[N]`; returns the files that are now whole. A run that goes on may be found to be over:
-        then no dispatch came before, and what an earlier run has finished is left alone."""
+    def end(
+        self,
+        images: np.ndarray,
+        *,
+        diverged: np.ndarray,
+        kept_start: np.ndarray,
+        losses: np.ndarray,
+    ) -> list[Path]:
+        """The group is done, with pictures `[N, H, W, 3]` and what `stylize` says of each, `[N]`;
+        returns the files that are now whole. A run that goes on may be found to be over: then no
+        dispatch came before, and what an earlier run has finished is left alone."""
         return []
 
     def close(self, error: BaseException | None) -> list[Path]:
@@ -101,9 +108,9 @@ class Observers:
         for observer in self._observers:
             observer(progress, pictures)
 
-    def end(self, images: np.ndarray, diverged: np.ndarray) -> None:
+    def end(self, images: np.ndarray, **results: np.ndarray) -> None:
         for observer in self._observers:
-            self._tell(observer.end(images, diverged))
+            self._tell(observer.end(images, **results))
 
     def _tell(self, paths):
         for path in paths:
@@ -187,7 +194,7 @@ class Animation(Observer):
             self._frames, self._bytes = self._frames[::2], self._bytes[::2]
             self._parts //= 2
 
-    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
+    def end(self, images, **_) -> list[Path]:
         if not _leads():
             return []
         frames = [*self._frames, io.to_uint8(images)]
@@ -253,7 +260,7 @@ class TensorBoard(Observer):
                 self._writer.flush()
                 self._flushed = time.perf_counter()
 
-    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
+    def end(self, images, **_) -> list[Path]:
         if self._writer is not None:
             with files.writing(self._folder):
                 self._show(images)
@@ -308,7 +315,7 @@ class Report(Observer):
             self._own = range(len(self._outputs), len(self._outputs) + len(group.stems))
         self._metrics = [{name: [] for name in ("step", *page.TERMS)} for _ in self._own]
         self._layers = [[] for _ in self._own]
-        self._kept_start = np.zeros(len(self._own), int)
+        self._losses = None  # until the end
         self._group, self._last = group, time.perf_counter()
         if group.history is not None:  # with its last step, or the next page might have nothing new
             self._step = self._steps = done = len(group.history["total"])
@@ -335,8 +342,8 @@ class Report(Observer):
             self._due = now + max(self.SECONDS, 20 * took)
         self._last = time.perf_counter()
 
-    def end(self, images: np.ndarray, diverged: np.ndarray) -> list[Path]:
-        self._diverged = diverged
+    def end(self, images, *, diverged, kept_start, losses) -> list[Path]:
+        self._diverged, self._kept_start, self._losses = diverged, kept_start, losses
         self._paint(images)
         if self._followed:
             self._write("running")
@@ -408,6 +415,7 @@ class Report(Observer):
                 layers=self._layers[number],
                 diverged=bool(self._diverged[number]),
                 kept_start=int(self._kept_start[number]),
+                loss=None if self._losses is None else _finite(self._losses[number]),
             )
             self._outputs.append(output)
 

@@ -107,8 +107,8 @@ def init(image: jax.Array, optimizer: optax.GradientTransformation) -> State:
         average=optax.ema(0.0).init(image),
         picture=image,
         start=image,
-        start_value=jnp.full((), jnp.nan),
-        value=jnp.full((), jnp.nan),
+        start_value=jnp.float32(jnp.nan),
+        value=jnp.float32(jnp.nan),
         kept_start=jnp.zeros((), jnp.int32),
     )
 
@@ -364,8 +364,9 @@ def start(
 
     With the states of a run at another scale as `previous`, what diverged there stays so, the count
     of returned starts goes on, and the moments of SGD and Adam, arrays of the images' shape, go
-    along, resampled. L-BFGS starts afresh: its memory is of steps and gradients of a problem of
-    another size.
+    along, resampled. An image that returned its start has fresh ones: its own are of a path that it
+    did not take. L-BFGS starts afresh: its memory is of steps and gradients of a problem of another
+    size.
 
     Raises:
       ValueError: images that are not `[N, H, W, 3]`, or numbers of another length than N.
@@ -386,7 +387,13 @@ def start(
     )
     if optimizer is not None or config.optimizer == "lbfgs":
         return states
-    return states._replace(opt_state=jax.tree.map(taken_over, previous.opt_state))
+    kept = jnp.all(previous.picture == previous.start, axis=(1, 2, 3))
+
+    def moments(old, fresh):
+        of_each = kept.reshape(-1, *[1] * (fresh.ndim - 1))
+        return jnp.where(of_each, fresh, taken_over(old))
+
+    return states._replace(opt_state=jax.tree.map(moments, previous.opt_state, states.opt_state))
 
 
 def run(

@@ -27,10 +27,10 @@ def normalize_by_band(
 ) -> optax.GradientTransformation:
     """Divides each band of an image's gradient by the band's own root mean square.
 
-    The bands are those of a Laplacian pyramid, see `nst_jax.image.laplacian_pyramid`; divided, each
-    times its weight, they are summed up again. So the learning rate says how far pixels move,
-    whatever the loss's units, and coarse shapes move as far as fine grain. A single weight is a
-    single band: the gradient as a whole over its root mean square.
+    The bands are those of a Laplacian pyramid, see `nst_jax.image.laplacian_pyramid`. Each divided
+    band is multiplied by its weight, and the bands are summed. So the learning rate says how far
+    pixels move, whatever the loss's units, and coarse shapes move as far as fine grain. A single
+    weight is a single band: the gradient as a whole over its root mean square.
 
     Where a band is below 1e-5 of the gradient's largest value, which is where rounding begins, it
     is not brought up any further. A gradient of zero stays zero.
@@ -66,7 +66,7 @@ def _in_unit_range(array: jax.Array) -> jax.Array:
 
 
 def _normalized(array: jax.Array) -> jax.Array:
-    """An array over its root mean square, or over 1e-5 where that is far below."""
+    """An array over the sum of its root mean square and 1e-5."""
     return array / (jnp.sqrt(jnp.mean(jnp.square(array))) + 1e-5)
 
 
@@ -104,7 +104,7 @@ def scale_by_convex_lbfgs(memory_size: int) -> optax.GradientTransformation:
 
 
 class LimitRiseState(NamedTuple):
-    """Of `limit_rise`.
+    """The state of `limit_rise`.
 
     Attributes:
       inner: state of the inner transformation.
@@ -126,10 +126,10 @@ def limit_rise(
 ) -> optax.GradientTransformationExtraArgs:
     """Takes back a step that raises the loss above `rise` times the lowest one so far.
 
-    It is taken again from where it began, a quarter as long, and if need be a quarter of that;
-    after a step that is not taken back, the next is twice as long, up to the inner one's length.
-    The inner transformation is shown the place where the step began, so that it learns nothing
-    from where it failed.
+    The step is taken again from where it began, a quarter as long, until it stays within the limit.
+    After each step that stays, the next one may be twice as long, at most the inner
+    transformation's length. The inner transformation is shown the place where the step began, so
+    that it learns nothing from where it failed.
 
     Jorge Nocedal, Stephen J. Wright: "Numerical Optimization", 2nd edition, Springer 2006,
     section 3.1, on backtracking; https://doi.org/10.1007/978-0-387-40065-5

@@ -153,11 +153,11 @@ CONFIG_FLAGS = {
     "style_layers": (flags.DEFINE_list, "layers whose statistics are compared with the style"),
     "content_layer_weights": (
         flags.DEFINE_list,
-        "a weight for each content layer; where there is none, 1 / their number",
+        "a weight for each content layer; if neither flag nor preset gives them, 1 / their number",
     ),
     "style_layer_weights": (
         flags.DEFINE_list,
-        "a weight for each style layer; where there is none, 1 / their number",
+        "a weight for each style layer; if neither flag nor preset gives them, 1 / their number",
     ),
     "content_reduction": (
         flags.DEFINE_string,
@@ -208,7 +208,7 @@ CONFIG_FLAGS = {
     "steps": (flags.DEFINE_integer, "optimisation steps, at each scale"),
     "first_steps": (
         flags.DEFINE_integer,
-        "steps at the first scale; where there is none, as at the others",
+        "steps at the first scale; if neither flag nor preset gives them, as at the others",
     ),
 }
 
@@ -259,7 +259,8 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
     if "steps" in given:
         given.setdefault("first_steps", None)  # the preset's would outlast them
     if FLAGS.demo:
-        given = DEMO | given
+        steps = {name: _fewer(name) for name in ("first_steps", "steps")}
+        given = DEMO | steps | given
     if given.get("init") not in (None, *CHOICES["init"]):
         del given["init"]  # a file, which `run` reads
     sweep = {}
@@ -280,6 +281,12 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
         for number in numbers:
             config.replace(**{name: number})  # each must be valid
     return config, sweep
+
+
+def _fewer(name: str) -> int | None:
+    """Steps of the demonstration, which are not more than the preset's."""
+    own = getattr(presets[FLAGS.preset], name)
+    return DEMO[name] if own is None else min(own, DEMO[name])
 
 
 def _floats(name: str, texts: Sequence[str]) -> tuple[float, ...]:

@@ -55,6 +55,7 @@ class Output(NamedTuple):
       diverged: whether it was stopped at a value that is not finite.
       kept_start: at how many scales the loss ended above where it began, so that the picture stayed
         what it was.
+      loss: of the picture, once it is finished and finite.
     """
 
     label: str
@@ -66,6 +67,7 @@ class Output(NamedTuple):
     layers: Sequence[tuple[int, Mapping[str, Mapping[str, float | None]]]]
     diverged: bool = False
     kept_start: int = 0
+    loss: float | None = None
 
 
 class Scale(NamedTuple):
@@ -210,6 +212,7 @@ def _json(run: Run) -> str:
                 "stem": output.stem,
                 "diverged": output.diverged,
                 "kept_start": output.kept_start,
+                "loss": output.loss,
                 "metrics": output.metrics,
                 "layers": [{"step": step, **layers} for step, layers in output.layers],
             }
@@ -286,7 +289,8 @@ def _results(run: Run) -> str:
 <input type="range" id="cut{index}" min="0" max="100" step="any" value="50"
  aria-label="{_text(label)}"><div class="rule"></div></div>"""
         losses = [value for value in output.metrics["total"] if value is not None]
-        note = f"loss {number(losses[-1])}" if losses else "no finite loss"
+        last = losses[-1] if losses and output.loss is None else output.loss
+        note = "no finite loss" if last is None else f"loss {number(last)}"
         if losses and len(losses) > 1:
             note += f", from {number(losses[0])}"
         note = f"<small>{note}</small>"

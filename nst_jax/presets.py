@@ -24,8 +24,9 @@ _KERAS = Config(
 
 # The project's own. Each layer's difference of Gram matrices is taken relative to the style's own,
 # and activations are on a common scale, so that the weights hold for every style, for both networks
-# and for every size. Without, the fourth layer alone makes up nine tenths of the gradient: colours
-# and fine strokes go their own way. Everything here was chosen by looking, see docs/presets.md.
+# and for every size. With plain squares the fourth layer alone makes up nine tenths of the
+# gradient, and colours and fine strokes go their own way. All of it was chosen by looking: see
+# docs/presets.md.
 _DEFAULT = Config(
     first_size=128,
     scale_factor=2.0,

@@ -34,7 +34,8 @@ class Result(NamedTuple):
         is the last one before it.
       kept_start: `[N]`, NumPy: at how many scales the last picture's loss was above the first
         one's, so that the scale returned the picture that it started from.
-      loss: `[N]`, NumPy: the total of each picture as it is returned; with jitter, unmoved.
+      loss: `[N]`, NumPy: the total of each final picture, as it was optimised; with jitter, of
+        the unmoved picture.
     """
 
     images: jax.Array

@@ -324,7 +324,7 @@ def test_a_style_mask_hides_the_rest_of_the_style(run, pictures, tmp_path):
             f"--style_masks={masks}",
             f"--output_dir={out}",
             *FAST,
-            "--learning_rate=20",
+            "--learning_rate=4",
         )
         assert code == 0, err
         red, blue = (np.asarray(Image.open(out / f"a__{n}.png"), float) for n in ("red", "blue"))

@@ -105,9 +105,8 @@ def test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended(run,
     assert code == 0, err
     for name in NAMES[:2]:
         assert np.abs(level(out / name) - level(folders / "single" / name)).max() <= 1
-    records = (folders / "single" / "metrics.jsonl").read_text().splitlines()
-    ends = [json.loads(line)["total"] for line in records[-2:]]
-    np.testing.assert_allclose([line["loss"] for line in lines[:2]], ends, rtol=1e-4)
+    ends = [float(line.split("->")[1].split()[0]) for line in err.splitlines()[-2:]]
+    np.testing.assert_allclose([line["loss"] for line in lines[:2]], ends, rtol=2e-3)
 
     # Nothing is left to do, then one picture; a new one goes with those that were there.
     painted.clear()

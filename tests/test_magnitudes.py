@@ -38,7 +38,7 @@ def test_features_are_divided_in_the_objective(vgg16, rng, remat):
     image, content, style = rng.random((3, 24, 32, 3), np.float32)
     usual = magnitudes.usual_sizes("vgg16")
     layers = ("block1_conv1", "block2_last")
-    config = nst_jax.presets["quality"].replace(
+    config = nst_jax.presets["wasserstein"].replace(
         content_layers=("block2_last",),
         style_layers=layers,
         style_layer_weights=(2.0, 3.0),

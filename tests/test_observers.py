@@ -239,6 +239,10 @@ def test_many_losses_on_a_full_disk_end_too(tmp_path):
 # Piece by piece, on dispatches that were never computed.
 
 
+# What a run says at its end of one output.
+ENDS = {"diverged": np.zeros(1, bool), "kept_start": np.zeros(1, int), "losses": np.ones(1)}
+
+
 def group(*stems):
     picture = SimpleNamespace(name="x", image=np.random.default_rng(0).random((8, 8, 3)))
     return observers.Group([picture], [picture] * len(stems), stems, stems)
@@ -284,7 +288,7 @@ def animated(tmp_path, steps, length=1, suffix="webp"):
     animation.begin(group("x"))
     for progress in dispatches(steps, length):
         animation(progress, lambda progress=progress: progress.images)
-    animation.end(progress.images, progress.diverged)
+    animation.end(progress.images)
     with Image.open(tmp_path / "x" / f"animation.{suffix}") as file:
         found = []
         for frame in range(file.n_frames):
@@ -344,7 +348,7 @@ def test_what_the_page_holds_is_bounded_and_keeps_both_ends(tmp_path, monkeypatc
     monkeypatch.setattr(observers.Report, "ROWS", 50)
     monkeypatch.setattr(observers.Report, "LAYERS", 20)
     _, observer, path = report(tmp_path, monkeypatch, 300, seconds=5.0, cost=0.0)
-    assert observer.end(np.ones((1, 4, 4, 3), np.float32), np.zeros(1, bool)) == []
+    assert observer.end(np.ones((1, 4, 4, 3), np.float32), **ENDS) == []
     assert observer.close(None) == [path]
     (output,) = data_of(path.read_text("utf-8"))["outputs"]
     steps = output["metrics"]["step"]
@@ -401,7 +405,7 @@ def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path
     kinds = [observers.Animation(tmp_path, suffix="gif"), board, page_of]
     with observers.Observers(kinds, wrote=wrote.append) as watch:
         watch.begin(group("x")._replace(history=history))
-        watch.end(images, np.ones(1, bool))
+        watch.end(images, **ENDS | {"diverged": np.ones(1, bool)})
     assert not (tmp_path / "board").exists()
     assert wrote == {None: [animation, path], "finished": []}.get(state, [path])
     if state == "finished":

@@ -54,8 +54,8 @@ def beside_another(params, content, styles, config):
 @pytest.mark.parametrize(
     ("how", "shape", "steps"),
     [
-        (on_a_mesh, (48, 48), 80),
-        (beside_another, (48, 48), 80),
+        (on_a_mesh, (48, 48), 50),
+        (beside_another, (48, 48), 50),
         (saving, (48, 48), 20),
         (in_tiles, (208, 32), 20),  # with these layers a tile has 181 px at least
     ],

@@ -288,6 +288,20 @@ def test_other_numbers_and_steps_compile_nothing(problem, compilations):
         assert count() == 0
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs"])
+def test_a_step_takes_what_it_gives(problem, optimizer):
+    """Or the second step would be compiled once more."""
+    images, targets = problem
+    config = Config(optimizer=optimizer, steps=1)
+    before = optimize.start(images, config)
+    after, _ = optimize.run(quadratic, images, config, each=(targets,))
+
+    def kinds(states):
+        return [(x.shape, x.dtype, x.aval.weak_type) for x in jax.tree.leaves(states)]
+
+    assert kinds(after) == kinds(before)
+
+
 def treacherous(image, target, limit):
     """Turns into NaN, and its gradient, once the loss has come below `limit`."""
     value, terms = quadratic(image, target)

