@@ -142,12 +142,13 @@ def test_lbfgs_passes_over_negative_curvature(problem, memory):
     )
     for n in range(2):
         start = 255 * offset[n].astype(np.float64)
-        for steps in (1, 12, 19):  # the last one may have given way to the start
+        # The 15th leaps along what little curvature it knows, and with it what rounding left.
+        for steps, near in ((1, 1e-5), (14, 3e-5), (16, 1e-2)):
             expected, skipped = lbfgs_in_numpy(
                 gradient, start, rate=0.5, steps=steps, memory=memory
             )
             found = 255 * (seen[steps - 1][n] - centres[n])
-            np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-3)
+            assert np.abs(found - expected).max() <= near * np.abs(expected).max()
         assert 10 < skipped < 16 and np.abs(expected - start).max() > 5
 
 

@@ -91,9 +91,12 @@ def test_a_second_job_of_the_same_shapes_compiles_nothing(vgg16, pictures, compi
 def test_the_learning_rate_of_the_report_is_in_grey_levels(vgg16, pictures):
     """One step of the report's SGD, against its gradient taken on the 0-255 scale by hand."""
     content, styles = pictures
-    config = nst_jax.presets["assignment"].replace(size=48, steps=1)
+    config = nst_jax.presets["assignment"].replace(size=48, steps=2)
     content = np.asarray(nst_jax.image.resize(content, 36, 48))
-    result = nst_jax.stylize(vgg16, content, styles[1:], config)
+    seen = []  # at this size the rate is too large, so that the start is what is returned
+    nst_jax.stylize(
+        vgg16, content, styles[1:], config, callback=lambda p: seen.append(np.array(p.images))
+    )
     style = nst_jax.image.resize(styles[1], 48, 48)
     targets = nst_jax.compute_targets(vgg16, content, [style], config)
 
@@ -101,7 +104,7 @@ def test_the_learning_rate_of_the_report_is_in_grey_levels(vgg16, pictures):
         return nst_jax.objective_value(levels / 255.0, vgg16, targets, config)[0]
 
     expected = 255 * content - 100.0 * jax.jit(jax.grad(of_levels))(255 * content)
-    np.testing.assert_allclose(255 * result.images[0], expected, atol=1e-2)
+    np.testing.assert_allclose(255 * seen[0][0], expected, atol=1e-2)
 
 
 def test_a_sweep_over_weights_is_one_program(vgg16, pictures, compilations):
