@@ -50,7 +50,7 @@ def test_presets_and_another_checkout_are_compared(tmp_path):
         f"--styles={tmp_path}/styles",
         "--presets=default,lbfgs",
         f"--other={ROOT}",  # of which the default is this one's
-        "--size=40",
+        "--size=48",
         "--steps=2",
         f"--output_dir={out}",
         f"--json={path}",

@@ -140,9 +140,9 @@ def test_the_first_pairs_show_many_pictures():
 
 def test_presets_of_several_scales_keep_their_steps_unless_told():
     settings = {"size": 256, "iterations": 7}
-    kept = quality.configured("quality", **settings, iterations_all=False)
+    kept = quality.configured("wasserstein", **settings, iterations_all=False)
     assert (kept.size, kept.first_steps, kept.steps) == (256, 1000, 500)
-    told = quality.configured("quality", **settings, iterations_all=True)
+    told = quality.configured("wasserstein", **settings, iterations_all=True)
     assert (told.size, told.first_steps, told.steps) == (256, None, 7)
     single = quality.configured("keras", **settings, iterations_all=False)
     assert (single.size, single.steps) == (None, 7)
