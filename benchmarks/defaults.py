@@ -281,11 +281,8 @@ def main(options: flags.FlagValues) -> None:
     other = None if options.other is None else Path(options.other).resolve()
     if other is not None and not (other / "nst_jax" / "__init__.py").is_file():
         raise ValueError(f"--other must be a checkout of nst_jax, got {options.other}")
-    contents = common.read_folder(options.contents) if options.contents else None
-    styles = common.read_folder(options.styles) if options.styles else None
     run(
-        contents or common.photographs(),
-        styles or {name: draw(options.size) for name, draw in quality.STYLES.items()},
+        *quality.inputs(options),
         options.presets,
         other=other,
         size=options.size,

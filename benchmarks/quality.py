@@ -402,6 +402,16 @@ FLAGS = {
 }
 
 
+def inputs(options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The contents and the styles by name, of the folders that flags name or built in."""
+    contents = common.read_folder(options.contents) if options.contents else None
+    styles = common.read_folder(options.styles) if options.styles else None
+    return (
+        contents or common.photographs(),
+        styles or {name: draw(options.size) for name, draw in STYLES.items()},
+    )
+
+
 def main(options: flags.FlagValues) -> None:
     configs = {
         name: configured(
@@ -412,11 +422,8 @@ def main(options: flags.FlagValues) -> None:
         )
         for name in options.presets
     }
-    contents = common.read_folder(options.contents) if options.contents else None
-    styles = common.read_folder(options.styles) if options.styles else None
     report = run(
-        contents or common.photographs(),
-        styles or {name: draw(options.size) for name, draw in STYLES.items()},
+        *inputs(options),
         configs,
         size=options.size,
         iterations=options.iterations,
