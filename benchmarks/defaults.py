@@ -148,15 +148,21 @@ def summary(pairs: Sequence[Mapping[str, Any]], presets: Sequence[str]) -> dict[
         rows = [(pair["methods"][method], pair["methods"][presets[0]]) for pair in pairs]
         found[method] = {}
         for key in ("seconds", "loss", "checkerboard"):
-            ratios = [own[key] / first[key] for own, first in rows]
+            ratios = [_ratio(own[key], first[key]) for own, first in rows]
             found[method][f"{key}_ratio"] = statistics.geometric_mean(ratios)
         found[method]["highest_over_first_largest"] = max(
             own["highest_over_first"] for own, _ in rows
         )
         found[method]["checkerboard_over_style_largest"] = max(
-            pair["methods"][method]["checkerboard"] / pair["style_checkerboard"] for pair in pairs
+            _ratio(pair["methods"][method]["checkerboard"], pair["style_checkerboard"])
+            for pair in pairs
         )
     return found
+
+
+def _ratio(value: float, of: float) -> float:
+    """`value / of`; less than a thousandth counts as that, for a flat picture has none."""
+    return max(value, 1e-3) / max(of, 1e-3)
 
 
 def commit(checkout: Path) -> str | None:

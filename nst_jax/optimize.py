@@ -39,8 +39,9 @@ class State(NamedTuple):
       picture: what the run would return now, the average corrected for its bias: with a decay
         of 0 the image itself.
       start: `[H, W, 3]`, where the run began.
-      start_value: the loss there, known after the first step.
-      value: the loss of `picture`, known at the end of a run.
+      start_value: the loss there, infinite before the first step. Several processes place the same
+        value, and NaN does not equal itself.
+      value: the loss of `picture`, infinite before the end of a run.
       kept_start: how many runs, at this scale and those before, returned their start, see
         `keep_better`.
     """
@@ -107,8 +108,8 @@ def init(image: jax.Array, optimizer: optax.GradientTransformation) -> State:
         average=optax.ema(0.0).init(image),
         picture=image,
         start=image,
-        start_value=jnp.float32(jnp.nan),
-        value=jnp.float32(jnp.nan),
+        start_value=jnp.float32(jnp.inf),
+        value=jnp.float32(jnp.inf),
         kept_start=jnp.zeros((), jnp.int32),
     )
 

@@ -67,7 +67,7 @@ def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
     assert f"jax {jax.__version__}" in err and "; on 8 x cpu (cpu)" in err
     program, *again = shlex.split(out)
     assert program == "nst-jax" and "--first_size=128" in again and "--clip" in again
-    assert f"--content={quoted}" in again and "--learning_rate=1.0" in again
+    assert f"--content={quoted}" in again and "--learning_rate=0.8" in again
     code, err = run(*again, "--output_dir=again")
     assert code == 0, err
     assert {n: data for n, data in names(folder / "again").items() if "__" in n} == made

@@ -56,4 +56,4 @@ def test_a_tiled_step_has_a_bar_over_its_windows(run, pictures, tmp_path, monkey
     total = 2 * len(tiling.grid((36, 48), 24, layers, model="vgg16"))  # statistics, and gradients
     drawn = re.findall(r"(\d+)/(\d+) \[[^\]]*window", terminal.getvalue())
     assert {int(of) for _, of in drawn} == {total}
-    assert [int(done) for done, _ in drawn] == 2 * list(range(total + 1))  # of two steps
+    assert [int(done) for done, _ in drawn] == 3 * list(range(total + 1))  # two steps, and the end

@@ -97,10 +97,12 @@ def test_the_text_has_its_numbers_from_the_results(written):
         reported = results["reported"][model]
         for n, (name, _) in enumerate(results["styles"]):
             final, gatys = (reported["styles"][n][key] for key in ("final", "final_gatys"))
-            assert rows[model.upper(), name][1:] == [
+            start, *rest = rows[model.upper(), name][1:]
+            # The history's, summed in float32: the last digit of 865,171 may differ.
+            assert float(start.replace(",", "")) == pytest.approx(_style(reported, n), rel=1e-5)
+            assert rest == [
                 findings.short(value)
                 for value in (
-                    _style(reported, n),
                     final["style"],
                     final["style_saved"],
                     gatys["style"],

@@ -354,7 +354,7 @@ def test_diverged_outputs_are_tried_at_a_tenth_of_the_rate(run, pictures, tmp_pa
         *(f"--content={content}", f"--styles={styles[0]}", *FAST, "--steps=1", "--noclip"),
         *(
             "--learning_rate=2,1e38",
-            "--normalize_gradient=none",
+            "--normalize_gradient=whole",
             "--schedule=constant",
         ),
     ]
