@@ -111,28 +111,28 @@ class LimitRiseState(NamedTuple):
       image: the last one whose loss was within the limit.
       gradient: there.
       best: the lowest loss so far.
-      share: of the inner transformation's step that is taken.
+      length: of the last step, its root mean square.
     """
 
     inner: Any
     image: jax.Array
     gradient: jax.Array
     best: jax.Array
-    share: jax.Array
+    length: jax.Array
 
 
 def limit_rise(
     inner: optax.GradientTransformation, *, rise: float = 1.2
 ) -> optax.GradientTransformationExtraArgs:
-    """Takes back a step that raises the loss above `rise` times the lowest one so far.
+    """Keeps the loss below `rise` times the lowest one so far, by the lengths of steps.
 
-    The step is taken again from where it began, a quarter as long, until it stays within the limit.
-    After each step that stays, the next one may be twice as long, at most the inner
-    transformation's length. The inner transformation is shown the place where the step began, so
-    that it learns nothing from where it failed.
+    No step is more than twice as long as the one before. A step that raises the loss above the
+    limit all the same is taken back, and taken again a quarter as long, until it stays within. The
+    inner transformation is then shown the place where the step began, so that it learns nothing
+    from where it failed. The first step has the inner transformation's length.
 
     Jorge Nocedal, Stephen J. Wright: "Numerical Optimization", 2nd edition, Springer 2006,
-    section 3.1, on backtracking; https://doi.org/10.1007/978-0-387-40065-5
+    section 4.1, on the radius of a trust region; https://doi.org/10.1007/978-0-387-40065-5
 
     Args:
       inner: an optax transformation that ends in the update to add to the image.
@@ -143,9 +143,8 @@ def limit_rise(
     """
 
     def init(image):
-        return LimitRiseState(
-            inner.init(image), image, jnp.zeros_like(image), jnp.float32(jnp.inf), jnp.float32(1)
-        )
+        unknown = jnp.float32(jnp.inf)
+        return LimitRiseState(inner.init(image), image, jnp.zeros_like(image), unknown, unknown)
 
     def update(gradient, state, image, *, value, **_):
         failed = value > state.best + (rise - 1) * jnp.abs(state.best)
@@ -153,9 +152,11 @@ def limit_rise(
         place = jnp.where(failed, state.image, image)
         gradient = jnp.where(failed, state.gradient, gradient)
         step, inner_state = inner.update(gradient, state.inner, place)
-        share = jnp.where(failed, state.share / 4, jnp.minimum(2 * state.share, 1))
+        whole = jnp.sqrt(jnp.mean(jnp.square(step)))
+        length = jnp.minimum(whole, jnp.where(failed, 0.25, 2.0) * state.length)
+        share = length / jnp.where(whole > 0, whole, 1)
         best = jnp.minimum(value, state.best)
-        return back + share * step, LimitRiseState(inner_state, place, gradient, best, share)
+        return back + share * step, LimitRiseState(inner_state, place, gradient, best, length)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

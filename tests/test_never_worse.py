@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import nst_jax
+from benchmarks.defaults import checkerboard
 from nst_jax import optimize
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.config import Config
@@ -151,6 +152,25 @@ def test_flat_contents_reach_what_a_grey_start_reaches(vgg19, rng, level):
     assert own.loss[0] <= 1.2 * grey.loss[0]
     at_limit = (content == 0) | (content == 1)
     assert np.mean((np.asarray(own.images[0]) != content)[at_limit]) > 0.8
+
+
+def test_the_preset_lbfgs_keeps_its_loss_within_a_fifth_of_the_lowest(vgg19, rng):
+    """Without a limit on its steps the loss rose to 1.5, 2 and 12 times the lowest here."""
+
+    def soft(size):
+        return np.asarray(nst_jax.image.resize(rng.random((size, size, 3), np.float32), 48, 64))
+
+    styles = [np.kron(rng.random((8, 8, 3)), np.ones((6, 8, 1))).astype(np.float32), soft(12)]
+    styles.append(nst_jax.examples.by_name["rainbow"](64))
+    config = nst_jax.presets["lbfgs"].replace(size=64, first_size=None, first_steps=None)
+    assert config.steps == 60
+    result = nst_jax.stylize(vgg19, 0.3 * soft(6), styles, config)
+    losses = result.history["total"]
+    lowest = np.minimum.accumulate(losses)
+    assert np.all(losses[1:] <= 1.2 * lowest[:-1])
+    assert np.all(result.loss < 0.2 * losses[0])
+    for image, style in zip(result.images, styles, strict=True):  # and leaves no dither
+        assert checkerboard(image) < max(checkerboard(style), 12.0)
 
 
 def test_the_records_say_so(run, tmp_path):

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -153,22 +154,42 @@ def test_lbfgs_passes_over_negative_curvature(problem, memory):
 
 
 def test_a_step_that_raises_the_loss_is_taken_again_a_quarter_as_long(problem):
-    """Gradient descent on a quadratic, by a rate that three times overshoots."""
+    """Gradient descent on a quadratic, by a rate that overshoots."""
     images, targets = problem
     limited = optimizers.limit_rise(optax.scale(-3.0))
     states = optimize.run(
         quadratic, images, PLAIN.replace(steps=4), each=(targets,), optimizer=limited
     )
-    # x <- -2 x, taken back and taken again by a rate of 0.75, x <- x / 4; then by 1.5, -x / 2; and
-    # by 3 again, which is taken back.
+    # By a rate of 3, x <- -2 x, which is taken back; by 0.75, x <- x / 4; by 3, x <- -2 x, which is
+    # taken back; by 0.75, x <- x / 4.
     losses = states[1]["total"] / states[1]["total"][0]
-    np.testing.assert_allclose(losses, [[1] * 2, [4] * 2, [1 / 16] * 2, [1 / 64] * 2], rtol=1e-3)
-    left = (images - targets) * (1 / 4) * (-1 / 2) * (-2)
+    np.testing.assert_allclose(losses, [[1] * 2, [4] * 2, [1 / 16] * 2, [1 / 4] * 2], rtol=1e-3)
+    left = (images - targets) / 16
     np.testing.assert_allclose(states[0].image - targets, left, atol=1e-6)
     states, history = optimize.run(
         quadratic, images, PLAIN.replace(steps=40), each=(targets,), optimizer=limited
     )
     assert np.all(history["total"][-1] < 1e-6 * history["total"][0])
+
+
+def test_no_step_is_more_than_twice_as_long_as_the_one_before(problem):
+    images, _ = problem
+    tenfold = optax.scale_by_schedule(lambda count: -(10.0**count))
+    seen = []
+
+    def slope(image):
+        value = jnp.mean(255.0 * image)
+        return value, {"total": value}
+
+    optimize.run(
+        *(slope, images, PLAIN.replace(steps=4)),
+        optimizer=optimizers.limit_rise(tenfold),
+        callback=lambda progress: seen.append(np.array(progress.images)),
+    )
+    lengths = [
+        np.abs(after - before).max() for before, after in itertools.pairwise([images, *seen])
+    ]
+    np.testing.assert_allclose(np.array(lengths) / lengths[0], [1, 2, 4, 8], rtol=2e-2)
 
 
 def test_a_step_is_taken_back_as_often_as_it_takes(problem):
