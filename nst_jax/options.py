@@ -189,7 +189,8 @@ CONFIG_FLAGS = {
     "memory": (flags.DEFINE_integer, "past steps that L-BFGS keeps"),
     "normalize_gradient": (
         flags.DEFINE_string,
-        f"divide gradients by their root mean square: {_choices('normalize_gradient')}",
+        "divide gradients by their root mean square, but not for L-BFGS: "
+        f"{_choices('normalize_gradient')}",
     ),
     "band_weights": (
         flags.DEFINE_list,
@@ -205,10 +206,13 @@ CONFIG_FLAGS = {
         "style: its colours; luminance: keep the content's chroma; match: first give the style "
         "the content's colours",
     ),
-    "steps": (flags.DEFINE_integer, "optimisation steps, at each scale"),
+    "steps": (
+        flags.DEFINE_integer,
+        "optimisation steps at each scale; alone it also sets those of the first scale",
+    ),
     "first_steps": (
         flags.DEFINE_integer,
-        "steps at the first scale; if neither flag nor preset gives them, as at the others",
+        "steps at the first scale; without this flag --steps sets them, and without both the preset",
     ),
 }
 
@@ -217,7 +221,7 @@ SWEEP_FLAGS = {
     "content_weight": "weight of the content loss",
     "style_weight": "weight of the style loss",
     "tv_weight": "weight of the total variation",
-    "learning_rate": "grey levels (of 255)",
+    "learning_rate": "grey levels (of 255); of L-BFGS the share of its step",
     "momentum": "of SGD; 0 is none",
     "decay_rate": "factor of the exponential schedule",
     "decay_steps": "steps for one factor of the exponential schedule",
