@@ -212,7 +212,7 @@ CONFIG_FLAGS = {
     ),
     "first_steps": (
         flags.DEFINE_integer,
-        "steps at the first scale; without this flag --steps sets them, and without both the preset",
+        "steps at the first scale; left out, --steps sets them, or else the preset",
     ),
 }
 
