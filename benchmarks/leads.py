@@ -172,7 +172,7 @@ def leads(options: flags.FlagValues) -> Iterator[Lead]:
     work = stepping.problem(params, case)
     as_it_is = functools.partial(step, work)
 
-    layers = objective.all_layers(work.config)
+    layers = objective.Objective.of(work.config).layers()
     names = vgg.layer_names(case.model)
     deepest = 1 + max(names.index(layer) for layer in layers)
     picture = jnp.asarray(stepping.picture("butterfly", case.height, case.width))[None]

@@ -61,7 +61,7 @@ def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
     program = preflight.program_bytes(params, (case.height, case.width), case.styles, config)
     seconds = time.perf_counter() - start
     prepared = jax.eval_shape(lambda params: objective.prepare(params, config), params)
-    kernels = flops.parameter_bytes(prepared, objective.all_layers(config))
+    kernels = flops.parameter_bytes(prepared, objective.Objective.of(config).layers())
     row = {
         "program_bytes": program,
         "kernel_bytes": kernels,

@@ -205,7 +205,7 @@ def or_note(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _measured(params, case, repeats, limit, matmul):
     before = _device_peak()
     work = problem(params, case)
-    layers = objective.all_layers(work.config)
+    layers = objective.Objective.of(work.config).layers()
     arguments = (objective.objective_value, work.images, work.config)
     start = time.perf_counter()
     lowered = optimize.lower(*arguments, **work.arguments())

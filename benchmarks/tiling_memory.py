@@ -33,7 +33,7 @@ from absl import flags
 import nst_jax
 from benchmarks import common, processes, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, ratio, significant
-from nst_jax import objective, optimize, preflight, tiling, vgg
+from nst_jax import objective, optimize, preflight, vgg
 from nst_jax.config import CHOICES, check_choice
 
 NAME = "tiling_memory"
@@ -84,9 +84,9 @@ def window(options: flags.FlagValues, shape: Sequence[int], tile: int | None) ->
     """
     if tile is None:
         return tuple(shape)
-    layers = objective.all_layers(configured(options))
+    terms = objective.Objective.of(configured(options))
     try:
-        return tiling.grid(shape, tile, layers, model=options.model).window
+        return terms.grid(vgg.parameter_shapes(options.model), shape, tile).window
     except ValueError as error:
         raise ValueError(f"--tiles: {error}") from error
 

@@ -74,7 +74,7 @@ class TorchSide:
         self._autocast = "bfloat16" in words
         self._tf32 = "tf32" in words
         self._format = torch.channels_last if self._channels_last else torch.contiguous_format
-        self._layers = objective.all_layers(config)
+        self._layers = objective.Objective.of(config).layers()
         names = vgg.convolutions(vgg.network_name(params), self._layers)
         self._weights = {
             name: (

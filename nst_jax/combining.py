@@ -1,17 +1,67 @@
 """Checks of the arrays that say how styles are combined: blends, and masks of regions."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np  # which compiles nothing
 
-from nst_jax.config import Config
+from nst_jax import image as image_lib
+from nst_jax.terms import Term
+
+
+class Combination(NamedTuple):
+    """How styles are combined, checked.
+
+    Attributes:
+      mixing: `[outputs, styles]`, or None.
+      masks: `[outputs, styles, H, W]`, or None.
+      style_masks: one `[h, w]` or None a style.
+    """
+
+    mixing: np.ndarray | None
+    masks: np.ndarray | None
+    style_masks: list[np.ndarray | None]
+
+
+def checked(
+    terms: Sequence[Term],
+    content: jax.Array,
+    styles: Sequence[jax.Array],
+    *,
+    jitter: int,
+    mixing: jax.Array | None,
+    masks: jax.Array | None,
+    style_masks: Sequence[jax.Array | None] | None,
+) -> Combination:
+    """Pictures and how they are combined, if they can be.
+
+    Raises:
+      TypeError, ValueError: what `nst_jax.compute_targets` refuses of these.
+    """
+    image_lib.check_image("content", content, single=True)
+    check_combination(
+        terms,
+        len(styles),
+        jitter=jitter,
+        mixing=mixing,
+        masks=masks,
+        style_masks=style_masks,
+    )
+    for index, style in enumerate(styles):
+        image_lib.check_image(f"styles[{index}]", style, single=True)
+    return Combination(
+        None if mixing is None else check_mixing(mixing, len(styles)),
+        None if masks is None else check_masks(masks, len(styles), size=content.shape[:2]),
+        check_style_masks(style_masks, styles),
+    )
 
 
 def check_combination(
-    config: Config,
+    terms: Sequence[Term],
     styles: int,
     *,
+    jitter: int,
     mixing: jax.Array | None,
     masks: jax.Array | None,
     style_masks: Sequence[jax.Array | None] | None,
@@ -25,20 +75,31 @@ def check_combination(
         raise ValueError("styles must hold at least one picture, got none")
     if style_masks is not None and len(style_masks) != styles:
         raise ValueError(f"style_masks must hold one for each of {styles}, got {len(style_masks)}")
+    of_styles = [term for term in terms if term.refers == "style"]
     if masks is not None:
         if mixing is not None:
             raise ValueError("give masks or mixing, not both")
-        if config.jitter:
+        if jitter:
             raise ValueError("jitter would move the picture under its masks: use one or the other")
+        for term in of_styles:
+            if not term.regions:
+                raise ValueError(
+                    f"masks must go with terms that have regions; {term.name!r} has none"
+                )
     for index, mask in enumerate([] if style_masks is None else style_masks):
         if mask is not None:
             check_mask(f"style_masks[{index}]", mask)
+            for term in of_styles:
+                if not term.additive:
+                    raise ValueError(
+                        f"style_masks must go with terms that add up; {term.name!r} does not"
+                    )
     if masks is not None:
         return len(check_masks(masks, styles))
     if mixing is not None:
         mixing = check_mixing(mixing, styles)
-        if config.style_loss == "wasserstein" and mixing.min() < 0:
-            raise ValueError("mixing must not be negative with the wasserstein style loss")
+        for term in of_styles:
+            term.check_mixing(mixing)
         return len(mixing)
     return styles
 

@@ -94,6 +94,8 @@ class Config:
       color: "style" takes the style's colours; "luminance" transfers luminance alone and keeps
         the content's chroma; "match" first gives the style the content's mean and covariance
         of colours.
+      extractor: a network in place of VGG, see `nst_jax.extractor`; None is VGG16 or VGG19,
+        whichever the parameters are of.
 
     Attributes: Numbers
       steps: number of optimisation steps, at each scale.
@@ -108,6 +110,8 @@ class Config:
       beta1, beta2, epsilon: of Adam; epsilon too is for gradients by grey levels.
       average_decay: of the bias-corrected exponential average of the iterates, which is the
         result; 0 is the last iterate.
+      terms: of the loss, beside those that the fields describe, see `nst_jax.terms`. Their numbers
+        are numbers here.
 
     Numbers of NumPy's become Python's, lists and arrays of numbers float32; JAX's tracers pass
     unlooked-at, and so does what `jax.tree` and `jax.vmap` put in place of numbers.
@@ -141,6 +145,7 @@ class Config:
     jitter: int = 0
     init: str = "content"
     color: str = "style"
+    extractor: Any = None
 
     steps: Number = 200
     first_steps: Number = None
@@ -158,12 +163,15 @@ class Config:
     beta2: Number = 0.999
     epsilon: Number = 1e-8
     average_decay: Number = 0.0
+    terms: tuple = ()
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         for name in ("content_layers", "style_layers"):
             _check_layers(name, getattr(self, name))
+        if not isinstance(self.terms, tuple):
+            raise TypeError(f"terms must be a tuple of terms, got {self.terms!r}")
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -172,6 +180,8 @@ class Config:
             value = getattr(self, name)
             if value is not None or name not in _MAY_BE_NONE:
                 object.__setattr__(self, name, _checked(name, value, limits))
+        if self.tv_weight is None:
+            object.__setattr__(self, "tv_weight", 0.0)
         if self.first_size is not None and self.size is None:
             raise ValueError("first_size needs a size to end at, got size None")
         for kind in ("content", "style"):
@@ -213,6 +223,17 @@ class Config:
         weights = getattr(self, f"{kind}_layer_weights")
         return tuple(1.0 / len(layers) for _ in layers) if weights is None else weights
 
+    def draws(self) -> bool:
+        """Whether each step's loss is drawn at random: by a jitter, or by a term."""
+        return self.jitter != 0 or not all(term.fixed for term in self.terms)
+
+    def has_total_variation(self) -> bool:
+        """Whether the total variation is a term: its weight is not 0, or not known."""
+        if self.tv_weight is None:
+            return False
+        known = isinstance(self.tv_weight, int | float | np.ndarray)
+        return not known or bool(np.any(self.tv_weight))
+
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 STRUCTURE = _FIELDS[: _FIELDS.index("steps")]
@@ -222,12 +243,15 @@ NUMBERS = _FIELDS[_FIELDS.index("steps") :]
 def take_apart(config: Config) -> tuple[tuple, tuple]:
     """The fields in `NUMBERS` and those in `STRUCTURE`.
 
-    A number that is None gives way to what it stands for, so that to name it compiles nothing.
+    A number that is None gives way to what it stands for, so that to name it compiles nothing. A
+    weight of the total variation of 0 gives way to None: there is no such term then.
     """
     values = {name: getattr(config, name) for name in NUMBERS}
     values |= {f"{kind}_layer_weights": config.layer_weights(kind) for kind in ("content", "style")}
     if config.first_steps is None:
         values["first_steps"] = config.steps
+    if not config.has_total_variation():
+        values["tv_weight"] = None
     return tuple(values.values()), tuple(getattr(config, name) for name in STRUCTURE)
 
 
@@ -305,7 +329,7 @@ _LIMITS = {
     **dict.fromkeys(("beta1", "beta2", "average_decay"), _SHARE),
 }
 _SWITCHES = ("pooling_correction", "normalize_features", "remat", "linesearch", "clip")
-_MAY_BE_NONE = ("size", "first_size", "first_steps")
+_MAY_BE_NONE = ("size", "first_size", "first_steps", "tv_weight")
 
 
 def _checked(name: str, value: Any, limits: _Limits) -> Any:

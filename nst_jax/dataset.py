@@ -207,8 +207,9 @@ def _look_at_files(
         except io.ImageError as error:
             bad[path] = str(error)
             continue
-        layers = objective.all_layers(job.config) if path in contents else ()
-        layers += job.config.style_layers if path in styles else ()
+        terms = objective.Objective.of(job.config)
+        layers = terms.layers() if path in contents else ()
+        layers += terms.layers("style") if path in styles else ()
         wanted = max(map(vgg.smallest_side, layers), default=1)
         height, width = fit_shape(shapes[path], first)
         if min(height, width) < wanted:

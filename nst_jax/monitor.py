@@ -177,7 +177,8 @@ class Monitor(Bars):
             for index, output in enumerate(self._outputs):
                 values = {name: float(v[row, index]) for name, v in terms.items()}
                 # "style" is the picture's name, so the term goes by another.
-                values["style_loss"] = values.pop("style")
+                if "style" in values:
+                    values["style_loss"] = values.pop("style")
                 line = {"step": step, "style": output.label, "output": output.stem}
                 if self._attempt:
                     line["attempt"] = self._attempt

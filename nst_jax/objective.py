@@ -1,23 +1,43 @@
-"""The loss that a style transfer minimises, for one picture, with its terms.
+"""The loss that a style transfer minimises, for one picture: a weighted sum of terms.
 
-    total = content_weight * content + style_weight * style + tv_weight * total variation
+    total = sum over terms of weight * sum over parts of the term's loss
 
 Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "Image Style Transfer Using Convolutional
-Neural Networks", CVPR 2016, equation 7, and Keras' example
-https://keras.io/examples/generative/neural_style_transfer/ for the total variation.
+Neural Networks", CVPR 2016, equation 7, is that sum of a content and a style term.
+
+This module knows no term and no network. `nst_jax.terms` has what is compared,
+`nst_jax.extractor` the networks, and `nst_jax.partition` how a picture is looked at in parts.
 
 Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from nst_jax import combining, losses, magnitudes, remat, vgg
+from nst_jax import combining, partition, vgg
 from nst_jax import image as image_lib
 from nst_jax.config import NUMBERS, Config, put_together, take_apart
+from nst_jax.config_terms import extractor_of, terms_of
+from nst_jax.extractor import Network
+from nst_jax.partition import Sums
+from nst_jax.terms import (
+    IMAGE,
+    At,
+    Field,
+    Term,
+    Tree,
+    check_term,
+    fields_of,
+    is_field,
+    map_fields,
+    without_fields,
+)
 
 
 def _with_keys(config: Config) -> tuple[tuple, tuple]:
@@ -27,54 +47,233 @@ def _with_keys(config: Config) -> tuple[tuple, tuple]:
 
 jax.tree_util.register_pytree_with_keys(Config, _with_keys, put_together, take_apart)
 
-# Published weights of these are for grey levels.
-_TOTAL_VARIATION = {
-    "keras": lambda x, weights, _: losses.total_variation(255.0 * x, weights=weights),
-    "nine_point": lambda x, weights, shape: losses.total_variation_nine_point(
-        x, weights=weights, shape=shape
-    ),
-    "l1": lambda x, weights, shape: losses.total_variation_l1(
-        255.0 * x, weights=weights, shape=shape
-    ),
-}
+
+class Made(NamedTuple):
+    """What targets were made with. An objective of something else is refused.
+
+    Attributes:
+      network: the extractor.
+      layers: `((term, its layers), ...)`.
+      size: `(H, W)` of the content.
+    """
+
+    network: Network
+    layers: tuple[tuple[str, tuple[str, ...]], ...]
+    size: tuple[int, int]
 
 
-class Targets(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["terms", "masks", "rows", "picture", "output"],
+    meta_fields=["made"],
+)
+@dataclasses.dataclass(frozen=True)
+class Targets:
     """What pictures are compared with. `compute_targets` gives every leaf a leading axis of
     outputs; `objective_value` takes the targets of one output.
 
     Attributes:
-      content: activations of the content picture, `{layer: [..., h, w, C]}`, in the precision
-        of the configuration.
-      style: statistics of the style picture as means over positions, `{layer: Statistics}`,
-        float32; where there are masks, with an axis of regions.
-      masks: share of each position in each region, `{layer: [..., regions, h, w]}`, or None:
-        one region, the whole picture.
-      picture: the content picture `[..., H, W, 3]` if `config.jitter` will move it, else None.
+      terms: `{term: {layer: tree}}`, what each term keeps. An array with one value a position is in
+        a `Field`.
+      masks: share of each position in each region, `{layer: Field [h, w, regions]}`, or None: one
+        region, the whole picture.
+      rows: `[styles]`, weights of a blend, for terms that blend losses; or None.
+      picture: the content picture, if a jitter will move it, else None.
+      output: the number of the output.
+      made: what these targets were made with.
     """
 
-    content: dict[str, jax.Array]
-    style: dict[str, losses.Statistics]
-    masks: dict[str, jax.Array] | None = None
-    picture: jax.Array | None = None
+    terms: dict[str, dict[str, Tree]]
+    masks: dict[str, Field] | None
+    rows: jax.Array | None
+    picture: Field | None
+    output: jax.Array
+    made: Made
 
 
-def activations(params: Mapping, image: jax.Array, layers: Sequence[str], config: Config) -> dict:
-    """`vgg.features` of one picture at `layers`, with the network that `config` describes."""
-    if not layers:
-        return {}
-    options = {"layers": layers, **_network(config)}
-    if config.remat:
-        _, found = remat.visit(params, image, lambda *_: (), keep=layers, **options)
-    else:
-        found = vgg.features(params, image, **options)
-    return magnitudes.normalized(params, found) if config.normalize_features else found
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Terms on a network.
+
+    Attributes:
+      terms: unique in their names.
+      extractor: the network.
+      jitter: pixels by which the network's picture moves, at most.
+      strips: whether the network goes strip by strip, see `nst_jax.partition`.
+
+    Raises:
+      TypeError, ValueError: what is no term, or two terms of one name.
+    """
+
+    terms: tuple[Term, ...]
+    extractor: Network
+    jitter: int = 0
+    strips: bool = False
+
+    def __post_init__(self):
+        for term in self.terms:
+            check_term(term)
+        names = [term.name for term in self.terms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"terms must differ in their names, got {name!r} twice")
+
+    @classmethod
+    def of(cls, config: Config) -> "Objective":
+        """What `config` describes."""
+        return cls(terms_of(config), extractor_of(config), config.jitter, config.remat)
+
+    def layers(self, *refers: str | None) -> tuple[str, ...]:
+        """The layers of the network that terms look at, each once; of `refers`, where it is given,
+        those terms alone that refer to one of these."""
+        terms = [term for term in self.terms if not refers or term.refers in refers]
+        return partition.network_layers(terms)
+
+    def made(self, size: Sequence[int]) -> Made:
+        """`Targets.made` of targets for a content of `size`."""
+        layers = tuple(
+            (term.name, tuple(term.layers)) for term in self.terms if term.refers is not None
+        )
+        return Made(self.extractor, layers, tuple(size[:2]))
+
+    def at(self, params: Tree, shape: Sequence[int], key: jax.Array | None = None) -> At:
+        """The `At` of a whole picture of `shape`."""
+        if not all(term.fixed for term in self.terms):
+            key = jax.random.key(0) if key is None else jax.random.fold_in(key, 1)
+        return partition.make_at(self.extractor, params, self.terms, shape, key=key)
+
+    def grid(self, params: Tree, shape: Sequence[int], tile: int) -> partition.Grid:
+        """`partition.grid` of these terms."""
+        return partition.grid(shape, tile, self.terms, self.extractor, params)
+
+    def of_terms(self, keep: Callable[[Term], bool]) -> "Objective":
+        """This, of those terms alone for which `keep` says so."""
+        return dataclasses.replace(self, terms=tuple(filter(keep, self.terms)))
+
+    # What terms say of targets.
+
+    def style_targets(
+        self,
+        params: Tree,
+        style: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> dict[str, dict[str, Tree]]:
+        """What terms keep of a style `[h, w, 3]`, at its own size; of the part of it that `mask`
+        `[h, w]` names, if there is one."""
+        own = self.of_terms(lambda term: term.refers == "style")
+        at = own.at(params, style.shape, key)
+        weights = None if mask is None else own.masks(params, mask, style.shape)
+        return own.kept_of_style(own.measure(params, style, {}, at, own=weights), at)
+
+    def kept_of_style(self, sums: Sums, at: At) -> dict[str, dict[str, Tree]]:
+        """What terms keep of a style's sums."""
+        return {
+            term.name: {
+                layer: term.target(layer, measured.sums, at)
+                for layer, measured in sums[term.name].items()
+            }
+            for term in self.terms
+            if term.refers == "style"
+        }
+
+    def content_targets(
+        self, params: Tree, content: jax.Array, at: At | None = None
+    ) -> dict[str, dict[str, Tree]]:
+        """What terms keep of a content `[H, W, 3]`, or of a window of the one that `at` is of."""
+        own = self.of_terms(lambda term: term.refers == "content")
+        at = own.at(params, content.shape) if at is None else at
+        layers = own.layers()
+        features = partition.activations(own.extractor, params, content, layers, strips=own.strips)
+        features = {**features, IMAGE: content}
+        return {
+            term.name: {
+                layer: term.target(layer, Field(features[layer], layer), at)
+                for layer in term.layers
+            }
+            for term in own.terms
+        }
+
+    def masks(self, params: Tree, mask: jax.Array, shape: Sequence[int]) -> dict[str, jax.Array]:
+        """A mask `[..., H, W]` at each layer that masks apply to."""
+        strides = partition.strides_of(self.terms, self.extractor, params, shape)
+        return {layer: shrink(mask, stride) for layer, stride in strides.items()}
+
+    # The loss.
+
+    def measure(self, params, image, fields, at, **options) -> Sums:
+        """`partition.measure` of these terms."""
+        return partition.measure(
+            self.terms, self.extractor, params, image, fields, at, strips=self.strips, **options
+        )
+
+    def parts(self, sums: Sums, targets: Targets, at: At) -> dict[str, dict[str, jax.Array]]:
+        """The loss of each term by part, `{term: {part: scalar}}`, of a picture's sums.
+
+        With regions, each region's loss counts by its share of the picture.
+        """
+        return {term.name: self._parts_of(term, sums, targets, at) for term in self.terms}
+
+    def _parts_of(self, term, sums, targets, at):
+        found = sums[term.name]
+        target = without_fields(targets.terms.get(term.name, {}))
+
+        def loss(own, target):
+            if term.refers == "style" and term.mix == "losses" and targets.rows is not None:
+                each = jax.vmap(lambda target: term.loss(own, target, at))(target)
+                return {part: jnp.vdot(targets.rows, values) for part, values in each.items()}
+            return term.loss(own, target, at)
+
+        own = {layer: measured.sums for layer, measured in found.items()}
+        shares = {layer: measured.share for layer, measured in found.items()}
+        if any(share is not None for share in shares.values()):
+            parts = jax.vmap(loss)(own, target)
+            parts = {
+                part: jnp.sum(_share_of(part, shares) / at.positions[part] * values)
+                for part, values in parts.items()
+            }
+        else:
+            parts = loss(own, target)
+        return parts
+
+    def total(self, parts: Mapping[str, Mapping[str, jax.Array]]):
+        """The loss, and what the terms add to it: `{"total", term, ...}`."""
+        terms = {
+            term.name: term.weight * sum(parts[term.name].values(), jnp.zeros(()))
+            for term in self.terms
+        }
+        total = sum(terms.values(), jnp.zeros(()))
+        return total, {"total": total, **terms}
+
+    def weighted(self, parts: Mapping[str, Mapping[str, jax.Array]]) -> dict:
+        """What each part adds to the loss."""
+        return {
+            term.name: {part: term.weight * value for part, value in parts[term.name].items()}
+            for term in self.terms
+        }
+
+    def shift(self, key: jax.Array | None) -> jax.Array | None:
+        """Pixels `[2]` down and to the right by which the jitter moves the picture."""
+        if key is None or not self.jitter:
+            return None
+        return jax.random.randint(key, (2,), -self.jitter, self.jitter + 1)
 
 
-def _network(config: Config) -> dict[str, Any]:
-    """The options of `vgg.features`."""
-    names = ("pooling", "pooling_correction", "padding", "precision")
-    return {name: getattr(config, name) for name in names}
+def _share_of(part, shares):
+    if part not in shares:
+        raise ValueError(
+            f"a loss that masks apply to must have layers as its parts, got the part {part!r}"
+        )
+    return shares[part]
+
+
+def shrink(mask: jax.Array, stride: int) -> jax.Array:
+    """A mask `[..., H, W]` of a picture, brought to a layer of that stride as pooling brings the
+    features there."""
+    if stride & (stride - 1):
+        raise ValueError(f"masks need a stride that is a power of 2, got {stride}")
+    return image_lib.shrink_mask(mask, times=stride.bit_length() - 1)
 
 
 def prepare(params: Mapping, config: Config) -> Mapping:
@@ -82,31 +281,31 @@ def prepare(params: Mapping, config: Config) -> Mapping:
 
     Accelerators' own libraries choose an algorithm for each convolution.
     """
-    if jax.default_backend() != "cpu" or config.precision != "float32":
+    plain = config.extractor is not None or config.precision != "float32"
+    if plain or jax.default_backend() != "cpu":
         return params
-    return vgg.prepare(params, layers=all_layers(config))
-
-
-def content_targets(params: Mapping, content: jax.Array, config: Config) -> dict:
-    """Activations of `content` `[H, W, 3]` at the content layers."""
-    return activations(params, content, config.content_layers, config)
-
-
-def style_targets(
-    params: Mapping, style: jax.Array, config: Config, *, mask: jax.Array | None = None
-) -> dict:
-    """Per-position statistics of `style` `[h, w, 3]`, at its own size, at the style layers;
-    of the part of it that `mask` `[h, w]` names, if there is one."""
-    masks = mask if mask is None else {k: at_layer(mask, k)[None] for k in config.style_layers}
-    sums, _ = compare(params, style, None, config, shape=style.shape, masks=masks)
-    if masks is not None:  # of one region
-        sums = jax.tree.map(lambda leaf: leaf[0], sums)
-    return {layer: losses.per_position(value) for layer, value in sums.items()}
+    return vgg.prepare(params, layers=Objective.of(config).layers())
 
 
 # Compiled once for each shape of picture; the configuration's numbers compile nothing.
-_content_targets = jax.jit(content_targets)
-_style_targets = jax.jit(style_targets)
+@jax.jit
+def content_targets(params: Mapping, content: jax.Array, config: Config) -> dict:
+    """What the terms keep of `content` `[H, W, 3]`, `{term: {layer: tree}}`."""
+    return Objective.of(config).content_targets(params, content)
+
+
+@jax.jit
+def style_targets(
+    params: Mapping,
+    style: jax.Array,
+    config: Config,
+    *,
+    mask: jax.Array | None = None,
+    key: jax.Array | None = None,
+) -> dict:
+    """What the terms keep of `style` `[h, w, 3]`, at its own size, `{term: {layer: tree}}`; of the
+    part of it that `mask` `[h, w]` names, if there is one."""
+    return Objective.of(config).style_targets(params, style, mask=mask, key=key)
 
 
 def compute_targets(
@@ -118,23 +317,25 @@ def compute_targets(
     mixing: jax.Array | None = None,
     masks: jax.Array | None = None,
     style_masks: Sequence[jax.Array | None] | None = None,
-    measure: Callable[..., dict] | None = None,
+    inputs: Mapping[str, Tree] | None = None,
 ) -> Targets:
-    """Targets of every output: the content's activations and the styles' statistics.
+    """Targets of every output: what the terms keep of the content and of the styles.
 
     Args:
       params: parameter tree of VGG16 or VGG19.
       content: `[H, W, 3]`.
       styles: pictures `[h, w, 3]`, each of its own size.
-      config: layers and network options.
-      mixing: `[outputs, styles]`, rows sum to 1: the target statistics of an output are that
-        mixture of the styles'. None is the identity, one output a style.
+      config: terms and network.
+      mixing: `[outputs, styles]`, rows sum to 1: the target of an output is that mixture of the
+        styles'. None is the identity, one output a style.
       masks: `[styles, H, W]` in [0, 1], where in the content each style applies, for one output
         of all styles; `[outputs, styles, H, W]` for several. A region's style loss counts by
         its share of the picture. After Gatys et al.: "Controlling Perceptual Factors in Neural
         Style Transfer", CVPR 2017, https://arxiv.org/abs/1611.07865, section 4.
       style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
-      measure: what finds a style's statistics in place of `style_targets`, with its arguments.
+      inputs: data of the run, `{term: tree}`, of the terms that refer to it. An array with one
+        value a position is in a `Field`, of the content's size; where it has an axis of outputs,
+        the `Field` says so.
 
     Returns:
       `Targets` with a leading axis of outputs on every leaf, ready for `jax.vmap`.
@@ -144,49 +345,129 @@ def compute_targets(
       ValueError: a picture of another shape, no style, a layer that the network doesn't have or
         that has no positions, a picture too small for the deepest layer, a bad mixing, a mask of
         another size than its picture, out of [0, 1] or without any weight, or masks together with
-        mixing or jitter.
+        mixing or jitter, or inputs of other terms or of another size.
     """
-    image_lib.check_image("content", content, single=True)
-    combining.check_combination(
-        config, len(styles), mixing=mixing, masks=masks, style_masks=style_masks
+    objective = Objective.of(config)
+    inputs = check_inputs(objective, inputs, content.shape)
+    combination = combining.checked(
+        objective.terms,
+        content,
+        styles,
+        jitter=config.jitter,
+        mixing=mixing,
+        masks=masks,
+        style_masks=style_masks,
     )
-    for index, style in enumerate(styles):
-        image_lib.check_image(f"styles[{index}]", style, single=True)
-    style_masks = combining.check_style_masks(style_masks, styles)
-    if masks is not None:
-        masks = combining.check_masks(masks, len(styles), size=content.shape[:2])
-    if mixing is not None:
-        mixing = combining.check_mixing(mixing, len(styles))
-    vgg.check_layers(params, content, all_layers(config), head=False)
-    measure = _style_targets if measure is None else measure
+    objective.at(params, content.shape)
     each = [
-        measure(params, jnp.asarray(style), config, mask=mask)
-        for style, mask in zip(styles, style_masks, strict=True)
+        style_targets(params, jnp.asarray(style), config, mask=mask)
+        for style, mask in zip(styles, combination.style_masks, strict=True)
     ]
     content = jnp.asarray(content)
-    features = _content_targets(params, content, config)
-    return _each_output(each, features, content if config.jitter else None, mixing, masks, config)
+    return _each_output(
+        params,
+        each,
+        content_targets(params, content, config),
+        Field(content, IMAGE, "picture") if config.jitter else None,
+        combination.mixing,
+        combination.masks,
+        inputs,
+        config,
+        shape=content.shape[:2],
+    )
 
 
-@jax.jit  # its many small operations would else be compiled one by one
-def _each_output(styles, features, picture, mixing, masks, config) -> Targets:
+def check_inputs(
+    objective: Objective, inputs: Mapping[str, Tree] | None, shape: Sequence[int]
+) -> dict[str, Tree]:
+    """The data of a run, if it is that of the terms that want some, for a picture of `shape`.
+
+    Raises:
+      ValueError: it is not.
+    """
+    inputs = dict(inputs or {})
+    wanted = [term.name for term in objective.terms if term.refers == "run"]
+    if sorted(inputs) != sorted(wanted):
+        raise ValueError(
+            f"inputs must be of the terms {', '.join(wanted) or 'none'}, got "
+            f"{', '.join(inputs) or 'none'}"
+        )
+    for name, tree in inputs.items():
+        for field in filter(is_field, jax.tree.leaves(tree, is_leaf=is_field)):
+            found, wanted = np.shape(field.values)[field.per_output :][:2], tuple(shape[:2])
+            if field.layer == IMAGE and found != wanted:
+                raise ValueError(
+                    f"inputs[{name!r}] must be of the content's size {wanted}, got {found}"
+                )
+    return inputs
+
+
+# Its many small operations would else be compiled one by one.
+@functools.partial(jax.jit, static_argnames="shape")
+def _each_output(
+    params, styles, contents, picture, mixing, masks, inputs, config, *, shape
+) -> Targets:
     """Gives every leaf its leading axis of outputs."""
-    style = jax.tree.map(lambda *leaves: jnp.stack(leaves), *styles)
-    outputs = len(styles)
-    regions = None
+    objective = Objective.of(config)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *styles)
+    outputs, regions, rows = len(styles), None, None
     if masks is not None:
         outputs = len(masks)
-        regions = {layer: at_layer(masks, layer) for layer in config.style_layers}
-        style = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (outputs, *leaf.shape)), style)
+        regional = objective.of_terms(lambda term: term.regions)
+        regions = {
+            layer: Field(jnp.moveaxis(values, 1, -1), layer, "mask")
+            for layer, values in regional.masks(params, masks, shape).items()
+        }
+        stacked = _repeated(stacked, outputs)
     elif mixing is not None:
         outputs = len(mixing)
-        style = jax.tree.map(
-            lambda leaf: jnp.tensordot(mixing, leaf, axes=1, precision="highest"), style
-        )
-    features, picture = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (outputs, *x.shape)), (features, picture)
+        by_losses = {t.name for t in objective.terms if t.refers == "style" and t.mix == "losses"}
+        rows = mixing if by_losses else None
+
+        def mixed(leaf):
+            return jnp.tensordot(mixing, leaf, axes=1, precision="highest")
+
+        stacked = {
+            name: _repeated(tree, outputs) if name in by_losses else jax.tree.map(mixed, tree)
+            for name, tree in stacked.items()
+        }
+    return Targets(
+        terms=stacked
+        | _repeated(contents, outputs)
+        | _of_the_run(objective, params, inputs, outputs, shape),
+        masks=regions,
+        rows=rows,
+        picture=_repeated(picture, outputs),
+        output=jnp.arange(outputs),
+        made=objective.made(shape),
     )
-    return Targets(content=features, style=style, masks=regions, picture=picture)
+
+
+def _of_the_run(objective, params, inputs, outputs, shape):
+    """What terms keep of the run's data, for each output."""
+    at = objective.at(params, shape)
+
+    def each(leaf):
+        if not is_field(leaf):
+            return _repeated(leaf, outputs)
+        values = leaf.values if leaf.per_output else _repeated(leaf.values, outputs)
+        return dataclasses.replace(leaf, values=values, per_output=False)
+
+    found = {}
+    for term in objective.terms:
+        if term.refers == "run":
+            own = jax.tree.map(each, inputs[term.name], is_leaf=is_field)
+            found[term.name] = {
+                layer: jax.vmap(lambda data, term=term, layer=layer: term.target(layer, data, at))(
+                    own
+                )
+                for layer in term.layers
+            }
+    return found
+
+
+def _repeated(tree, outputs):
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (outputs, *leaf.shape)), tree)
 
 
 def objective_value(
@@ -195,7 +476,7 @@ def objective_value(
     targets: Targets,
     config: Config,
     *,
-    shift: jax.Array | None = None,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one picture. Pure: `jax.grad`, `jax.jit` and `jax.vmap` it.
 
@@ -208,286 +489,548 @@ def objective_value(
       params: parameter tree of VGG16 or VGG19.
       targets: one output's, from `compute_targets`; those of a single output may be passed
         with their leading axis of one.
-      config: layers, normalisations and weights.
-      shift: pixels `[2]` down and to the right by which image and content are rolled before the
-        network sees them; needs targets made with `config.jitter`.
+      config: terms and network, those that the targets were made with.
+      key: random key of the run and step. With `config.jitter` it moves image and content before
+        the network sees them; None moves nothing. Terms that draw take key 0 for None.
 
     Returns:
-      The total, and its weighted terms: `{"total", "content", "style", "total_variation"}`,
-      scalars of which the last three sum to the first.
+      The total, and its weighted terms: `{"total", "content", "style", ...}`, scalars of which
+      those of the terms sum to the first.
 
     Raises:
-      ValueError: an image that is not `[H, W, 3]`, or targets of several outputs or another size.
+      ValueError: an image that is not `[H, W, 3]`, or targets of several outputs, another size,
+        another network or other layers.
     """
+    objective = Objective.of(config)
+    return objective.total(_parts(objective, image, params, targets, key))
+
+
+def layer_losses(
+    image: jax.Array, params: Mapping, targets: Targets, config: Config
+) -> dict[str, dict[str, jax.Array]]:
+    """What each part of each term adds to the loss of one picture.
+
+    Args:
+      image, params, targets, config: as of `objective_value`.
+
+    Returns:
+      `{term: {layer: loss}}`, weighted scalars: those of each term sum to its value of
+      `objective_value`.
+    """
+    objective = Objective.of(config)
+    return objective.weighted(_parts(objective, image, params, targets, None))
+
+
+def _parts(objective, image, params, targets, key):
     if image.ndim != 3:
         raise ValueError(
             f"image must be one picture [H, W, 3], got {image.shape}; for several use "
             "jax.vmap(objective_value, in_axes=(0, None, 0, None))"
         )
     targets = one_output(targets)
-    terms = {"total_variation": variation_value(image, config)}
-    wanted = targets.content
+    check_made(targets, objective, image.shape)
+    at = objective.at(params, image.shape, key)
+    shift, moved, fields = objective.shift(key), None, fields_of(targets.terms)
     if shift is not None:
-        image = jnp.roll(image, shift, axis=(0, 1))
-        moved = jnp.roll(targets.picture, shift, axis=(0, 1))
-        wanted = content_targets(params, jax.lax.stop_gradient(moved), config)
-    sums, terms["content"] = compare(
-        params, image, wanted, config, shape=image.shape, masks=targets.masks
-    )
-    terms["style"] = style_value(sums, targets, config, shape=image.shape)
-    total = terms["content"] + terms["style"] + terms["total_variation"]
-    return total, {"total": total, **terms}
+        moved = jnp.roll(image, shift, axis=(0, 1))
+        content = jnp.roll(targets.picture.values, shift, axis=(0, 1))
+        content = objective.content_targets(params, jax.lax.stop_gradient(content), at)
+        fields = fields | fields_of(content)
+    sums = objective.measure(params, image, fields, at, masks=targets.masks, moved=moved)
+    return objective.parts(sums, targets, at)
 
 
-def layer_losses(
-    image: jax.Array, params: Mapping, targets: Targets, config: Config
-) -> dict[str, dict[str, jax.Array]]:
-    """What each layer adds to the loss of one picture.
+def check_made(targets: Targets, objective: Objective, shape: Sequence[int]) -> None:
+    """Refuses targets that were made with something else.
 
-    Args:
-      image, params, targets, config: as of `objective_value`.
-
-    Returns:
-      `{"content": {layer: loss}, "style": {layer: loss}}`, weighted scalars: those of each kind
-      sum to its term of `objective_value`.
+    Raises:
+      ValueError: they were.
     """
-    targets = one_output(targets)
-    features = activations(params, image, all_layers(config), config)
-    sums = style_statistics(features, config, masks=targets.masks)
-    return {
-        "content": content_losses(features, targets.content, config, shape=image.shape),
-        "style": style_losses(sums, targets, config, shape=image.shape),
-    }
-
-
-# The terms one by one, each for a picture or for a window of it: `shape` is always the whole
-# picture's, and what windows give for the positions that each of them owns adds up to the
-# picture's value, or to its statistics.
-
-
-def all_layers(config: Config) -> tuple[str, ...]:
-    """The layers that the objective looks at, each once."""
-    return tuple(dict.fromkeys(config.content_layers + config.style_layers))
-
-
-def compare(
-    params: Mapping,
-    image: jax.Array,
-    content: Mapping[str, jax.Array] | None,
-    config: Config,
-    *,
-    shape: tuple[int, ...],
-    masks: Mapping[str, jax.Array] | None = None,
-    owned: Mapping[str, jax.Array] | None = None,
-) -> tuple[dict[str, losses.Statistics], jax.Array]:
-    """`style_statistics` and `content_value` of a picture `[H, W, 3]`, or of a window of it.
-
-    With `config.remat`, strip by strip. `content` None leaves out the content layers.
-    """
-    if content is None:
-        config, content = config.replace(content_layers=(), content_layer_weights=None), {}
-    layers = all_layers(config)
-    if not config.remat:
-        features = activations(params, image, layers, config)
-        sums = style_statistics(features, config, masks=masks, owned=owned)
-        return sums, content_value(features, content, config, shape=shape, owned=owned)
-    for layer, wanted in content.items():
-        _check_size([side // vgg.smallest_side(layer) for side in image.shape[:2]], wanted)
-    # What is cut into strips has its width as second axis.
-    beside = {layer: {} for layer in layers}
-    for name, tree in (("content", content), ("masks", masks or {}), ("owned", owned or {})):
-        for layer, value in tree.items():
-            beside[layer][name] = jnp.moveaxis(value, 0, -1) if name == "masks" else value
-
-    def measure(features, beside):
-        def found(name):
-            return {layer: tree[name] for layer, tree in beside.items() if name in tree}
-
-        if config.normalize_features:
-            features = magnitudes.normalized(params, features)
-        here, owned = _at(features, config), found("owned") or None
-        regions = {layer: jnp.moveaxis(mask, -1, 0) for layer, mask in found("masks").items()}
-        sums = style_statistics(features, here, masks=regions or None, owned=owned)
-        return sums, content_value(features, found("content"), here, shape=shape, owned=owned)
-
-    options = {"layers": layers, "beside": beside, **_network(config)}
-    blocks, _ = remat.visit(params, image, measure, **options)
-    sums = {layer: value for here, _ in blocks for layer, value in here.items()}
-    if masks is None and owned is None:  # strips count what they have beyond the border, too
-        for layer, value in sums.items():
-            sums[layer] = value._replace(count=jnp.float32(positions_at(layer, image.shape)))
-    return sums, sum((near for _, near in blocks), jnp.zeros(()))
-
-
-def variation_value(
-    image: jax.Array,
-    config: Config,
-    *,
-    weights: jax.Array | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> jax.Array:
-    """Weighted total variation of `[H, W, 3]`; `weights` and `shape` as in `losses`."""
-    return config.tv_weight * _TOTAL_VARIATION[config.tv_form](image, weights, shape)
-
-
-def content_value(
-    features: Mapping[str, jax.Array],
-    target: Mapping[str, jax.Array],
-    config: Config,
-    *,
-    shape: tuple[int, ...],
-    owned: Mapping[str, jax.Array] | None = None,
-) -> jax.Array:
-    """Weighted content loss of activations `{layer: [h, w, C]}` against those of the content.
-
-    Args:
-      features, target: activations of the picture and of the content, or of a window of them.
-      config: layers, reduction and weights.
-      shape: `(H, W, ...)` of the picture.
-      owned: `{layer: [h, w]}`, 1 at the positions that count and 0 elsewhere; None is all.
-    """
-    value = jnp.zeros(())
-    for layer, weight in _weighted("content", config):
-        own, wanted = features[layer], target[layer]
-        _check_size(own.shape[:2], wanted)
-        size = positions_at(layer, shape) * own.shape[-1]
-        factor = {"half_sum": 1.0, "sum": 2.0, "mean": 2.0 / size}[config.content_reduction]
-        if owned is not None:
-            own, wanted = (owned[layer][..., None] * x for x in (own, wanted))
-        value += weight * factor * losses.content_loss(own, wanted)
-    return config.content_weight * value
-
-
-def content_losses(features, target, config, *, shape, owned=None) -> dict[str, jax.Array]:
-    """`content_value` of each content layer alone, `{layer: loss}`."""
-    return {
-        layer: content_value(features, target, _at((layer,), config), shape=shape, owned=owned)
-        for layer in config.content_layers
-    }
-
-
-def _check_size(size: Sequence[int], wanted: jax.Array) -> None:
-    if tuple(size) != wanted.shape[:2]:
+    made, wanted = targets.made, objective.made(shape)
+    if made.size != wanted.size:
         raise ValueError(
-            f"image and content must be of one size, got activations {(*size, wanted.shape[-1])} "
-            f"against {wanted.shape}"
+            f"image and content must be of one size, got {wanted.size} against {made.size}"
+        )
+    if made.network != wanted.network:
+        raise ValueError(
+            f"targets must be of the objective's network, {wanted.network}, got those of "
+            f"{made.network}"
+        )
+    if made.layers != wanted.layers:
+        raise ValueError(
+            f"targets must be of the objective's terms and layers, {_listed(wanted.layers)}, got "
+            f"those of {_listed(made.layers)}"
         )
 
 
-def style_statistics(
-    features: Mapping[str, jax.Array],
+def _listed(layers):
+    return "; ".join(f"{name}: {', '.join(own) or 'none'}" for name, own in layers) or "none"
+
+
+def target_shapes(
+    params: Mapping,
+    shape: Sequence[int],
     config: Config,
     *,
-    masks: Mapping[str, jax.Array] | None = None,
-    owned: Mapping[str, jax.Array] | None = None,
-) -> dict[str, losses.Statistics]:
-    """Sums over positions of the style layers' activations `{layer: [h, w, C]}`; with masks
-    `{layer: [regions, h, w]}`, of each region. `owned` as in `content_value`."""
+    regions: int = 0,
+    inputs: Mapping[str, Tree] | None = None,
+) -> Targets:
+    """The shapes of one output's targets, for a picture of `shape` `(H, W)`; with so many regions
+    of masks, if any."""
 
-    def sums(layer):
-        weights = None if owned is None else owned[layer]
-        if masks is None:
-            return losses.statistics(features[layer], weights=weights)
-        regions = masks[layer] if weights is None else masks[layer] * weights[None]
-        return jax.vmap(lambda region: losses.statistics(features[layer], weights=region))(regions)
+    def targets(params, content):
+        style = Objective.of(config).style_targets(params, content)
+        contents = Objective.of(config).content_targets(params, content)
+        masks = jnp.zeros((1, regions, *shape)) if regions else None
+        picture = Field(content, IMAGE, "picture") if config.jitter else None
+        styles = [style] * max(regions, 1)
+        found = _each_output(
+            params, styles, contents, picture, None, masks, inputs or {}, config, shape=shape
+        )
+        return jax.tree.map(lambda leaf: leaf[0], found)
 
-    return {layer: sums(layer) for layer in config.style_layers}
-
-
-def style_value(
-    sums: Mapping[str, losses.Statistics],
-    targets: Targets,
-    config: Config,
-    *,
-    shape: tuple[int, ...],
-) -> jax.Array:
-    """Weighted style loss of a picture's `style_statistics` against the targets'.
-
-    The target is taken over as many positions as the picture has, which is the paper's equation
-    when both are of one size. Both sides stay divided by the positions, and the normaliser by
-    their square: the same number, without sums of 1e15. With masks, each region's loss counts by
-    its share of the picture. `shape` is the picture's, `(H, W, ...)`.
-    """
-    value = jnp.zeros(())
-    for layer, weight in _weighted("style", config):
-        positions = positions_at(layer, shape)
-        own = losses.per_position(sums[layer])
-
-        def compare(own, target, positions=positions):
-            return _compare(own, target, config, shape, positions)
-
-        if targets.masks is None:
-            value += weight * compare(own, targets.style[layer])
-        else:
-            share = sums[layer].count / positions
-            value += weight * jnp.sum(share * jax.vmap(compare)(own, targets.style[layer]))
-    return config.style_weight * value
-
-
-def style_losses(sums, targets, config, *, shape) -> dict[str, jax.Array]:
-    """`style_value` of each style layer alone, `{layer: loss}`."""
-    return {
-        layer: style_value(sums, targets, _at((layer,), config), shape=shape)
-        for layer in config.style_layers
-    }
-
-
-def positions_at(layer: str, shape: tuple[int, ...]) -> int:
-    """Positions that a picture of `shape` `(H, W, ...)` has at `layer`."""
-    side = vgg.smallest_side(layer)
-    return (shape[0] // side) * (shape[1] // side)
-
-
-def _compare(own, target, config, shape, positions):
-    """The configured loss between two sets of per-position statistics."""
-    channels = own.total.shape[-1]
-    if config.style_loss == "wasserstein":
-        return losses.wasserstein_loss(own, target)
-    if config.style_normalization == "relative":
-        return losses.relative_style_loss(own.gram, target.gram)
-    normalizer = {
-        "gatys": losses.gatys_normalizer(channels, positions),
-        "keras": losses.keras_normalizer(*shape[:2]),
-        "mean": losses.mean_normalizer(channels, positions),
-        "pastiche": losses.mean_normalizer(channels, positions) * float(channels) ** 2,
-    }[config.style_normalization]
-    return losses.style_loss(own.gram, target.gram, normalizer=normalizer / float(positions) ** 2)
-
-
-def at_layer(mask: jax.Array | None, layer: str) -> jax.Array | None:
-    """A mask `[..., H, W]` of the picture, brought to `layer` as pooling brings the features."""
-    if mask is None:
-        return None
-    poolings = vgg.smallest_side(layer).bit_length() - 1
-    return image_lib.shrink_mask(mask, times=poolings)
-
-
-def _weighted(kind: str, config: Config) -> list[tuple[str, jax.Array]]:
-    """(layer, weight) of each layer of `kind`."""
-    return list(zip(getattr(config, f"{kind}_layers"), config.layer_weights(kind), strict=True))
-
-
-def _at(layers: Collection[str], config: Config) -> Config:
-    """`config` of those of its layers alone, each with its own weight."""
-    changes = {}
-    for kind in ("content", "style"):
-        pairs = [pair for pair in _weighted(kind, config) if pair[0] in layers]
-        changes[f"{kind}_layers"] = tuple(layer for layer, _ in pairs)
-        changes[f"{kind}_layer_weights"] = tuple(weight for _, weight in pairs)
-    return config.replace(**changes)
+    image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
+    return jax.eval_shape(targets, params, image)
 
 
 def one_output(targets: Targets) -> Targets:
-    """Drops the leading axis of `compute_targets` when it is one."""
-    regions = targets.masks is not None
-    ranks = {value.ndim for value in targets.content.values()}
-    ranks |= {value.gram.ndim + 1 - regions for value in targets.style.values()}
-    if ranks <= {3}:
+    """Drops the leading axis of `compute_targets` when it is one.
+
+    Raises:
+      ValueError: targets of several outputs.
+    """
+    if not targets.output.shape:
         return targets
-    outputs = {leaf.shape[0] for leaf in jax.tree.leaves(targets)}
-    if ranks == {4} and outputs == {1}:
+    if targets.output.shape == (1,):
         return jax.tree.map(lambda leaf: leaf[0], targets)
     raise ValueError(
-        f"targets must be of one output, got {sorted(outputs)}; use "
+        f"targets must be of one output, got {targets.output.shape[0]}; use "
         "jax.vmap(objective_value, in_axes=(0, None, 0, None)) for several"
     )
+
+
+# Window by window, for pictures of any size. A first pass over windows adds up the sums of terms
+# whose loss is not linear in them; the derivative of the loss by all sums is then known, and a
+# second pass takes each window's vector-Jacobian product with it. Pictures, gradients and targets
+# are NumPy arrays in host memory; only windows go to the device.
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "layers", "keep"))
+def _window_sums(params, window, fields, masks, place, key, config, *, shape, layers, keep):
+    """What the positions that a window owns add to the sums of the terms to `keep`."""
+    objective = _kept(config, keep)
+    at, own = _at_window(objective, params, window, place, shape, key)
+    return objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "layers"))
+def _window_gradient(
+    params, window, fields, picture, masks, place, key, slope, config, *, shape, layers
+):
+    """The sums of linear terms over the positions that a window owns, and what it adds to the
+    gradient, `[h, w, 3]`, given the derivative of the loss by all sums."""
+    objective = Objective.of(config)
+    at, own = _at_window(objective, params, window, place, shape, key)
+    if picture is not None:
+        fields = fields | fields_of(objective.content_targets(params, picture, at))
+
+    def value(window):
+        found = objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
+        # None for the layers that another pass looks at.
+        here = {name: {layer: slope[name][layer] for layer in own} for name, own in found.items()}
+        product = sum(map(jnp.vdot, jax.tree.leaves(here), jax.tree.leaves(found)), jnp.zeros(()))
+        linear = {term.name: found[term.name] for term in objective.terms if term.linear}
+        return product, linear
+
+    (_, linear), gradient = jax.value_and_grad(value, has_aux=True)(window)
+    return linear, gradient
+
+
+def _kept(config, keep):
+    return Objective.of(config).of_terms(lambda term: term.name in keep)
+
+
+def _at_window(objective, params, window, place, shape, key):
+    at = objective.at(params, shape, key)
+    strides = partition.strides_of(objective.terms, objective.extractor, params, shape)
+    return partition.in_window(at, place, window.shape[:2], strides)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _slope(params, sums, targets, key, config, *, shape):
+    """The derivative of the loss by the sums."""
+    objective = Objective.of(config)
+    at = objective.at(params, shape, key)
+    return jax.grad(lambda sums: objective.total(objective.parts(sums, targets, at))[0])(sums)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _total_and_parts(params, sums, targets, key, config, *, shape):
+    objective = Objective.of(config)
+    parts = objective.parts(sums, targets, objective.at(params, shape, key))
+    return objective.total(parts), objective.weighted(parts)
+
+
+def _cut(tree, windows, window, strides):
+    """Each `Field` of a tree cut to a window."""
+    return map_fields(
+        lambda field: dataclasses.replace(
+            field, values=windows.cut(field.values, window, stride=strides[field.layer])
+        ),
+        tree,
+    )
+
+
+def _add(sums, here):
+    return here if sums is None else jax.tree.map(jnp.add, sums, here)
+
+
+class _Windows:
+    """A picture and its targets, window by window."""
+
+    def __init__(self, objective, params, config, shape, tile, *, key=None, on_window=None):
+        self.objective = objective
+        for term in self.objective.terms:
+            if not term.additive:
+                raise ValueError(
+                    f"the term {term.name!r} doesn't add up over parts: leave out tile"
+                )
+        self.params, self.config, self.key = params, config, key
+        self.shape = tuple(shape[:2])
+        self.grid = objective.grid(params, self.shape, tile)
+        self.strides = partition.strides_of(
+            objective.terms, objective.extractor, params, self.shape
+        )
+        layers = tuple(self.strides)
+        # What moves with the jitter, and what doesn't, are looked at one after the other.
+        self.network, self.image = tuple(x for x in layers if x != IMAGE), (IMAGE,)
+        self.on_window, self.done, self.total = on_window, 0, 0
+
+    def looked_at(self, layers, terms):
+        """Whether one of the terms looks at one of the layers."""
+        return any(layer in layers for term in terms for layer in term.layers)
+
+    def report(self, result):
+        """Counts a window; it waits for it only if somebody looks."""
+        self.done += 1
+        if self.on_window is not None:
+            jax.block_until_ready(result)
+            self.on_window(self.done, self.total)
+
+    def __iter__(self):
+        return iter(self.grid)
+
+    def cut(self, tree, window):
+        return _cut(tree, self.grid, window, self.strides)
+
+    def sums(self, image, fields, masks, terms, layers):
+        """The sums of these terms at these layers."""
+        sums, keep = None, tuple(term.name for term in terms)
+        fields = {name: tree for name, tree in fields.items() if name in keep}
+        for window in self:
+            here = _window_sums(
+                self.params,
+                self.grid.cut(image, window),
+                self.cut(fields, window),
+                self.cut(masks, window),
+                partition.Place.of(window),
+                self.key,
+                self.config,
+                shape=self.shape,
+                layers=layers,
+                keep=keep,
+            )
+            sums = _add(sums, here)
+            self.report(sums)
+        return sums
+
+
+def tiled_value_and_grad(
+    image: np.ndarray,
+    params: Mapping,
+    targets: Targets,
+    config: Config,
+    *,
+    tile: int,
+    key: jax.Array | None = None,
+    on_window: partition.OnWindow | None = None,
+) -> tuple[tuple[np.ndarray, dict[str, np.ndarray]], np.ndarray]:
+    """`jax.value_and_grad(objective_value, has_aux=True)` of a picture of any size.
+
+    Not to be jitted: it runs a compiled program once for each window, and again. With the same
+    direct convolutions the gradient differs from the whole picture's by a millionth of its norm.
+    The rounding of Winograd's algorithm, by which `stylize` convolves on a CPU, depends on where
+    its own tiles lie: there it is up to two hundred-thousandths.
+
+    Args:
+      image: `[H, W, 3]` in [0, 1], NumPy, or what NumPy can look at.
+      params: parameter tree of VGG16 or VGG19.
+      targets: one output's, from `tiled_targets` or `compute_targets`.
+      config: terms and network.
+      tile: the longest side of a window, in pixels.
+      key: as in `objective_value`.
+      on_window: called with the number of windows dealt with and of all, each pass counted.
+
+    Returns:
+      `(total, terms)` as of `objective_value`, and the gradient `[H, W, 3]`, NumPy.
+
+    Raises:
+      ValueError: a tile too small for the layers, or a term that doesn't add up.
+    """
+    targets = jax.tree.map(np.asarray, one_output(targets))
+    image = np.asarray(image)
+    objective = Objective.of(config)
+    windows = _Windows(objective, params, config, image.shape, tile, key=key, on_window=on_window)
+    check_made(targets, objective, image.shape)
+    bent = [term for term in objective.terms if not term.linear]
+    passes = [
+        (layers, terms)
+        for terms in (bent, objective.terms)
+        for layers in (windows.network, windows.image)
+        if windows.looked_at(layers, terms)
+    ]
+    windows.total = len(passes) * len(windows.grid)
+    fields, shift = fields_of(targets.terms), objective.shift(key)
+    moved, picture = image, None
+    if config.jitter:
+        shift = np.zeros(2, np.int32) if shift is None else np.asarray(shift)
+        moved = np.roll(image, shift, axis=(0, 1))
+        picture = dataclasses.replace(
+            targets.picture, values=np.roll(targets.picture.values, shift, axis=(0, 1))
+        )
+    bare = dataclasses.replace(
+        targets, terms=without_fields(targets.terms), masks=None, picture=None
+    )
+    gradient = np.zeros_like(image)
+    with partition.on_device():
+        sums = {term.name: {} for term in objective.terms}
+        for layers, terms in passes:
+            if terms is bent:
+                seen = moved if layers is windows.network else image
+                for name, own in windows.sums(seen, fields, targets.masks, bent, layers).items():
+                    sums[name] |= own
+        zeros = jax.eval_shape(
+            lambda: _empty_sums(objective, params, image.shape, targets, windows)
+        )
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zeros)
+        known = {name: own | sums[name] for name, own in zeros.items()}
+        slope = _slope(params, known, bare, key, config, shape=windows.shape)
+        linear = {}
+        for layers, terms in passes:
+            if terms is bent:
+                continue
+            network = layers is windows.network
+            total = None
+            for window in windows:
+                here, slope_here = _window_gradient(
+                    params,
+                    windows.grid.cut(moved if network else image, window),
+                    windows.cut(fields, window),
+                    windows.cut(picture, window).values
+                    if network and picture is not None
+                    else None,
+                    windows.cut(targets.masks, window),
+                    partition.Place.of(window),
+                    key,
+                    slope,
+                    config,
+                    shape=windows.shape,
+                    layers=layers,
+                )
+                total = _add(total, here)
+                windows.grid.cut(gradient, window)[:] += np.asarray(slope_here)
+                windows.report(gradient)
+            for name, own in total.items():
+                linear[name] = linear.get(name, {}) | own
+            if network and shift is not None:
+                gradient = np.roll(gradient, -shift, axis=(0, 1))
+        total, _ = _total_and_parts(
+            params, {**known, **linear}, bare, key, config, shape=windows.shape
+        )
+    return jax.tree.map(np.asarray, total), gradient
+
+
+def _empty_sums(objective, params, shape, targets, windows):
+    """Sums of the shapes that a picture's have; to be traced alone."""
+    window = next(iter(windows))
+    at = objective.at(params, shape, windows.key)
+    image = jnp.zeros((*windows.grid.window, 3))
+    fields = windows.cut(fields_of(targets.terms), window)
+    if targets.picture is not None:
+        fields = fields | fields_of(objective.content_targets(params, image, at))
+    masks = windows.cut(targets.masks, window)
+    return objective.measure(params, image, fields, at, masks=masks)
+
+
+def tiled_layer_losses(
+    image: np.ndarray, params: Mapping, targets: Targets, config: Config, *, tile: int
+) -> dict[str, dict[str, jax.Array]]:
+    """`layer_losses` of a picture of any size; the arguments are as of `tiled_value_and_grad`."""
+    targets = jax.tree.map(np.asarray, one_output(targets))
+    image = np.asarray(image)
+    windows = _Windows(Objective.of(config), params, config, image.shape, tile)
+    fields = fields_of(targets.terms)
+    if targets.picture is not None:
+        content = _tiled_content(params, targets.picture.values, config, tile=tile)
+        fields = fields | fields_of(content)
+    bare = dataclasses.replace(
+        targets, terms=without_fields(targets.terms), masks=None, picture=None
+    )
+    terms = windows.objective.terms
+    with partition.on_device():
+        sums = {term.name: {} for term in terms}
+        for layers in (windows.network, windows.image):
+            if windows.looked_at(layers, terms):
+                found = windows.sums(image, fields, targets.masks, terms, layers)
+                for name, own in found.items():
+                    sums[name] |= own
+        return _total_and_parts(params, sums, bare, None, config, shape=windows.shape)[1]
+
+
+def tiled_targets(
+    params: Mapping,
+    content: jax.Array,
+    styles: Sequence[jax.Array],
+    config: Config,
+    *,
+    tile: int,
+    mixing: jax.Array | None = None,
+    masks: jax.Array | None = None,
+    style_masks: Sequence[jax.Array | None] | None = None,
+    inputs: Mapping[str, Tree] | None = None,
+) -> list[Targets]:
+    """`compute_targets` of pictures of any size, as NumPy arrays in host memory.
+
+    Args:
+      tile: the longest side of a window, in pixels.
+      params, content, styles, config, mixing, masks, style_masks, inputs: as of `compute_targets`.
+
+    Returns:
+      Targets of each output. Those that are the same for all share their memory.
+
+    Raises:
+      ValueError: as `compute_targets`, or a tile too small for the layers.
+    """
+    objective = Objective.of(config)
+    inputs = check_inputs(objective, inputs, content.shape)
+    combination = combining.checked(
+        objective.terms,
+        content,
+        styles,
+        jitter=config.jitter,
+        mixing=mixing,
+        masks=masks,
+        style_masks=style_masks,
+    )
+    each = [
+        _tiled_style(params, style, config, tile=tile, mask=mask)
+        for style, mask in zip(styles, combination.style_masks, strict=True)
+    ]
+    content = np.asarray(content)
+    found = _each_output(
+        params,
+        each,
+        {},
+        Field(content, IMAGE, "picture") if config.jitter else None,
+        combination.mixing,
+        combination.masks,
+        inputs,
+        config,
+        shape=content.shape[:2],
+    )
+    found = jax.tree.map(np.asarray, found)
+    contents = {} if config.jitter else _tiled_content(params, content, config, tile=tile)
+    return [
+        dataclasses.replace(own, terms=own.terms | contents)
+        for own in (
+            jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(found.output))
+        )
+    ]
+
+
+def _tiled_style(params, style, config, *, tile, mask):
+    """What terms keep of a style, found window by window."""
+    objective = Objective.of(config).of_terms(lambda term: term.refers == "style")
+    style = np.asarray(style)
+    windows = _Windows(objective, params, config, style.shape, tile)
+    weights = None
+    if mask is not None:
+        weights = {
+            layer: Field(np.asarray(values), layer, "mask")
+            for layer, values in objective.masks(params, mask, style.shape).items()
+        }
+    sums, keep = None, tuple(term.name for term in objective.terms)
+    with partition.on_device():
+        for window in windows:
+            here = _style_window(
+                params,
+                windows.grid.cut(style, window),
+                windows.cut(weights, window),
+                partition.Place.of(window),
+                config,
+                shape=windows.shape,
+                keep=keep,
+            )
+            sums = _add(sums, here)
+        return _style_targets_of(params, sums, config, shape=windows.shape)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "keep"))
+def _style_window(params, window, weights, place, config, *, shape, keep):
+    objective = _kept(config, keep)
+    at, own = _at_window(objective, params, window, place, shape, None)
+    if weights is not None:
+        own = {layer: weights[layer].values * here for layer, here in own.items()}
+    return objective.measure(params, window, {}, at, own=own)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _style_targets_of(params, sums, config, *, shape):
+    objective = Objective.of(config)
+    return objective.kept_of_style(sums, objective.at(params, shape))
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _window_content(params, window, place, config, *, shape):
+    objective = Objective.of(config)
+    at, _ = _at_window(objective, params, window, place, shape, None)
+    return objective.content_targets(params, window, at)
+
+
+def _tiled_content(params, content, config, *, tile):
+    """What terms keep of a content, found window by window, in host memory."""
+    windows = _Windows(Objective.of(config), params, config, content.shape, tile)
+    found = None
+    if not windows.objective.layers("content"):
+        return {}
+    with partition.on_device():
+        for window in windows:
+            place = partition.Place.of(window)
+            here = _window_content(
+                params, windows.grid.cut(content, window), place, config, shape=windows.shape
+            )
+            if found is None:
+                found = map_fields(functools.partial(_empty, windows), here)
+            jax.tree.map(
+                functools.partial(_write, windows, window, place),
+                found,
+                here,
+                is_leaf=lambda leaf: isinstance(leaf, Field),
+            )
+    return found
+
+
+def _empty(windows, field):
+    """A `Field` of the whole picture, of which `field` is a window's part."""
+    stride = windows.strides[field.layer]
+    shape = [side // stride for side in windows.shape]
+    values = np.empty((*shape, *field.values.shape[2:]), field.values.dtype)
+    return dataclasses.replace(field, values=values)
+
+
+def _write(windows, window, place, whole, part):
+    """Writes what a window owns into the whole."""
+    stride = windows.strides[whole.layer]
+    rows, columns = (slice(first, stop) for first, stop in place.owned // stride)
+    target = windows.grid.cut(whole.values, window, stride=stride)
+    target[rows, columns] = np.asarray(part.values)[rows, columns]

@@ -313,7 +313,7 @@ class Report(Observer):
     def begin(self, group: Group) -> None:
         if self._group is None or group.stems != self._group.stems:  # and not another attempt
             self._own = range(len(self._outputs), len(self._outputs) + len(group.stems))
-        self._metrics = [{name: [] for name in ("step", *page.TERMS)} for _ in self._own]
+        self._metrics = [{"step": [], "total": []} for _ in self._own]
         self._layers = [[] for _ in self._own]
         self._losses = None  # until the end
         self._group, self._last = group, time.perf_counter()
@@ -372,8 +372,8 @@ class Report(Observer):
         for row, step in rows:
             for number, metrics in enumerate(self._metrics):
                 metrics["step"].append(step)
-                for name in page.TERMS:
-                    metrics[name].append(_finite(terms[name][row, number]))
+                for name in dict.fromkeys(("total", *terms)):
+                    metrics.setdefault(name, []).append(_finite(terms[name][row, number]))
 
     def _wanted(self, progress: Progress, now: float) -> bool:
         if progress.step == progress.steps or not self._layers[0]:

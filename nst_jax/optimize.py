@@ -245,9 +245,9 @@ def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh
 
     def one(state, each, config):
         def value(image):
-            if not config.jitter:
+            if not config.draws():
                 return loss(image, *shared, *each)
-            return loss(image, *shared, *each, shift=_shift(key, state.step, config))
+            return loss(image, *shared, *each, key=jax.random.fold_in(key, state.step))
 
         return step(
             state,
@@ -271,9 +271,9 @@ def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh
 
 
 def _with_value(state: State, value: jax.Array, config: Config) -> State:
-    """The state at the end of a run. With jitter each step has a loss of its own: the picture stays
-    what it is."""
-    if config.jitter:
+    """The state at the end of a run. Where losses are drawn, each step has one of its own: the
+    picture stays what it is."""
+    if config.draws():
         return state._replace(value=value)
     return keep_better(state, value, average_decay=config.average_decay)
 
@@ -283,8 +283,7 @@ def _end(states, shared, each, config, *, loss, mesh=None):
     """The states after the last step, each with its picture's value."""
 
     def one(state, each, config):
-        moved = {"shift": jnp.zeros(2, jnp.int32)} if config.jitter else {}
-        value, _ = loss(state.picture, *shared, *each, **moved)
+        value, _ = loss(state.picture, *shared, *each)
         return _with_value(state, value, config)
 
     picture = states.image.shape[1:]
@@ -327,12 +326,6 @@ def _descend_all(states, values, gradients, config, *, optimizer):
         )
 
     return jax.vmap(one)(states, values, gradients, config)
-
-
-def _shift(key, step, config):
-    """Pixels `[2]` by which the jitter moves the image at step number `step`."""
-    step_key = jax.random.fold_in(key, step)
-    return jax.random.randint(step_key, (2,), -config.jitter, config.jitter + 1)
 
 
 def _transformation(optimizer, config: Config, step) -> optax.GradientTransformation:
@@ -419,7 +412,7 @@ def run(
     Args:
       loss: `loss(image, *shared, *each) -> (value, terms)`; a function that stays the same
         object between calls, since it is what the compiled program is found by. With
-        `config.jitter` it is also given `shift=`, pixels `[2]`.
+        `config.draws()` it is also given `key=`, a random key of each step; at the last look none.
       images: `[N, H, W, 3]` in [0, 1], where to start.
       config: steps, optimiser and its numbers; a number may be an array `[N]`, one an image.
       shared: further arguments, the same for every image.
@@ -487,7 +480,8 @@ def run_given_gradients(
     Args:
       value_and_grad: `value_and_grad(image, *arguments) -> ((value, terms), gradient)` of one
         NumPy image and the arguments that `each` holds for it; NumPy arrays or JAX's. With
-        `config.jitter` it is also given `shift=`, pixels `[2]`.
+        `config.jitter` it is also given `key=`, a random key of each step, or none for the last
+        look.
       each: a sequence of arguments for each image.
       images, config, optimizer, previous, resume, key, callback: as of `run`.
 
@@ -501,10 +495,10 @@ def run_given_gradients(
     key = jax.random.key(0) if key is None else key
     each = [()] * len(images) if each is None else each
 
-    def look(images, shifts):
+    def look(images, keys=None):
         values, terms, gradients = [], [], np.empty(images.shape, np.float32)
         for n, arguments in enumerate(each):
-            moved = {"shift": shifts[n]} if config.jitter else {}
+            moved = {} if keys is None else {"key": keys[n]}
             image = np.asarray(images)[n]
             (value, found), gradients[n] = value_and_grad(image, *arguments, **moved)
             values.append(value)
@@ -513,13 +507,13 @@ def run_given_gradients(
         return np.stack(values), terms, gradients
 
     def advance(states, _):
-        shifts = [_shift(key, step, config) for step in states.step] if config.jitter else ()
-        values, terms, gradients = look(states.image, shifts)
+        keys = [jax.random.fold_in(key, step) for step in states.step] if config.draws() else None
+        values, terms, gradients = look(states.image, keys)
         states = _descend_all(states, values, gradients, numbers, optimizer=optimizer)
         return states, jax.tree.map(lambda *rows: np.stack(rows)[None], *terms)
 
     def end(states):
-        values, *_ = look(states.picture, np.zeros((len(each), 2), np.int32))
+        values, *_ = look(states.picture)
         return _end_given_values(states, values, numbers)
 
     return _loop(advance, end, states, int(config.steps), callback, resume)

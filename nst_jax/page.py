@@ -22,7 +22,6 @@ import numpy as np
 from nst_jax import io
 from nst_jax.charts import curves, number, positive, spark
 
-TERMS = ("total", "content", "style", "total_variation")
 _STATES = {"running": "Running", "finished": "Finished", "stopped": "Stopped"}
 
 
@@ -49,9 +48,9 @@ class Output(NamedTuple):
       content: what it started from looking like, or None: a texture has no content.
       style: the style to show for it.
       picture: as it is now.
-      metrics: `{"step": [...], "total": [...], "content", "style", "total_variation"}`, lists of
-        one length; None for what is not finite.
-      layers: `[(step, {"content": {layer: loss}, "style": {layer: loss}}), ...]`.
+      metrics: `{"step": [...], "total": [...], term: [...], ...}`, lists of one length; None for
+        what is not finite.
+      layers: `[(step, {term: {layer: loss}}), ...]`.
       diverged: whether it was stopped at a value that is not finite.
       kept_start: at how many scales the loss ended above where it began, so that the picture stayed
         what it was.
@@ -329,8 +328,9 @@ def _inputs(run: Run) -> str:
 
 def _curves(run: Run) -> str:
     """A panel an output, all of one scale."""
+    classes = _classes(run)
     shown = [
-        name for name in TERMS if any(positive(output.metrics[name]) for output in run.outputs)
+        name for name in classes if any(positive(output.metrics[name]) for output in run.outputs)
     ]
     values = [v for o in run.outputs for name in shown for v in positive(o.metrics[name])]
     if not values:
@@ -339,7 +339,8 @@ def _curves(run: Run) -> str:
     high = 10 ** (math.log10(max(values)) + 0.1)
     low = 10 ** (math.log10(max(min(values), max(values) * 1e-5)) - 0.1)
     legend = "".join(
-        f'<li style="--colour: var(--{name})">{name.replace("_", " ")}</li>' for name in shown
+        f'<li style="--colour: var(--{classes[name]})">{_text(name.replace("_", " "))}</li>'
+        for name in shown
     )
     marks = {scale.last for scale in run.scales} - {run.step, run.steps}
     panels = []
@@ -350,7 +351,7 @@ def _curves(run: Run) -> str:
             label += f", from {number(losses[0])} to {number(losses[-1])}"
         chart = curves(
             output.metrics["step"],
-            {name: output.metrics[name] for name in shown},
+            {classes[name]: output.metrics[name] for name in shown},
             label=label,
             output=index,
             last=run.steps,
@@ -365,25 +366,34 @@ def _curves(run: Run) -> str:
     return f'<ul class="legend">{legend}</ul>{_grid(panels, run)}'
 
 
+def _classes(run: Run) -> dict[str, str]:
+    """The style sheet's class of the total and of each term."""
+    names = dict.fromkeys(name for output in run.outputs for name in output.metrics)
+    terms = [name for name in names if name not in ("step", "total")]
+    return {"total": "total"} | {name: f"term{n % 5 + 1}" for n, name in enumerate(terms)}
+
+
 def _layers(run: Run) -> str:
+    classes = _classes(run)
     cards = []
     for output in run.outputs:
         if not output.layers:
             continue
         (first, before), (last, now) = output.layers[0], output.layers[-1]
         rows = []
-        for kind in ("content", "style"):
-            whole = sum(positive(now[kind].values()))
-            for layer, value in now[kind].items():
+        for kind, own in now.items():
+            whole = sum(positive(own.values()))
+            for layer, value in own.items():
                 share = 100 * value / whole if whole and value else 0
                 history = [layers[kind].get(layer) for _, layers in output.layers]
                 rows.append(
-                    f'<tr><th scope="row">{_text(layer)}</th><td>{kind}</td>'
+                    f'<tr><th scope="row">{_text(layer)}</th><td>{_text(kind)}</td>'
                     f"<td>{number(before[kind].get(layer))}</td><td>{number(value)}</td>"
-                    f"<td>{spark(history, kind=kind)}</td>"
+                    f"<td>{spark(history, kind=classes[kind])}</td>"
                     f'<td class="share"><span class="bar" role="img" title="{share:.0f} %" '
-                    f'aria-label="{share:.0f} % of the {kind} loss">'
-                    f'<i style="width: {share:.1f}%; --colour: var(--{kind})"></i></span></td></tr>'
+                    f'aria-label="{share:.0f} % of the {_text(kind)} loss">'
+                    f'<i style="width: {share:.1f}%; --colour: var(--{classes[kind]})"></i></span>'
+                    "</td></tr>"
                 )
         cards.append(
             f'<div class="card scroll"><h3>{_text(output.label)}</h3><table><thead><tr>'
@@ -395,8 +405,8 @@ def _layers(run: Run) -> str:
     if not cards:
         return ""
     note = (
-        "What each layer adds to the loss, with its weight, and its share of the content or of "
-        "the style loss. Measured on the pictures after the step."
+        "What each layer adds to the loss, with its weight, and its share of its term's loss. "
+        "Measured on the pictures after the step."
     )
     return f'<p class="note">{note}</p>{_grid(cards, run)}'
 

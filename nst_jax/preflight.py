@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import memory, objective, optimize, tiling, vgg
+from nst_jax import memory, objective, optimize
 from nst_jax.config import Config
 from nst_jax.memory import GIB
 from nst_jax.stylize import check_content, fit_shape, scales
@@ -66,7 +66,7 @@ def program_bytes(
     images = jax.ShapeDtypeStruct((outputs, *shape, 3), jnp.float32)
     targets = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((outputs, *leaf.shape), leaf.dtype),
-        _targets(params, shape, config, regions),
+        objective.target_shapes(params, shape, config, regions=regions),
     )
     program = optimize.lower(
         objective.objective_value,
@@ -101,13 +101,13 @@ def targets_bytes(
     config = config.replace(size=None, first_size=None)
     network = _network(params, config, mesh)
     programs = []
-    if config.content_layers:
-        programs.append(jax.jit(objective.content_targets).lower(network, _picture(shape), config))
-    if config.style_layers and styles:
+    terms = objective.Objective.of(config)
+    if terms.layers("content"):
+        programs.append(objective.content_targets.lower(network, _picture(shape), config))
+    if terms.layers("style") and styles:
         style = max(styles, key=math.prod)
         mask = jax.ShapeDtypeStruct(style, jnp.float32) if regions else None
-        measure = jax.jit(objective.style_targets)
-        programs.append(measure.lower(network, _picture(style), config, mask=mask))
+        programs.append(objective.style_targets.lower(network, _picture(style), config, mask=mask))
     needs = [_compiled_bytes(program) for program in programs]
     return None if None in needs else max(needs, default=0)
 
@@ -131,26 +131,6 @@ def _picture(shape):
     return jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
 
 
-def _targets(params, shape, config, regions) -> objective.Targets:
-    """Shapes of the targets of one output."""
-
-    def targets(params, content):
-        style = objective.style_targets(params, content, config)
-        masks = None
-        if regions:
-            mask = jnp.zeros((regions, *content.shape[:2]))
-            masks = {layer: objective.at_layer(mask, layer) for layer in config.style_layers}
-            style = jax.tree.map(lambda leaf: jnp.stack([leaf] * regions), style)
-        return objective.Targets(
-            content=objective.content_targets(params, content, config),
-            style=style,
-            masks=masks,
-            picture=content if config.jitter else None,
-        )
-
-    return jax.eval_shape(targets, params, _picture(shape))
-
-
 def kept_bytes(
     params: Mapping,
     shape: tuple[int, int],
@@ -171,7 +151,11 @@ def kept_bytes(
     """
     images = jax.ShapeDtypeStruct((outputs, *shape, 3), jnp.float32)
     states = jax.eval_shape(lambda images: optimize.start(images, config), images)
-    of_a_content = (_picture(shape), _picture(shape), _targets(params, shape, config, regions))
+    of_a_content = (
+        _picture(shape),
+        _picture(shape),
+        objective.target_shapes(params, shape, config, regions=regions),
+    )
     return (
         _bytes(states)
         + PASSING[config.optimizer] * _bytes(images)
@@ -208,7 +192,8 @@ class _Look(NamedTuple):
 
 def _looks(params, shape, outputs, config, *, styles, contents, regions, tile) -> list[_Look]:
     """At the last scale and, of a tiled run, at the largest that is looked at whole."""
-    model, found = vgg.network_name(params), []
+    terms, found = objective.Objective.of(config), []
+    of_styles = terms.of_terms(lambda term: term.refers == "style")
     for size in reversed(scales(config)):
         here = config.replace(size=size, first_size=None)
         whole, *others = (fit_shape(picture, here) for picture in (shape, *styles))
@@ -218,8 +203,8 @@ def _looks(params, shape, outputs, config, *, styles, contents, regions, tile) -
             host = kept_bytes(
                 *(params, whole, outputs, here), styles=others, contents=contents, regions=regions
             )
-            window = tiling.grid(whole, tile, objective.all_layers(config), model=model).window
-            others = [tiling.grid(x, tile, config.style_layers, model=model).window for x in others]
+            window = terms.grid(params, whole, tile).window
+            others = [of_styles.grid(params, other, tile).window for other in others]
             # One by one, so that a number that is explored is one, too.
             here = jax.tree.map(lambda number: np.ravel(number)[0], here)
             found.append(_Look(here, window, 1, others, host))
@@ -344,10 +329,10 @@ def advice(
         return run_bytes(params, shape, outputs, config, tile=tile, **options)
 
     line = _described(shape, outputs, config)
-    model, layers = vgg.network_name(params), objective.all_layers(config)
+    terms = objective.Objective.of(config)
     whole = fit_shape(shape, config)
     if tile is not None and max(whole) > tile:
-        height, width = tiling.grid(whole, tile, layers, model=model).window
+        height, width = terms.grid(params, whole, tile).window
         line += f" in windows of {width}x{height}"
     need = needed(config) if need is None else need
     if need is None:
@@ -374,7 +359,7 @@ def advice(
     )
     tiles = []
     if mesh is None and not (config.optimizer == "lbfgs" and config.linesearch):
-        tiles = [x for x in TILES if x < (tile or max(whole)) and _divides(whole, x, layers, model)]
+        tiles = [x for x in TILES if x < (tile or max(whole)) and _divides(params, whole, x, terms)]
     flags = _flags_that_fit(
         config, lambda saving, tile=tile: needed(saving, tile) <= available, tiles=tiles
     )
@@ -406,9 +391,9 @@ def _side(config, height, width):
     return height if config.size_of == "height" else max(height, width)
 
 
-def _divides(shape, tile, layers, model):
+def _divides(params, shape, tile, terms):
     try:
-        return len(tiling.grid(shape, tile, layers, model=model)) > 1
+        return len(terms.grid(params, shape, tile)) > 1
     except ValueError:  # too small for the layers
         return False
 

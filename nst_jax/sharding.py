@@ -6,6 +6,7 @@ into its statistics. A height or a number of outputs that the mesh doesn't divid
 inside the program, which changes no result; between steps such an axis is kept whole.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from nst_jax.terms import Field, is_field
 
 AXES = ("style", "space")
 
@@ -74,22 +77,28 @@ def make_mesh(
 
 def place(mesh: Mesh | None, tree: Any, *, picture: Sequence[int] = (), whole: bool = False) -> Any:
     """Puts arrays, the same in every process, onto the mesh: their first axis, of outputs, along
-    `style`, and what ends in the shape `picture` `(H, W, 3)` along `space`. With `whole`, onto
-    every device. A `jax.ShapeDtypeStruct` comes out as one of an array there."""
+    `style`; and what ends in the shape `picture` `(H, W, 3)`, and every `Field`, by its height
+    along `space`. With `whole`, onto every device. A `jax.ShapeDtypeStruct` comes out as one of an
+    array there."""
     if mesh is None:
         return tree
 
     def put(leaf):
-        spec = PartitionSpec() if whole else _spec(mesh, leaf, picture, even=True)
+        if isinstance(leaf, Field):
+            spec = PartitionSpec() if whole else _spec(mesh, leaf.values, (), even=True, field=True)
+            return dataclasses.replace(leaf, values=put_array(leaf.values, spec))
+        return put_array(leaf, PartitionSpec() if whole else _spec(mesh, leaf, picture, even=True))
+
+    def put_array(leaf, spec):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(put_array(jax.random.key_data(leaf), PartitionSpec()))
         if jax.process_count() > 1:
             leaf = np.asarray(leaf)  # of this process alone, where JAX wants one of all or of none
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(put, tree, is_leaf=is_field)
 
 
 def divide(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
@@ -132,7 +141,9 @@ def _constrain(mesh, tree, picture, *, even):
     )
 
 
-def _spec(mesh: Mesh, leaf: jax.Array, picture: Sequence[int], *, even: bool) -> PartitionSpec:
+def _spec(
+    mesh: Mesh, leaf: jax.Array, picture: Sequence[int], *, even: bool, field: bool = False
+) -> PartitionSpec:
     """Which axis of `[outputs, ...]` goes along which of the mesh; with `even`, only where it
     divides. Single numbers are everywhere, so that every process can read them."""
     axes = [None] * leaf.ndim
@@ -140,6 +151,8 @@ def _spec(mesh: Mesh, leaf: jax.Array, picture: Sequence[int], *, even: bool) ->
         axes[0] = "style"
     if picture and leaf.ndim > len(picture) and leaf.shape[-len(picture) :] == tuple(picture):
         axes[-len(picture)] = "space"
+    if field:
+        axes[1] = "space"
     for index, axis in enumerate(axes):
         if axis is not None and even and leaf.shape[index] % mesh.shape[axis]:
             axes[index] = None

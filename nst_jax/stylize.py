@@ -7,6 +7,7 @@ Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` for one and `[N, H
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nst_jax import color, combining, objective, optimize, sharding, tiling, vgg
+from nst_jax import color, combining, objective, optimize, partition, sharding
 from nst_jax import image as image_lib
 from nst_jax.config import Config
+from nst_jax.terms import IMAGE, Tree, map_fields
 
 
 class Result(NamedTuple):
@@ -28,8 +30,8 @@ class Result(NamedTuple):
     Attributes:
       images: `[N, H, W, 3]`, one picture an output; without `config.clip` values may leave
         [0, 1].
-      history: `{"total", "content", "style", "total_variation"}`, NumPy `[steps, N]`, weighted,
-        each before its step; the steps of every scale, one after the other.
+      history: `{"total", "content", "style", "tv"}`, of the terms that there are, NumPy
+        `[steps, N]`, weighted, each before its step; the steps of every scale, one after the other.
       diverged: `[N]` of bool, NumPy: outputs that met a value that is not finite; their picture
         is the last one before it.
       kept_start: `[N]`, NumPy: at how many scales the last picture's loss was above the first
@@ -52,7 +54,7 @@ def _in_host_memory_if_tiled(function):
     def wrapped(*arguments, tile=None, **options):
         if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
             raise ValueError(f"tile must be a whole number of pixels, at least 1, got {tile!r}")
-        with contextlib.nullcontext() if tile is None else tiling.on_host():
+        with contextlib.nullcontext() if tile is None else partition.on_host():
             return function(*arguments, tile=tile, **options)
 
     return wrapped
@@ -70,12 +72,13 @@ def stylize(
     mixing: jax.Array | None = None,
     masks: jax.Array | None = None,
     style_masks: Sequence[jax.Array | None] | None = None,
+    inputs: Mapping[str, Tree] | None = None,
     initial: jax.Array | None = None,
     optimizer: optax.GradientTransformation | None = None,
     resume: optimize.Checkpoint | None = None,
     callback: Callable[[optimize.Progress], None] | None = None,
     tile: int | None = None,
-    on_window: tiling.OnWindow | None = None,
+    on_window: partition.OnWindow | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Result:
     """Paints pictures in many styles, all in one compiled program a scale.
@@ -96,6 +99,8 @@ def stylize(
       masks: `[styles, H, W]` in [0, 1], over the content: one output, in which each style holds
         where its mask is; `[rows, styles, H, W]` for several.
       style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
+      inputs: data for terms of `config.terms` that refer to the run, `{term: tree}`. A `Field` of
+        the picture has the content's size; it is brought to `config.size` as the content is.
       initial: a picture `[h, w, 3]` to start from in place of `config.init`.
       optimizer: an optax transformation in place of the configured one, working in grey levels.
       resume: where a run of the same arguments stood, of the steps of all scales; it ends with
@@ -103,7 +108,7 @@ def stylize(
       callback: called with a `Progress` after each dispatch of the compiled program.
       tile: the longest side, in pixels, of the windows in which larger pictures are looked at:
         the same result up to rounding, in device memory that depends on the tile, see
-        `nst_jax.tiling`. Pictures and the optimiser's state are then in host memory.
+        `nst_jax.partition`. Pictures and the optimiser's state are then in host memory.
       mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one.
       on_window: called with the number of windows done and of all in a step, for each window.
 
@@ -129,9 +134,18 @@ def stylize(
         )
     if initial is not None:
         initial = checked("initial", initial)
+    inputs = objective.check_inputs(objective.Objective.of(config), inputs, contents[0].shape)
     rows = combining.check_combination(
-        config, len(styles), mixing=mixing, masks=masks, style_masks=style_masks
+        objective.Objective.of(config).terms,
+        len(styles),
+        jitter=config.jitter,
+        mixing=mixing,
+        masks=masks,
+        style_masks=style_masks,
     )
+    drawing = [term.name for term in objective.Objective.of(config).terms if not term.fixed]
+    if drawing and config.optimizer == "lbfgs" and optimizer is None:
+        raise ValueError(f"lbfgs needs a loss that stays the same; {drawing[0]!r} draws anew")
     outputs = _swept(config, len(contents) if paired else len(contents) * rows)
     optimize.batch_numbers(config, outputs)
     shapes = [style.shape for style in styles]
@@ -160,7 +174,7 @@ def stylize(
         sized = [fit(picture, here) for picture in contents]
         sides = [max(fit_shape(picture.shape, here)) for picture in (*contents, *styles)]
         tiled = tile is not None and max(sides) > tile
-        with tiling.on_device() if tile is not None and not tiled else contextlib.nullcontext():
+        with partition.on_device() if tile is not None and not tiled else contextlib.nullcontext():
             targets = _targets(
                 params,
                 sized,
@@ -170,6 +184,7 @@ def stylize(
                 mixing,
                 masks,
                 style_masks,
+                inputs,
                 tile if tiled else None,
             )
             targets = _repeated(targets, outputs)
@@ -199,7 +214,9 @@ def stylize(
             }
             if tiled:
                 states, history = optimize.run_given_gradients(
-                    functools.partial(tiling.value_and_grad, tile=tile, on_window=on_window),
+                    functools.partial(
+                        objective.tiled_value_and_grad, tile=tile, on_window=on_window
+                    ),
                     images,
                     here,
                     each=[
@@ -261,29 +278,28 @@ def check_content(
         too small for the deepest one at some scale, a tile too small for the layers, or masks of
         another shape than their picture, out of [0, 1] or without any weight.
     """
-    if not objective.all_layers(config):
+    terms = objective.Objective.of(config)
+    of_styles = terms.of_terms(lambda term: term.refers == "style")
+    if not terms.layers():
         raise ValueError("config must name a layer in content_layers or style_layers")
     over = {f"masks[{index}]": mask for index, mask in enumerate(() if masks is None else masks)}
-    pictures = [(shape, objective.all_layers(config), over)]
+    pictures = [(shape, terms, over)]
     for index, style in enumerate(styles):
         mask = None if style_masks is None else style_masks[index]
         over = {} if mask is None else {f"style_masks[{index}]": mask}
-        pictures.append((style, config.style_layers, over))
+        pictures.append((style, of_styles, over))
     for _, _, over in pictures:
         for name, mask in over.items():
             combining.check_mask(name, mask)
-    model = vgg.network_name(params)
     for size in scales(config):
         here = config.replace(size=size, first_size=None)
-        for picture, layers, over in pictures:
+        for picture, asked, over in pictures:
             height, width = fit_shape(picture, here)
-            image = jax.ShapeDtypeStruct((height, width, 3), np.float32)
-            vgg.check_layers(params, image, layers, head=False)
+            asked.at(params, (height, width))
             for name, mask in over.items():
                 _check_mask_shape(name, mask, height, width)
             if tile is not None:
-                resolved = [vgg.resolve_layer(model, layer) for layer in layers]
-                tiling.grid((height, width), tile, resolved, model=model)
+                asked.grid(params, (height, width), tile)
 
 
 def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
@@ -328,12 +344,12 @@ def _several(content) -> list[jax.Array]:
     return contents
 
 
-def _targets(params, contents, styles, config, paired, mixing, masks, style_masks, tile):
+def _targets(params, contents, styles, config, paired, mixing, masks, style_masks, inputs, tile):
     """Targets of contents x styles, or of pairs; pictures in, so that colours can be kept. With a
     tile, a list of one output's each."""
     compute = objective.compute_targets
     if tile is not None:
-        compute = functools.partial(tiling.compute_targets, tile=tile)
+        compute = functools.partial(objective.tiled_targets, tile=tile)
     height, width = contents[0].shape[:2]
     if masks is not None:
         masks = _fit_mask("masks", masks, height, width)
@@ -344,8 +360,8 @@ def _targets(params, contents, styles, config, paired, mixing, masks, style_mask
             for index, (mask, style) in enumerate(zip(style_masks, sized, strict=True))
         ]
     styles_of = [[style] for style in sized] if paired else [sized] * len(contents)
-    parts = []
-    for content, coloured in zip(contents, styles_of, strict=True):
+    parts, inputs = [], _fit_inputs(inputs, height, width)
+    for number, (content, coloured) in enumerate(zip(contents, styles_of, strict=True)):
         if config.color == "luminance":
             coloured = [color.grey(color.match_luminance(style, content)) for style in coloured]
             content = color.grey(content)
@@ -360,11 +376,48 @@ def _targets(params, contents, styles, config, paired, mixing, masks, style_mask
                 mixing=mixing,
                 masks=masks,
                 style_masks=style_masks,
+                inputs=_of_content(inputs, number, len(contents)),
             )
         )
     if tile is not None:
         return [targets for part in parts for targets in part]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _fit_inputs(inputs, height, width):
+    """Data of a run, with the `Field`s of the picture brought to its size."""
+
+    def fitted(field):
+        if field.layer != IMAGE or field.kind == "features":
+            raise ValueError(
+                "inputs must hold pictures and masks, Field(..., kind='picture' or 'mask'), of the "
+                f"layer {IMAGE!r}, got {field.kind} of {field.layer!r}"
+            )
+        values = jnp.asarray(field.values, jnp.float32)
+        first = int(field.per_output)
+        # Whatever is between the sides and the colours goes before the sides, and back.
+        colours = (3,) if field.kind == "picture" else ()
+        between = values.shape[first + 2 : values.ndim - len(colours)]
+        flat = values.reshape(*values.shape[: first + 2], math.prod(between), *colours)
+        flat = jnp.moveaxis(flat, first + 2, first)
+        resize = image_lib.resize if colours else image_lib.resize_mask
+        flat = jnp.moveaxis(resize(flat, height, width), first, first + 2)
+        values = flat.reshape(*values.shape[:first], height, width, *between, *colours)
+        return dataclasses.replace(field, values=values)
+
+    return map_fields(fitted, inputs)
+
+
+def _of_content(inputs, number, contents):
+    """The part of a run's data that is of the outputs of one of so many contents."""
+
+    def own(field):
+        if not field.per_output:
+            return field
+        count = len(field.values) // contents
+        return dataclasses.replace(field, values=field.values[number * count :][:count])
+
+    return map_fields(own, inputs)
 
 
 def _fit_mask(name: str, mask: jax.Array, height: int, width: int) -> jax.Array:
@@ -452,7 +505,7 @@ def _layer_losses(params, targets, numbers, images, *, tile):
     else:
         numbers = jax.tree.map(np.asarray, numbers)
         found = [
-            tiling.layer_losses(image, params, own, _item(numbers, n), tile=tile)
+            objective.tiled_layer_losses(image, params, own, _item(numbers, n), tile=tile)
             for n, (image, own) in enumerate(zip(images, targets, strict=True))
         ]
     return jax.tree.map(float, found)

@@ -312,6 +312,16 @@ def smallest_side(layer: str) -> int:
     return 2 ** (block if layer.endswith("_pool") else block - 1)
 
 
+def block_of(layer: str) -> int:
+    """The number of the block, from 1, that a layer with positions is in."""
+    return int(layer[len("block")])
+
+
+def channels(layer: str) -> int:
+    """The channels of a layer with positions."""
+    return CHANNELS[block_of(layer) - 1]
+
+
 def receptive_field(model: str, layer: str) -> tuple[int, int]:
     """Stride and radius in pixels of `layer` of `model` ("vgg16" or "vgg19").
 

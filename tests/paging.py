@@ -28,7 +28,7 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
     at = np.arange(1, step + 1)
     outputs = []
     for n, (label, style) in enumerate(zip(labels, styles, strict=True)):
-        terms = {"content": 10.0 * at, "style": 1e6 * (n + 1) / at, "total_variation": 0.0 * at}
+        terms = {"content": 10.0 * at, "style": 1e6 * (n + 1) / at, "tv": 0.0 * at}
         metrics = {"step": at.tolist(), "total": sum(terms.values()).tolist()}
         metrics |= {name: values.tolist() for name, values in terms.items()}
         layers = [

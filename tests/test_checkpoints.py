@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import files, optimize, sharding, tiling
+from nst_jax import files, optimize, partition, sharding
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.config import Config
 
@@ -47,7 +47,8 @@ def assert_same(found, wanted):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-def quadratic(image, target, *, shift=0):
+def quadratic(image, target, *, key=None):
+    shift = 0 if key is None else jax.random.randint(key, (2,), -2, 3)
     value = 0.5 * jnp.sum(jnp.square(255.0 * (jnp.roll(image, shift, (0, 1)) - target)))
     return value, {"total": value, "again": 2.0 * value}
 
@@ -86,7 +87,7 @@ def test_a_mesh_and_tiles_resume(rng, tmp_path):
     assert_same(in_two_parts(run, tmp_path / "mesh", 2), run())
 
     def value_and_grad(image, target):
-        with tiling.on_host():
+        with partition.on_host():
             return jax.value_and_grad(quadratic, has_aux=True)(image, target)
 
     run = functools.partial(

@@ -41,7 +41,7 @@ def test_writes_every_file_of_a_run(run, pictures, tmp_path):
         (2, "c"),
     ]
     assert set(lines[0]) == {
-        "step", "style", "output", "total", "content", "style_loss", "total_variation", "seconds",
+        "step", "style", "output", "total", "content", "style_loss", "tv", "seconds",
     }  # fmt: skip
     assert lines[2]["total"] < lines[0]["total"]
     recorded = json.loads((out / "config.json").read_text())

@@ -30,19 +30,25 @@ MAY_IMPORT = {
     "memory": set(),
     "profiles": {"files"},
     "io": {"deep_color", "files", "memory", "profiles"},
-    "remat": {"vgg"},
     "magnitudes": {"vgg"},
-    "combining": {"config"},
-    "objective": {"combining", "magnitudes", "vgg", "losses", "remat", "config", "image"},
-    "sharding": set(),
+    "settings": set(),
+    "terms": {"losses", "settings"},
+    "extractor": {"magnitudes", "vgg"},
+    "config_terms": {"config", "extractor", "terms"},
+    "partition": {"extractor", "terms"},
+    "combining": {"image", "terms"},
+    "objective": {
+        *("combining", "config", "config_terms", "extractor", "image", "partition", "terms"),
+        "vgg",
+    },
+    "sharding": {"terms"},
     "optimizers": {"config", "image"},
     "optimize": {"config", "image", "optimizers", "sharding"},
-    "tiling": {"config", "image", "vgg", "losses", "objective"},
     "stylize": {
-        *("config", "image", "color", "combining", "vgg"),
-        *("objective", "optimize", "sharding", "tiling"),
+        *("config", "image", "color", "combining"),
+        *("objective", "optimize", "partition", "sharding", "terms"),
     },
-    "preflight": {"config", "memory", "objective", "optimize", "stylize", "tiling", "vgg"},
+    "preflight": {"config", "memory", "objective", "optimize", "stylize"},
     "checkpoints": {"console", "files", "optimize", "sharding"},
     "hdf5": set(),
     "weights": {"files", "vgg", "fetch", "hdf5"},
@@ -73,8 +79,8 @@ MAY_IMPORT = {
 ANY = {"__init__", "__main__", "cli"}
 SUBJECT = "name_or_path"  # what a function is about rather than an option, though it has a default
 PURE = {
-    *("image", "color", "winograd", "vgg", "remat", "losses", "objective", "optimize"),
-    *("combining", "magnitudes", "optimizers", "sharding", "tiling"),
+    *("image", "color", "winograd", "vgg", "losses", "terms", "objective", "optimize"),
+    *("combining", "extractor", "magnitudes", "optimizers", "partition", "sharding"),
 }
 
 

@@ -10,7 +10,8 @@ import pytest
 from commandline import FAST
 from tqdm import tqdm
 
-from nst_jax import console, dataset, monitor, optimize, tiling
+import nst_jax
+from nst_jax import console, dataset, monitor, objective, optimize
 
 
 def terminal_in_place_of_stderr(monkeypatch):
@@ -52,8 +53,11 @@ def test_a_tiled_step_has_a_bar_over_its_windows(run, pictures, tmp_path, monkey
         *("--tile=24", "--tv_weight=0", *kind),
     )
     assert code == 0, terminal.getvalue()
-    layers = ("block1_conv1", "block2_conv1", "block2_conv2")
-    total = 2 * len(tiling.grid((36, 48), 24, layers, model="vgg16"))  # statistics, and gradients
+    config = nst_jax.Config(
+        style_layers=("block1_conv1", "block2_conv1"), content_layers=("block2_conv2",)
+    )
+    windows = objective.Objective.of(config).grid(nst_jax.load_params("vgg16"), (36, 48), 24)
+    total = 2 * len(windows)  # statistics, and gradients
     drawn = re.findall(r"(\d+)/(\d+) \[[^\]]*window", terminal.getvalue())
     assert {int(of) for _, of in drawn} == {total}
     assert [int(done) for done, _ in drawn] == 3 * list(range(total + 1))  # two steps, and the end

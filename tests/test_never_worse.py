@@ -67,7 +67,7 @@ def test_the_last_step_counts(problem):
 def test_averages_and_jitter_return_their_last_picture(problem, changes):
     images, targets = problem
 
-    def loss(image, target, shift=None):
+    def loss(image, target, key=None):
         return quadratic(image, target)
 
     config = PLAIN.replace(learning_rate=3.0, **changes)

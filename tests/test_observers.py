@@ -18,6 +18,8 @@ from nst_jax import cli, files, io, observers, page
 # Two scales of four steps each.
 TWO_SCALES = ("--first_size=24", "--scale_factor=2", "--steps=4", "--first_steps=4")
 
+TERMS = ("total", "content", "style", "tv")
+
 
 @pytest.fixture
 def followed(monkeypatch):
@@ -255,7 +257,7 @@ def dispatches(steps, length=1, shape=(4, 4, 3)):
     before = 0
     for step in ends:
         images = np.full((1, *shape), step / steps, np.float32)
-        terms = dict.fromkeys(page.TERMS, np.full((step - before, 1), 1.0 / step))
+        terms = dict.fromkeys(TERMS, np.full((step - before, 1), 1.0 / step))
         before = step
         losses = [{"content": {}, "style": {"block1_conv1": 1.0}}]
         yield SimpleNamespace(
@@ -377,7 +379,7 @@ def test_a_value_that_is_not_finite_is_null(tmp_path, monkeypatch):
 
 def test_the_first_page_of_a_run_that_goes_on_shows_the_losses_before(tmp_path):
     *before, now = dispatches(5)
-    terms = {name: np.concatenate([p.terms[name] for p in before]) for name in page.TERMS}
+    terms = {name: np.concatenate([p.terms[name] for p in before]) for name in TERMS}
     path = tmp_path / "report.html"
     observer = observers.Report(path, settings={}, log_every=100, outputs=1)
     observer.begin(group("x")._replace(history=terms))
@@ -392,7 +394,7 @@ def test_the_first_page_of_a_run_that_goes_on_shows_the_losses_before(tmp_path):
 @pytest.mark.parametrize("state", ["finished", "running", "stopped", None])
 def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path, state):
     images = np.ones((1, 4, 4, 3), np.float32)
-    history = dict.fromkeys(page.TERMS, np.float32([[3.0], [2.0], [1.0]]))
+    history = dict.fromkeys(TERMS, np.float32([[3.0], [2.0], [1.0]]))
     animation, path = tmp_path / "x" / "animation.gif", tmp_path / "report.html"
     if state is not None:
         path.write_text(f'<!DOCTYPE html>\n<html lang="en" data-state="{state}">\n')

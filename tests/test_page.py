@@ -109,7 +109,7 @@ def test_the_numbers_are_there_as_json_and_as_curves():
         assert found["metrics"] == output.metrics
         assert found["layers"] == [{"step": step, **layers} for step, layers in output.layers]
     assert data["settings"]["config"]["steps"] == run.settings["config"]["steps"]
-    curves = [path["d"] for path in parsed.all("path") if path["class"] == "curve style"]
+    curves = [path["d"] for path in parsed.all("path") if path["class"] == "curve term2"]
     charts_of_style = [curve for curve in curves if curve.count("L") > 20]
     assert [curve.count("M") for curve in charts_of_style] == [1, 2]  # the gap
     points = [float(x) for x in re.findall(r"[ML]([\d.]+)", charts_of_style[0])]

@@ -155,8 +155,8 @@ def test_loss_and_gradient_stay_near_float32(vgg16, content, styles, change, mas
 def test_content_is_compared_in_one_precision(vgg16, content, styles):
     # Targets in float32 would leave their rounding as a loss at the content itself.
     targets = nst_jax.compute_targets(vgg16, content, styles[:1], HALF)
-    assert targets.content["block2_conv2"].dtype == jnp.bfloat16
-    assert targets.style["block2_conv1"].gram.dtype == jnp.float32
+    assert targets.terms["content"]["block2_conv2"].values.dtype == jnp.bfloat16
+    assert targets.terms["style"]["block2_conv1"].gram.dtype == jnp.float32
     _, terms = nst_jax.objective_value(jnp.asarray(content), vgg16, targets, HALF)
     assert terms["content"] == 0
 

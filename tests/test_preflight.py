@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import memory, objective, preflight, sharding, tiling
+from nst_jax import memory, objective, preflight, sharding
 
 CONFIG = nst_jax.Config(
     size=None, content_layers=("block1_conv2",), style_layers=("block1_conv1", "block2_conv1")
@@ -108,7 +108,7 @@ def test_flags_are_named_together_where_none_does_alone(
 
     step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (64,))
-    window = tiling.grid(SHAPE, 64, CONFIG.content_layers + CONFIG.style_layers, model="vgg16")
+    window = objective.Objective.of(CONFIG).grid(vgg16, SHAPE, 64)
     available = int(share * 1000 * np.prod(window.window))
     line = preflight.advice(vgg16, SHAPE, 1, CONFIG, available=available)
     assert line.endswith(f" fits; {named} makes this one fit" if named else " fits")
@@ -283,7 +283,7 @@ def test_what_the_host_keeps_of_a_tiled_run_is_counted_by_its_arrays(vgg16):
 
 def test_a_tiled_run_is_asked_for_a_window_and_for_what_the_host_keeps(vgg16, no_flags):
     shape, styles = (240, 180), [(64, 300)]  # of which the second is in windows, too
-    window = tiling.grid(shape, 64, CONFIG.content_layers + CONFIG.style_layers, model="vgg16")
+    window = objective.Objective.of(CONFIG).grid(vgg16, shape, 64)
     step = preflight.program_bytes(vgg16, window.window, 1, CONFIG)
     host = preflight.kept_bytes(vgg16, shape, 2, CONFIG, styles=styles)
     need = preflight.run_bytes(vgg16, shape, 2, CONFIG, styles=styles, tile=64)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, optimize, preflight, remat
+from nst_jax import objective, optimize, partition, preflight
 
 CONFIG = nst_jax.Config(
     size=None,
@@ -23,7 +23,7 @@ CONFIG = nst_jax.Config(
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """Strips of small pictures."""
-    monkeypatch.setattr(remat, "STRIP", 12)
+    monkeypatch.setattr(partition, "STRIP", 12)
 
 
 def pictures(rng, *shapes):
@@ -51,10 +51,10 @@ def test_targets_value_and_gradient_are_those_of_the_whole(vgg16, rng, width, ma
     content, image, style = pictures(rng, (37, width), (37, width), (30, 41))
     masks = rng.random((2, 37, width), np.float32) if masked else None
     images = jnp.stack([image] if masked else [image, image[:, ::-1]])
-    shift = jnp.array([-2, 3]) if "jitter" in changes else None
+    key = jax.random.key(2) if "jitter" in changes else None
 
     def value(images, params, targets, config):
-        value = functools.partial(objective.objective_value, shift=shift)
+        value = functools.partial(objective.objective_value, key=key)
         totals, terms = jax.vmap(value, in_axes=(0, None, 0, None))(images, params, targets, config)
         return jnp.sum(totals), terms
 
@@ -75,11 +75,9 @@ def test_targets_value_and_gradient_are_those_of_the_whole(vgg16, rng, width, ma
 def test_all_blocks_are_loops(vgg16, rng):
     content, style = pictures(rng, (32, 104), (32, 32))
     config = CONFIG.replace(remat=True, style_layers=("block1_conv1", "block3_last"))
-    targets = jax.eval_shape(
-        functools.partial(objective.content_targets, config=config), vgg16, content
-    )
-    assert targets["block2_conv1"].shape == (16, 52, 128)
-    traced = jax.make_jaxpr(lambda x: objective.compare(vgg16, x, None, config, shape=x.shape))(
+    (target,) = objective.target_shapes(vgg16, content.shape[:2], config).terms["content"].values()
+    assert target.values.shape == (16, 52, 128)
+    traced = jax.make_jaxpr(lambda x: objective.Objective.of(config).style_targets(vgg16, x))(
         content
     )
     lengths = [eqn.params["length"] for eqn in traced.eqns if eqn.primitive.name == "scan"]
@@ -88,7 +86,7 @@ def test_all_blocks_are_loops(vgg16, rng):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_takes_less_memory(vgg16, monkeypatch, precision):
-    monkeypatch.setattr(remat, "STRIP", 64)
+    monkeypatch.setattr(partition, "STRIP", 64)
     config = CONFIG.replace(precision=precision)
     shape = (64, 1024)
     whole, strips = (
@@ -104,9 +102,9 @@ def test_windows_are_looked_at_strip_by_strip(vgg16, rng):
     found = []
     for saving in (False, True):
         config = CONFIG.replace(remat=saving)
-        (targets,) = nst_jax.tiling.compute_targets(vgg16, content, [style], config, tile=44)
+        (targets,) = objective.tiled_targets(vgg16, content, [style], config, tile=44)
         found.append(
-            nst_jax.tiling.value_and_grad(np.asarray(image), vgg16, targets, config, tile=44)
+            objective.tiled_value_and_grad(np.asarray(image), vgg16, targets, config, tile=44)
         )
     assert_same(*found, error=1e-6)
 

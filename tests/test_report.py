@@ -204,7 +204,7 @@ def history_of(steps, count, total_variation=0.0):
         "total": style + content + smooth,
         "content": content,
         "style": style,
-        "total_variation": smooth,
+        "tv": smooth,
     }
 
 

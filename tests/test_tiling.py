@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, tiling, vgg
+from nst_jax import objective, partition, vgg
 
 # Radius 4 and stride 2: windows of 24 have an inside.
 SHALLOW = nst_jax.Config(
@@ -33,22 +33,22 @@ def pictures(rng, *shapes):
 
 
 @jax.jit
-def untiled(image, params, targets, config, shift=None):
-    value = functools.partial(objective.objective_value, shift=shift)
+def untiled(image, params, targets, config, key=None):
+    value = functools.partial(objective.objective_value, key=key)
     return jax.value_and_grad(value, has_aux=True)(image, params, targets, config)
 
 
-def assert_equal_untiled(params, image, content, styles, config, *, tile=TILE, shift=None, **given):
+def assert_equal_untiled(params, image, content, styles, config, *, tile=TILE, key=None, **given):
     """Each output's terms and gradient, everywhere and by region, to 1e-5."""
     whole = objective.compute_targets(params, content, styles, config, **given)
-    tiled = tiling.compute_targets(params, content, styles, config, tile=tile, **given)
-    windows = tiling.grid(image.shape, tile, objective.all_layers(config), model="vgg16")
+    tiled = objective.tiled_targets(params, content, styles, config, tile=tile, **given)
+    windows = objective.Objective.of(config).grid(params, image.shape, tile)
     assert len(windows) > 1 and max(windows.window) <= tile
     for n, targets in enumerate(tiled):
         own = jax.tree.map(lambda leaf, n=n: leaf[n], whole)
-        (_, terms), gradient = untiled(image, params, own, config, shift)
-        (_, found), slope = tiling.value_and_grad(
-            image, params, targets, config, tile=tile, shift=shift
+        (_, terms), gradient = untiled(image, params, own, config, key)
+        (_, found), slope = objective.tiled_value_and_grad(
+            image, params, targets, config, tile=tile, key=key
         )
         for name, value in terms.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=0, err_msg=name)
@@ -130,7 +130,7 @@ def test_blends_and_jitter(vgg16, rng):
     config = SHALLOW.replace(jitter=8)
     mixing = np.array([[0.3, 0.7], [1.0, 0.0]])
     assert_equal_untiled(
-        vgg16, image, content, styles, config, mixing=mixing, shift=jnp.array([5, -7])
+        vgg16, image, content, styles, config, mixing=mixing, key=jax.random.key(4)
     )
 
 
@@ -148,9 +148,9 @@ def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
     params = objective.prepare(vgg19, config)
     assert params is not vgg19
     whole = objective.compute_targets(params, content, [style], config)
-    (targets,) = tiling.compute_targets(params, content, [style], config, tile=181)
+    (targets,) = objective.tiled_targets(params, content, [style], config, tile=181)
     (_, terms), gradient = untiled(image, params, whole, config)
-    (_, found), slope = tiling.value_and_grad(image, params, targets, config, tile=181)
+    (_, found), slope = objective.tiled_value_and_grad(image, params, targets, config, tile=181)
     for name, value in terms.items():
         np.testing.assert_allclose(found[name], value, rtol=5e-5, atol=0, err_msg=name)
     gradient = np.asarray(gradient)
@@ -159,19 +159,19 @@ def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
 
 def test_all_windows_share_one_program(vgg16, rng, compilations):
     image, content, style = pictures(rng, (50, 47), (50, 47), (30, 22))
-    (targets,) = tiling.compute_targets(vgg16, content, [style], SHALLOW, tile=TILE)
+    (targets,) = objective.tiled_targets(vgg16, content, [style], SHALLOW, tile=TILE)
     seen = []
     with compilations() as count:
 
         def look(done, total):
             seen.append((done, total, count()))
 
-        tiling.value_and_grad(image, vgg16, targets, SHALLOW, tile=TILE, on_window=look)
+        objective.tiled_value_and_grad(image, vgg16, targets, SHALLOW, tile=TILE, on_window=look)
         first = count()
         assert first > 0
-        tiling.value_and_grad(1 - image, vgg16, targets, SHALLOW, tile=TILE)
+        objective.tiled_value_and_grad(1 - image, vgg16, targets, SHALLOW, tile=TILE)
         assert count() == first
-    windows = len(tiling.grid(image.shape, TILE, SHALLOW.style_layers, model="vgg16"))
+    windows = len(objective.Objective.of(SHALLOW).grid(vgg16, image.shape, TILE))
     assert windows == 9
     assert [(done, total) for done, total, _ in seen] == [(n, 27) for n in range(1, 28)]
     for last_of_pass, first_of_pass in ((8, 0), (17, 9), (26, 18)):
@@ -185,9 +185,9 @@ LAYERS = [("block1_conv2",), ("block2_pool", "block1_conv1"), ("block4_conv2", "
 @pytest.mark.parametrize("layers", LAYERS)
 def test_windows_own_each_position_once_and_only_unspoilt_ones(model, layers):
     """Held against what padding spoils, followed through the network layer by layer."""
+    deepest = np.max([vgg.receptive_field(model, layer) for layer in layers], axis=0)
     for side in (*range(181, 216), 500, 1001):
-        length, found = tiling.grid((side, 1), 181, layers, model=model)[1:3]
-        length = length[0]
+        length, found = partition.spans(side, 181, stride=deepest[0], radius=deepest[1])
         assert length <= 181
         owners = {layer: [] for layer in layers}
         for span in found:
@@ -215,11 +215,11 @@ def test_windows_own_each_position_once_and_only_unspoilt_ones(model, layers):
             assert owned == list(range(side // vgg.smallest_side(layer)))
 
 
-def test_a_tile_too_small_is_refused_with_the_smallest():
-    layers = nst_jax.Config().style_layers
+def test_a_tile_too_small_is_refused_with_the_smallest(vgg19):
+    terms = objective.Objective.of(nst_jax.Config())
     with pytest.raises(ValueError, match="tile must be at least 181 for these layers, got 128"):
-        tiling.grid((500, 400), 128, layers, model="vgg19")
-    tiling.grid((500, 400), 181, layers, model="vgg19")
+        terms.grid(vgg19, (500, 400), 128)
+    terms.grid(vgg19, (500, 400), 181)
 
 
 def test_lbfgs_in_tiles_paints_the_same(vgg16, rng):

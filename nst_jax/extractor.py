@@ -1,0 +1,179 @@
+"""What a loss knows of a network: a frozen value that gives activations, with their geometry.
+
+`VGGExtractor` is VGG16's and VGG19's. `Extractor` makes one of a function of one's own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from nst_jax import magnitudes, vgg
+
+Tree = Mapping
+
+
+class Geometry(NamedTuple):
+    """Where a layer's positions lie.
+
+    Attributes:
+      stride, radius: position i sees the pixels from `stride * i - radius` to
+        `stride * (i + 1) - 1 + radius`, along each side.
+      shape: `(h, w)`, its positions in the picture.
+      channels: how many.
+    """
+
+    stride: int
+    radius: int
+    shape: tuple[int, int]
+    channels: int
+
+
+class Network(Protocol):
+    """What an extractor has. With `cuts` and `segment` it can be evaluated strip by strip."""
+
+    def __call__(
+        self, params: Tree, image: jax.Array, layers: Sequence[str]
+    ) -> dict[str, jax.Array]:
+        """`{layer: [h, w, C]}` of one picture `[H, W, 3]` in [0, 1]."""
+
+    def geometry(self, params: Tree, layer: str, shape: tuple[int, int]) -> Geometry:
+        """Of a layer in a picture of `shape` `(H, W)`.
+
+        Raises:
+          ValueError: no such layer, or a picture too small for it.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """A function as an extractor.
+
+    Attributes:
+      function: `function(params, image, layers) -> {layer: [h, w, C]}`, pure.
+      layers: `((name, stride, radius), ...)`, see `Geometry`.
+    """
+
+    function: Callable
+    layers: tuple[tuple[str, int, int], ...]
+
+    def __call__(self, params, image, layers):
+        return self.function(params, image, tuple(layers)) if layers else {}
+
+    def geometry(self, params, layer, shape):
+        known = {name: (stride, radius) for name, stride, radius in self.layers}
+        if layer not in known:
+            raise ValueError(f"unknown layer {layer!r}; the layers are {', '.join(known)}")
+        image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
+        found = _shape(self, params, image, layer)
+        if 0 in found:
+            raise ValueError(f"layer {layer} has no position in a picture of {shape}")
+        return Geometry(*known[layer], found[:2], found[2])
+
+
+def _shape(extractor, params, image, layer):
+    found = jax.eval_shape(lambda params, x: extractor(params, x, (layer,)), params, image)
+    return found[layer].shape
+
+
+@dataclasses.dataclass(frozen=True)
+class VGGExtractor:
+    """VGG16 or VGG19, whichever the parameters are of.
+
+    Attributes:
+      pooling, pooling_correction, padding, precision: as of `nst_jax.vgg.features`.
+      normalize_features: divide each layer's activations by their usual size, see
+        `nst_jax.magnitudes`.
+    """
+
+    pooling: str = "max"
+    pooling_correction: bool = True
+    padding: str = "zeros"
+    precision: str = "float32"
+    normalize_features: bool = False
+
+    def _options(self):
+        return {
+            "pooling": self.pooling,
+            "pooling_correction": self.pooling_correction,
+            "padding": self.padding,
+            "precision": self.precision,
+        }
+
+    def __call__(self, params, image, layers):
+        if not layers:
+            return {}
+        return self._scaled(params, vgg.features(params, image, layers=layers, **self._options()))
+
+    def _scaled(self, params, features):
+        return magnitudes.normalized(params, features) if self.normalize_features else features
+
+    def geometry(self, params, layer, shape):
+        image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
+        (layer,) = vgg.check_layers(params, image, [layer], head=False).values()
+        return Geometry(
+            *vgg.receptive_field(vgg.network_name(params), layer),
+            tuple(side // vgg.smallest_side(layer) for side in shape),
+            vgg.channels(layer),
+        )
+
+    # The network cut at its poolings, for strips.
+
+    def cuts(self, params: Tree, layers: Sequence[str]) -> list[tuple[str | None, tuple[str, ...]]]:
+        """From the picture upwards, the layer that a segment starts from and the `layers` in it.
+
+        None is the picture. There is a segment for each block up to the deepest.
+        """
+        resolved = vgg.resolve_layers(vgg.network_name(params), layers)
+        blocks = {name: vgg.block_of(layer) for name, layer in resolved.items()}
+        return [
+            (
+                f"block{block - 1}_pool" if block > 1 else None,
+                tuple(name for name, own in blocks.items() if own == block),
+            )
+            for block in range(1, 1 + max(blocks.values(), default=0))
+        ]
+
+    def halo(self, params: Tree, below: str | None) -> int:
+        """Columns beyond its own that a segment of a strip has to see; even."""
+        block = 1 if below is None else vgg.block_of(below) + 1
+        depth = vgg.CONVOLUTIONS[vgg.network_name(params)][block - 1]
+        return depth + depth % 2
+
+    def scale(self, params: Tree, layer: str) -> int:
+        """How many of its segment's columns make one of the layer's."""
+        return 2 if self.resolve(params, layer).endswith("_pool") else 1
+
+    def resolve(self, params: Tree, layer: str) -> str:
+        return vgg.resolve_layer(vgg.network_name(params), layer)
+
+    def segment(
+        self,
+        params: Tree,
+        x: jax.Array,
+        below: str | None,
+        layers: Sequence[str],
+        *,
+        raw: Sequence[str] = (),
+        columns: tuple[jax.Array, int] | None = None,
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Activations in one segment, of `layers` and of `raw`.
+
+        Args:
+          x: the picture, or activations of `below` as the network has them.
+          layers: to return as `__call__` does.
+          raw: to return as the network has them, to go on from.
+          columns: as of `nst_jax.vgg.VGG`, of a strip.
+        """
+        names = {name: self.resolve(params, name) for name in (*layers, *raw)}
+        found = vgg.network(params, **self._options()).apply(
+            {"params": params},
+            x,
+            layers=tuple(dict.fromkeys(names.values())),
+            after=below,
+            columns=columns,
+        )
+        scaled = self._scaled(params, {name: found[names[name]] for name in layers})
+        return scaled, {name: found[names[name]] for name in raw}

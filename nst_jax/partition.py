@@ -1,0 +1,525 @@
+"""The sums that terms take of a picture, found of the picture as a whole or part by part.
+
+Sums over positions add up, so a picture may be looked at in parts. What differs is what a part
+sees beyond its border, and when.
+
+- *Whole*: the network sees the picture at once.
+- *Strips*: the network is cut at its poolings, and each segment runs over vertical strips, in a
+  loop inside the program, with as many columns at their sides as its convolutions see. Of a segment
+  only what goes into it is kept for the gradient, and the rest is computed again, after Tianqi Chen
+  et al.: "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174.
+  Strips divide the width, since a mesh divides the height. They are a loop, for where a compiler
+  sees the same computation twice it does it once and keeps the result; XLA's of a CPU also across
+  the barriers of `jax.checkpoint`, but not that of two loops.
+- *Windows*: the host runs one program window after window. Windows overlap by the receptive field
+  of the deepest layer, so each sees what it needs. `Grid` says where they lie:
+
+  - they start at multiples of the deepest layer's stride, so that pooling meets the same pixels;
+  - they lie inside the picture and end with it, so that a layer's padding is met only where the
+    picture ends; elsewhere it spoils nothing but positions that another window owns;
+  - each position of each layer is owned by one window, which alone counts it;
+  - all are of one shape, so that they share one compiled program.
+
+No part measures padding: positions that are not its own have a weight of 0.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nst_jax.extractor import Network
+from nst_jax.terms import IMAGE, At, Field, Term
+
+STRIP = 64  # the most columns of a strip, in each segment
+
+Tree = Any
+OnWindow = Callable[[int, int], None]
+
+
+class Measured(NamedTuple):
+    """What a term knows of a layer.
+
+    Attributes:
+      sums: the term's; with regions, a leading axis of them.
+      share: sums of the weights of each region, `[regions]`; None without regions.
+    """
+
+    sums: Tree
+    share: jax.Array | None
+
+
+Sums = dict[str, dict[str, Measured]]
+
+
+def network_layers(terms: Sequence[Term]) -> tuple[str, ...]:
+    """The layers of the network that terms look at, each once."""
+    return tuple(dict.fromkeys(layer for term in terms for layer in term.layers if layer != IMAGE))
+
+
+def make_at(
+    extractor: Network,
+    params: Tree,
+    terms: Sequence[Term],
+    shape: Sequence[int],
+    *,
+    key: jax.Array | None = None,
+) -> At:
+    """The `At` of a whole picture of `shape` `(H, W, ...)`.
+
+    Raises:
+      ValueError: a layer that the network doesn't have, or a picture too small for it.
+    """
+    shape = tuple(shape[:2])
+    positions, channels = {IMAGE: shape[0] * shape[1]}, {IMAGE: 3}
+    for layer in network_layers(terms):
+        found = extractor.geometry(params, layer, shape)
+        positions[layer] = found.shape[0] * found.shape[1]
+        channels[layer] = found.channels
+    origin = dict.fromkeys(positions, np.zeros(2, np.int32))
+    return At(shape, positions, channels, origin, key)
+
+
+def measure(
+    terms: Sequence[Term],
+    extractor: Network,
+    params: Tree,
+    image: jax.Array,
+    fields: Mapping[str, Mapping[str, Tree]],
+    at: At,
+    *,
+    masks: Mapping[str, Field] | None = None,
+    own: Mapping[str, jax.Array] | None = None,
+    moved: jax.Array | None = None,
+    layers: Sequence[str] | None = None,
+    strips: bool = False,
+) -> Sums:
+    """What terms know of a picture `[H, W, 3]`, or of a window of it.
+
+    Args:
+      terms: those to ask.
+      extractor, params: the network.
+      image: the picture or the window.
+      fields: the targets' `Field`s, `{term: {layer: tree}}`, cut to the window.
+      at: the whole picture.
+      masks: of regions, `{layer: Field [h, w, regions]}`.
+      own: `{layer: [h, w]}`, 1 at the positions that count and 0 elsewhere; None is all.
+      moved: what the network sees in place of `image`.
+      layers: to look at alone, `IMAGE` among them or not; None is all.
+      strips: whether the network goes strip by strip.
+
+    Returns:
+      `{term: {layer: Measured}}`.
+    """
+    asked = [
+        (term, layer)
+        for term in terms
+        for layer in term.layers
+        if layers is None or layer in layers
+    ]
+    seen = image if moved is None else moved
+    found: Sums = {term.name: {} for term in terms}
+    features, whole = {IMAGE: image}, asked
+    if strips and hasattr(extractor, "cuts"):
+        parts = [(term, layer) for term, layer in asked if term.additive and layer != IMAGE]
+        whole = [pair for pair in asked if pair not in parts]
+        keep = network_layers_of(whole)
+        for segment, kept in _by_segment(
+            parts, keep, extractor, params, seen, fields, at, masks, own
+        ):
+            features |= kept
+            for (name, layer), measured in segment.items():
+                found[name][layer] = measured
+    else:
+        look = functools.partial(extractor, layers=network_layers_of(asked))
+        features |= (jax.checkpoint(look) if strips else look)(params, seen)
+    for term, layer in whole:
+        found[term.name][layer] = _measured(
+            term, layer, features[layer], fields.get(term.name, {}).get(layer), masks, own, at
+        )
+    return {
+        term.name: {
+            layer: found[term.name][layer] for layer in term.layers if layer in found[term.name]
+        }
+        for term in terms
+    }
+
+
+def network_layers_of(pairs: Sequence[tuple[Term, str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(layer for _, layer in pairs if layer != IMAGE))
+
+
+def _measured(term, layer, x, target, masks, own, at) -> Measured:
+    """A term's sums over one layer of a picture or of a part of it."""
+    weights = None if own is None else own[layer]
+    if masks is None or not term.regions:
+        return Measured(term.sums(layer, x, weights, target, at), None)
+    regions = jnp.moveaxis(masks[layer].values, -1, 0)
+    if weights is not None:
+        regions = regions * weights[None]
+    sums = jax.vmap(lambda region: term.sums(layer, x, region, target, at))(regions)
+    return Measured(sums, jnp.sum(regions, axis=(1, 2), dtype=jnp.float32))
+
+
+# Strip by strip.
+
+
+def activations(
+    extractor: Network, params: Tree, image: jax.Array, layers: Sequence[str], *, strips: bool
+) -> dict[str, jax.Array]:
+    """`{layer: [h, w, C]}` of a picture, found strip by strip or at once."""
+    if not (strips and hasattr(extractor, "cuts")):
+        return extractor(params, image, layers)
+    found = {}
+    for _, kept in _by_segment((), layers, extractor, params, image, {}, None, None, None):
+        found |= kept
+    return found
+
+
+def _by_segment(parts, keep, extractor, params, x, fields, at, masks, own):
+    """For each segment of the network, from the picture upwards: `{(term, layer): Measured}` of
+    `parts`, pairs of a term and a layer; and the layers to `keep` that are in it, whole."""
+    layers = tuple(dict.fromkeys([*network_layers_of(parts), *keep]))
+    segments = extractor.cuts(params, layers)
+    for number, (below, names) in enumerate(segments):
+        here = [(term, layer) for term, layer in parts if layer in names]
+        beside = {}
+        for term, layer in here:
+            beside.setdefault(layer, {"fields": {}})["fields"][term.name] = fields.get(
+                term.name, {}
+            ).get(layer)
+            for name, tree in (("masks", masks), ("own", own)):
+                if tree is not None and layer in tree:
+                    beside[layer][name] = tree[layer]
+        last = number == len(segments) - 1
+        above = () if last else (segments[number + 1][0],)
+        segment = _Segment(
+            extractor, below, here, tuple(name for name in keep if name in names), above, at
+        )
+        sums, found, raw = _over_strips(segment, params, x, beside)
+        yield sums, found
+        x = None if last else raw[above[0]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Segment:
+    """A part of the network between two cuts, and what is to be found in it.
+
+    Attributes:
+      below: the layer that it starts from; None is the picture.
+      pairs: of a term and a layer, to measure.
+      keep: layers to return whole.
+      above: layers to go on from.
+    """
+
+    extractor: Network
+    below: str | None
+    pairs: Sequence[tuple[Term, str]]
+    keep: tuple[str, ...]
+    above: tuple[str, ...]
+    at: At
+
+    def look(self, params, x, beside, *, start=0, columns=None, halo=0, inside=None):
+        """What a strip adds to the sums, and its part of the layers to return.
+
+        Args:
+          x: `[H, W, C]`, of which `halo` columns at each side are other strips'.
+          beside: what belongs to the layers, cut to the strip.
+          start: the first column of the strip in the whole.
+          columns: as of the extractor.
+          inside: the width of the whole, where the strip may reach beyond.
+        """
+        layers = tuple(dict.fromkeys([*(layer for _, layer in self.pairs), *self.keep]))
+        found, raw = self.extractor.segment(
+            params, x, self.below, layers, raw=self.above, columns=columns
+        )
+
+        def middle(layer, value):
+            beyond = halo // self.scale(params, layer)
+            return value[:, beyond : value.shape[1] - beyond]
+
+        found = {layer: middle(layer, value) for layer, value in found.items()}
+        raw = {layer: middle(layer, value) for layer, value in raw.items()}
+        sums = {}
+        for term, layer in self.pairs:
+            own, masks = (beside[layer].get(name) for name in ("own", "masks"))
+            scale = self.scale(params, layer)
+            first = start // scale
+            if inside is not None and own is None and (masks is None or not term.regions):
+                index = first + jnp.arange(found[layer].shape[1])
+                own = jnp.broadcast_to(
+                    (index < inside // scale).astype(jnp.float32), found[layer].shape[:2]
+                )
+            origin = self.at.origin[layer] + jnp.stack([jnp.int32(0), jnp.int32(first)])
+            at = dataclasses.replace(self.at, origin={**self.at.origin, layer: origin})
+            sums[term.name, layer] = _measured(
+                term,
+                layer,
+                found[layer],
+                beside[layer]["fields"][term.name],
+                masks if masks is None else {layer: masks},
+                own if own is None else {layer: own},
+                at,
+            )
+        return sums, {layer: found[layer] for layer in self.keep}, raw
+
+    def scale(self, params, layer):
+        return self.extractor.scale(params, layer)
+
+
+def _over_strips(segment: _Segment, params, x, beside):
+    """`segment.look` at each strip of `x` `[H, W, C]`: sums added, and layers put together."""
+    width = x.shape[1]
+    if width <= STRIP:
+        return jax.checkpoint(segment.look)(params, x, beside)
+    count = -(-width // STRIP)
+    own = -(-width // count)
+    own += own % 2  # pooling starts anew in each strip
+    halo = segment.extractor.halo(params, segment.below)
+    # The border repeated is for a picture; beyond other layers' border the network puts zeros.
+    mode = {"mode": "edge"} if segment.below is None else {}
+    x = jnp.pad(x, ((0, 0), (halo, count * own - width + halo), (0, 0)), **mode)
+
+    def scale(layer):
+        return segment.scale(params, layer)
+
+    beside = {layer: _widened(tree, count * own // scale(layer)) for layer, tree in beside.items()}
+    inside = width if count * own > width else None
+
+    # Inside a loop nothing is merged, and barriers would only be in the way.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def strip(index):
+        start = own * index
+        here = {
+            layer: _strip(tree, start // scale(layer), own // scale(layer))
+            for layer, tree in beside.items()
+        }
+        window = jax.lax.dynamic_slice_in_dim(x, start, own + 2 * halo, axis=1)
+        return segment.look(
+            params,
+            window,
+            here,
+            start=start,
+            columns=(start - halo, width),
+            halo=halo,
+            inside=inside,
+        )
+
+    def add(sums, index):
+        here, *found = strip(index)
+        return jax.tree.map(jnp.add, sums, here), found
+
+    none, *_ = jax.eval_shape(strip, 0)
+    none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), none)
+    sums, found = jax.lax.scan(add, none, jnp.arange(count))
+    kept, raw = (
+        {layer: _joined(value, width // scale(layer)) for layer, value in tree.items()}
+        for tree in found
+    )
+    return sums, kept, raw
+
+
+def _joined(strips, width):
+    """Strips `[n, h, w, C]` side by side, `[h, width, C]`."""
+    count, height, own, channels = strips.shape
+    return strips.swapaxes(0, 1).reshape(height, count * own, channels)[:, :width]
+
+
+def _widened(tree, width):
+    """Arrays `[h, w, ...]` with zeros up to `width`."""
+
+    def pad(leaf):
+        beyond = [(0, 0)] * leaf.ndim
+        beyond[1] = (0, width - leaf.shape[1])
+        return jnp.pad(leaf, beyond)
+
+    return jax.tree.map(pad, tree)
+
+
+def _strip(tree, start, width):
+    """Columns of arrays `[h, w, ...]`."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, width, axis=1), tree)
+
+
+# Window by window.
+
+
+def on_host() -> contextlib.AbstractContextManager:
+    """Makes the host's processor the device that JAX takes by default, if JAX may use it."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS names none but an accelerator
+        return contextlib.nullcontext()
+
+
+def on_device() -> contextlib.AbstractContextManager:
+    """Makes the accelerator, where there is one, the device again that JAX takes by default."""
+    return jax.default_device(jax.local_devices()[0])
+
+
+class Span(NamedTuple):
+    """A window's place along one side of the picture.
+
+    Attributes:
+      start: the picture's pixel at which it starts.
+      first, stop: the pixels that it owns, from `first` up to `stop`, counted from `start`.
+    """
+
+    start: int
+    first: int
+    stop: int
+
+
+def spans(side: int, tile: int, *, stride: int, radius: int) -> tuple[int, list[Span]]:
+    """Windows of one length along a side of the picture.
+
+    Args:
+      side: the picture's, in pixels.
+      tile: the longest that a window may be.
+      stride, radius: of the deepest layer, `vgg.receptive_field`.
+
+    Returns:
+      The length of a window, and the windows. Starts and owned pixels are multiples of the
+      stride, but for the last pixel. A side not above `tile` is one window.
+
+    Raises:
+      ValueError: a tile too small to own anything between its halos.
+    """
+    if side <= tile:
+        return side, [Span(0, 0, side)]
+    halo = -(-radius // stride) * stride
+    # The last window ends with the picture and starts at a multiple of the stride.
+    longest = tile - (tile - side) % stride
+
+    def owned(length):
+        """What a window inside the picture owns, up to the receptive field at its end."""
+        return (length - radius) // stride * stride - halo
+
+    if owned(longest) < stride:
+        smallest = halo + radius + 2 * stride - 1
+        raise ValueError(f"tile must be at least {smallest} for these layers, got {tile}")
+
+    def windows_of(length):
+        """How many of them: the first owns its start as well, the last its end."""
+        return 2 + max(0, -(-(side - length - owned(length)) // owned(length)))
+
+    count = windows_of(longest)
+    length = next(
+        length
+        for length in range(longest % stride, longest + 1, stride)
+        if owned(length) >= stride and windows_of(length) == count
+    )
+    found = [Span(0, 0, owned(length) + halo)]
+    while len(found) < count:
+        cut = found[-1].start + found[-1].stop
+        start = min(cut - halo, side - length)
+        last = start == side - length
+        found.append(Span(start, cut - start, length if last else owned(length) + halo))
+    return length, found
+
+
+class Grid(NamedTuple):
+    """Windows over a picture.
+
+    Attributes:
+      shape: `(H, W)` of the picture.
+      window: `(h, w)` of every window.
+      rows, columns: the windows along each side.
+    """
+
+    shape: tuple[int, int]
+    window: tuple[int, int]
+    rows: list[Span]
+    columns: list[Span]
+
+    def __len__(self):
+        return len(self.rows) * len(self.columns)
+
+    def __iter__(self) -> Iterator[tuple[Span, Span]]:
+        return ((row, column) for row in self.rows for column in self.columns)
+
+    def cut(self, array: np.ndarray, window: tuple[Span, Span], *, stride: int = 1) -> np.ndarray:
+        """The window's part `[h, w, ...]` of a picture, or of a layer of that stride."""
+        place = tuple(
+            slice(span.start // stride, span.start // stride + length // stride)
+            for span, length in zip(window, self.window, strict=True)
+        )
+        return array[place]
+
+
+def grid(
+    shape: Sequence[int],
+    tile: int,
+    terms: Sequence[Term],
+    extractor: Network,
+    params: Tree,
+) -> Grid:
+    """Windows over a picture of `shape` `(H, W, ...)`, none longer than `tile` pixels a side, for
+    what the terms look at.
+
+    Raises:
+      ValueError: a tile too small for the layers, or an unknown layer.
+    """
+    height, width = shape[:2]
+    stride, radius = 1, 1
+    for term in terms:
+        for layer in term.layers:
+            step, sees = (
+                (1, 0) if layer == IMAGE else extractor.geometry(params, layer, (height, width))[:2]
+            )
+            stride, radius = max(stride, step), max(radius, sees + step * term.reach)
+    (window_height, rows), (window_width, columns) = (
+        spans(side, tile, stride=stride, radius=radius) for side in (height, width)
+    )
+    return Grid((height, width), (window_height, window_width), rows, columns)
+
+
+class Place(NamedTuple):
+    """Where a window lies, as arrays that a compiled program takes.
+
+    Attributes:
+      start: `[2]`, its first row and column, in pixels.
+      owned: `[[first row, stop row], [first column, stop column]]`, from its start.
+    """
+
+    start: np.ndarray
+    owned: np.ndarray
+
+    @classmethod
+    def of(cls, window: tuple[Span, Span]) -> "Place":
+        start = np.array([span.start for span in window], np.int32)
+        return cls(start, np.array([span[1:] for span in window], np.int32))
+
+
+def strides_of(
+    terms: Sequence[Term], extractor: Network, params: Tree, shape: Sequence[int]
+) -> dict[str, int]:
+    """The stride of each layer that terms look at."""
+    found = {
+        layer: extractor.geometry(params, layer, tuple(shape[:2])).stride
+        for layer in network_layers(terms)
+    }
+    return {IMAGE: 1, **found}
+
+
+def in_window(
+    at: At, place: Place, window: tuple[int, int], strides: Mapping[str, int]
+) -> tuple[At, dict[str, jax.Array]]:
+    """`at` as of a window of the picture, and the positions that it owns, `{layer: [h, w]}`."""
+    origin = {layer: place.start // stride for layer, stride in strides.items()}
+    own = {layer: _owned_at(place.owned, window, stride) for layer, stride in strides.items()}
+    return dataclasses.replace(at, origin=origin), own
+
+
+def _owned_at(own, shape, stride):
+    """1 at the positions of a layer that a window owns and 0 elsewhere."""
+    sides = []
+    for (first, stop), length in zip(own // stride, shape, strict=True):
+        index = jnp.arange(length // stride)
+        sides.append((index >= first) & (index < stop))
+    return (sides[0][:, None] & sides[1][None, :]).astype(jnp.float32)

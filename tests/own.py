@@ -1,0 +1,70 @@
+"""Terms and networks of a user's own: each way of looking at a picture must give the same."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import nst_jax
+from nst_jax import objective, partition, sharding
+
+# Nothing but what a test adds.
+ALONE = nst_jax.Config(size=None, content_layers=(), style_layers=(), tv_weight=0.0)
+
+
+def pictures(rng, *shapes):
+    """Blotches with some grain, `[h, w, 3]`."""
+
+    def picture(height, width):
+        soft = nst_jax.image.resize(jnp.asarray(rng.random((5, 4, 3), np.float32)), height, width)
+        return np.asarray(0.7 * soft + 0.3 * rng.random((height, width, 3), np.float32), np.float32)
+
+    return [picture(*shape) for shape in shapes]
+
+
+@jax.jit
+def value_and_grad(image, params, targets, config, key=None):
+    value = functools.partial(objective.objective_value, key=key)
+    return jax.value_and_grad(value, has_aux=True)(image, params, targets, config)
+
+
+def assert_same(found, wanted, *, rtol=2e-5):
+    """Values and gradient of `value_and_grad`."""
+    (_, terms), gradient = wanted
+    (_, own), slope = found
+    assert own.keys() == terms.keys()
+    for name, value in terms.items():
+        np.testing.assert_allclose(own[name], value, rtol=rtol, err_msg=name)
+    assert np.linalg.norm(slope - gradient) <= rtol * np.linalg.norm(gradient) > 0
+
+
+def in_strips(monkeypatch, params, image, content, styles, config, *, key=None, **given):
+    """`value_and_grad` with rematerialisation, in narrow strips."""
+    monkeypatch.setattr(partition, "STRIP", 12)
+    config = config.replace(remat=True)
+    targets = nst_jax.compute_targets(params, content, styles, config, **given)
+    return jax.jit(value_and_grad.__wrapped__)(image, params, targets, config, key)
+
+
+def in_windows(params, image, content, styles, config, *, tile=28, key=None, **given):
+    """`value_and_grad` window by window."""
+    (targets,) = objective.tiled_targets(params, content, styles, config, tile=tile, **given)
+    return objective.tiled_value_and_grad(image, params, targets, config, tile=tile, key=key)
+
+
+def assert_paints_alike(params, content, styles, config, *, tile=28, **given):
+    """Three steps whole, on a mesh and, unless that is None, in tiles: their losses."""
+    config = config.replace(steps=3)
+    whole = nst_jax.stylize(params, content, styles, config, **given)
+    assert (whole.history["total"][-1] < whole.history["total"][0]).all()
+    mesh = sharding.make_mesh(len(styles), sizes={"style": 1, "space": 4})
+    ways = [{"mesh": mesh}] + ([] if tile is None else [{"tile": tile}])
+    for way in ways:
+        found = nst_jax.stylize(params, content, styles, config, **given, **way)
+        assert found.history.keys() == whole.history.keys()
+        for name, values in whole.history.items():
+            np.testing.assert_allclose(
+                found.history[name], values, rtol=1e-3, atol=1e-9, err_msg=name
+            )
+    return whole

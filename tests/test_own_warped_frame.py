@@ -1,0 +1,98 @@
+"""A user's term with data of the run: earlier frames, warped, and masks where they hold."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import own
+import pytest
+
+import nst_jax
+from nst_jax import terms
+from nst_jax.settings import number, option, settings, weighted
+from nst_jax.terms import IMAGE, Field
+
+
+@settings
+class Temporal(terms.Term):
+    """Squared differences from frames, where they are reliable, a mean over the pixels.
+
+    Manuel Ruder, Alexey Dosovitskiy, Thomas Brox: "Artistic Style Transfer for Videos", 2016,
+    https://arxiv.org/abs/1604.08610, equation 6.
+    """
+
+    name: str = option("temporal")
+    weight: Any = number(1.0)
+    layers: Any = weighted((IMAGE,))
+    refers = "run"
+    linear = True
+
+    def sums(self, layer, x, weights, target, at):
+        squares = jnp.sum(jnp.square(x[:, :, None] - target["warped"].values), axis=-1)
+        values = jnp.sum(target["reliable"].values * squares, axis=-1)
+        return jnp.sum(values if weights is None else weights * values)
+
+    def loss(self, sums, target, at):
+        return {IMAGE: sums[IMAGE] / at.positions[IMAGE]}
+
+
+CONFIG = own.ALONE.replace(
+    style_layers=("block1_conv1", "block2_conv1"), terms=(Temporal(weight=1e4),)
+)
+
+
+def frames(rng, height, width, *, outputs=None):
+    shape = (height, width) if outputs is None else (outputs, height, width)
+    each = outputs is not None
+    return {
+        "temporal": {
+            "warped": Field(rng.random((*shape, 2, 3), np.float32), IMAGE, "picture", each),
+            "reliable": Field(rng.random((*shape, 2), np.float32), IMAGE, "mask", each),
+        }
+    }
+
+
+def test_value_and_every_way(vgg16, rng, monkeypatch):
+    image, content, style = own.pictures(rng, (37, 53), (37, 53), (30, 41))
+    given = {"inputs": frames(rng, 37, 53)}
+    targets = nst_jax.compute_targets(vgg16, content, [style], CONFIG, **given)
+    wanted = own.value_and_grad(image, vgg16, targets, CONFIG)
+    data = given["inputs"]["temporal"]
+    squares = (image[:, :, None].astype(np.float64) - data["warped"].values) ** 2
+    expected = 1e4 * (data["reliable"].values * squares.sum(-1)).sum() / (37 * 53)
+    np.testing.assert_allclose(wanted[0][1]["temporal"], expected, rtol=1e-5)
+    arguments = (vgg16, image, content, [style], CONFIG)
+    own.assert_same(own.in_strips(monkeypatch, *arguments, **given), wanted)
+    own.assert_same(own.in_windows(*arguments, **given), wanted)
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_it_paints_at_every_scale(vgg16, rng, outputs):
+    content, *styles = own.pictures(rng, (40, 48), (30, 41), (40, 33))
+    config = CONFIG.replace(size=48, first_size=24, scale_factor=2.0)
+    inputs = frames(rng, 40, 48, outputs=outputs)
+    whole = own.assert_paints_alike(vgg16, content, styles, config, inputs=inputs)
+    if outputs:  # each has its own
+        first = nst_jax.stylize(
+            *(vgg16, content, styles[:1], config.replace(steps=1)),
+            inputs={
+                "temporal": {
+                    name: Field(field.values[0], IMAGE, field.kind)
+                    for name, field in inputs["temporal"].items()
+                }
+            },
+        )
+        np.testing.assert_allclose(
+            first.history["temporal"][0, 0], whole.history["temporal"][0, 0], rtol=1e-5
+        )
+
+
+def test_inputs_of_another_term_or_size_are_refused(vgg16, rng):
+    content, style = own.pictures(rng, (40, 48), (30, 41))
+    for inputs, message in (
+        (None, "inputs must be of the terms temporal, got none"),
+        ({"tempral": {}}, "inputs must be of the terms temporal, got tempral"),
+        (frames(rng, 40, 40), r"must be of the content's size \(40, 48\), got \(40, 40\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nst_jax.stylize(vgg16, content, [style], CONFIG, inputs=inputs)
