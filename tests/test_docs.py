@@ -118,7 +118,7 @@ def test_python_of_the_guide(folder, small, capsys):
     assert "did you mean 'style_weight'?" in capsys.readouterr().out
     assert len(list(folder.glob("painted_*.png"))) == 2
     assert (folder / "saved").is_dir()
-    for name in ("result", "sweep", "large"):
+    for name in ("result", "sweep", "large", "own_term", "own_network"):
         assert np.all(np.isfinite(found[name].images)), name
         assert found[name].images.shape[1:] == (48, 48, 3), name
     # The first step from the content is the style's alone: the pictures still agree.
@@ -126,6 +126,7 @@ def test_python_of_the_guide(folder, small, capsys):
     assert content[0] > 0 and content[1] == pytest.approx(4 * content[0], rel=1e-3)
     assert np.any(found["textures"][0] != found["textures"][1])
     assert [images.shape for images in found["augmented"]] == [(2, 48, 48, 3)]
+    assert found["own_term"].history["means"].shape == found["own_term"].history["style"].shape
     assert found["gram"].shape == (64, 64) and found["covariance"].shape == (128, 128)
     assert found["slopes"].shape == found["images"].shape and np.any(found["slopes"])
     untrained = found["network"].init(jax.random.key(0), found["blurred"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, optimize, remat, sharding
+from nst_jax import objective, optimize, partition, sharding
 
 CONFIG = nst_jax.Config(
     content_layers=("block2_conv1",),
@@ -133,6 +133,54 @@ def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(
     # Of a height that doesn't divide, the picture is whole between steps, and its moments are.
     assert channels == (set() if height % 8 == 0 else {"3"})
     assert not re.search(r" all-to-all(-start)?\(", text)
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_a_step_of_the_default_exchanges_rows_and_sums_alone(vgg16, rng, outputs):
+    """Outputs and heights divided at once: what devices exchange, and how much of it."""
+    height, width = 32, 24
+    config = nst_jax.presets["default"].replace(
+        size=None,
+        first_size=None,
+        first_steps=None,
+        content_layers=("block2_conv2",),
+        style_layers=("block1_conv1", "block2_conv1", "block3_conv1"),
+    )
+    content, *styles = pictures(rng, *[(height, width)] * (outputs + 1))
+    targets = nst_jax.compute_targets(vgg16, content, styles, config)
+    mesh = sharding.make_mesh(outputs, sizes={"style": 2, "space": 4})
+    states = optimize.start(jnp.stack([content] * outputs), config)
+    numbers = optimize.batch_numbers(config, outputs)
+    program = optimize._program(config).lower(
+        sharding.place(mesh, states, picture=content.shape),
+        sharding.place(mesh, (vgg16,), whole=True),
+        sharding.place(mesh, (targets, numbers)),
+        sharding.place(mesh, numbers),
+        jax.random.key(0),
+        loss=objective.objective_value,
+        optimizer=None,
+        length=1,
+        mesh=mesh,
+    )
+    found = {}
+    for line in program.compile().as_text().splitlines():
+        if match := re.search(r"= (\S.*?) ([a-z]+-[a-z-]+?)(?:-start)?\(", line):
+            shapes = re.findall(r"\w+\[([\d,]*)\]", match[1])
+            sizes = [[int(side) for side in shape.split(",") if side] for shape in shapes]
+            found.setdefault(match[2], []).extend(sizes)
+    assert found["collective-permute"] and found["all-reduce"]
+    assert not found.keys() & {"all-to-all", "reduce-scatter"}
+    own = outputs // 2
+    for shape in found["collective-permute"]:  # rows of the neighbours, never a picture
+        assert shape[0] == own and shape[1] <= 3
+    for shape in found["all-reduce"]:  # numbers, Gram matrices, and a row of the picture
+        assert shape[0] == own and shape[1:] in (
+            [],
+            [1, width, 3],
+            *([c, c] for c in (64, 128, 256)),
+        )
+    for shape in found.get("all-gather", []):  # numbers of each output, for every process to read
+        assert shape == [outputs]
 
 
 @pytest.mark.parametrize(
