@@ -173,7 +173,7 @@ def list_presets(*, width: int | None = None) -> str:
         lines.append(name)
         lines += _wrap(descriptions[name], width, "  ", 2)
         lines += _wrap(settings, width, "    ", 4)
-    common = " ".join(f"{k}={_shown(v)}" for k, v in plain.items() if v is not None)
+    common = " ".join(f"{k}={_shown(v)}" for k, v in plain.items() if v not in (None, ()))
     lines += ["", *_wrap(f"All else, in every one: {common}", width, "", 2)]
     return "\n".join(lines)
 
