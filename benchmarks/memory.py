@@ -58,7 +58,12 @@ def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
     config = stepping.CONFIGS[case.optimizer].replace(precision=case.precision, remat=case.remat)
     params = jax.eval_shape(lambda key: vgg.init_params(key, case.model), jax.random.key(0))
     start = time.perf_counter()
-    program = preflight.program_bytes(params, (case.height, case.width), case.styles, config)
+    program = preflight.Plan(
+        params=params,
+        shape=(case.height, case.width),
+        outputs=case.styles,
+        config=config,
+    ).program_bytes()
     seconds = time.perf_counter() - start
     prepared = jax.eval_shape(lambda params: objective.prepare(params, config), params)
     kernels = flops.parameter_bytes(prepared, objective.Objective.of(config).layers())

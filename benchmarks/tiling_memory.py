@@ -95,7 +95,9 @@ def measure(options: flags.FlagValues, shape: Sequence[int], tile: int | None) -
     """Steps on one picture of noise, in this process: bytes and seconds, or a note."""
     params = nst_jax.load_params(options.model)
     config = configured(options)
-    need = preflight.program_bytes(params, window(options, shape, tile), 1, config)
+    need = preflight.Plan(
+        params=params, shape=window(options, shape, tile), outputs=1, config=config
+    ).program_bytes()
     found = {"device_bytes": need}
     there = preflight.available_bytes()
     if tile is None and None not in (need, there) and need > there:

@@ -220,14 +220,18 @@ def _look_at_files(
     return shapes, bad
 
 
-def _of_memory(job: Job, batch: Batch, styles: Sequence[Sequence[int]]) -> dict:
-    """What the memory that a batch takes depends on, beside its shape, size and settings."""
-    return {
-        "styles": styles,
-        "contents": batch.size,
-        "mesh": _mesh(job, batch),
-        "tile": job.tile,
-    }
+def _plan(job: Job, params: Mapping, batch: Batch, styles: Sequence[Sequence[int]]):
+    """The run that paints a batch."""
+    return preflight.Plan(
+        params=params,
+        shape=batch.shape,
+        outputs=batch.size,
+        config=job.config,
+        styles=styles,
+        contents=batch.size,
+        mesh=_mesh(job, batch),
+        tile=job.tile,
+    )
 
 
 def _check_memory(
@@ -238,9 +242,9 @@ def _check_memory(
         return
     largest = max(batches, key=lambda batch: batch.size * math.prod(batch.shape))
     styles = [shapes[one.style] for batch in batches for one in batch.pairs]
-    options = _of_memory(job, largest, sorted(styles, key=math.prod)[-largest.size :])
+    plan = _plan(job, params, largest, sorted(styles, key=math.prod)[-largest.size :])
     try:
-        preflight.check(params, largest.shape, largest.size, job.config, **options)
+        plan.check()
     except preflight.DoesNotFit as error:
         raise ValueError(_with_batch_size(str(error), largest)) from error
 
@@ -340,10 +344,7 @@ def _paint(job, params, batch, places, folder, unfinished, monitor, stopping) ->
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not preflight.ran_out(error):
             raise
-        advice = preflight.advice(
-            *(params, batch.shape, batch.size, job.config),
-            **_of_memory(job, batch, [style.shape for _, style in filled]),
-        )
+        advice = _plan(job, params, batch, [style.shape for _, style in filled]).advice()
         raise ValueError(f"out of memory: {_with_batch_size(advice, batch)}") from error
     images = np.asarray(result.images)
     painted = [number for number, place in enumerate(places) if place is not None]

@@ -345,13 +345,7 @@ def _paint(
                         say(f"wrote {path}")
             if full:
                 raise
-            line = preflight.advice(
-                params,
-                contents[0].image.shape[:2],
-                len(outputs),
-                _config(job, outputs),
-                **_of_memory(job, outputs),
-            )
+            line = _plan(job, params, contents[0].image.shape[:2], outputs).advice()
             raise ValueError(f"out of memory: {line}") from error
         if not result.diverged.any() or attempt == attempts - 1:
             break
@@ -395,15 +389,19 @@ def _mesh(job: Job, outputs: Sequence[Output]) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(len(outputs), sizes=job.mesh)
 
 
-def _of_memory(job: Job, outputs: Sequence[Output]) -> dict:
-    """What the memory that a group takes depends on, beside its shape, number and settings."""
-    return {
-        "styles": [style.image.shape for style in job.styles],
-        "contents": len({output.content for output in outputs}),
-        "regions": len(job.masks or ()),
-        "mesh": _mesh(job, outputs),
-        "tile": job.tile,
-    }
+def _plan(job: Job, params: Mapping, shape: Sequence[int], outputs: Sequence[Output]):
+    """The run that paints contents of one shape."""
+    return preflight.Plan(
+        params=params,
+        shape=shape,
+        outputs=len(outputs),
+        config=_config(job, outputs),
+        styles=[style.image.shape for style in job.styles],
+        contents=len({output.content for output in outputs}),
+        regions=len(job.masks or ()),
+        mesh=_mesh(job, outputs),
+        tile=job.tile,
+    )
 
 
 def _check_memory(job: Job, params: Mapping, groups: Mapping[tuple, Sequence[Output]]) -> None:
@@ -411,11 +409,7 @@ def _check_memory(job: Job, params: Mapping, groups: Mapping[tuple, Sequence[Out
     # One number for all processes: they compile together, and refuse together.
     available = sharding.least(preflight.available_bytes())
     for shape, outputs in groups.items():
-        preflight.check(
-            *(params, shape, len(outputs), _config(job, outputs)),
-            **_of_memory(job, outputs),
-            available=available,
-        )
+        _plan(job, params, shape, outputs).check(available=available)
 
 
 def _stylize(job: Job, params, contents, outputs, *, rates, resume, followers, on_window):

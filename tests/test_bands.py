@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import nst_jax
-from nst_jax import image, objective, optimize, optimizers, remat, sharding
+from nst_jax import image, objective, optimize, optimizers, partition, sharding
 
 KERNEL = np.float64([1, 4, 6, 4, 1]) / 16  # Burt and Adelson 1983 with a = 3/8
 SHAPES = [(32, 24), (37, 50), (9, 1), (1, 1), (2, 2), (3, 2), (5, 7)]
@@ -193,7 +193,7 @@ def test_it_gives_the_same_however_the_picture_is_looked_at(
     vgg16, rng, monkeypatch, height, options, changes
 ):
     monkeypatch.setattr(objective, "prepare", lambda params, config: params)
-    monkeypatch.setattr(remat, "STRIP", 8)
+    monkeypatch.setattr(partition, "STRIP", 8)
     content, *styles = patches(rng, height, 40), patches(rng, 20, 24), patches(rng, 24, 20)
     if "mesh" in options:
         sizes = sharding.parse_mesh(options["mesh"])

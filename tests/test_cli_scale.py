@@ -15,7 +15,7 @@ import pytest
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import optimize, preflight, tiling
+from nst_jax import objective, optimize, preflight
 
 
 def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
@@ -239,12 +239,12 @@ def test_every_shape_is_asked_about_once_and_before_the_first_is_painted(
     one, style, other = pictures
     asked, out = [], tmp_path / "o"
 
-    def program_bytes(params, shape, outputs, config, **_):
-        asked.append((shape, outputs))
-        return outputs * shape[0] * shape[1]
+    def program_bytes(plan):
+        asked.append((plan.shape, plan.outputs))
+        return plan.outputs * plan.shape[0] * plan.shape[1]
 
-    monkeypatch.setattr(preflight, "program_bytes", program_bytes)
-    monkeypatch.setattr(preflight, "targets_bytes", lambda *_, **__: 0)
+    monkeypatch.setattr(preflight.Plan, "program_bytes", program_bytes)
+    monkeypatch.setattr(preflight.Plan, "targets_bytes", lambda _: 0)
     arguments = (f"--content={one},{other}", f"--styles={style}", f"--output_dir={out}", *FAST)
     monkeypatch.setattr(preflight, "available_bytes", lambda: 40 * 48)
     code, err = run(*arguments)
@@ -311,13 +311,13 @@ def test_so_does_a_tiled_run_and_names_a_smaller_tile(run, pictures, tmp_path, m
     assert code == 0, err
     asked = []
 
-    def program_bytes(params, shape, outputs, config, *, regions, **_):
-        asked.append(regions)
-        return 10_000_000 * shape[0] * shape[1]
+    def program_bytes(plan):
+        asked.append(plan.regions)
+        return 10_000_000 * plan.shape[0] * plan.shape[1]
 
-    monkeypatch.setattr(preflight, "program_bytes", program_bytes)
+    monkeypatch.setattr(preflight.Plan, "program_bytes", program_bytes)
     monkeypatch.setattr(preflight, "TILES", (32, 16))
-    exhaust(monkeypatch, tiling, "value_and_grad", call=3)
+    exhaust(monkeypatch, objective, "tiled_value_and_grad", call=3)
     code, err = run(*arguments, f"--output_dir={tmp_path / 'o'}")
     assert code == 1 and set(asked) == {2}
     last = err.splitlines()[-1]

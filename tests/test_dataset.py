@@ -255,13 +255,13 @@ def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painte
 
 
 def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
-    def refuse(params, shape, outputs, config, *, styles, contents, mesh, tile):
-        assert (styles, contents, tile) == ([(48, 48)] * 3, 3, None)
+    def refuse(plan):
+        assert (plan.styles, plan.contents, plan.tile) == ([(48, 48)] * 3, 3, None)
         raise preflight.DoesNotFit(
-            f"{outputs} pictures of {shape} take too much: a --size of 10 fits"
+            f"{plan.outputs} pictures of {plan.shape} take too much: a --size of 10 fits"
         )
 
-    monkeypatch.setattr(dataset.preflight, "check", refuse)
+    monkeypatch.setattr(preflight.Plan, "check", refuse)
     code, err = run(*arguments(batch_size=4))
     assert (code, err) == (
         1,

@@ -13,14 +13,22 @@ CONFIG = nst_jax.Config(
 SHAPE = (120, 90)
 
 
+def plan(params, shape, outputs, config, **options):
+    return preflight.Plan(params=params, shape=shape, outputs=outputs, config=config, **options)
+
+
 @pytest.fixture
 def step_takes(monkeypatch):
     """Puts a function in place of what the compiler says of a step; all else takes nothing."""
 
     def step_takes(program_bytes):
-        monkeypatch.setattr(preflight, "program_bytes", program_bytes)
-        monkeypatch.setattr(preflight, "targets_bytes", lambda *_, **__: 0)
-        monkeypatch.setattr(preflight, "kept_bytes", lambda *_, **__: 0)
+        def of_plan(own):
+            options = {"regions": own.regions, "mesh": own.mesh}
+            return program_bytes(own.params, own.shape, own.outputs, own.config, **options)
+
+        monkeypatch.setattr(preflight.Plan, "program_bytes", of_plan)
+        monkeypatch.setattr(preflight.Plan, "targets_bytes", lambda _: 0)
+        monkeypatch.setattr(preflight.Plan, "kept_bytes", lambda _: 0)
 
     return step_takes
 
@@ -32,23 +40,23 @@ def no_flags(monkeypatch):
 
 
 def test_need_grows_with_pixels_outputs_and_memory_of_steps(vgg16):
-    need = preflight.program_bytes(vgg16, SHAPE, 1, CONFIG)
+    need = plan(vgg16, SHAPE, 1, CONFIG).program_bytes()
     pixels = SHAPE[0] * SHAPE[1]
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(vgg16))
     # No less than block1_conv1 and block1_conv2 of the picture, and the content's activations.
     assert need > weights * (74 / 14_715) + 3 * 4 * 64 * pixels
     assert need < weights + preflight.CERTAINLY * pixels
-    assert preflight.program_bytes(vgg16, SHAPE, 2, CONFIG) - need > 3 * 4 * 64 * pixels
+    assert plan(vgg16, SHAPE, 2, CONFIG).program_bytes() - need > 3 * 4 * 64 * pixels
     lbfgs = CONFIG.replace(optimizer="lbfgs", memory=50)
-    assert preflight.program_bytes(vgg16, SHAPE, 1, lbfgs) - need > 50 * 2 * 12 * pixels * 0.9
+    assert plan(vgg16, SHAPE, 1, lbfgs).program_bytes() - need > 50 * 2 * 12 * pixels * 0.9
 
 
 def test_a_run_that_does_not_fit_is_refused_with_what_fits(vgg16):
-    need = preflight.program_bytes(vgg16, SHAPE, 2, CONFIG)
-    preflight.check(vgg16, SHAPE, 2, CONFIG, available=need)
+    need = plan(vgg16, SHAPE, 2, CONFIG).program_bytes()
+    plan(vgg16, SHAPE, 2, CONFIG).check(available=need)
     available = need // 2
     with pytest.raises(ValueError) as caught:
-        preflight.check(vgg16, SHAPE, 2, CONFIG, available=available)
+        plan(vgg16, SHAPE, 2, CONFIG).check(available=available)
     message = str(caught.value)
     assert message.startswith(
         f"2 pictures of 90x120 would take {need / 2**30:.2f} GiB of memory, and there are "
@@ -56,15 +64,15 @@ def test_a_run_that_does_not_fit_is_refused_with_what_fits(vgg16):
     )
     size = int(re.search(r"a --size of (\d+) fits", message)[1])
     assert 60 < size < 110
-    preflight.check(vgg16, SHAPE, 2, CONFIG.replace(size=size), available=available)
+    plan(vgg16, SHAPE, 2, CONFIG.replace(size=size)).check(available=available)
     larger = CONFIG.replace(size=int(1.1 * size))
-    assert preflight.run_bytes(vgg16, SHAPE, 2, larger) > available
+    assert plan(vgg16, SHAPE, 2, larger).run_bytes() > available
 
 
 def test_where_nothing_fits_it_says_so(vgg16, step_takes):
     step_takes(lambda params, shape, *_, **__: 1000 * shape[0] * shape[1])
     with pytest.raises(ValueError, match="a picture of 90x120 .* GiB: no --size fits$"):
-        preflight.check(vgg16, SHAPE, 1, CONFIG, available=1000)
+        plan(vgg16, SHAPE, 1, CONFIG).check(available=1000)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_flags_are_named_with_which_it_would_fit(
     step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (64, 32))
     pixels = 3 * SHAPE[0] * SHAPE[1]
-    line = preflight.advice(vgg16, SHAPE, 3, config, available=available * pixels)
+    line = plan(vgg16, SHAPE, 3, config).advice(available=available * pixels)
     assert line.endswith(f" fits; {named} this one fit")
 
 
@@ -110,10 +118,10 @@ def test_flags_are_named_together_where_none_does_alone(
     monkeypatch.setattr(preflight, "TILES", (64,))
     window = objective.Objective.of(CONFIG).grid(vgg16, SHAPE, 64)
     available = int(share * 1000 * np.prod(window.window))
-    line = preflight.advice(vgg16, SHAPE, 1, CONFIG, available=available)
+    line = plan(vgg16, SHAPE, 1, CONFIG).advice(available=available)
     assert line.endswith(f" fits; {named} makes this one fit" if named else " fits")
     searching = CONFIG.replace(optimizer="lbfgs", linesearch=True)
-    assert "--tile" not in preflight.advice(vgg16, SHAPE, 1, searching, available=available)
+    assert "--tile" not in plan(vgg16, SHAPE, 1, searching).advice(available=available)
 
 
 def test_the_size_that_is_named_has_been_asked_about(vgg16, step_takes):
@@ -125,7 +133,7 @@ def test_the_size_that_is_named_has_been_asked_about(vgg16, step_takes):
 
     step_takes(program_bytes)
     available = int(0.6 * program_bytes(None, SHAPE))
-    line = preflight.advice(vgg16, SHAPE, 1, CONFIG, available=available)
+    line = plan(vgg16, SHAPE, 1, CONFIG).advice(available=available)
     size = int(re.search(r"a --size of (\d+) fits", line)[1])
     assert asked[nst_jax.image.fit_size(*SHAPE, size)] <= available
     assert program_bytes(None, nst_jax.image.fit_size(*SHAPE, int(1.06 * size))) > available
@@ -133,54 +141,52 @@ def test_the_size_that_is_named_has_been_asked_about(vgg16, step_takes):
 
 def test_a_style_larger_than_the_picture_counts(vgg16, no_flags):
     style = (300, 320)
-    step = preflight.program_bytes(vgg16, SHAPE, 1, CONFIG)
-    need = preflight.targets_bytes(vgg16, SHAPE, CONFIG, styles=[(20, 20), style])
+    step = plan(vgg16, SHAPE, 1, CONFIG).program_bytes()
+    need = plan(vgg16, SHAPE, 1, CONFIG, styles=[(20, 20), style]).targets_bytes()
     assert need > 2 * 4 * 64 * np.prod(style) > step  # block1_conv1, before and after its ReLU
-    preflight.check(vgg16, SHAPE, 1, CONFIG, styles=[(20, 20)], available=step)
+    plan(vgg16, SHAPE, 1, CONFIG, styles=[(20, 20)]).check(available=step)
     with pytest.raises(preflight.DoesNotFit) as caught:
-        preflight.check(vgg16, SHAPE, 1, CONFIG, styles=[style, (20, 20)], available=need - 1)
+        plan(vgg16, SHAPE, 1, CONFIG, styles=[style, (20, 20)]).check(available=need - 1)
     assert f"a picture of 90x120 would take {need / 2**30:.2f} GiB" in str(caught.value)
-    preflight.check(vgg16, SHAPE, 1, CONFIG, styles=[style, (20, 20)], available=need)
+    plan(vgg16, SHAPE, 1, CONFIG, styles=[style, (20, 20)]).check(available=need)
 
 
 def test_on_a_mesh_the_content_is_looked_at_by_one_device(vgg16):
     """And with --remat a step takes less than the forward pass before it."""
     mesh, alone = sharding.make_mesh(1), CONFIG.replace(style_layers=())
-    need = preflight.targets_bytes(vgg16, (256, 40), alone, mesh=mesh)
+    need = plan(vgg16, (256, 40), 1, alone, mesh=mesh).targets_bytes()
     assert need > 2 * 4 * 64 * 256 * 40
     for part in ({"mesh": mesh}, {}):
         config = CONFIG.replace(remat=not part)
-        found = preflight.run_bytes(vgg16, (256, 40), 1, config, **part)
-        assert found >= preflight.targets_bytes(vgg16, (256, 40), config, **part)
+        found = plan(vgg16, (256, 40), 1, config, **part).run_bytes()
+        assert found >= plan(vgg16, (256, 40), 1, config, **part).targets_bytes()
 
 
 def test_what_is_far_from_the_limit_is_not_compiled(vgg16, compilations):
     assert 2**20 < preflight.available_bytes() < 2**60
     with compilations() as count:
-        preflight.check(vgg16, SHAPE, 1, CONFIG, available=2**40)
+        plan(vgg16, SHAPE, 1, CONFIG).check(available=2**40)
         assert count() == 0
 
 
 def test_masks_are_counted(vgg16):
-    need = preflight.program_bytes(vgg16, SHAPE, 1, CONFIG)
+    need = plan(vgg16, SHAPE, 1, CONFIG).program_bytes()
     pixels = np.prod(SHAPE)
-    masked = preflight.program_bytes(vgg16, SHAPE, 1, CONFIG, regions=3)
+    masked = plan(vgg16, SHAPE, 1, CONFIG, regions=3).program_bytes()
     assert masked - need > 3 * 4 * pixels
 
 
 def test_numbers_may_be_arrays(vgg16, step_takes):
     step_takes(lambda _, __, ___, config, **____: 10**9 - (config.precision == "bfloat16"))
     numbers = {"learning_rate": np.array([1.0, 2.0]), "style_weight": np.array([1.0, 2.0])}
-    line = preflight.advice(
-        vgg16, SHAPE, 2, CONFIG.replace(remat=True, **numbers), available=10**9 - 1
-    )
+    line = plan(vgg16, SHAPE, 2, CONFIG.replace(remat=True, **numbers)).advice(available=10**9 - 1)
     assert "--precision=bfloat16" in line and "--remat" not in line
 
 
 def test_where_the_compiler_tells_nothing_there_is_advice_still(vgg16, monkeypatch):
-    monkeypatch.setattr(preflight, "program_bytes", lambda *_, **__: None)
-    preflight.check(vgg16, SHAPE, 1, CONFIG, available=1000)
-    assert preflight.advice(vgg16, SHAPE, 1, CONFIG) == (
+    monkeypatch.setattr(preflight.Plan, "program_bytes", lambda _: None)
+    plan(vgg16, SHAPE, 1, CONFIG).check(available=1000)
+    assert plan(vgg16, SHAPE, 1, CONFIG).advice() == (
         "a picture of 90x120 would take more memory than there is: "
         "a smaller --size or --tile takes less"
     )
@@ -218,14 +224,14 @@ def test_limits_of_nested_control_groups_count(tmp_path, monkeypatch, own, there
 def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, no_flags, outputs, alone):
     """Against a device that has an eighth of it for itself."""
     mesh = sharding.make_mesh(outputs)
-    need = preflight.program_bytes(vgg16, (256, 40), outputs, CONFIG, mesh=mesh)
+    need = plan(vgg16, (256, 40), outputs, CONFIG, mesh=mesh).program_bytes()
     monkeypatch.setattr(objective, "prepare", lambda params, config: params)  # as on a mesh
-    part = preflight.program_bytes(vgg16, (int(alone * 256), 40), 1, CONFIG)
+    part = plan(vgg16, (int(alone * 256), 40), 1, CONFIG).program_bytes()
     # The content's activations are whole on every device, and borders are those of two.
     assert 0.8 < need / (8 * part) < (1.3 if outputs == 8 else 3.0)
-    preflight.check(vgg16, (256, 40), outputs, CONFIG, mesh=mesh, available=need)
+    plan(vgg16, (256, 40), outputs, CONFIG, mesh=mesh).check(available=need)
     with pytest.raises(ValueError) as caught:
-        preflight.check(vgg16, (256, 40), outputs, CONFIG, mesh=mesh, available=need - 1)
+        plan(vgg16, (256, 40), outputs, CONFIG, mesh=mesh).check(available=need - 1)
     assert f"would take {need / 2**30:.2f} GiB" in str(caught.value)
     assert "--tile" not in str(caught.value)  # which takes no mesh
 
@@ -241,14 +247,14 @@ def test_of_a_tiled_run_only_smaller_tiles_are_named(vgg16, monkeypatch, step_ta
     monkeypatch.setattr(preflight, "TILES", (96, 64, 32))
     config = CONFIG.replace(style_weight=np.array([1.0, 2.0]))
     lines = [
-        preflight.advice(vgg16, (240, 180), 2, config, regions=3, tile=tile, available=available)
+        plan(vgg16, (240, 180), 2, config, regions=3, tile=tile).advice(available=available)
         for tile, available in ((64, 2_000_000), (32, 700_000), (24, 400_000))
     ]
     assert lines[0].startswith("2 pictures of 180x240 in windows of ")
     assert lines[0].endswith("; --remat or --tile=32 makes this one fit")
     assert all(line.endswith("; --remat makes this one fit") for line in lines[1:])
-    line = preflight.advice(
-        vgg16, (240, 180), 2, config.replace(remat=True), regions=3, tile=24, available=100_000
+    line = plan(vgg16, (240, 180), 2, config.replace(remat=True), regions=3, tile=24).advice(
+        available=100_000
     )
     assert "makes this one fit" not in line
 
@@ -259,38 +265,38 @@ def test_a_larger_tile_is_not_named_even_if_it_seems_to_fit(vgg16, monkeypatch, 
 
     step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (64, 32))
-    assert "--tile" not in preflight.advice(vgg16, SHAPE, 1, CONFIG, tile=32)
+    assert "--tile" not in plan(vgg16, SHAPE, 1, CONFIG, tile=32).advice()
 
 
 def test_what_the_host_keeps_of_a_tiled_run_is_counted_by_its_arrays(vgg16):
     pixels, styles = np.prod(SHAPE), [(50, 40), (30, 30)]
     picture, activations = 4 * 3, 4 * 64
     small = 0.01 * pixels
-    kept = preflight.kept_bytes(vgg16, SHAPE, 1, CONFIG, styles=styles)
+    kept = plan(vgg16, SHAPE, 1, CONFIG, styles=styles).kept_bytes()
     of_a_picture = 5 * picture + 7 * picture  # image, momentum, average, start, result; what passes
     of_a_content = 2 * picture + activations
     found = kept - pixels * (of_a_picture + of_a_content) - picture * (50 * 40 + 30 * 30)
     statistics = 4 * (64**2 + 64 + 128**2 + 128)
     assert 0 <= found < statistics + 100
-    more = preflight.kept_bytes(vgg16, SHAPE, 3, CONFIG, styles=styles)
+    more = plan(vgg16, SHAPE, 3, CONFIG, styles=styles).kept_bytes()
     assert abs(more - kept - 2 * pixels * of_a_picture) < small
-    others = preflight.kept_bytes(vgg16, SHAPE, 3, CONFIG, styles=styles, contents=2)
+    others = plan(vgg16, SHAPE, 3, CONFIG, styles=styles, contents=2).kept_bytes()
     assert abs(others - more - pixels * of_a_content - statistics) < small
     lbfgs = CONFIG.replace(optimizer="lbfgs", memory=20)
-    past = preflight.kept_bytes(vgg16, SHAPE, 1, lbfgs, styles=styles) - kept
+    past = plan(vgg16, SHAPE, 1, lbfgs, styles=styles).kept_bytes() - kept
     assert 20 * 2 * picture * pixels < past < 30 * 2 * picture * pixels
 
 
 def test_a_tiled_run_is_asked_for_a_window_and_for_what_the_host_keeps(vgg16, no_flags):
     shape, styles = (240, 180), [(64, 300)]  # of which the second is in windows, too
     window = objective.Objective.of(CONFIG).grid(vgg16, shape, 64)
-    step = preflight.program_bytes(vgg16, window.window, 1, CONFIG)
-    host = preflight.kept_bytes(vgg16, shape, 2, CONFIG, styles=styles)
-    need = preflight.run_bytes(vgg16, shape, 2, CONFIG, styles=styles, tile=64)
+    step = plan(vgg16, window.window, 1, CONFIG).program_bytes()
+    host = plan(vgg16, shape, 2, CONFIG, styles=styles).kept_bytes()
+    need = plan(vgg16, shape, 2, CONFIG, styles=styles, tile=64).run_bytes()
     assert host + step <= need < host + 1.2 * step
-    preflight.check(vgg16, shape, 2, CONFIG, styles=styles, tile=64, available=need)
+    plan(vgg16, shape, 2, CONFIG, styles=styles, tile=64).check(available=need)
     with pytest.raises(preflight.DoesNotFit) as caught:
-        preflight.check(vgg16, shape, 2, CONFIG, styles=styles, tile=64, available=need - 1)
+        plan(vgg16, shape, 2, CONFIG, styles=styles, tile=64).check(available=need - 1)
     message = str(caught.value)
     height, width = window.window
     assert message.startswith(
@@ -298,29 +304,29 @@ def test_a_tiled_run_is_asked_for_a_window_and_for_what_the_host_keeps(vgg16, no
     )
     size = int(re.search(r"a --size of (\d+) fits", message)[1])
     smaller = CONFIG.replace(size=size)
-    assert preflight.run_bytes(vgg16, shape, 2, smaller, styles=styles, tile=64) < need
+    assert plan(vgg16, shape, 2, smaller, styles=styles, tile=64).run_bytes() < need
 
 
 def test_scales_that_are_looked_at_whole_count_in_a_tiled_run(vgg16, step_takes):
     """Where the picture is no larger than the tile, all outputs are painted at once."""
     step_takes(lambda params, shape, outputs, *_, **__: outputs * shape[0] * shape[1])
     config = CONFIG.replace(size=128, first_size=16, scale_factor=2.0)
-    assert preflight.run_bytes(vgg16, (128, 128), 9, config, tile=64) == 9 * 64 * 64
-    assert preflight.run_bytes(vgg16, (128, 128), 9, CONFIG, tile=64) <= 64 * 64
+    assert plan(vgg16, (128, 128), 9, config, tile=64).run_bytes() == 9 * 64 * 64
+    assert plan(vgg16, (128, 128), 9, CONFIG, tile=64).run_bytes() <= 64 * 64
 
 
 def test_beside_an_accelerator_the_host_is_asked_by_itself(vgg16, monkeypatch, step_takes):
     step_takes(lambda *_, **__: 1000)
-    monkeypatch.setattr(preflight, "kept_bytes", lambda *_, **__: 5000)
+    monkeypatch.setattr(preflight.Plan, "kept_bytes", lambda _: 5000)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     there = {"device": 999, "host": 5000}
     monkeypatch.setattr(preflight, "available_bytes", lambda: there["device"])
     monkeypatch.setattr(memory, "host_bytes", lambda: there["host"])
     with pytest.raises(preflight.DoesNotFit, match="in windows of"):
-        preflight.check(vgg16, SHAPE, 1, CONFIG, tile=64)
+        plan(vgg16, SHAPE, 1, CONFIG, tile=64).check()
     there["device"] = 1000
-    preflight.check(vgg16, SHAPE, 1, CONFIG, tile=64)
+    plan(vgg16, SHAPE, 1, CONFIG, tile=64).check()
     there["host"] = 4999
     with pytest.raises(preflight.DoesNotFit, match="GiB of the host's memory, and there are"):
-        preflight.check(vgg16, SHAPE, 1, CONFIG, tile=64)
-    preflight.check(vgg16, SHAPE, 1, CONFIG)
+        plan(vgg16, SHAPE, 1, CONFIG, tile=64).check()
+    plan(vgg16, SHAPE, 1, CONFIG).check()

@@ -90,7 +90,9 @@ def test_it_takes_less_memory(vgg16, monkeypatch, precision):
     config = CONFIG.replace(precision=precision)
     shape = (64, 1024)
     whole, strips = (
-        preflight.program_bytes(vgg16, shape, 1, config.replace(remat=saving))
+        preflight.Plan(
+            params=vgg16, shape=shape, outputs=1, config=config.replace(remat=saving)
+        ).program_bytes()
         for saving in (False, True)
     )
     pixels = shape[0] * shape[1]
