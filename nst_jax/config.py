@@ -228,11 +228,11 @@ class Config:
         return self.jitter != 0 or not all(term.fixed for term in self.terms)
 
     def has_total_variation(self) -> bool:
-        """Whether the total variation is a term: its weight is not 0, or not known."""
+        """Whether the total variation is a term: its weight is not 0, nor None."""
         if self.tv_weight is None:
             return False
-        known = isinstance(self.tv_weight, int | float | np.ndarray)
-        return not known or bool(np.any(self.tv_weight))
+        # A float alone is a weight: what JAX puts in its place may be an axis, an int.
+        return not isinstance(self.tv_weight, float) or self.tv_weight != 0
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Config))

@@ -5,7 +5,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,10 @@ class Geometry(NamedTuple):
 
 
 class Network(Protocol):
-    """What an extractor has. With `cuts` and `segment` it can be evaluated strip by strip."""
+    """What an extractor has.
+
+    With `cuts`, `segment`, `halo` and `scale`, as of `VGGExtractor`, it goes strip by strip too.
+    """
 
     def __call__(
         self, params: Tree, image: jax.Array, layers: Sequence[str]
@@ -53,17 +56,22 @@ class Extractor:
 
     Attributes:
       function: `function(params, image, layers) -> {layer: [h, w, C]}`, pure.
-      layers: `((name, stride, radius), ...)`, see `Geometry`.
+      layers: `{name: (stride, radius)}`, see `Geometry`.
     """
 
     function: Callable
-    layers: tuple[tuple[str, int, int], ...]
+    layers: Any
+
+    def __post_init__(self):
+        # As a value that can be hashed.
+        layers = tuple((name, tuple(each)) for name, each in dict(self.layers).items())
+        object.__setattr__(self, "layers", layers)
 
     def __call__(self, params, image, layers):
         return self.function(params, image, tuple(layers)) if layers else {}
 
     def geometry(self, params, layer, shape):
-        known = {name: (stride, radius) for name, stride, radius in self.layers}
+        known = dict(self.layers)
         if layer not in known:
             raise ValueError(f"unknown layer {layer!r}; the layers are {', '.join(known)}")
         image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)

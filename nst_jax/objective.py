@@ -28,6 +28,7 @@ from nst_jax.extractor import Network
 from nst_jax.partition import Sums
 from nst_jax.terms import (
     IMAGE,
+    KINDS,
     At,
     Field,
     Term,
@@ -55,11 +56,13 @@ class Made(NamedTuple):
       network: the extractor.
       layers: `((term, its layers), ...)`.
       size: `(H, W)` of the content.
+      moves: whether a jitter moves the content.
     """
 
     network: Network
     layers: tuple[tuple[str, tuple[str, ...]], ...]
     size: tuple[int, int]
+    moves: bool
 
 
 @functools.partial(
@@ -79,7 +82,7 @@ class Targets:
         region, the whole picture.
       rows: `[styles]`, weights of a blend, for terms that blend losses; or None.
       picture: the content picture, if a jitter will move it, else None.
-      output: the number of the output.
+      output: counts the outputs of one call of `compute_targets`.
       made: what these targets were made with.
     """
 
@@ -134,7 +137,7 @@ class Objective:
         layers = tuple(
             (term.name, tuple(term.layers)) for term in self.terms if term.refers is not None
         )
-        return Made(self.extractor, layers, tuple(size[:2]))
+        return Made(self.extractor, layers, tuple(size[:2]), self.jitter > 0)
 
     def at(self, params: Tree, shape: Sequence[int], key: jax.Array | None = None) -> At:
         """The `At` of a whole picture of `shape`."""
@@ -143,7 +146,16 @@ class Objective:
         return partition.make_at(self.extractor, params, self.terms, shape, key=key)
 
     def grid(self, params: Tree, shape: Sequence[int], tile: int) -> partition.Grid:
-        """`partition.grid` of these terms."""
+        """`partition.grid` of these terms.
+
+        Raises:
+          ValueError: as that, or a term that doesn't add up.
+        """
+        for term in self.terms:
+            if not term.additive:
+                raise ValueError(
+                    f"the term {term.name!r} doesn't add up over parts: leave out tile"
+                )
         return partition.grid(shape, tile, self.terms, self.extractor, params)
 
     def of_terms(self, keep: Callable[[Term], bool]) -> "Objective":
@@ -158,12 +170,11 @@ class Objective:
         style: jax.Array,
         *,
         mask: jax.Array | None = None,
-        key: jax.Array | None = None,
     ) -> dict[str, dict[str, Tree]]:
         """What terms keep of a style `[h, w, 3]`, at its own size; of the part of it that `mask`
         `[h, w]` names, if there is one."""
         own = self.of_terms(lambda term: term.refers == "style")
-        at = own.at(params, style.shape, key)
+        at = own.at(params, style.shape)
         weights = None if mask is None else own.masks(params, mask, style.shape)
         return own.kept_of_style(own.measure(params, style, {}, at, own=weights), at)
 
@@ -198,7 +209,8 @@ class Objective:
     def masks(self, params: Tree, mask: jax.Array, shape: Sequence[int]) -> dict[str, jax.Array]:
         """A mask `[..., H, W]` at each layer that masks apply to."""
         strides = partition.strides_of(self.terms, self.extractor, params, shape)
-        return {layer: shrink(mask, stride) for layer, stride in strides.items()}
+        looked_at = {layer for term in self.terms for layer in term.layers}
+        return {layer: shrink(mask, strides[layer]) for layer in strides if layer in looked_at}
 
     # The loss.
 
@@ -225,10 +237,11 @@ class Objective:
                 return {part: jnp.vdot(targets.rows, values) for part, values in each.items()}
             return term.loss(own, target, at)
 
-        own = {layer: measured.sums for layer, measured in found.items()}
+        own = {layer: found[layer].sums for layer in term.layers}  # in the term's own order
         shares = {layer: measured.share for layer, measured in found.items()}
         if any(share is not None for share in shares.values()):
-            parts = jax.vmap(loss)(own, target)
+            # Of a style there is a target a region; of the content and the run one for all.
+            parts = jax.vmap(loss, in_axes=(0, 0 if term.refers == "style" else None))(own, target)
             parts = {
                 part: jnp.sum(_share_of(part, shares) / at.positions[part] * values)
                 for part, values in parts.items()
@@ -301,11 +314,10 @@ def style_targets(
     config: Config,
     *,
     mask: jax.Array | None = None,
-    key: jax.Array | None = None,
 ) -> dict:
     """What the terms keep of `style` `[h, w, 3]`, at its own size, `{term: {layer: tree}}`; of the
     part of it that `mask` `[h, w]` names, if there is one."""
-    return Objective.of(config).style_targets(params, style, mask=mask, key=key)
+    return Objective.of(config).style_targets(params, style, mask=mask)
 
 
 def compute_targets(
@@ -393,8 +405,24 @@ def check_inputs(
             f"{', '.join(inputs) or 'none'}"
         )
     for name, tree in inputs.items():
+        if not jax.tree.leaves(tree):
+            raise ValueError(f"inputs[{name!r}] must hold arrays, got none")
         for field in filter(is_field, jax.tree.leaves(tree, is_leaf=is_field)):
-            found, wanted = np.shape(field.values)[field.per_output :][:2], tuple(shape[:2])
+            whole = np.shape(field.values)
+            found, wanted = whole[field.per_output :][:2], tuple(shape[:2])
+            if field.kind not in KINDS:
+                raise ValueError(
+                    f"inputs[{name!r}] must be of a kind of {', '.join(KINDS)}, got {field.kind!r}"
+                )
+            if field.kind == "picture" and (len(whole) < 3 + field.per_output or whole[-1] != 3):
+                raise ValueError(f"inputs[{name!r}] must be a picture [H, W, ..., 3], got {whole}")
+            if field.kind != "features" and not isinstance(field.values, jax.core.Tracer):
+                values = np.asarray(field.values)
+                if not np.all((values >= 0) & (values <= 1)):  # nor NaN
+                    raise ValueError(
+                        f"inputs[{name!r}] must be in [0, 1], got values from {np.min(values):g} "
+                        f"to {np.max(values):g}"
+                    )
             if field.layer == IMAGE and found != wanted:
                 raise ValueError(
                     f"inputs[{name!r}] must be of the content's size {wanted}, got {found}"
@@ -535,9 +563,22 @@ def _parts(objective, image, params, targets, key):
         moved = jnp.roll(image, shift, axis=(0, 1))
         content = jnp.roll(targets.picture.values, shift, axis=(0, 1))
         content = objective.content_targets(params, jax.lax.stop_gradient(content), at)
-        fields = fields | fields_of(content)
+        fields = _moved(fields, content)
     sums = objective.measure(params, image, fields, at, masks=targets.masks, moved=moved)
     return objective.parts(sums, targets, at)
+
+
+def _moved(fields, content):
+    """The targets' `Field`s, with those of the content's layers as of `content`. What is of the
+    picture itself stays, for it is compared before a jitter moves it."""
+
+    def own(name, layer, tree):
+        return fields[name][layer] if layer == IMAGE else fields_of(tree)
+
+    return fields | {
+        name: {layer: own(name, layer, tree) for layer, tree in layers.items()}
+        for name, layers in content.items()
+    }
 
 
 def check_made(targets: Targets, objective: Objective, shape: Sequence[int]) -> None:
@@ -556,6 +597,8 @@ def check_made(targets: Targets, objective: Objective, shape: Sequence[int]) -> 
             f"targets must be of the objective's network, {wanted.network}, got those of "
             f"{made.network}"
         )
+    if made.moves < wanted.moves:
+        raise ValueError("targets must be made with a jitter, as the objective has one; got none")
     if made.layers != wanted.layers:
         raise ValueError(
             f"targets must be of the objective's terms and layers, {_listed(wanted.layers)}, got "
@@ -616,10 +659,15 @@ def one_output(targets: Targets) -> Targets:
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "layers", "keep"))
-def _window_sums(params, window, fields, masks, place, key, config, *, shape, layers, keep):
-    """What the positions that a window owns add to the sums of the terms to `keep`."""
+def _window_sums(
+    params, window, fields, picture, masks, place, key, config, *, shape, layers, keep
+):
+    """What the positions that a window owns add to the sums of the terms to `keep`. With a
+    `picture`, the window of the content that a jitter has moved, the content's targets are its."""
     objective = _kept(config, keep)
     at, own = _at_window(objective, params, window, place, shape, key)
+    if picture is not None:
+        fields = _moved(fields, objective.content_targets(params, picture, at))
     return objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
 
 
@@ -632,7 +680,7 @@ def _window_gradient(
     objective = Objective.of(config)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
-        fields = fields | fields_of(objective.content_targets(params, picture, at))
+        fields = _moved(fields, objective.content_targets(params, picture, at))
 
     def value(window):
         found = objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
@@ -723,7 +771,7 @@ class _Windows:
     def cut(self, tree, window):
         return _cut(tree, self.grid, window, self.strides)
 
-    def sums(self, image, fields, masks, terms, layers):
+    def sums(self, image, fields, picture, masks, terms, layers):
         """The sums of these terms at these layers."""
         sums, keep = None, tuple(term.name for term in terms)
         fields = {name: tree for name, tree in fields.items() if name in keep}
@@ -732,6 +780,7 @@ class _Windows:
                 self.params,
                 self.grid.cut(image, window),
                 self.cut(fields, window),
+                self.cut_picture(picture, window, layers),
                 self.cut(masks, window),
                 partition.Place.of(window),
                 self.key,
@@ -743,6 +792,36 @@ class _Windows:
             sums = _add(sums, here)
             self.report(sums)
         return sums
+
+    def cut_picture(self, picture, window, layers):
+        """The window of a moved content, where the network looks at it."""
+        if picture is None or layers is self.image:
+            return None
+        return self.cut(picture, window).values
+
+    def shapes_of_sums(self, image, fields, picture, masks, terms):
+        """Zeros in the shape of the sums of these terms."""
+        window, found = next(iter(self)), {term.name: {} for term in terms}
+        keep = tuple(found)
+        fields = {name: tree for name, tree in fields.items() if name in keep}
+        for layers in (self.network, self.image):
+            if self.looked_at(layers, terms):
+                shapes = _window_sums.eval_shape(
+                    self.params,
+                    self.grid.cut(image, window),
+                    self.cut(fields, window),
+                    self.cut_picture(picture, window, layers),
+                    self.cut(masks, window),
+                    partition.Place.of(window),
+                    self.key,
+                    self.config,
+                    shape=self.shape,
+                    layers=layers,
+                    keep=keep,
+                )
+                for name, own in shapes.items():
+                    found[name] |= own
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
 
 
 def tiled_value_and_grad(
@@ -782,7 +861,10 @@ def tiled_value_and_grad(
     objective = Objective.of(config)
     windows = _Windows(objective, params, config, image.shape, tile, key=key, on_window=on_window)
     check_made(targets, objective, image.shape)
-    bent = [term for term in objective.terms if not term.linear]
+    masked = targets.masks is not None
+    # Under masks a loss is no longer linear: each region counts by its share.
+    bent = [term for term in objective.terms if not term.linear or (masked and term.regions)]
+    linear_terms = [term for term in objective.terms if term not in bent]
     passes = [
         (layers, terms)
         for terms in (bent, objective.terms)
@@ -807,13 +889,10 @@ def tiled_value_and_grad(
         for layers, terms in passes:
             if terms is bent:
                 seen = moved if layers is windows.network else image
-                for name, own in windows.sums(seen, fields, targets.masks, bent, layers).items():
+                found = windows.sums(seen, fields, picture, targets.masks, bent, layers)
+                for name, own in found.items():
                     sums[name] |= own
-        zeros = jax.eval_shape(
-            lambda: _empty_sums(objective, params, image.shape, targets, windows)
-        )
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), zeros)
-        known = {name: own | sums[name] for name, own in zeros.items()}
+        known = sums | windows.shapes_of_sums(image, fields, picture, targets.masks, linear_terms)
         slope = _slope(params, known, bare, key, config, shape=windows.shape)
         linear = {}
         for layers, terms in passes:
@@ -826,9 +905,7 @@ def tiled_value_and_grad(
                     params,
                     windows.grid.cut(moved if network else image, window),
                     windows.cut(fields, window),
-                    windows.cut(picture, window).values
-                    if network and picture is not None
-                    else None,
+                    windows.cut_picture(picture, window, layers),
                     windows.cut(targets.masks, window),
                     partition.Place.of(window),
                     key,
@@ -850,18 +927,6 @@ def tiled_value_and_grad(
     return jax.tree.map(np.asarray, total), gradient
 
 
-def _empty_sums(objective, params, shape, targets, windows):
-    """Sums of the shapes that a picture's have; to be traced alone."""
-    window = next(iter(windows))
-    at = objective.at(params, shape, windows.key)
-    image = jnp.zeros((*windows.grid.window, 3))
-    fields = windows.cut(fields_of(targets.terms), window)
-    if targets.picture is not None:
-        fields = fields | fields_of(objective.content_targets(params, image, at))
-    masks = windows.cut(targets.masks, window)
-    return objective.measure(params, image, fields, at, masks=masks)
-
-
 def tiled_layer_losses(
     image: np.ndarray, params: Mapping, targets: Targets, config: Config, *, tile: int
 ) -> dict[str, dict[str, jax.Array]]:
@@ -869,10 +934,8 @@ def tiled_layer_losses(
     targets = jax.tree.map(np.asarray, one_output(targets))
     image = np.asarray(image)
     windows = _Windows(Objective.of(config), params, config, image.shape, tile)
-    fields = fields_of(targets.terms)
-    if targets.picture is not None:
-        content = _tiled_content(params, targets.picture.values, config, tile=tile)
-        fields = fields | fields_of(content)
+    check_made(targets, windows.objective, image.shape)
+    fields, picture = fields_of(targets.terms), targets.picture
     bare = dataclasses.replace(
         targets, terms=without_fields(targets.terms), masks=None, picture=None
     )
@@ -881,7 +944,7 @@ def tiled_layer_losses(
         sums = {term.name: {} for term in terms}
         for layers in (windows.network, windows.image):
             if windows.looked_at(layers, terms):
-                found = windows.sums(image, fields, targets.masks, terms, layers)
+                found = windows.sums(image, fields, picture, targets.masks, terms, layers)
                 for name, own in found.items():
                     sums[name] |= own
         return _total_and_parts(params, sums, bare, None, config, shape=windows.shape)[1]
@@ -939,13 +1002,26 @@ def tiled_targets(
         shape=content.shape[:2],
     )
     found = jax.tree.map(np.asarray, found)
-    contents = {} if config.jitter else _tiled_content(params, content, config, tile=tile)
+    if config.jitter:  # what moves is found at each step
+        contents = _content_itself(objective, params, content)
+    else:
+        contents = _tiled_content(params, content, config, tile=tile)
     return [
         dataclasses.replace(own, terms=own.terms | contents)
         for own in (
             jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(found.output))
         )
     ]
+
+
+def _content_itself(objective, params, content):
+    """What terms keep of the content as a picture."""
+    at = objective.at(params, content.shape)
+    return {
+        term.name: {IMAGE: term.target(IMAGE, Field(content, IMAGE), at)}
+        for term in objective.terms
+        if term.refers == "content" and IMAGE in term.layers
+    }
 
 
 def _tiled_style(params, style, config, *, tile, mask):
@@ -980,7 +1056,7 @@ def _style_window(params, window, weights, place, config, *, shape, keep):
     objective = _kept(config, keep)
     at, own = _at_window(objective, params, window, place, shape, None)
     if weights is not None:
-        own = {layer: weights[layer].values * here for layer, here in own.items()}
+        own = {layer: mask.values * own[layer] for layer, mask in weights.items()}
     return objective.measure(params, window, {}, at, own=own)
 
 
@@ -1001,7 +1077,7 @@ def _tiled_content(params, content, config, *, tile):
     """What terms keep of a content, found window by window, in host memory."""
     windows = _Windows(Objective.of(config), params, config, content.shape, tile)
     found = None
-    if not windows.objective.layers("content"):
+    if not any(term.refers == "content" for term in windows.objective.terms):
         return {}
     with partition.on_device():
         for window in windows:

@@ -421,7 +421,7 @@ def run(
         again to find the compiled program again.
       previous: states of a run on the same pictures at another scale, see `start`.
       resume: where to go on from in place of `images`, of which then only the shape matters.
-      key: random key of the jitter; None is key 0.
+      key: random key of what is drawn at each step; None is key 0.
       callback: called with a `Progress` after each dispatch.
       mesh: devices to divide the images among, from `sharding.make_mesh`; None is one device.
 
@@ -480,7 +480,7 @@ def run_given_gradients(
     Args:
       value_and_grad: `value_and_grad(image, *arguments) -> ((value, terms), gradient)` of one
         NumPy image and the arguments that `each` holds for it; NumPy arrays or JAX's. With
-        `config.jitter` it is also given `key=`, a random key of each step, or none for the last
+        `config.draws()` it is also given `key=`, a random key of each step, or none for the last
         look.
       each: a sequence of arguments for each image.
       images, config, optimizer, previous, resume, key, callback: as of `run`.

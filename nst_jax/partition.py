@@ -26,6 +26,7 @@ No part measures padding: positions that are not its own have a weight of 0.
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_jax.extractor import Network
-from nst_jax.terms import IMAGE, At, Field, Term
+from nst_jax.terms import IMAGE, At, Field, Term, is_field
 
 STRIP = 64  # the most columns of a strip, in each segment
 
@@ -126,7 +127,7 @@ def measure(
     found: Sums = {term.name: {} for term in terms}
     features, whole = {IMAGE: image}, asked
     if strips and hasattr(extractor, "cuts"):
-        parts = [(term, layer) for term, layer in asked if term.additive and layer != IMAGE]
+        parts = [pair for pair in asked if _goes_by_strips(*pair, fields)]
         whole = [pair for pair in asked if pair not in parts]
         keep = network_layers_of(whole)
         for segment, kept in _by_segment(
@@ -148,6 +149,13 @@ def measure(
         }
         for term in terms
     }
+
+
+def _goes_by_strips(term: Term, layer: str, fields: Mapping) -> bool:
+    """Whether a strip holds all that the term's sums over a part of a layer read."""
+    beside = jax.tree.leaves(fields.get(term.name, {}).get(layer), is_leaf=is_field)
+    own = all(field.layer == layer for field in beside if is_field(field))
+    return term.additive and not term.reach and layer != IMAGE and own
 
 
 def network_layers_of(pairs: Sequence[tuple[Term, str]]) -> tuple[str, ...]:
@@ -467,12 +475,15 @@ def grid(
     """
     height, width = shape[:2]
     stride, radius = 1, 1
+    strides = strides_of(terms, extractor, params, shape)
     for term in terms:
         for layer in term.layers:
-            step, sees = (
-                (1, 0) if layer == IMAGE else extractor.geometry(params, layer, (height, width))[:2]
+            sees = (
+                0 if layer == IMAGE else extractor.geometry(params, layer, (height, width)).radius
             )
-            stride, radius = max(stride, step), max(radius, sees + step * term.reach)
+            # A window starts where every layer has a position of its own.
+            stride = math.lcm(stride, strides[layer])
+            radius = max(radius, sees + strides[layer] * term.reach)
     (window_height, rows), (window_width, columns) = (
         spans(side, tile, stride=stride, radius=radius) for side in (height, width)
     )
@@ -499,12 +510,22 @@ class Place(NamedTuple):
 def strides_of(
     terms: Sequence[Term], extractor: Network, params: Tree, shape: Sequence[int]
 ) -> dict[str, int]:
-    """The stride of each layer that terms look at."""
-    found = {
-        layer: extractor.geometry(params, layer, tuple(shape[:2])).stride
-        for layer in network_layers(terms)
-    }
-    return {IMAGE: 1, **found}
+    """The stride of each layer that terms look at, in a picture of `shape`.
+
+    Raises:
+      ValueError: a layer whose positions are not as many as whole strides fit into the picture.
+    """
+    shape = tuple(shape[:2])
+    found = {IMAGE: 1}
+    for layer in network_layers(terms):
+        geometry = extractor.geometry(params, layer, shape)
+        found[layer] = geometry.stride
+        if geometry.shape != tuple(side // geometry.stride for side in shape):
+            raise ValueError(
+                f"masks and tiles need a layer of as many positions as its stride of "
+                f"{geometry.stride} fits into the picture {shape}; {layer} has {geometry.shape}"
+            )
+    return found
 
 
 def in_window(

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from nst_jax.config import check_choice
+
 
 def number(default: Any, **about: Any) -> Any:
     """A field that is a number: a float, an array of one number an output, or a tuple of these."""
@@ -39,14 +41,20 @@ def settings(cls: type) -> type:
     Two objects are equal where their structure is the same and each number is, bit by bit in
     float32.
 
+    A field with `choices=` among what is said about it takes one of these alone; anything else is a
+    ValueError that lists them.
+
     Raises:
       TypeError: a field declared in another way.
     """
-    own_check = cls.__dict__.get("__post_init__")
+    own_check = getattr(cls, "__post_init__", None)
 
     def __post_init__(self):
         for name in shares:
             object.__setattr__(self, name, _with_weights(name, getattr(self, name)))
+        for field in fields:
+            if "choices" in field.metadata:
+                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
         if own_check is not None:
             own_check(self)
 
@@ -90,7 +98,16 @@ def settings(cls: type) -> type:
     cls.__eq__ = lambda self, other: type(self) is type(other) and key(self) == key(other)
     cls.__hash__ = lambda self: hash(key(self))
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    _SETTINGS.add(cls)
     return cls
+
+
+_SETTINGS: set[type] = set()
+
+
+def is_settings(value: Any) -> bool:
+    """Whether a value is of a class that `settings` made."""
+    return type(value) in _SETTINGS
 
 
 def _with_weights(name: str, value: Any) -> dict[str, Any]:

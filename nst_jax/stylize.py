@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import optax
 from nst_jax import color, combining, objective, optimize, partition, sharding
 from nst_jax import image as image_lib
 from nst_jax.config import Config
-from nst_jax.terms import IMAGE, Tree, map_fields
+from nst_jax.terms import IMAGE, Tree, is_field, map_fields
 
 
 class Result(NamedTuple):
@@ -92,8 +92,8 @@ def stylize(
       content: `[H, W, 3]`; or several of one shape, a sequence or `[M, H, W, 3]`.
       styles: pictures `[h, w, 3]`, each of its own shape.
       config: what to do. Pictures are brought to `config.size`, none changes its shape.
-      key: random key (`jax.random.key`) of the noise to start from and of the jitter; None is
-        key 0. Every output starts from the same noise.
+      key: random key (`jax.random.key`) of the noise to start from, of the jitter and of terms that
+        draw; None is key 0. Every output starts from the same noise.
       paired: paint content n in `styles[n]` alone, of as many contents as styles.
       mixing: `[rows, styles]`, rows sum to 1: blends of styles, one output a row and content.
       masks: `[styles, H, W]` in [0, 1], over the content: one output, in which each style holds
@@ -132,117 +132,174 @@ def stylize(
         raise ValueError(
             f"paired needs as many contents as styles, got {len(contents)} and {len(styles)}"
         )
-    if initial is not None:
-        initial = checked("initial", initial)
-    inputs = objective.check_inputs(objective.Objective.of(config), inputs, contents[0].shape)
+    terms = objective.Objective.of(config)
+    drawing = [term.name for term in terms.terms if not term.fixed]
+    if drawing and config.optimizer == "lbfgs" and optimizer is None:
+        raise ValueError(f"lbfgs needs a loss that stays the same; {drawing[0]!r} draws anew")
     rows = combining.check_combination(
-        objective.Objective.of(config).terms,
+        terms.terms,
         len(styles),
         jitter=config.jitter,
         mixing=mixing,
         masks=masks,
         style_masks=style_masks,
     )
-    drawing = [term.name for term in objective.Objective.of(config).terms if not term.fixed]
-    if drawing and config.optimizer == "lbfgs" and optimizer is None:
-        raise ValueError(f"lbfgs needs a loss that stays the same; {drawing[0]!r} draws anew")
     outputs = _swept(config, len(contents) if paired else len(contents) * rows)
     optimize.batch_numbers(config, outputs)
-    shapes = [style.shape for style in styles]
     check_content(
         params,
         contents[0].shape,
         config,
-        styles=shapes,
+        styles=[style.shape for style in styles],
         masks=masks,
         style_masks=style_masks,
         tile=tile,
     )
-    sizes = scales(config)
+    inputs = objective.check_inputs(terms, inputs, contents[0].shape)
+    _check_outputs_of(inputs, len(contents) if paired else len(contents) * rows)
     steps = steps_at_scales(config)
+    names = {"total", *(term.name for term in terms.terms)}
+    if resume is not None and resume.history.keys() != names:
+        raise ValueError(
+            f"resume must be of the terms {', '.join(sorted(names))}, got "
+            f"{', '.join(sorted(resume.history))}"
+        )
     if resume is not None and not 0 < resume.step <= sum(steps):
         raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
-    key = jax.random.key(0) if key is None else key
-    if mesh is None:  # tiles of the transform would not divide as heights do
-        params = objective.prepare(params, config)
+    run = _Run(
+        # Tiles of the transform would not divide as heights do.
+        params=objective.prepare(params, config) if mesh is None else params,
+        contents=contents,
+        styles=styles,
+        config=config,
+        outputs=outputs,
+        paired=paired,
+        combination={"mixing": mixing, "masks": masks, "style_masks": style_masks},
+        inputs=inputs,
+        initial=None if initial is None else checked("initial", initial),
+        key=jax.random.key(0) if key is None else key,
+        optimizer=optimizer,
+        callback=callback,
+        tile=tile,
+        on_window=on_window,
+        mesh=mesh,
+    )
     states, histories = None, []
-    for number, size in enumerate(sizes):
+    for number in range(len(steps)):
         done = sum(steps[:number])
         if resume is not None and resume.step > done + steps[number]:
             continue
-        here = config.replace(size=size, first_size=None, first_steps=None, steps=steps[number])
-        sized = [fit(picture, here) for picture in contents]
-        sides = [max(fit_shape(picture.shape, here)) for picture in (*contents, *styles)]
-        tiled = tile is not None and max(sides) > tile
-        with partition.on_device() if tile is not None and not tiled else contextlib.nullcontext():
-            targets = _targets(
-                params,
-                sized,
-                styles,
-                here,
-                paired,
-                mixing,
-                masks,
-                style_masks,
-                inputs,
-                tile if tiled else None,
-            )
-            targets = _repeated(targets, outputs)
-            moved = np.zeros(outputs, bool)  # which outputs a coarser scale has changed
-            if states is not None:
-                moved = np.asarray(states.kept_start) < number
-                images = image_lib.resize(states.picture, *sized[0].shape[:2])
-            if not moved.all():
-                masked = masks is not None
-                first = _start(sized, styles, here, outputs, key, mixing, masked, initial)
-                images = (
-                    jnp.where(moved[:, None, None, None], images, first) if moved.any() else first
-                )
-            # What is dealt with by now is no reason to compile the step anew.
-            here = here.replace(size=None, size_of="longer", init="content", color="style")
-            numbers = optimize.batch_numbers(here, outputs)
-            finish = _finish(config, sized, outputs)
-            measure = functools.partial(
-                _layer_losses, params, targets, numbers, tile=tile if tiled else None
-            )
-            options = {
-                "optimizer": optimizer,
-                "previous": states,
-                "resume": resume and _at_this_scale(resume, done),
-                "key": key,
-                "callback": callback and _shifted(callback, done, sum(steps), finish, measure),
-            }
-            if tiled:
-                states, history = optimize.run_given_gradients(
-                    functools.partial(
-                        objective.tiled_value_and_grad, tile=tile, on_window=on_window
-                    ),
-                    images,
-                    here,
-                    each=[
-                        (params, own, _item(jax.tree.map(np.asarray, numbers), n))
-                        for n, own in enumerate(targets)
-                    ],
-                    **options,
-                )
-            else:
-                states, history = optimize.run(
-                    objective.objective_value,
-                    images,
-                    here,
-                    shared=(params,),
-                    each=(targets, numbers),
-                    mesh=mesh,
-                    **options,
-                )
+        here = resume and _at_this_scale(resume, done)
+        states, history = _paint_scale(run, number, states, here)
         if resume is not None:
             histories.append({name: rows[:done] for name, rows in resume.history.items()})
             resume = None
         histories.append(history)
-    images = finish(states.picture)
+    images = _finish(config, run.sized(scales(config)[-1]), outputs)(states.picture)
     history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
     known = [np.asarray(x) for x in (states.diverged, states.kept_start, states.value)]
     return Result(jnp.asarray(images), history, *known)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What `stylize` was asked for, checked."""
+
+    params: Mapping
+    contents: Sequence[jax.Array]
+    styles: Sequence[jax.Array]
+    config: Config
+    outputs: int
+    paired: bool
+    combination: Mapping[str, Any]
+    inputs: Mapping[str, Tree]
+    initial: jax.Array | None
+    key: jax.Array
+    optimizer: optax.GradientTransformation | None
+    callback: Callable[[optimize.Progress], None] | None
+    tile: int | None
+    on_window: partition.OnWindow | None
+    mesh: jax.sharding.Mesh | None
+
+    def at(self, size: int | None) -> Config:
+        """The settings of a single scale."""
+        return self.config.replace(size=size, first_size=None, first_steps=None)
+
+    def sized(self, size: int | None) -> list[jax.Array]:
+        """The contents, brought to a size."""
+        return [fit(content, self.at(size)) for content in self.contents]
+
+    def is_tiled(self, size: int | None) -> bool:
+        """Whether a picture is larger than a tile at this size."""
+        pictures = (*self.contents, *self.styles)
+        sides = [max(fit_shape(picture.shape, self.at(size))) for picture in pictures]
+        return self.tile is not None and max(sides) > self.tile
+
+
+def _paint_scale(
+    run: _Run, number: int, states: optimize.State | None, resume: optimize.Checkpoint | None
+) -> tuple[optimize.State, dict[str, np.ndarray]]:
+    """All steps of the scale of that number, from the states of the one before, or from where
+    `resume` stood in it; the states and the history."""
+    size, steps = scales(run.config)[number], steps_at_scales(run.config)
+    here, sized = run.at(size).replace(steps=steps[number]), run.sized(size)
+    tile = run.tile if run.is_tiled(size) else None
+    whole_after_tiles = run.tile is not None and tile is None
+    with partition.on_device() if whole_after_tiles else contextlib.nullcontext():
+        targets = _repeated(_targets(run, here, sized, tile), run.outputs)
+        images = _images(run, here, sized, number, states)
+        # What is dealt with by now is no reason to compile the step anew.
+        here = here.replace(size=None, size_of="longer", init="content", color="style")
+        numbers = optimize.batch_numbers(here, run.outputs)
+        options = {
+            "optimizer": run.optimizer,
+            "previous": states,
+            "resume": resume,
+            "key": run.key,
+            "callback": run.callback
+            and _shifted(
+                run.callback,
+                sum(steps[:number]),
+                sum(steps),
+                _finish(run.config, sized, run.outputs),
+                functools.partial(_layer_losses, run.params, targets, numbers, tile=tile),
+            ),
+        }
+        if tile is None:
+            return optimize.run(
+                objective.objective_value,
+                images,
+                here,
+                shared=(run.params,),
+                each=(targets, numbers),
+                mesh=run.mesh,
+                **options,
+            )
+        return optimize.run_given_gradients(
+            functools.partial(objective.tiled_value_and_grad, tile=tile, on_window=run.on_window),
+            images,
+            here,
+            each=[
+                (run.params, own, _item(jax.tree.map(np.asarray, numbers), n))
+                for n, own in enumerate(targets)
+            ],
+            **options,
+        )
+
+
+def _images(run, config, sized, number, states):
+    """The pictures that a scale starts from: those of the scale before, resampled, where one
+    changed them; else where the run begins."""
+    moved = np.zeros(run.outputs, bool)
+    if states is not None:
+        moved = np.asarray(states.kept_start) < number
+    if moved.all():
+        return image_lib.resize(states.picture, *sized[0].shape[:2])
+    first = _start(run, config, sized)
+    if not moved.any():
+        return first
+    images = image_lib.resize(states.picture, *sized[0].shape[:2])
+    return jnp.where(moved[:, None, None, None], images, first)
 
 
 def checked(name: str, image: jax.Array) -> jax.Array:
@@ -344,41 +401,35 @@ def _several(content) -> list[jax.Array]:
     return contents
 
 
-def _targets(params, contents, styles, config, paired, mixing, masks, style_masks, inputs, tile):
+def _targets(run, config, sized, tile):
     """Targets of contents x styles, or of pairs; pictures in, so that colours can be kept. With a
     tile, a list of one output's each."""
     compute = objective.compute_targets
     if tile is not None:
         compute = functools.partial(objective.tiled_targets, tile=tile)
-    height, width = contents[0].shape[:2]
-    if masks is not None:
-        masks = _fit_mask("masks", masks, height, width)
-    sized = [fit(style, config) for style in styles]
-    if style_masks is not None and len(style_masks) == len(sized):
-        style_masks = [
+    height, width = sized[0].shape[:2]
+    styles, combination = [fit(style, config) for style in run.styles], dict(run.combination)
+    if combination["masks"] is not None:
+        combination["masks"] = _fit_mask("masks", combination["masks"], height, width)
+    if combination["style_masks"] is not None:
+        combination["style_masks"] = [
             mask if mask is None else _fit_mask(f"style_masks[{index}]", mask, *style.shape[:2])
-            for index, (mask, style) in enumerate(zip(style_masks, sized, strict=True))
+            for index, (mask, style) in enumerate(
+                zip(combination["style_masks"], styles, strict=True)
+            )
         ]
-    styles_of = [[style] for style in sized] if paired else [sized] * len(contents)
-    parts, inputs = [], _fit_inputs(inputs, height, width)
-    for number, (content, coloured) in enumerate(zip(contents, styles_of, strict=True)):
+    styles_of = [[style] for style in styles] if run.paired else [styles] * len(sized)
+    parts, inputs = [], _fit_inputs(run.inputs, height, width)
+    for number, (content, coloured) in enumerate(zip(sized, styles_of, strict=True)):
         if config.color == "luminance":
             coloured = [color.grey(color.match_luminance(style, content)) for style in coloured]
             content = color.grey(content)
         elif config.color == "match":
             coloured = [color.match_colors(style, content) for style in coloured]
-        parts.append(
-            compute(
-                params,
-                content,
-                coloured,
-                config,
-                mixing=mixing,
-                masks=masks,
-                style_masks=style_masks,
-                inputs=_of_content(inputs, number, len(contents)),
-            )
-        )
+        own = _of_content(inputs, number, len(sized))
+        if config.color == "luminance":
+            own = map_fields(_grey, own)
+        parts.append(compute(run.params, content, coloured, config, **combination, inputs=own))
     if tile is not None:
         return [targets for part in parts for targets in part]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -406,6 +457,23 @@ def _fit_inputs(inputs, height, width):
         return dataclasses.replace(field, values=values)
 
     return map_fields(fitted, inputs)
+
+
+def _check_outputs_of(inputs, outputs):
+    """Refuses data with another number of values than there are outputs, before a sweep."""
+    for name, tree in inputs.items():
+        for field in filter(is_field, jax.tree.leaves(tree, is_leaf=is_field)):
+            if field.per_output and len(field.values) != outputs:
+                raise ValueError(
+                    f"inputs[{name!r}] must have a value for each of the {outputs} outputs (all "
+                    f"numbers of a sweep share it), got {len(field.values)}"
+                )
+
+
+def _grey(field):
+    if field.kind != "picture":
+        return field
+    return dataclasses.replace(field, values=color.grey(field.values))
 
 
 def _of_content(inputs, number, contents):
@@ -460,23 +528,26 @@ def _each_output(pictures, *, outputs):
     return jnp.repeat(jnp.stack(pictures), outputs // len(pictures), axis=0)
 
 
-def _start(contents, styles, config, outputs, key, mixing, masked, initial):
-    """The pictures to start from, `[outputs, H, W, 3]`."""
-    height, width = contents[0].shape[:2]
-    if initial is not None:
-        pictures = [image_lib.cover(initial, height, width)]
+def _start(run, config, sized):
+    """The pictures that a run starts from, `[outputs, H, W, 3]`."""
+    height, width = sized[0].shape[:2]
+    if run.initial is not None:
+        pictures = [image_lib.cover(run.initial, height, width)]
     elif config.init == "noise":
-        pictures = [image_lib.noise(key, height, width)]
+        pictures = [image_lib.noise(run.key, height, width)]
     elif config.init == "style":
-        covered = [image_lib.cover(style, height, width) for style in styles]
+        covered = [image_lib.cover(style, height, width) for style in run.styles]
         # Of a blend the heaviest, of masked styles the first.
-        rows = np.eye(1 if masked else len(styles)) if mixing is None else np.asarray(mixing)
-        pictures = [covered[index] for index in np.resize(np.argmax(rows, axis=1), outputs)]
+        mixing, masks = run.combination["mixing"], run.combination["masks"]
+        rows = np.asarray(
+            np.eye(1 if masks is not None else len(covered)) if mixing is None else mixing
+        )
+        pictures = [covered[index] for index in np.resize(np.argmax(rows, axis=1), run.outputs)]
     else:
-        pictures = contents
+        pictures = sized
     if config.color == "luminance":
         pictures = [color.grey(picture) for picture in pictures]
-    return _each_output(pictures, outputs=outputs)
+    return _each_output(pictures, outputs=run.outputs)
 
 
 def _at_this_scale(resume, done):

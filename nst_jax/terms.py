@@ -19,10 +19,12 @@ import jax
 import numpy as np
 
 from nst_jax import losses
-from nst_jax.settings import number, option, settings, weighted
+from nst_jax.settings import is_settings, number, option, settings, weighted
 
 IMAGE = "image"
 """The layer that is the picture itself, as it is before a jitter moves it."""
+
+KINDS = ("features", "picture", "mask")
 
 Tree = Any
 
@@ -140,7 +142,8 @@ class Term:
           x: `[h, w, C]`, a part that lies inside the picture.
           weights: `[h, w]`, at least 0; None is 1 everywhere. A position of weight 0 must add
             exactly nothing.
-          target: its `Field`s, cut to the part; None while a style is measured.
+          target: the layer's target with its `Field`s alone, cut to the part; None while a style
+            is measured.
           at: the whole picture.
 
         Returns:
@@ -173,13 +176,19 @@ def check_term(term: Any) -> None:
       TypeError: a member that is missing.
     """
     kind = type(term).__name__
-    for member in ("name", "weight", "layers", "sums", "loss", "target"):
-        found = getattr(term, member, None)
-        if (
-            found is None
-            or getattr(type(term), member, None) is getattr(Term, member, 0) is not Term.target
-        ):
-            raise TypeError(f"a term must have {member!r}, and {kind} has none")
+    if not (isinstance(term, Term) and is_settings(term)):
+        raise TypeError(
+            "a term must be an object of a class derived from nst_jax.terms.Term and decorated by "
+            f"nst_jax.settings.settings, got {term!r}"
+        )
+    missing = [name for name in ("name", "weight", "layers") if not hasattr(term, name)]
+    missing += [
+        name for name in ("sums", "loss") if getattr(type(term), name) is getattr(Term, name)
+    ]
+    if missing:
+        raise TypeError(f"a term must have {missing[0]!r}, and {kind} has none")
+    if term.name == "total":
+        raise ValueError("a term must not be called 'total', which is the sum of all")
     if term.refers not in ("style", "content", "run", None):
         raise ValueError(
             f"{kind}.refers must be 'style', 'content', 'run' or None, got {term.refers!r}"

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "profiles": {"files"},
     "io": {"deep_color", "files", "memory", "profiles"},
     "magnitudes": {"vgg"},
-    "settings": set(),
+    "settings": {"config"},
     "terms": {"losses", "settings"},
     "extractor": {"magnitudes", "vgg"},
     "config_terms": {"config", "extractor", "terms"},

@@ -32,10 +32,11 @@ class ChannelMeans(terms.Term):
         return measured["sum"] / measured["count"]
 
     def loss(self, sums, target, at):
-        return {
-            layer: weight * jnp.mean(jnp.square(own["sum"] / own["count"] - target[layer]))
-            for (layer, own), weight in zip(sums.items(), self.layers.values(), strict=True)
-        }
+        found = {}
+        for layer, weight in self.layers.items():
+            mean = sums[layer]["sum"] / sums[layer]["count"]
+            found[layer] = weight * jnp.mean(jnp.square(mean - target[layer]))
+        return found
 
 
 CONFIG = own.ALONE.replace(terms=(ChannelMeans(weight=3.0),))
@@ -115,7 +116,17 @@ def test_what_is_no_term_is_refused(vgg16, rng):
     content, style = own.pictures(rng, (40, 48), (30, 41))
     for config, error, message in (
         (own.ALONE.replace(terms=(Nothing(),)), TypeError, "a term must have 'sums', and Nothing"),
-        (own.ALONE.replace(terms=("means",)), TypeError, "a term must have 'name', and str has"),
+        (own.ALONE.replace(terms=("means",)), TypeError, "a term must be an object of a class"),
+        (
+            own.ALONE.replace(terms=(ChannelMeans,)),
+            TypeError,
+            "a term must be an object of a class",
+        ),
+        (
+            own.ALONE.replace(terms=(ChannelMeans(name="total"),)),
+            ValueError,
+            "a term must not be called 'total'",
+        ),
         (CONFIG.replace(terms=CONFIG.terms * 2), ValueError, "differ in their names, got 'means'"),
     ):
         with pytest.raises(error, match=message):

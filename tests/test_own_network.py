@@ -25,7 +25,7 @@ def features(params, image, layers):
 
 
 # A position of "coarse" sees 2 pixels of its own and, by each convolution, 1 and 2 beyond.
-NETWORK = Extractor(features, layers=(("fine", 1, 1), ("coarse", 2, 3)))
+NETWORK = Extractor(features, layers={"fine": (1, 1), "coarse": (2, 3)})
 CONFIG = nst_jax.Config(
     size=None,
     extractor=NETWORK,

@@ -87,11 +87,35 @@ def test_it_paints_at_every_scale(vgg16, rng, outputs):
         )
 
 
+def test_luminance_alone_is_compared_where_luminance_alone_is_painted(vgg16, rng):
+    content, style = own.pictures(rng, (40, 48), (30, 41))
+    same = {
+        "temporal": {
+            "warped": Field(content[:, :, None], IMAGE, "picture"),
+            "reliable": Field(np.ones((40, 48, 1), np.float32), IMAGE, "mask"),
+        }
+    }
+    config = CONFIG.replace(color="luminance", steps=1)
+    history = nst_jax.stylize(vgg16, content, [style], config, inputs=same).history
+    np.testing.assert_allclose(history["temporal"], 0.0, atol=1e-6)
+
+
 def test_inputs_of_another_term_or_size_are_refused(vgg16, rng):
     content, style = own.pictures(rng, (40, 48), (30, 41))
     for inputs, message in (
         (None, "inputs must be of the terms temporal, got none"),
         ({"tempral": {}}, "inputs must be of the terms temporal, got tempral"),
+        ({"temporal": {}}, r"inputs\['temporal'\] must hold arrays, got none"),
+        (
+            {"temporal": {"warped": Field(np.full((40, 48, 2, 3), 2.0), IMAGE, "picture")}},
+            "must be in .0, 1., got values from 2 to 2",
+        ),
+        (
+            {"temporal": {"warped": Field(np.zeros((40, 48, 2)), IMAGE, "picture")}},
+            r"must be a picture \[H, W, ..., 3\], got \(40, 48, 2\)",
+        ),
+        ({"temporal": {"warped": Field(np.zeros((40, 48)), IMAGE, "map")}}, "got 'map'"),
+        (frames(rng, 40, 48, outputs=3), "have a value for each of the 1 outputs .* got 3"),
         (frames(rng, 40, 40), r"must be of the content's size \(40, 48\), got \(40, 40\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own
 import pytest
 
 import nst_jax
-from nst_jax import objective, sharding, terms
+from nst_jax import losses, objective, optimize, sharding, terms
 from nst_jax.settings import number, option, settings, weighted
 from nst_jax.terms import Content, Field, GramStyle, TotalVariation, WassersteinStyle
 
@@ -70,6 +71,19 @@ def test_another_number_compiles_nothing_and_another_structure_does():
     assert len(traced) == 1
     weight(GramStyle(normalization="relative"))
     assert len(traced) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TotalVariation(form="L1"), "form must be one of keras, nine_point, l1, got 'L1'"),
+        (lambda: GramStyle(normalization="gaty"), "normalization must be .* did you mean 'gatys'"),
+        (lambda: Content(reduction="avg"), "reduction must be one of half_sum, sum, mean, got"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_a_field_of_no_kind_is_refused():
@@ -152,3 +166,115 @@ def test_targets_with_a_value_a_position_are_divided_by_height(vgg16, rng):
     assert region.sharding.shard_shape(region.shape) == (1, 8, 24, 2)
     gram = placed.terms["style"]["block1_conv1"].gram
     assert gram.sharding.shard_shape(gram.shape) == (1, 2, 64, 64)
+
+
+def test_sums_that_read_beyond_a_position_are_of_whole_layers_in_strips(vgg16, rng, monkeypatch):
+    image, content, style = own.pictures(rng, (37, 53), (37, 53), (30, 41))
+    rough = TotalVariation(name="rough", layers=("block1_conv1",), weight=1e-9)
+    config = own.ALONE.replace(terms=(rough,))
+    targets = nst_jax.compute_targets(vgg16, content, [style], config)
+    wanted = own.value_and_grad(image, vgg16, targets, config)
+    arguments = (vgg16, image, content, [style], config)
+    own.assert_same(own.in_strips(monkeypatch, *arguments), wanted)
+    own.assert_same(own.in_windows(*arguments), wanted)
+
+
+@settings
+class RootContent(Content):
+    """A content loss that is not linear in its sums."""
+
+    name: str = option("root")
+    linear = False
+
+    def loss(self, sums, target, at):
+        return {layer: jnp.sqrt(1 + own) for layer, own in sums.items()}
+
+
+@settings
+class RegionalLinear(terms.Term):
+    """Linear in its sums, and under masks."""
+
+    name: str = option("regional")
+    weight: Any = number(1.0)
+    layers: Any = weighted(("block1_conv1",))
+    refers = "style"
+    linear = True
+    regions = True
+
+    def sums(self, layer, x, weights, target, at):
+        weights = jnp.ones(x.shape[:2]) if weights is None else weights
+        return jnp.einsum("hw,hwc->", weights, jnp.square(x / 300 - 1))
+
+    def target(self, layer, measured, at):
+        return measured
+
+    def loss(self, sums, target, at):
+        return {layer: own / at.positions[layer] for layer, own in sums.items()}
+
+
+def test_what_a_jitter_moves_and_what_it_does_not(vgg16, rng):
+    """The picture itself is compared before it is moved; layers of the network after."""
+    image, content, style = own.pictures(rng, (37, 53), (37, 53), (30, 41))
+    config = own.ALONE.replace(
+        jitter=3,
+        terms=(
+            Content(name="pixels", layers=(terms.IMAGE, "block1_conv1")),
+            RootContent(layers=("block2_conv1",)),
+        ),
+    )
+    key = jax.random.key(2)
+    assert np.all(np.asarray(objective.Objective.of(config).shift(key)))
+    targets = nst_jax.compute_targets(vgg16, content, [style], config)
+    wanted = own.value_and_grad(image, vgg16, targets, config, key)
+    own.assert_same(own.in_windows(vgg16, image, content, [style], config, key=key), wanted)
+    _, found = nst_jax.objective_value(jnp.asarray(content), vgg16, targets, config, key=key)
+    np.testing.assert_allclose(found["pixels"], 0.0, atol=1e-9)
+    plain = config.replace(jitter=0)
+    targets = nst_jax.compute_targets(vgg16, content, [style], plain)
+    with pytest.raises(ValueError, match="targets must be made with a jitter"):
+        nst_jax.objective_value(jnp.asarray(content), vgg16, targets, config, key=key)
+    wanted = own.value_and_grad(image, vgg16, targets, plain)
+    own.assert_same(own.in_windows(vgg16, image, content, [style], plain), wanted)
+
+
+def test_a_linear_term_under_masks(vgg16, rng):
+    image, content, *styles = own.pictures(rng, (37, 53), (37, 53), (30, 41), (30, 41))
+    config = own.ALONE.replace(terms=(RegionalLinear(),))
+    given = {"masks": rng.random((2, 37, 53), np.float32)}
+    targets = nst_jax.compute_targets(vgg16, content, styles, config, **given)
+    wanted = own.value_and_grad(image, vgg16, targets, config)
+    own.assert_same(own.in_windows(vgg16, image, content, styles, config, **given), wanted)
+
+
+def test_a_sweep_of_several_weights_has_an_axis_each(vgg16, rng):
+    """Of axes, too, that are a tree as the configuration is."""
+    content, style = pictures(rng, (24, 32), (24, 32))
+    config = CONFIG.replace(style_weight=np.float32([1, 2]), tv_weight=np.float32([1e-6, 3e-6]))
+    axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, config)
+    targets = nst_jax.compute_targets(vgg16, content, [style], CONFIG)
+    value = jax.vmap(nst_jax.objective_value, in_axes=(None, None, None, axes))
+    total, found = value(jnp.asarray(content), vgg16, targets, config)
+    assert total.shape == (2,)
+    np.testing.assert_allclose(found["tv"][1], 3 * found["tv"][0], rtol=1e-5)
+
+
+def test_a_checkpoint_of_other_terms_is_refused(vgg16, rng):
+    content, style = pictures(rng, (24, 32), (24, 32))
+    saved = []
+
+    def keep(progress):
+        states = jax.tree.map(np.array, progress.states)
+        saved.append(optimize.Checkpoint(progress.step, states, progress.terms))
+
+    config = CONFIG.replace(steps=2, tv_weight=0.0)
+    nst_jax.stylize(vgg16, content, [style], config, callback=keep)
+    with pytest.raises(ValueError, match="resume must be of the terms content, style, total, tv, "):
+        nst_jax.stylize(vgg16, content, [style], config.replace(tv_weight=1e-6), resume=saved[0])
+
+
+def test_content_loss_weighs_positions(rng):
+    features, target = rng.random((2, 5, 7, 4))
+    weights = rng.random((5, 7))
+    found = losses.content_loss(features, target, weights=weights)
+    expected = 0.5 * np.sum(weights[..., None] * (features - target) ** 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
