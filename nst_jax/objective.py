@@ -360,7 +360,6 @@ def compute_targets(
         mixing or jitter, or inputs of other terms or of another size.
     """
     objective = Objective.of(config)
-    inputs = check_inputs(objective, inputs, content.shape)
     combination = combining.checked(
         objective.terms,
         content,
@@ -370,6 +369,7 @@ def compute_targets(
         masks=masks,
         style_masks=style_masks,
     )
+    inputs = check_inputs(objective, inputs, content.shape)
     objective.at(params, content.shape)
     each = [
         style_targets(params, jnp.asarray(style), config, mask=mask)
@@ -975,7 +975,6 @@ def tiled_targets(
       ValueError: as `compute_targets`, or a tile too small for the layers.
     """
     objective = Objective.of(config)
-    inputs = check_inputs(objective, inputs, content.shape)
     combination = combining.checked(
         objective.terms,
         content,
@@ -985,6 +984,7 @@ def tiled_targets(
         masks=masks,
         style_masks=style_masks,
     )
+    inputs = check_inputs(objective, inputs, content.shape)
     each = [
         _tiled_style(params, style, config, tile=tile, mask=mask)
         for style, mask in zip(styles, combination.style_masks, strict=True)

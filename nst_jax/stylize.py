@@ -158,14 +158,14 @@ def stylize(
     inputs = objective.check_inputs(terms, inputs, contents[0].shape)
     _check_outputs_of(inputs, len(contents) if paired else len(contents) * rows)
     steps = steps_at_scales(config)
+    if resume is not None and not 0 < resume.step <= sum(steps):
+        raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
     names = {"total", *(term.name for term in terms.terms)}
     if resume is not None and resume.history.keys() != names:
         raise ValueError(
             f"resume must be of the terms {', '.join(sorted(names))}, got "
             f"{', '.join(sorted(resume.history))}"
         )
-    if resume is not None and not 0 < resume.step <= sum(steps):
-        raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
     run = _Run(
         # Tiles of the transform would not divide as heights do.
         params=objective.prepare(params, config) if mesh is None else params,
