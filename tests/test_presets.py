@@ -126,6 +126,8 @@ def test_loss_equals_the_published_formula(request, rng, name, model):
 
 # What no source speaks of, and no preset therefore touches.
 COMMON = {
+    "extractor": None,
+    "terms": (),
     "size": 512,
     "size_of": "longer",
     "first_size": None,
