@@ -227,9 +227,9 @@ def test_loss_curves_writes_a_picture(tmp_path, steps, count):
 def test_terms_that_are_zero_are_left_out(tmp_path):
     path = tmp_path / "a.svg"
     report.loss_curves(path, history_of(9, 1, total_variation=3.0), ["a"])
-    assert {"total", "content", "style", "total variation"} < set(texts_of(path))
+    assert {"total", "content", "style", "tv"} < set(texts_of(path))
     report.loss_curves(path, history_of(9, 1, total_variation=0.0), ["a"])
-    assert "content" in texts_of(path) and "total variation" not in texts_of(path)
+    assert "content" in texts_of(path) and "tv" not in texts_of(path)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0, -1.0])

@@ -3,6 +3,7 @@
 As in `experiments`, what is made is kept in the setting's folder.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -99,8 +100,9 @@ def _judge(model: str, config: Config, contents, styles, pictures) -> dict[str, 
             saved = as_saved(next(pictures))
             now = loss_and_terms(saved, params, own, config)[1]
             before = loss_and_terms(content, params, own, config)[1]
-            nothing = jax.tree.map(np.zeros_like, own.content)
-            against = loss_and_terms(content, params, own._replace(content=nothing), config)[1]
+            nothing = jax.tree.map(np.zeros_like, own.terms["content"])
+            nothing = dataclasses.replace(own, terms=own.terms | {"content": nothing})
+            against = loss_and_terms(content, params, nothing, config)[1]
             found["style"].append(float(now["style"] / before["style"]))
             found["content"].append(float(now["content"] / against["content"]))
     return found
