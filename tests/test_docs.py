@@ -164,7 +164,7 @@ def test_commands_of_the_guide(folder, monkeypatch, capsys):
     assert len(named) > 3
     for name in named:
         assert (folder / name).exists(), name
-    assert len(list((folder / "sweep").glob("*content_weight=*.png"))) == 2
+    assert len(list((folder / "sweep").glob("*content_weight=*.png"))) == 3
     assert len(list((folder / "masked").glob("photo__*.png"))) == 1
 
 
