@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nst_jax import color, combining, objective, optimize, partition, sharding
+from nst_jax import color, combining, objective, optimize, partition, sharding, windows
 from nst_jax import image as image_lib
 from nst_jax.config import Config
 from nst_jax.terms import IMAGE, Tree, is_field, map_fields
@@ -276,7 +276,7 @@ def _paint_scale(
                 **options,
             )
         return optimize.run_given_gradients(
-            functools.partial(objective.tiled_value_and_grad, tile=tile, on_window=run.on_window),
+            functools.partial(windows.value_and_grad, tile=tile, on_window=run.on_window),
             images,
             here,
             each=[
@@ -406,7 +406,7 @@ def _targets(run, config, sized, tile):
     tile, a list of one output's each."""
     compute = objective.compute_targets
     if tile is not None:
-        compute = functools.partial(objective.tiled_targets, tile=tile)
+        compute = functools.partial(windows.compute_targets, tile=tile)
     height, width = sized[0].shape[:2]
     styles, combination = [fit(style, config) for style in run.styles], dict(run.combination)
     if combination["masks"] is not None:
@@ -576,7 +576,7 @@ def _layer_losses(params, targets, numbers, images, *, tile):
     else:
         numbers = jax.tree.map(np.asarray, numbers)
         found = [
-            objective.tiled_layer_losses(image, params, own, _item(numbers, n), tile=tile)
+            windows.layer_losses(image, params, own, _item(numbers, n), tile=tile)
             for n, (image, own) in enumerate(zip(images, targets, strict=True))
         ]
     return jax.tree.map(float, found)

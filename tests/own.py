@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nst_jax
-from nst_jax import objective, partition, sharding
+from nst_jax import objective, partition, sharding, windows
 
 # Nothing but what a test adds.
 ALONE = nst_jax.Config(size=None, content_layers=(), style_layers=(), tv_weight=0.0)
@@ -49,8 +49,8 @@ def in_strips(monkeypatch, params, image, content, styles, config, *, key=None, 
 
 def in_windows(params, image, content, styles, config, *, tile=28, key=None, **given):
     """`value_and_grad` window by window."""
-    (targets,) = objective.tiled_targets(params, content, styles, config, tile=tile, **given)
-    return objective.tiled_value_and_grad(image, params, targets, config, tile=tile, key=key)
+    (targets,) = windows.compute_targets(params, content, styles, config, tile=tile, **given)
+    return windows.value_and_grad(image, params, targets, config, tile=tile, key=key)
 
 
 def assert_paints_alike(params, content, styles, config, *, tile=28, **given):

@@ -15,7 +15,7 @@ import pytest
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import objective, optimize, preflight
+from nst_jax import optimize, preflight, windows
 
 
 def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
@@ -317,7 +317,7 @@ def test_so_does_a_tiled_run_and_names_a_smaller_tile(run, pictures, tmp_path, m
 
     monkeypatch.setattr(preflight.Plan, "program_bytes", program_bytes)
     monkeypatch.setattr(preflight, "TILES", (32, 16))
-    exhaust(monkeypatch, objective, "tiled_value_and_grad", call=3)
+    exhaust(monkeypatch, windows, "value_and_grad", call=3)
     code, err = run(*arguments, f"--output_dir={tmp_path / 'o'}")
     assert code == 1 and set(asked) == {2}
     last = err.splitlines()[-1]

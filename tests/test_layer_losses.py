@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, sharding
+from nst_jax import objective, sharding, windows
 
 FAST = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
     size=48,
@@ -66,9 +66,9 @@ def test_tiled_layers_are_those_of_the_whole_picture(vgg16, content, styles, jit
     options = {} if jitter else {"masks": halves()}
     whole = nst_jax.compute_targets(vgg16, content, styles, config, **options)
     whole = jax.tree.map(lambda leaf: leaf[0], whole)
-    tiled = objective.tiled_targets(vgg16, content, styles, config, tile=24, **options)[0]
+    tiled = windows.compute_targets(vgg16, content, styles, config, tile=24, **options)[0]
     expected = layer_losses(image, vgg16, whole, config)
-    found = objective.tiled_layer_losses(image, vgg16, tiled, config, tile=24)
+    found = windows.layer_losses(image, vgg16, tiled, config, tile=24)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected)
 
 

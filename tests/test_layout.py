@@ -41,12 +41,13 @@ MAY_IMPORT = {
         *("combining", "config", "config_terms", "extractor", "image", "partition", "terms"),
         "vgg",
     },
+    "windows": {"combining", "config", "objective", "partition", "terms"},
     "sharding": {"terms"},
     "optimizers": {"config", "image"},
     "optimize": {"config", "image", "optimizers", "sharding"},
     "stylize": {
         *("config", "image", "color", "combining"),
-        *("objective", "optimize", "partition", "sharding", "terms"),
+        *("objective", "optimize", "partition", "sharding", "terms", "windows"),
     },
     "preflight": {"config", "memory", "objective", "optimize", "stylize"},
     "checkpoints": {"console", "files", "optimize", "sharding"},
@@ -80,7 +81,7 @@ ANY = {"__init__", "__main__", "cli"}
 SUBJECT = "name_or_path"  # what a function is about rather than an option, though it has a default
 PURE = {
     *("image", "color", "winograd", "vgg", "losses", "terms", "objective", "optimize"),
-    *("combining", "extractor", "magnitudes", "optimizers", "partition", "sharding"),
+    *("combining", "extractor", "magnitudes", "optimizers", "partition", "sharding", "windows"),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, optimize, partition, preflight
+from nst_jax import objective, optimize, partition, preflight, windows
 
 CONFIG = nst_jax.Config(
     size=None,
@@ -104,10 +104,8 @@ def test_windows_are_looked_at_strip_by_strip(vgg16, rng):
     found = []
     for saving in (False, True):
         config = CONFIG.replace(remat=saving)
-        (targets,) = objective.tiled_targets(vgg16, content, [style], config, tile=44)
-        found.append(
-            objective.tiled_value_and_grad(np.asarray(image), vgg16, targets, config, tile=44)
-        )
+        (targets,) = windows.compute_targets(vgg16, content, [style], config, tile=44)
+        found.append(windows.value_and_grad(np.asarray(image), vgg16, targets, config, tile=44))
     assert_same(*found, error=1e-6)
 
 

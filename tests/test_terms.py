@@ -11,7 +11,7 @@ import own
 import pytest
 
 import nst_jax
-from nst_jax import losses, objective, optimize, sharding, terms
+from nst_jax import losses, objective, optimize, sharding, terms, windows
 from nst_jax.settings import number, option, settings, weighted
 from nst_jax.terms import Content, Field, GramStyle, TotalVariation, WassersteinStyle
 
@@ -146,7 +146,7 @@ def test_targets_of_another_objective_are_refused(vgg16, rng, changes, message):
     with pytest.raises(ValueError, match=message):
         nst_jax.objective_value(image, vgg16, targets, CONFIG.replace(**changes))
     with pytest.raises(ValueError, match=message):
-        objective.tiled_value_and_grad(image, vgg16, targets, CONFIG.replace(**changes), tile=24)
+        windows.value_and_grad(image, vgg16, targets, CONFIG.replace(**changes), tile=24)
     with pytest.raises(ValueError, match=r"must be of one size, got \(20, 32\) against \(24, 32\)"):
         nst_jax.objective_value(image[:20], vgg16, targets, CONFIG)
     # What refers to neither content nor style needs no target.

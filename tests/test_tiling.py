@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, partition, vgg
+from nst_jax import objective, partition, vgg, windows
 
 # Radius 4 and stride 2: windows of 24 have an inside.
 SHALLOW = nst_jax.Config(
@@ -41,13 +41,13 @@ def untiled(image, params, targets, config, key=None):
 def assert_equal_untiled(params, image, content, styles, config, *, tile=TILE, key=None, **given):
     """Each output's terms and gradient, everywhere and by region, to 1e-5."""
     whole = objective.compute_targets(params, content, styles, config, **given)
-    tiled = objective.tiled_targets(params, content, styles, config, tile=tile, **given)
-    windows = objective.Objective.of(config).grid(params, image.shape, tile)
-    assert len(windows) > 1 and max(windows.window) <= tile
+    tiled = windows.compute_targets(params, content, styles, config, tile=tile, **given)
+    grid = objective.Objective.of(config).grid(params, image.shape, tile)
+    assert len(grid) > 1 and max(grid.window) <= tile
     for n, targets in enumerate(tiled):
         own = jax.tree.map(lambda leaf, n=n: leaf[n], whole)
         (_, terms), gradient = untiled(image, params, own, config, key)
-        (_, found), slope = objective.tiled_value_and_grad(
+        (_, found), slope = windows.value_and_grad(
             image, params, targets, config, tile=tile, key=key
         )
         for name, value in terms.items():
@@ -56,7 +56,7 @@ def assert_equal_untiled(params, image, content, styles, config, *, tile=TILE, k
         error = slope - gradient
         assert np.linalg.norm(error) <= 1e-5 * np.linalg.norm(gradient)
         # Corners, edges and inside, of the picture and along the cuts, each by itself.
-        for row, column in windows:
+        for row, column in grid:
             rows, columns = (
                 slice(span.start + span.first, span.start + span.stop) for span in (row, column)
             )
@@ -148,9 +148,9 @@ def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
     params = objective.prepare(vgg19, config)
     assert params is not vgg19
     whole = objective.compute_targets(params, content, [style], config)
-    (targets,) = objective.tiled_targets(params, content, [style], config, tile=181)
+    (targets,) = windows.compute_targets(params, content, [style], config, tile=181)
     (_, terms), gradient = untiled(image, params, whole, config)
-    (_, found), slope = objective.tiled_value_and_grad(image, params, targets, config, tile=181)
+    (_, found), slope = windows.value_and_grad(image, params, targets, config, tile=181)
     for name, value in terms.items():
         np.testing.assert_allclose(found[name], value, rtol=5e-5, atol=0, err_msg=name)
     gradient = np.asarray(gradient)
@@ -159,20 +159,19 @@ def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
 
 def test_all_windows_share_one_program(vgg16, rng, compilations):
     image, content, style = pictures(rng, (50, 47), (50, 47), (30, 22))
-    (targets,) = objective.tiled_targets(vgg16, content, [style], SHALLOW, tile=TILE)
+    (targets,) = windows.compute_targets(vgg16, content, [style], SHALLOW, tile=TILE)
     seen = []
     with compilations() as count:
 
         def look(done, total):
             seen.append((done, total, count()))
 
-        objective.tiled_value_and_grad(image, vgg16, targets, SHALLOW, tile=TILE, on_window=look)
+        windows.value_and_grad(image, vgg16, targets, SHALLOW, tile=TILE, on_window=look)
         first = count()
         assert first > 0
-        objective.tiled_value_and_grad(1 - image, vgg16, targets, SHALLOW, tile=TILE)
+        windows.value_and_grad(1 - image, vgg16, targets, SHALLOW, tile=TILE)
         assert count() == first
-    windows = len(objective.Objective.of(SHALLOW).grid(vgg16, image.shape, TILE))
-    assert windows == 9
+    assert len(objective.Objective.of(SHALLOW).grid(vgg16, image.shape, TILE)) == 9
     assert [(done, total) for done, total, _ in seen] == [(n, 27) for n in range(1, 28)]
     for last_of_pass, first_of_pass in ((8, 0), (17, 9), (26, 18)):
         assert seen[last_of_pass][2] == seen[first_of_pass][2]

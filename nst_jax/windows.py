@@ -1,0 +1,487 @@
+"""The objective of a picture of any size, window by window, in memory that depends on the window.
+
+A first pass over windows adds up the sums of terms whose loss is not linear in them. The derivative
+of the loss by all sums is then known, and a second pass takes each window's vector-Jacobian product
+with it. Sums and gradient are those of the whole picture, up to rounding; `nst_jax.partition` says
+where the windows lie.
+
+With the same direct convolutions the gradient differs from the whole picture's by a millionth of
+its norm. The rounding of Winograd's algorithm, by which `stylize` convolves on a CPU, depends on
+where its own tiles lie: there it is up to two hundred-thousandths.
+
+Pictures, gradients and targets are NumPy arrays in host memory; only windows go to the device.
+Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nst_jax import combining, partition
+from nst_jax.config import Config
+from nst_jax.objective import (
+    Objective,
+    Targets,
+    check_inputs,
+    check_made,
+    each_output,
+    moved_fields,
+    one_output,
+)
+from nst_jax.terms import IMAGE, Field, Tree, fields_of, map_fields, without_fields
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "layers", "keep"))
+def _window_sums(
+    params, window, fields, picture, masks, place, key, config, *, shape, layers, keep
+):
+    """What the positions that a window owns add to the sums of the terms to `keep`. With a
+    `picture`, the window of the content that a jitter has moved, the content's targets are its."""
+    objective = _kept(config, keep)
+    at, own = _at_window(objective, params, window, place, shape, key)
+    if picture is not None:
+        fields = moved_fields(fields, objective.content_targets(params, picture, at))
+    return objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "layers"))
+def _window_gradient(
+    params, window, fields, picture, masks, place, key, slope, config, *, shape, layers
+):
+    """The sums of linear terms over the positions that a window owns, and what it adds to the
+    gradient, `[h, w, 3]`, given the derivative of the loss by all sums."""
+    objective = Objective.of(config)
+    at, own = _at_window(objective, params, window, place, shape, key)
+    if picture is not None:
+        fields = moved_fields(fields, objective.content_targets(params, picture, at))
+
+    def value(window):
+        found = objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
+        # None for the layers that another pass looks at.
+        here = {name: {layer: slope[name][layer] for layer in own} for name, own in found.items()}
+        product = sum(map(jnp.vdot, jax.tree.leaves(here), jax.tree.leaves(found)), jnp.zeros(()))
+        linear = {term.name: found[term.name] for term in objective.terms if term.linear}
+        return product, linear
+
+    (_, linear), gradient = jax.value_and_grad(value, has_aux=True)(window)
+    return linear, gradient
+
+
+def _kept(config, keep):
+    return Objective.of(config).of_terms(lambda term: term.name in keep)
+
+
+def _at_window(objective, params, window, place, shape, key):
+    at = objective.at(params, shape, key)
+    strides = partition.strides_of(objective.terms, objective.extractor, params, shape)
+    return partition.in_window(at, place, window.shape[:2], strides)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _slope(params, sums, targets, key, config, *, shape):
+    """The derivative of the loss by the sums."""
+    objective = Objective.of(config)
+    at = objective.at(params, shape, key)
+    return jax.grad(lambda sums: objective.total(objective.parts(sums, targets, at))[0])(sums)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _total_and_parts(params, sums, targets, key, config, *, shape):
+    objective = Objective.of(config)
+    parts = objective.parts(sums, targets, objective.at(params, shape, key))
+    return objective.total(parts), objective.weighted(parts)
+
+
+def _cut(tree, windows, window, strides):
+    """Each `Field` of a tree cut to a window."""
+    return map_fields(
+        lambda field: dataclasses.replace(
+            field, values=windows.cut(field.values, window, stride=strides[field.layer])
+        ),
+        tree,
+    )
+
+
+def _add(sums, here):
+    return here if sums is None else jax.tree.map(jnp.add, sums, here)
+
+
+class _Windows:
+    """A picture and its targets, window by window."""
+
+    def __init__(self, objective, params, config, shape, tile, *, key=None, on_window=None):
+        self.objective = objective
+        for term in self.objective.terms:
+            if not term.additive:
+                raise ValueError(
+                    f"the term {term.name!r} doesn't add up over parts: leave out tile"
+                )
+        self.params, self.config, self.key = params, config, key
+        self.shape = tuple(shape[:2])
+        self.grid = objective.grid(params, self.shape, tile)
+        self.strides = partition.strides_of(
+            objective.terms, objective.extractor, params, self.shape
+        )
+        layers = tuple(self.strides)
+        # What moves with the jitter, and what doesn't, are looked at one after the other.
+        self.network, self.image = tuple(x for x in layers if x != IMAGE), (IMAGE,)
+        self.on_window, self.done, self.total = on_window, 0, 0
+
+    def looked_at(self, layers, terms):
+        """Whether one of the terms looks at one of the layers."""
+        return any(layer in layers for term in terms for layer in term.layers)
+
+    def report(self, result):
+        """Counts a window; it waits for it only if somebody looks."""
+        self.done += 1
+        if self.on_window is not None:
+            jax.block_until_ready(result)
+            self.on_window(self.done, self.total)
+
+    def __iter__(self):
+        return iter(self.grid)
+
+    def cut(self, tree, window):
+        return _cut(tree, self.grid, window, self.strides)
+
+    def sums(self, image, fields, picture, masks, terms, layers):
+        """The sums of these terms at these layers."""
+        sums, keep = None, tuple(term.name for term in terms)
+        fields = {name: tree for name, tree in fields.items() if name in keep}
+        for window in self:
+            here = _window_sums(
+                self.params,
+                self.grid.cut(image, window),
+                self.cut(fields, window),
+                self.cut_picture(picture, window, layers),
+                self.cut(masks, window),
+                partition.Place.of(window),
+                self.key,
+                self.config,
+                shape=self.shape,
+                layers=layers,
+                keep=keep,
+            )
+            sums = _add(sums, here)
+            self.report(sums)
+        return sums
+
+    def cut_picture(self, picture, window, layers):
+        """The window of a moved content, where the network looks at it."""
+        if picture is None or layers is self.image:
+            return None
+        return self.cut(picture, window).values
+
+    def shapes_of_sums(self, image, fields, picture, masks, terms):
+        """Zeros in the shape of the sums of these terms."""
+        window, found = next(iter(self)), {term.name: {} for term in terms}
+        keep = tuple(found)
+        fields = {name: tree for name, tree in fields.items() if name in keep}
+        for layers in (self.network, self.image):
+            if self.looked_at(layers, terms):
+                shapes = _window_sums.eval_shape(
+                    self.params,
+                    self.grid.cut(image, window),
+                    self.cut(fields, window),
+                    self.cut_picture(picture, window, layers),
+                    self.cut(masks, window),
+                    partition.Place.of(window),
+                    self.key,
+                    self.config,
+                    shape=self.shape,
+                    layers=layers,
+                    keep=keep,
+                )
+                for name, own in shapes.items():
+                    found[name] |= own
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+
+
+def value_and_grad(
+    image: np.ndarray,
+    params: Mapping,
+    targets: Targets,
+    config: Config,
+    *,
+    tile: int,
+    key: jax.Array | None = None,
+    on_window: partition.OnWindow | None = None,
+) -> tuple[tuple[np.ndarray, dict[str, np.ndarray]], np.ndarray]:
+    """`jax.value_and_grad(objective_value, has_aux=True)` of a picture of any size.
+
+    Not to be jitted: it runs a compiled program once for each window, and again.
+
+    Args:
+      image: `[H, W, 3]` in [0, 1], NumPy, or what NumPy can look at.
+      params: parameter tree of VGG16 or VGG19.
+      targets: one output's, from `compute_targets` of this module or of `objective`.
+      config: terms and network.
+      tile: the longest side of a window, in pixels.
+      key: as of `objective.objective_value`.
+      on_window: called with the number of windows dealt with and of all, each pass counted.
+
+    Returns:
+      `(total, terms)` as of `objective.objective_value`, and the gradient `[H, W, 3]`, NumPy.
+
+    Raises:
+      ValueError: a tile too small for the layers, or a term that doesn't add up.
+    """
+    targets = jax.tree.map(np.asarray, one_output(targets))
+    image = np.asarray(image)
+    objective = Objective.of(config)
+    windows = _Windows(objective, params, config, image.shape, tile, key=key, on_window=on_window)
+    check_made(targets, objective, image.shape)
+    masked = targets.masks is not None
+    # Under masks a loss is no longer linear: each region counts by its share.
+    bent = [term for term in objective.terms if not term.linear or (masked and term.regions)]
+    linear_terms = [term for term in objective.terms if term not in bent]
+    passes = [
+        (layers, terms)
+        for terms in (bent, objective.terms)
+        for layers in (windows.network, windows.image)
+        if windows.looked_at(layers, terms)
+    ]
+    windows.total = len(passes) * len(windows.grid)
+    fields, shift = fields_of(targets.terms), objective.shift(key)
+    moved, picture = image, None
+    if config.jitter:
+        shift = np.zeros(2, np.int32) if shift is None else np.asarray(shift)
+        moved = np.roll(image, shift, axis=(0, 1))
+        picture = dataclasses.replace(
+            targets.picture, values=np.roll(targets.picture.values, shift, axis=(0, 1))
+        )
+    bare = dataclasses.replace(
+        targets, terms=without_fields(targets.terms), masks=None, picture=None
+    )
+    gradient = np.zeros_like(image)
+    with partition.on_device():
+        sums = {term.name: {} for term in objective.terms}
+        for layers, terms in passes:
+            if terms is bent:
+                seen = moved if layers is windows.network else image
+                found = windows.sums(seen, fields, picture, targets.masks, bent, layers)
+                for name, own in found.items():
+                    sums[name] |= own
+        known = sums | windows.shapes_of_sums(image, fields, picture, targets.masks, linear_terms)
+        slope = _slope(params, known, bare, key, config, shape=windows.shape)
+        linear = {}
+        for layers, terms in passes:
+            if terms is bent:
+                continue
+            network = layers is windows.network
+            total = None
+            for window in windows:
+                here, slope_here = _window_gradient(
+                    params,
+                    windows.grid.cut(moved if network else image, window),
+                    windows.cut(fields, window),
+                    windows.cut_picture(picture, window, layers),
+                    windows.cut(targets.masks, window),
+                    partition.Place.of(window),
+                    key,
+                    slope,
+                    config,
+                    shape=windows.shape,
+                    layers=layers,
+                )
+                total = _add(total, here)
+                windows.grid.cut(gradient, window)[:] += np.asarray(slope_here)
+                windows.report(gradient)
+            for name, own in total.items():
+                linear[name] = linear.get(name, {}) | own
+            if network and shift is not None:
+                gradient = np.roll(gradient, -shift, axis=(0, 1))
+        total, _ = _total_and_parts(
+            params, {**known, **linear}, bare, key, config, shape=windows.shape
+        )
+    return jax.tree.map(np.asarray, total), gradient
+
+
+def layer_losses(
+    image: np.ndarray, params: Mapping, targets: Targets, config: Config, *, tile: int
+) -> dict[str, dict[str, jax.Array]]:
+    """`objective.layer_losses` of a picture of any size; arguments as of `value_and_grad`."""
+    targets = jax.tree.map(np.asarray, one_output(targets))
+    image = np.asarray(image)
+    windows = _Windows(Objective.of(config), params, config, image.shape, tile)
+    check_made(targets, windows.objective, image.shape)
+    fields, picture = fields_of(targets.terms), targets.picture
+    bare = dataclasses.replace(
+        targets, terms=without_fields(targets.terms), masks=None, picture=None
+    )
+    terms = windows.objective.terms
+    with partition.on_device():
+        sums = {term.name: {} for term in terms}
+        for layers in (windows.network, windows.image):
+            if windows.looked_at(layers, terms):
+                found = windows.sums(image, fields, picture, targets.masks, terms, layers)
+                for name, own in found.items():
+                    sums[name] |= own
+        return _total_and_parts(params, sums, bare, None, config, shape=windows.shape)[1]
+
+
+def compute_targets(
+    params: Mapping,
+    content: jax.Array,
+    styles: Sequence[jax.Array],
+    config: Config,
+    *,
+    tile: int,
+    mixing: jax.Array | None = None,
+    masks: jax.Array | None = None,
+    style_masks: Sequence[jax.Array | None] | None = None,
+    inputs: Mapping[str, Tree] | None = None,
+) -> list[Targets]:
+    """`objective.compute_targets` of pictures of any size, as NumPy arrays in host memory.
+
+    Args:
+      tile: the longest side of a window, in pixels.
+      params, content, styles, config, mixing, masks, style_masks, inputs: as of
+        `objective.compute_targets`.
+
+    Returns:
+      Targets of each output. Those that are the same for all share their memory.
+
+    Raises:
+      ValueError: as `objective.compute_targets`, or a tile too small for the layers.
+    """
+    objective = Objective.of(config)
+    combination = combining.checked(
+        objective.terms,
+        content,
+        styles,
+        jitter=config.jitter,
+        mixing=mixing,
+        masks=masks,
+        style_masks=style_masks,
+    )
+    inputs = check_inputs(objective, inputs, content.shape)
+    each = [
+        _tiled_style(params, style, config, tile=tile, mask=mask)
+        for style, mask in zip(styles, combination.style_masks, strict=True)
+    ]
+    content = np.asarray(content)
+    found = each_output(
+        params,
+        each,
+        {},
+        Field(content, IMAGE, "picture") if config.jitter else None,
+        combination.mixing,
+        combination.masks,
+        inputs,
+        config,
+        shape=content.shape[:2],
+    )
+    found = jax.tree.map(np.asarray, found)
+    if config.jitter:  # what moves is found at each step
+        contents = _content_itself(objective, params, content)
+    else:
+        contents = _tiled_content(params, content, config, tile=tile)
+    return [
+        dataclasses.replace(own, terms=own.terms | contents)
+        for own in (
+            jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(found.output))
+        )
+    ]
+
+
+def _content_itself(objective, params, content):
+    """What terms keep of the content as a picture."""
+    at = objective.at(params, content.shape)
+    return {
+        term.name: {IMAGE: term.target(IMAGE, Field(content, IMAGE), at)}
+        for term in objective.terms
+        if term.refers == "content" and IMAGE in term.layers
+    }
+
+
+def _tiled_style(params, style, config, *, tile, mask):
+    """What terms keep of a style, found window by window."""
+    objective = Objective.of(config).of_terms(lambda term: term.refers == "style")
+    style = np.asarray(style)
+    windows = _Windows(objective, params, config, style.shape, tile)
+    weights = None
+    if mask is not None:
+        weights = {
+            layer: Field(np.asarray(values), layer, "mask")
+            for layer, values in objective.masks(params, mask, style.shape).items()
+        }
+    sums, keep = None, tuple(term.name for term in objective.terms)
+    with partition.on_device():
+        for window in windows:
+            here = _style_window(
+                params,
+                windows.grid.cut(style, window),
+                windows.cut(weights, window),
+                partition.Place.of(window),
+                config,
+                shape=windows.shape,
+                keep=keep,
+            )
+            sums = _add(sums, here)
+        return _style_targets_of(params, sums, config, shape=windows.shape)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "keep"))
+def _style_window(params, window, weights, place, config, *, shape, keep):
+    objective = _kept(config, keep)
+    at, own = _at_window(objective, params, window, place, shape, None)
+    if weights is not None:
+        own = {layer: mask.values * own[layer] for layer, mask in weights.items()}
+    return objective.measure(params, window, {}, at, own=own)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _style_targets_of(params, sums, config, *, shape):
+    objective = Objective.of(config)
+    return objective.kept_of_style(sums, objective.at(params, shape))
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _window_content(params, window, place, config, *, shape):
+    objective = Objective.of(config)
+    at, _ = _at_window(objective, params, window, place, shape, None)
+    return objective.content_targets(params, window, at)
+
+
+def _tiled_content(params, content, config, *, tile):
+    """What terms keep of a content, found window by window, in host memory."""
+    windows = _Windows(Objective.of(config), params, config, content.shape, tile)
+    found = None
+    if not any(term.refers == "content" for term in windows.objective.terms):
+        return {}
+    with partition.on_device():
+        for window in windows:
+            place = partition.Place.of(window)
+            here = _window_content(
+                params, windows.grid.cut(content, window), place, config, shape=windows.shape
+            )
+            if found is None:
+                found = map_fields(functools.partial(_empty, windows), here)
+            jax.tree.map(
+                functools.partial(_write, windows, window, place),
+                found,
+                here,
+                is_leaf=lambda leaf: isinstance(leaf, Field),
+            )
+    return found
+
+
+def _empty(windows, field):
+    """A `Field` of the whole picture, of which `field` is a window's part."""
+    stride = windows.strides[field.layer]
+    shape = [side // stride for side in windows.shape]
+    values = np.empty((*shape, *field.values.shape[2:]), field.values.dtype)
+    return dataclasses.replace(field, values=values)
+
+
+def _write(windows, window, place, whole, part):
+    """Writes what a window owns into the whole."""
+    stride = windows.strides[whole.layer]
+    rows, columns = (slice(first, stop) for first, stop in place.owned // stride)
+    target = windows.grid.cut(whole.values, window, stride=stride)
+    target[rows, columns] = np.asarray(part.values)[rows, columns]
