@@ -358,6 +358,40 @@ def compute_targets(
         another size than its picture, out of [0, 1] or without any weight, or masks together with
         mixing or jitter, or inputs of other terms or of another size.
     """
+    return assembled(
+        params,
+        content,
+        styles,
+        config,
+        mixing=mixing,
+        masks=masks,
+        style_masks=style_masks,
+        inputs=inputs,
+        of_style=lambda style, mask: style_targets(params, jnp.asarray(style), config, mask=mask),
+        of_content=lambda content: content_targets(params, content, config),
+    )
+
+
+def assembled(
+    params: Mapping,
+    content: jax.Array,
+    styles: Sequence[jax.Array],
+    config: Config,
+    *,
+    mixing: jax.Array | None,
+    masks: jax.Array | None,
+    style_masks: Sequence[jax.Array | None] | None,
+    inputs: Mapping[str, Tree] | None,
+    of_style: Callable[[jax.Array, jax.Array | None], dict],
+    of_content: Callable[[jax.Array], dict],
+) -> Targets:
+    """Targets of every output, of what is found of a style and its mask and of a content.
+
+    Args:
+      params, content, styles, config, mixing, masks, style_masks, inputs: as of `compute_targets`,
+        and what it refuses of them is refused.
+      of_style, of_content: give `{term: {layer: tree}}`.
+    """
     objective = Objective.of(config)
     combination = combining.checked(
         objective.terms,
@@ -371,14 +405,13 @@ def compute_targets(
     inputs = check_inputs(objective, inputs, content.shape)
     objective.at(params, content.shape)
     each = [
-        style_targets(params, jnp.asarray(style), config, mask=mask)
-        for style, mask in zip(styles, combination.style_masks, strict=True)
+        of_style(style, mask) for style, mask in zip(styles, combination.style_masks, strict=True)
     ]
     content = jnp.asarray(content)
-    return each_output(
+    return _each_output(
         params,
         each,
-        content_targets(params, content, config),
+        of_content(content),
         Field(content, IMAGE, "picture") if config.jitter else None,
         combination.mixing,
         combination.masks,
@@ -431,7 +464,7 @@ def check_inputs(
 
 # Its many small operations would else be compiled one by one.
 @functools.partial(jax.jit, static_argnames="shape")
-def each_output(
+def _each_output(
     params, styles, contents, picture, mixing, masks, inputs, config, *, shape
 ) -> Targets:
     """Gives every leaf its leading axis of outputs."""
@@ -626,7 +659,7 @@ def target_shapes(
         masks = jnp.zeros((1, regions, *shape)) if regions else None
         picture = Field(content, IMAGE, "picture") if config.jitter else None
         styles = [style] * max(regions, 1)
-        found = each_output(
+        found = _each_output(
             params, styles, contents, picture, None, masks, inputs or {}, config, shape=shape
         )
         return jax.tree.map(lambda leaf: leaf[0], found)

@@ -71,7 +71,7 @@ class Progress(NamedTuple):
       states: of all images, the optimiser's memory with them; valid during the call only.
       layer_losses: in a run of `stylize`, a function that finds for each of these images what
         every layer adds to its loss, `[{"content": {layer: loss}, "style": {layer: loss}}, ...]`,
-        as of `objective.layer_losses`. Of several processes all have to call it.
+        as of `objective.layer_losses`. All processes have to call it.
     """
 
     step: int

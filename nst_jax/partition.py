@@ -5,8 +5,8 @@ sees beyond its border, and when.
 
 - *Whole*: the network sees the picture at once.
 - *Strips*: the network is cut at its poolings, and each segment runs over vertical strips, in a
-  loop inside the program, with as many columns at their sides as its convolutions see. Of a segment
-  only what goes into it is kept for the gradient, and the rest is computed again, after Tianqi Chen
+  loop inside the program, with as many columns at their sides as its convolutions see. The gradient
+  keeps only what goes into a segment and computes the rest again, after Tianqi Chen
   et al.: "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174.
   Strips divide the width, since a mesh divides the height. They are a loop, for where a compiler
   sees the same computation twice it does it once and keeps the result; XLA's of a CPU also across
@@ -60,7 +60,7 @@ Sums = dict[str, dict[str, Measured]]
 
 def network_layers(terms: Sequence[Term]) -> tuple[str, ...]:
     """The layers of the network that terms look at, each once."""
-    return tuple(dict.fromkeys(layer for term in terms for layer in term.layers if layer != IMAGE))
+    return _network_layers_of([(term, layer) for term in terms for layer in term.layers])
 
 
 def make_at(
@@ -129,7 +129,7 @@ def measure(
     if strips and hasattr(extractor, "cuts"):
         parts = [pair for pair in asked if _goes_by_strips(*pair, fields)]
         whole = [pair for pair in asked if pair not in parts]
-        keep = network_layers_of(whole)
+        keep = _network_layers_of(whole)
         for segment, kept in _by_segment(
             parts, keep, extractor, params, seen, fields, at, masks, own
         ):
@@ -137,7 +137,7 @@ def measure(
             for (name, layer), measured in segment.items():
                 found[name][layer] = measured
     else:
-        look = functools.partial(extractor, layers=network_layers_of(asked))
+        look = functools.partial(extractor, layers=_network_layers_of(asked))
         features |= (jax.checkpoint(look) if strips else look)(params, seen)
     for term, layer in whole:
         found[term.name][layer] = _measured(
@@ -158,7 +158,7 @@ def _goes_by_strips(term: Term, layer: str, fields: Mapping) -> bool:
     return term.additive and not term.reach and layer != IMAGE and own
 
 
-def network_layers_of(pairs: Sequence[tuple[Term, str]]) -> tuple[str, ...]:
+def _network_layers_of(pairs: Sequence[tuple[Term, str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for _, layer in pairs if layer != IMAGE))
 
 
@@ -192,7 +192,7 @@ def activations(
 def _by_segment(parts, keep, extractor, params, x, fields, at, masks, own):
     """For each segment of the network, from the picture upwards: `{(term, layer): Measured}` of
     `parts`, pairs of a term and a layer; and the layers to `keep` that are in it, whole."""
-    layers = tuple(dict.fromkeys([*network_layers_of(parts), *keep]))
+    layers = tuple(dict.fromkeys([*_network_layers_of(parts), *keep]))
     segments = extractor.cuts(params, layers)
     for number, (below, names) in enumerate(segments):
         here = [(term, layer) for term, layer in parts if layer in names]

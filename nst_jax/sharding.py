@@ -124,7 +124,7 @@ def _same(tree):  # one function, so that JAX compiles it once for arrays of one
 
 
 def whole(array: jax.Array) -> np.ndarray:
-    """An array in this process' memory. Of one divided among processes all have to call it."""
+    """An array in this process' memory. If it is divided among processes, all have to call it."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return gather(array.sharding.mesh, array)
     return np.asarray(array)

@@ -144,7 +144,8 @@ def stylize(
         masks=masks,
         style_masks=style_masks,
     )
-    outputs = _swept(config, len(contents) if paired else len(contents) * rows)
+    pictures = len(contents) if paired else len(contents) * rows
+    outputs = _swept(config, pictures)
     optimize.batch_numbers(config, outputs)
     check_content(
         params,
@@ -156,7 +157,7 @@ def stylize(
         tile=tile,
     )
     inputs = objective.check_inputs(terms, inputs, contents[0].shape)
-    _check_outputs_of(inputs, len(contents) if paired else len(contents) * rows)
+    _check_outputs_of(inputs, pictures)
     steps = steps_at_scales(config)
     if resume is not None and not 0 < resume.step <= sum(steps):
         raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
@@ -195,7 +196,7 @@ def stylize(
             histories.append({name: rows[:done] for name, rows in resume.history.items()})
             resume = None
         histories.append(history)
-    images = _finish(config, run.sized(scales(config)[-1]), outputs)(states.picture)
+    images = _finish(run, scales(config)[-1])(states.picture)
     history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
     known = [np.asarray(x) for x in (states.diverged, states.kept_start, states.value)]
     return Result(jnp.asarray(images), history, *known)
@@ -261,7 +262,7 @@ def _paint_scale(
                 run.callback,
                 sum(steps[:number]),
                 sum(steps),
-                _finish(run.config, sized, run.outputs),
+                _finish(run, size),
                 functools.partial(_layer_losses, run.params, targets, numbers, tile=tile),
             ),
         }
@@ -556,12 +557,12 @@ def _at_this_scale(resume, done):
     return optimize.Checkpoint(resume.step - done, resume.states, history)
 
 
-def _finish(config, contents, outputs):
-    """What makes the pictures to be seen of those that are optimised."""
-    if config.color != "luminance":
+def _finish(run, size):
+    """What makes the pictures to be seen of those that are optimised at this size."""
+    if run.config.color != "luminance":
         return lambda images: images
     # As NumPy's, which JAX puts beside pictures on any devices.
-    chroma = np.asarray(_each_output(contents, outputs=outputs))
+    chroma = np.asarray(_each_output(run.sized(size), outputs=run.outputs))
     return functools.partial(_with_luminance_of, chroma)
 
 

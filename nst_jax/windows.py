@@ -21,14 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import combining, partition
+from nst_jax import partition
 from nst_jax.config import Config
 from nst_jax.objective import (
     Objective,
     Targets,
-    check_inputs,
+    assembled,
     check_made,
-    each_output,
     moved_fields,
     one_output,
 )
@@ -106,8 +105,21 @@ def _cut(tree, windows, window, strides):
     )
 
 
+def _without_fields(targets):
+    """What a loss looks at of targets, once the sums are known."""
+    return dataclasses.replace(
+        targets, terms=without_fields(targets.terms), masks=None, picture=None
+    )
+
+
 def _add(sums, here):
     return here if sums is None else jax.tree.map(jnp.add, sums, here)
+
+
+def _join(sums, others):
+    """Takes up, into `sums`, what other layers have given."""
+    for name, own in others.items():
+        sums[name] |= own
 
 
 class _Windows:
@@ -115,11 +127,6 @@ class _Windows:
 
     def __init__(self, objective, params, config, shape, tile, *, key=None, on_window=None):
         self.objective = objective
-        for term in self.objective.terms:
-            if not term.additive:
-                raise ValueError(
-                    f"the term {term.name!r} doesn't add up over parts: leave out tile"
-                )
         self.params, self.config, self.key = params, config, key
         self.shape = tuple(shape[:2])
         self.grid = objective.grid(params, self.shape, tile)
@@ -131,9 +138,10 @@ class _Windows:
         self.network, self.image = tuple(x for x in layers if x != IMAGE), (IMAGE,)
         self.on_window, self.done, self.total = on_window, 0, 0
 
-    def looked_at(self, layers, terms):
-        """Whether one of the terms looks at one of the layers."""
-        return any(layer in layers for term in terms for layer in term.layers)
+    def passes(self, terms):
+        """The groups of layers that the terms look at."""
+        asked = {layer for term in terms for layer in term.layers}
+        return [layers for layers in (self.network, self.image) if asked.intersection(layers)]
 
     def report(self, result):
         """Counts a window; it waits for it only if somebody looks."""
@@ -148,14 +156,45 @@ class _Windows:
     def cut(self, tree, window):
         return _cut(tree, self.grid, window, self.strides)
 
-    def sums(self, image, fields, picture, masks, terms, layers):
-        """The sums of these terms at these layers."""
-        sums, keep = None, tuple(term.name for term in terms)
+    def seen(self, image, moved, layers):
+        """What these layers are of: the picture, or the network's moved one."""
+        return image if layers is self.image else moved
+
+    def cut_picture(self, picture, window, layers):
+        """The window of a moved content, where the network looks at it."""
+        if picture is None or layers is self.image:
+            return None
+        return self.cut(picture, window).values
+
+    def sums(self, image, moved, fields, picture, masks, terms):
+        """The sums of these terms, `{term: {layer: Measured}}`."""
+        found = {term.name: {} for term in terms}
+        for layers in self.passes(terms):
+            seen, sums = self.seen(image, moved, layers), None
+            look = self._look(seen, fields, picture, masks, terms, layers)
+            for window in self:
+                sums = _add(sums, look(_window_sums, window))
+                self.report(sums)
+            _join(found, sums)
+        return found
+
+    def empty_sums(self, image, fields, picture, masks, terms):
+        """Zeros of the shapes that `sums` have."""
+        found, window = {term.name: {} for term in terms}, next(iter(self))
+        for layers in self.passes(terms):
+            look = self._look(image, fields, picture, masks, terms, layers)
+            _join(found, look(_window_sums.eval_shape, window))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+
+    def _look(self, seen, fields, picture, masks, terms, layers):
+        """`look(program, window)` calls a program of `_window_sums`' arguments."""
+        keep = tuple(term.name for term in terms)
         fields = {name: tree for name, tree in fields.items() if name in keep}
-        for window in self:
-            here = _window_sums(
+
+        def look(program, window):
+            return program(
                 self.params,
-                self.grid.cut(image, window),
+                self.grid.cut(seen, window),
                 self.cut(fields, window),
                 self.cut_picture(picture, window, layers),
                 self.cut(masks, window),
@@ -166,39 +205,8 @@ class _Windows:
                 layers=layers,
                 keep=keep,
             )
-            sums = _add(sums, here)
-            self.report(sums)
-        return sums
 
-    def cut_picture(self, picture, window, layers):
-        """The window of a moved content, where the network looks at it."""
-        if picture is None or layers is self.image:
-            return None
-        return self.cut(picture, window).values
-
-    def shapes_of_sums(self, image, fields, picture, masks, terms):
-        """Zeros in the shape of the sums of these terms."""
-        window, found = next(iter(self)), {term.name: {} for term in terms}
-        keep = tuple(found)
-        fields = {name: tree for name, tree in fields.items() if name in keep}
-        for layers in (self.network, self.image):
-            if self.looked_at(layers, terms):
-                shapes = _window_sums.eval_shape(
-                    self.params,
-                    self.grid.cut(image, window),
-                    self.cut(fields, window),
-                    self.cut_picture(picture, window, layers),
-                    self.cut(masks, window),
-                    partition.Place.of(window),
-                    self.key,
-                    self.config,
-                    shape=self.shape,
-                    layers=layers,
-                    keep=keep,
-                )
-                for name, own in shapes.items():
-                    found[name] |= own
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+        return look
 
 
 def value_and_grad(
@@ -238,14 +246,9 @@ def value_and_grad(
     masked = targets.masks is not None
     # Under masks a loss is no longer linear: each region counts by its share.
     bent = [term for term in objective.terms if not term.linear or (masked and term.regions)]
-    linear_terms = [term for term in objective.terms if term not in bent]
-    passes = [
-        (layers, terms)
-        for terms in (bent, objective.terms)
-        for layers in (windows.network, windows.image)
-        if windows.looked_at(layers, terms)
-    ]
-    windows.total = len(passes) * len(windows.grid)
+    linear = [term for term in objective.terms if term.linear and not (masked and term.regions)]
+    passes = windows.passes(objective.terms)
+    windows.total = (len(windows.passes(bent)) + len(passes)) * len(windows.grid)
     fields, shift = fields_of(targets.terms), objective.shift(key)
     moved, picture = image, None
     if config.jitter:
@@ -254,30 +257,19 @@ def value_and_grad(
         picture = dataclasses.replace(
             targets.picture, values=np.roll(targets.picture.values, shift, axis=(0, 1))
         )
-    bare = dataclasses.replace(
-        targets, terms=without_fields(targets.terms), masks=None, picture=None
-    )
+    bare = _without_fields(targets)
     gradient = np.zeros_like(image)
     with partition.on_device():
-        sums = {term.name: {} for term in objective.terms}
-        for layers, terms in passes:
-            if terms is bent:
-                seen = moved if layers is windows.network else image
-                found = windows.sums(seen, fields, picture, targets.masks, bent, layers)
-                for name, own in found.items():
-                    sums[name] |= own
-        known = sums | windows.shapes_of_sums(image, fields, picture, targets.masks, linear_terms)
+        looked = (fields, picture, targets.masks)
+        known = windows.sums(image, moved, *looked, bent)
+        known |= windows.empty_sums(image, *looked, linear)
         slope = _slope(params, known, bare, key, config, shape=windows.shape)
-        linear = {}
-        for layers, terms in passes:
-            if terms is bent:
-                continue
-            network = layers is windows.network
-            total = None
+        for layers in passes:
+            network, total = layers is windows.network, None
             for window in windows:
                 here, slope_here = _window_gradient(
                     params,
-                    windows.grid.cut(moved if network else image, window),
+                    windows.grid.cut(windows.seen(image, moved, layers), window),
                     windows.cut(fields, window),
                     windows.cut_picture(picture, window, layers),
                     windows.cut(targets.masks, window),
@@ -291,13 +283,10 @@ def value_and_grad(
                 total = _add(total, here)
                 windows.grid.cut(gradient, window)[:] += np.asarray(slope_here)
                 windows.report(gradient)
-            for name, own in total.items():
-                linear[name] = linear.get(name, {}) | own
+            _join(known, total)  # in place of the zeros
             if network and shift is not None:
                 gradient = np.roll(gradient, -shift, axis=(0, 1))
-        total, _ = _total_and_parts(
-            params, {**known, **linear}, bare, key, config, shape=windows.shape
-        )
+        total, _ = _total_and_parts(params, known, bare, key, config, shape=windows.shape)
     return jax.tree.map(np.asarray, total), gradient
 
 
@@ -310,17 +299,10 @@ def layer_losses(
     windows = _Windows(Objective.of(config), params, config, image.shape, tile)
     check_made(targets, windows.objective, image.shape)
     fields, picture = fields_of(targets.terms), targets.picture
-    bare = dataclasses.replace(
-        targets, terms=without_fields(targets.terms), masks=None, picture=None
-    )
+    bare = _without_fields(targets)
     terms = windows.objective.terms
     with partition.on_device():
-        sums = {term.name: {} for term in terms}
-        for layers in (windows.network, windows.image):
-            if windows.looked_at(layers, terms):
-                found = windows.sums(image, fields, picture, targets.masks, terms, layers)
-                for name, own in found.items():
-                    sums[name] |= own
+        sums = windows.sums(image, image, fields, picture, targets.masks, terms)
         return _total_and_parts(params, sums, bare, None, config, shape=windows.shape)[1]
 
 
@@ -349,32 +331,18 @@ def compute_targets(
     Raises:
       ValueError: as `objective.compute_targets`, or a tile too small for the layers.
     """
-    objective = Objective.of(config)
-    combination = combining.checked(
-        objective.terms,
+    objective, content = Objective.of(config), np.asarray(content)
+    found = assembled(
+        params,
         content,
         styles,
-        jitter=config.jitter,
+        config,
         mixing=mixing,
         masks=masks,
         style_masks=style_masks,
-    )
-    inputs = check_inputs(objective, inputs, content.shape)
-    each = [
-        _tiled_style(params, style, config, tile=tile, mask=mask)
-        for style, mask in zip(styles, combination.style_masks, strict=True)
-    ]
-    content = np.asarray(content)
-    found = each_output(
-        params,
-        each,
-        {},
-        Field(content, IMAGE, "picture") if config.jitter else None,
-        combination.mixing,
-        combination.masks,
-        inputs,
-        config,
-        shape=content.shape[:2],
+        inputs=inputs,
+        of_style=lambda style, mask: _tiled_style(params, style, config, tile=tile, mask=mask),
+        of_content=lambda _: {},  # found below, once for all outputs
     )
     found = jax.tree.map(np.asarray, found)
     if config.jitter:  # what moves is found at each step

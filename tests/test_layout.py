@@ -41,7 +41,7 @@ MAY_IMPORT = {
         *("combining", "config", "config_terms", "extractor", "image", "partition", "terms"),
         "vgg",
     },
-    "windows": {"combining", "config", "objective", "partition", "terms"},
+    "windows": {"config", "objective", "partition", "terms"},
     "sharding": {"terms"},
     "optimizers": {"config", "image"},
     "optimize": {"config", "image", "optimizers", "sharding"},
