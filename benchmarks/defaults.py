@@ -37,7 +37,8 @@ from absl import flags
 import nst_jax
 from benchmarks import common, quality, reporting
 from nst_jax import io
-from nst_jax.config import Config, check_choice
+from nst_jax.config import Config
+from nst_jax.settings import check_choice
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHER = "other"

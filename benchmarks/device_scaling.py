@@ -29,7 +29,7 @@ from absl import flags
 from benchmarks import common, processes, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, percent, ratio, significant
 from nst_jax import optimize, sharding, vgg
-from nst_jax.config import check_choice
+from nst_jax.settings import check_choice
 
 NAME = "device_scaling"
 TITLE = "Scaling over devices"

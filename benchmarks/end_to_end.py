@@ -27,7 +27,8 @@ import nst_jax
 from benchmarks import common, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, significant
 from nst_jax import io, vgg
-from nst_jax.config import Config, check_choice
+from nst_jax.config import Config
+from nst_jax.settings import check_choice
 
 NAME = "end_to_end"
 TITLE = "Finished pictures a minute"

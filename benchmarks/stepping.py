@@ -25,21 +25,19 @@ from benchmarks.reporting import (
     tells_memory,
 )
 from nst_jax import examples, objective, optimize, vgg
-from nst_jax.config import CHOICES, Config, check_choice
+from nst_jax.config import Config
+from nst_jax.optimizers import SGD, Adam
+from nst_jax.settings import check_choice
 
 _PASTICHE = nst_jax.presets["gatys"].replace(size=None)
-_SINGLE_SCALE = nst_jax.Config(
-    size=None,
-    content_weight=_PASTICHE.content_weight,
-    style_weight=_PASTICHE.style_weight,
-)
+_SINGLE_SCALE = _PASTICHE.replace(optimizer=SGD(), clip=True, steps=200)
 # One objective, Gatys' layers and pastiche's constants, by three optimisers.
 CONFIGS = {
     "sgd": _SINGLE_SCALE,
-    "adam": _SINGLE_SCALE.replace(optimizer="adam"),
+    "adam": _SINGLE_SCALE.replace(optimizer=Adam()),
     "lbfgs": _PASTICHE,
 }
-PRECISIONS = CHOICES["precision"]
+PRECISIONS = tuple(vgg.PRECISIONS)
 
 
 class Case(NamedTuple):

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import common, tables
-from nst_jax.config import check_choice
+from nst_jax.settings import check_choice
 
 # {suite: {benchmark: flags}}; on accelerators, what `ACCELERATOR` says in its place.
 SUITES = {

@@ -34,7 +34,8 @@ import nst_jax
 from benchmarks import common, processes, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, ratio, significant
 from nst_jax import objective, optimize, preflight, vgg
-from nst_jax.config import CHOICES, check_choice
+from nst_jax.optimizers import LBFGS, OPTIMIZERS
+from nst_jax.settings import check_choice
 
 NAME = "tiling_memory"
 TITLE = "Memory and time of a step, whole and in tiles"
@@ -73,7 +74,10 @@ FLAGS = {
 
 
 def configured(options: flags.FlagValues) -> nst_jax.Config:
-    return nst_jax.Config(size=None, optimizer=options.optimizer, memory=5)
+    optimizer = OPTIMIZERS[options.optimizer]()
+    if options.optimizer == "lbfgs":
+        optimizer = LBFGS(history_size=5)
+    return nst_jax.presets["gatys"].replace(size=None, optimizer=optimizer, clip=True)
 
 
 def window(options: flags.FlagValues, shape: Sequence[int], tile: int | None) -> tuple[int, int]:
@@ -157,7 +161,7 @@ def here(options: flags.FlagValues) -> dict[str, Any]:
 
 def main(options: flags.FlagValues) -> dict[str, Any] | None:
     check_choice("--model", options.model, vgg.CONVOLUTIONS)
-    check_choice("--optimizer", options.optimizer, CHOICES["optimizer"])
+    check_choice("--optimizer", options.optimizer, OPTIMIZERS)
     if options.here:
         print(json.dumps(here(options)))
         return None

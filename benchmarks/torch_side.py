@@ -87,11 +87,11 @@ class TorchSide:
         self._mean = torch.tensor(mean, device=device)
         with torch.no_grad():
             found = self._features(self._pictures(content[None]))
-            self._content = {layer: found[layer] for layer in config.content_layers}
+            self._content = {layer: found[layer] for layer in config["content_layers"]}
             found = [self._features(self._pictures(style[None])) for style in styles]
             self._grams = {
                 layer: torch.cat([self._gram(each[layer]) for each in found])
-                for layer in config.style_layers
+                for layer in config["style_layers"]
             }
         self.images = self._pictures(np.repeat(content[None], len(styles), axis=0))
         self._momentum = torch.zeros_like(self.images)
@@ -110,7 +110,7 @@ class TorchSide:
 
     def step(self) -> None:
         _, gradient = self._differentiate(self.images)
-        rate = self._config.learning_rate * 0.5
+        rate = self._config.optimizer.learning_rate * 0.5
         rate *= 1 + math.cos(math.pi * self._taken / self._config.steps)
         # A tensor, for a number would be a constant of the compiled function.
         rate = self._torch.tensor(rate, device=self._device)
@@ -168,13 +168,13 @@ class TorchSide:
         """The loss of each picture, `[N]`."""
         config, features = self._config, self._features(images)
         losses = 0.0
-        for layer in config.content_layers:
+        content, style = config.term("content"), config.term("style")
+        for layer, share in content.layers.items():
             error = (features[layer] - self._content[layer]).square().mean(dim=(1, 2, 3))
-            losses = losses + config.content_weight / len(config.content_layers) * error
-        for layer in config.style_layers:
+            losses = losses + content.weight * share * error
+        for layer, share in style.layers.items():
             apart = (self._gram(features[layer]) - self._grams[layer]).square().sum(dim=(1, 2))
-            weight = config.style_weight / len(config.style_layers)
-            losses = losses + weight / features[layer].shape[1] ** 4 * apart
+            losses = losses + style.weight * share / features[layer].shape[1] ** 4 * apart
         return losses
 
     def _differentiate(self, images) -> tuple[Any, Any]:
@@ -188,5 +188,5 @@ class TorchSide:
 
     def _update(self, images, momentum, gradient, rate) -> tuple[Any, Any]:
         size = gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        momentum = self._config.momentum * momentum + gradient / size
+        momentum = self._config.optimizer.momentum * momentum + gradient / size
         return (images - rate / 255 * momentum).clamp(0, 1), momentum

@@ -4,6 +4,7 @@ Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` for one and `[N, H
 """
 
 from nst_jax import image, losses
+from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.objective import Targets, compute_targets, objective_value
 from nst_jax.optimize import Progress
@@ -14,6 +15,7 @@ from nst_jax.vgg import classify, features
 from nst_jax.weights import load_params, save_params
 
 __all__ = [
+    "Combine",
     "Config",
     "Progress",
     "Result",

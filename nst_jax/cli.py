@@ -30,28 +30,25 @@ from nst_jax import (
     vgg,
     weights,
 )
-from nst_jax.config import CHOICES, Config, check_choice, nearest
+from nst_jax.config import INITS, Config
 from nst_jax.console import complain
 from nst_jax.job import Job
 from nst_jax.options import (
-    CONFIG_FLAGS,
     FLAGS,
-    SWEEP_FLAGS,
     config_from_flags,
     masks_from_flag,
     mixing_from_flag,
+    settings_by_flag,
 )
 from nst_jax.presets import presets
+from nst_jax.settings import check_choice, nearest
 
 BAD_INPUT = 1
 
 
-def read_inputs(
-    config: Config, sweep: Mapping[str, Sequence[float]]
-) -> tuple[list[jobs.Picture], list[jobs.Picture]]:
+def read_inputs(config: Config) -> tuple[list[jobs.Picture], list[jobs.Picture]]:
     """Contents and styles, from files or built in."""
-    weights = sweep.get("content_weight", (config.content_weight,))
-    needs_content = bool(config.content_layers) and any(weights)
+    needs_content = any(term.refers == "content" for term in config.terms)
     if FLAGS.demo:
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")
@@ -89,14 +86,17 @@ def recipe(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
         value = FLAGS[name].value
         if value is not None and value is not False and value != []:
             arguments.append(FLAGS[name].serialize())
-    for name in (*CONFIG_FLAGS, *SWEEP_FLAGS):
-        value = sweep.get(name, getattr(config, name))
+    for name, value in settings_by_flag(config).items():
+        value = sweep.get(name, value)
         if name == "init" and FLAGS.init is not None:
             value = FLAGS.init  # which may be a file
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no{name}")
         elif isinstance(value, tuple):
             arguments.append(f"--{name}={','.join(map(str, value))}")
+        elif isinstance(value, Mapping):
+            layers = ",".join(f"{layer}:{weight}" for layer, weight in value.items())
+            arguments.append(f"--{name}={layers}")
         elif value is not None:
             arguments.append(f"--{name}={value}")
     return arguments
@@ -154,10 +154,10 @@ def answer() -> bool:
 
 def read_initial() -> np.ndarray | None:
     """The picture file that --init names, if it names one."""
-    if FLAGS.init in (None, *CHOICES["init"]):
+    if FLAGS.init in (None, *INITS):
         return None
     if not pathlib.Path(FLAGS.init).is_file():
-        check_choice("--init (or an existing file)", FLAGS.init, CHOICES["init"])
+        check_choice("--init (or an existing file)", FLAGS.init, INITS)
     return io.read_image(FLAGS.init)
 
 
@@ -227,7 +227,7 @@ def run() -> int:
     config, sweep = config_from_flags()
     chosen_weights()
     check_choice("--format", FLAGS.format, io.FORMATS)
-    if FLAGS.retries and config.optimizer == "lbfgs" and config.linesearch:
+    if FLAGS.retries and config.optimizer.searches:
         raise ValueError("--retries lowers the learning rate, which a line search doesn't use")
     if FLAGS.checkpoint_dir is None and FLAGS["checkpoint_every"].present:
         raise ValueError("--checkpoint_every goes with --checkpoint_dir")
@@ -244,7 +244,7 @@ def run() -> int:
         return run_data_set(config, sweep)
     if FLAGS.batch_size is not None:
         raise ValueError("--batch_size goes with --pairing, or with folders or patterns")
-    contents, styles = read_inputs(config, sweep)
+    contents, styles = read_inputs(config)
     initial = read_initial()
     job = Job(
         contents=contents,

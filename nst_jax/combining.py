@@ -1,7 +1,7 @@
-"""Checks of the arrays that say how styles are combined: blends, and masks of regions."""
+"""How styles are combined: blends, masks of regions, pairs; and the checks of these."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np  # which compiles nothing
@@ -10,69 +10,79 @@ from nst_jax import image as image_lib
 from nst_jax.terms import Term
 
 
-class Combination(NamedTuple):
-    """How styles are combined, checked.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Combine:
+    """How styles and contents are combined to outputs. `Combine()` is each content in each style.
 
     Attributes:
-      mixing: `[outputs, styles]`, or None.
-      masks: `[outputs, styles, H, W]`, or None.
-      style_masks: one `[h, w]` or None a style.
+      mixing: `[rows, styles]`, rows sum to 1: blends of styles, one output a row and content. A
+        blend's target is that mixture of the styles'.
+      masks: `[styles, H, W]` in [0, 1], over the content: one output, in which each style holds
+        where its mask is; `[rows, styles, H, W]` for several. A region's style loss counts by
+        its share of the picture. After Gatys et al.: "Controlling Perceptual Factors in Neural
+        Style Transfer", CVPR 2017, https://arxiv.org/abs/1611.07865, section 4.
+      style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
+      paired: content n in style n alone, of as many contents as styles.
     """
 
-    mixing: np.ndarray | None
-    masks: np.ndarray | None
-    style_masks: list[np.ndarray | None]
+    mixing: jax.Array | None = None
+    masks: jax.Array | None = None
+    style_masks: Sequence[jax.Array | None] | None = None
+    paired: bool = False
+
+    def replace(self, **changes) -> "Combine":
+        """A copy with `changes`."""
+        return dataclasses.replace(self, **changes)
 
 
 def checked(
+    combine: Combine,
     terms: Sequence[Term],
     content: jax.Array,
     styles: Sequence[jax.Array],
     *,
     jitter: int,
-    mixing: jax.Array | None,
-    masks: jax.Array | None,
-    style_masks: Sequence[jax.Array | None] | None,
-) -> Combination:
-    """Pictures and how they are combined, if they can be.
+) -> Combine:
+    """How one content and its styles are combined, as arrays, if they can be.
 
     Raises:
       TypeError, ValueError: what `nst_jax.compute_targets` refuses of these.
     """
     image_lib.check_image("content", content, single=True)
-    check_combination(
-        terms,
-        len(styles),
-        jitter=jitter,
-        mixing=mixing,
-        masks=masks,
-        style_masks=style_masks,
-    )
+    check_combination(combine, terms, len(styles), jitter=jitter)
     for index, style in enumerate(styles):
         image_lib.check_image(f"styles[{index}]", style, single=True)
-    return Combination(
-        None if mixing is None else check_mixing(mixing, len(styles)),
-        None if masks is None else check_masks(masks, len(styles), size=content.shape[:2]),
-        check_style_masks(style_masks, styles),
+    size = content.shape[:2]
+    return Combine(
+        mixing=None if combine.mixing is None else check_mixing(combine.mixing, len(styles)),
+        masks=None if combine.masks is None else check_masks(combine.masks, len(styles), size=size),
+        style_masks=check_style_masks(combine.style_masks, styles),
     )
 
 
 def check_combination(
+    combine: Combine,
     terms: Sequence[Term],
     styles: int,
     *,
     jitter: int,
-    mixing: jax.Array | None,
-    masks: jax.Array | None,
-    style_masks: Sequence[jax.Array | None] | None,
+    contents: int = 1,
 ) -> int:
-    """The outputs of a content, if so many styles can be combined like that.
+    """The outputs of a content, if so many styles and contents can be combined like that.
 
     Raises:
       ValueError: what `nst_jax.compute_targets` refuses of these, but for the masks' sizes.
     """
+    mixing, masks, style_masks = combine.mixing, combine.masks, combine.style_masks
     if not styles:
         raise ValueError("styles must hold at least one picture, got none")
+    if combine.paired:
+        if not (mixing is None and masks is None and style_masks is None):
+            raise ValueError("paired goes without mixing, masks and style_masks")
+        if contents != styles:
+            raise ValueError(
+                f"paired needs as many contents as styles, got {contents} and {styles}"
+            )
     if style_masks is not None and len(style_masks) != styles:
         raise ValueError(f"style_masks must hold one for each of {styles}, got {len(style_masks)}")
     of_styles = [term for term in terms if term.refers == "style"]
@@ -101,7 +111,7 @@ def check_combination(
         for term in of_styles:
             term.check_mixing(mixing)
         return len(mixing)
-    return styles
+    return 1 if combine.paired else styles
 
 
 def check_mixing(mixing: jax.Array, styles: int) -> np.ndarray:

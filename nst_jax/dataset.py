@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nst_jax import files, io, jobs, objective, preflight, results, sharding, vgg
+from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.console import complain, say, shows_progress
 from nst_jax.manifest import Manifest, check_settings
@@ -179,7 +180,7 @@ def _settings(job: Job, params: Mapping, described: Mapping) -> dict:
         "batch_size": job.batch_size,
         "tile": job.tile,
         "mesh": job.mesh and dict(job.mesh),
-        "config": dataclasses.asdict(job.config),
+        "config": job.config.to_dict(),
         **jobs.environment(),
     }
 
@@ -333,7 +334,7 @@ def _paint(job, params, batch, places, folder, unfinished, monitor, stopping) ->
             [content for content, _ in filled],
             [style for _, style in filled],
             job.config,
-            paired=True,
+            combine=Combine(paired=True),
             key=jax.random.key(job.seed),
             initial=job.initial,
             callback=follow,

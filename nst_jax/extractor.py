@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from nst_jax import magnitudes, vgg
+from nst_jax.settings import option, settings
 
 Tree = Mapping
 
@@ -35,6 +36,7 @@ class Network(Protocol):
     """What an extractor has.
 
     With `cuts`, `segment`, `halo` and `scale`, as of `VGGExtractor`, it goes strip by strip too.
+    With `prepare` it is asked for the form of its parameters that suits many steps.
     """
 
     def __call__(
@@ -86,21 +88,32 @@ def _shape(extractor, params, image, layer):
     return found[layer].shape
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class VGGExtractor:
     """VGG16 or VGG19, whichever the parameters are of.
 
     Attributes:
-      pooling, pooling_correction, padding, precision: as of `nst_jax.vgg.features`.
+      pooling: "max", "average" or "l2".
+      pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
+      padding: of the first convolution: "zeros" as trained, or "replicate", which lessens
+        artefacts along the border.
+      precision: in which the network runs. "float32" is float32 in every product, also on a TPU,
+        which would else multiply in bfloat16. "bfloat16" rounds kernels and activations to 8
+        bits and keeps their range; statistics, losses, picture and optimiser stay float32. It
+        is for accelerators with units for it; on a CPU a step takes about twice as long.
       normalize_features: divide each layer's activations by their usual size, see
         `nst_jax.magnitudes`.
     """
 
-    pooling: str = "max"
-    pooling_correction: bool = True
-    padding: str = "zeros"
-    precision: str = "float32"
-    normalize_features: bool = False
+    pooling: str = option("max", choices=tuple(vgg.POOLINGS), help="pooling of the network")
+    pooling_correction: bool = option(
+        True, help="scale average and l2 pooling to the magnitude of max pooling"
+    )
+    padding: str = option("zeros", choices=vgg.PADDINGS, help="of the first convolution")
+    precision: str = option("float32", choices=tuple(vgg.PRECISIONS), help="of the network")
+    normalize_features: bool = option(
+        False, help="divide each layer's activations by their usual size in the network"
+    )
 
     def _options(self):
         return {
@@ -126,6 +139,16 @@ class VGGExtractor:
             tuple(side // vgg.smallest_side(layer) for side in shape),
             vgg.channels(layer),
         )
+
+    def prepare(self, params: Tree, layers: Sequence[str]) -> Tree:
+        """`params` as suits many steps on this backend: in float32 on a CPU those of
+        `nst_jax.vgg.prepare`.
+
+        Accelerators' own libraries choose an algorithm for each convolution.
+        """
+        if self.precision != "float32" or jax.default_backend() != "cpu":
+            return params
+        return vgg.prepare(params, layers=layers)
 
     # The network cut at its poolings, for strips.
 

@@ -1,18 +1,14 @@
 """What the command says of itself: its flags by purpose, the presets, a network's layers."""
 
-import dataclasses
 import shutil
 import textwrap
 from typing import Any
 
 from absl import flags
 
-from nst_jax import console, vgg
+from nst_jax import console, options, vgg
 from nst_jax.config import Config
 from nst_jax.presets import descriptions, presets
-
-# Ends the help of a flag whose default is a field of the preset.
-PRESETS_DEFAULT = " (default: the preset's)"
 
 GROUPS = {
     "Pictures to read": (
@@ -23,35 +19,14 @@ GROUPS = {
         "mixing",
         "masks",
         "style_masks",
-        "init",
     ),
     "Files to write": ("output_dir", "format", "overwrite", "log_every", "quiet"),
     "Looking at the run": ("report", "animate", "save_every", "tensorboard_dir", "profile_dir"),
     "Long runs": ("checkpoint_dir", "checkpoint_every", "retries", "batch_size"),
-    "Size of the pictures": ("size", "size_of", "first_size", "scale_factor", "tile"),
-    "Network": (
-        "model",
-        "weights",
-        "pooling",
-        "pooling_correction",
-        "normalize_features",
-        "padding",
-        "precision",
-        "remat",
-    ),
-    "Objective": (
-        *("preset", "content_layers", "style_layers"),
-        *("content_weight", "style_weight", "tv_weight"),
-        *("content_layer_weights", "style_layer_weights"),
-        *("content_reduction", "style_loss", "style_normalization", "tv_form", "color"),
-    ),
-    "Optimiser": (
-        *("steps", "first_steps", "optimizer", "learning_rate"),
-        *("schedule", "decay_rate", "decay_steps", "momentum"),
-        *("normalize_gradient", "band_weights"),
-        *("beta1", "beta2", "epsilon", "memory", "linesearch"),
-        *("average_decay", "clip", "jitter", "seed"),
-    ),
+    "Size of the pictures": ("tile",),
+    "Network": ("model", "weights"),
+    "Objective": ("preset",),
+    "Optimiser": ("seed",),
     "Devices and processes": (
         *("mesh", "distributed", "coordinator_address", "num_processes", "process_id"),
         *("compilation_cache",),
@@ -60,23 +35,29 @@ GROUPS = {
     "Flags of absl": ("flagfile", "verbosity", "helpfull"),
 }
 
+# The group of a setting that is of a part of the configuration.
+_OF_PARTS = {"network": "Network", "optimizer": "Optimiser"}
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """The flags of each group: those of a run, and then those of settings."""
+    found = {group: list(names) for group, names in GROUPS.items()}
+    for flag in options.KINDS:
+        found["Optimiser" if flag == "optimizer" else "Objective"].append(flag)
+    for address, (where, *_) in options.ADDRESSES.items():
+        group = where.field.metadata.get("group") or _OF_PARTS.get(where.owner, "Objective")
+        found[group].append(address)
+    return {group: tuple(names) for group, names in found.items()}
+
+
 # What a value is, or its unit, where the type of the flag does not say it.
 _VALUES = {
     **dict.fromkeys(("content", "styles", "masks", "style_masks"), "FILES"),
     **dict.fromkeys(("weights", "show_config", "flagfile"), "FILE"),
     **dict.fromkeys(("output_dir", "profile_dir", "tensorboard_dir", "checkpoint_dir"), "FOLDER"),
-    **dict.fromkeys(("size", "first_size", "tile", "jitter"), "PIXELS"),
-    **dict.fromkeys(
-        ("steps", "first_steps", "log_every", "memory", "save_every", "checkpoint_every"), "STEPS"
-    ),
-    **dict.fromkeys(("content_layers", "style_layers"), "LAYERS"),
-    **dict.fromkeys(("content_layer_weights", "style_layer_weights", "band_weights"), "NUMBERS"),
-    **{
-        "learning_rate": "LEVELS,...",
-        "decay_steps": "STEPS,...",
-        "mixing": "ROWS",
-        "mesh": "SIZES",
-    },
+    "tile": "PIXELS",
+    **dict.fromkeys(("log_every", "save_every", "checkpoint_every"), "STEPS"),
+    **{"mixing": "ROWS", "mesh": "SIZES"},
     **{"coordinator_address": "HOST:PORT", "verbosity": "N"},
 }
 _SWITCHES = ("help", "helpfull", "list_layers", "list_presets")  # that no one says no to
@@ -108,7 +89,7 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
     width = width or min(shutil.get_terminal_size().columns, 100)
     indent = 26 if width >= 60 else 8
     lines = [*_wrap(_INTRODUCTION, width, "", 0), *_EXAMPLES, ""]
-    for group, names in GROUPS.items():
+    for group, names in groups().items():
         lines.append(f"{group}:")
         for name in names:
             start = f"  {_usage(values, name)}  "
@@ -126,15 +107,30 @@ def _usage(values: flags.FlagValues, name: str) -> str:
         return f"--{name}"
     if name not in _VALUES and values[name].boolean:
         return f"--[no]{name}"
-    return f"--{name}={_VALUES.get(name) or _TYPES[values[name].flag_type()]}"
+    return f"--{name}={_value(values, name)}"
+
+
+def _value(values: flags.FlagValues, name: str) -> str:
+    if name in options.ADDRESSES:
+        about = options.ADDRESSES[name][0].field.metadata
+        if about["type"] in ("weighted", "numbers"):
+            return {"weighted": "LAYERS", "numbers": "NUMBERS"}[about["type"]]
+        if options.takes_several(name):
+            return f"{about.get('unit', 'X')},..."
+        if "unit" in about:
+            return about["unit"]
+    return _VALUES.get(name) or _TYPES[values[name].flag_type()]
 
 
 def _meaning(values: flags.FlagValues, name: str, config: Config) -> str:
     if name in _ABSL:
         return _ABSL[name]
     text = " ".join(values[name].help.split()).rstrip(".")
-    if text.endswith(PRESETS_DEFAULT):
-        text, default = text.removesuffix(PRESETS_DEFAULT), getattr(config, name)
+    if text.endswith(options.PRESETS_DEFAULT):
+        text = text.removesuffix(options.PRESETS_DEFAULT)
+        known = options.settings_by_flag(config)
+        # Of what the preset does not have, the default of whoever chooses it.
+        default = known[name] if name in known else options.ADDRESSES[name][0].field.default
     else:
         default = values[name].default
     if name in _SWITCHES or "(default: " in text or "by default" in text:  # no value of a flag
@@ -149,6 +145,10 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return ",".join(map(_shown, value))
+    if isinstance(value, dict):
+        if len(set(value.values())) == 1 and abs(sum(value.values()) - 1) < 1e-6:
+            return ",".join(value)  # equal shares
+        return ",".join(f"{layer}:{_shown(weight)}" for layer, weight in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -159,22 +159,24 @@ def _wrap(text: str, width: int, start: str, indent: int) -> list[str]:
         initial_indent=start,
         subsequent_indent=" " * indent,
         break_on_hyphens=False,
+        break_long_words=False,
     )
 
 
 def list_presets(*, width: int | None = None) -> str:
-    """Each preset with what it is, and its fields that differ from a `Config`'s defaults."""
+    """Each preset with what it is; all settings of the default, and where others differ from it."""
     width = width or min(shutil.get_terminal_size().columns, 100)
-    plain = dataclasses.asdict(Config())
+    plain = options.settings_by_flag(Config())
     lines = []
     for name, config in presets.items():
-        own = {k: v for k, v in dataclasses.asdict(config).items() if v != plain[k]}
-        settings = " ".join(f"{field}={_shown(value)}" for field, value in own.items())
+        own = options.settings_by_flag(config)
+        if name != "default":
+            own = {flag: value for flag, value in own.items() if value != plain.get(flag, ())}
+        settings = " ".join(f"{flag}={_shown(value)}" for flag, value in own.items())
         lines.append(name)
         lines += _wrap(descriptions[name], width, "  ", 2)
         lines += _wrap(settings, width, "    ", 4)
-    common = " ".join(f"{k}={_shown(v)}" for k, v in plain.items() if v not in (None, ()))
-    lines += ["", *_wrap(f"All else, in every one: {common}", width, "", 2)]
+    lines += ["", *_wrap("All else is as in the default.", width, "", 2)]
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from nst_jax import console, files, io, observers, preflight, results, sharding, vgg
 from nst_jax.checkpoints import Checkpoints
-from nst_jax.config import Config
+from nst_jax.combining import Combine
 from nst_jax.console import complain, say
 from nst_jax.job import Job
 from nst_jax.monitor import Latest, Monitor, Records
@@ -113,8 +113,7 @@ def _run(job, params, delivery, described, stopping) -> int:
             shape,
             job.config,
             styles=[style.image.shape for style in job.styles],
-            masks=job.masks,
-            style_masks=job.style_masks,
+            combine=Combine(masks=job.masks, style_masks=job.style_masks),
             tile=job.tile,
         )
     described = {
@@ -126,7 +125,7 @@ def _run(job, params, delivery, described, stopping) -> int:
         "processes": jax.process_count(),
         "devices": jax.device_count(),
         "sweep": dict(job.sweep),
-        "config": dataclasses.asdict(job.config),
+        "config": job.config.to_dict(),
         **environment(),
     }
     outputs, taken = {}, []
@@ -231,17 +230,21 @@ def _saving(job: Job, described: Mapping, delivery: Delivery) -> Callable[[str],
     }
     # Another version or device rounds otherwise, and the picture would be neither one's.
     settings |= {name: described["versions"][name] for name in ("jax", "jaxlib")}
-    settings |= described["config"] | {
-        "seed": job.seed,
-        "tile": job.tile,
-        "mesh": described["mesh"],
-        **described["sweep"],
-        "mixing": None if job.mixing is None else np.asarray(job.mixing).tolist(),
-        # Or files that are another run's would be taken for this one's.
-        "output_dir": str(delivery.folder.absolute()),
-        "format": delivery.picture_format,
-        **delivery.look._asdict(),
-    }
+    settings = (
+        described["config"]
+        | settings
+        | {
+            "seed": job.seed,
+            "tile": job.tile,
+            "mesh": described["mesh"],
+            **described["sweep"],
+            "mixing": None if job.mixing is None else np.asarray(job.mixing).tolist(),
+            # Or files that are another run's would be taken for this one's.
+            "output_dir": str(delivery.folder.absolute()),
+            "format": delivery.picture_format,
+            **delivery.look._asdict(),
+        }
+    )
     for kind in ("contents", "styles"):
         settings[kind] = [picture.name for picture in getattr(job, kind)]
         for picture in getattr(job, kind):
@@ -287,7 +290,7 @@ def _paint(
     styles = [job.styles[output.thumbnail] for output in outputs]
     labels, stems = ([getattr(o, name) for o in outputs] for name in ("label", "stem"))
     group = observers.Group(contents, styles, labels, stems)
-    rates = job.config.learning_rate
+    rates = job.config.optimizer.learning_rate
     rates = np.array([output.settings.get("learning_rate", rates) for output in outputs])
     steps = steps_at_scales(job.config)
     for attempt in range(attempts):
@@ -376,10 +379,9 @@ def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> l
     return lines
 
 
-def _config(job: Job, outputs: Sequence[Output]) -> Config:
-    """The settings, of which what is explored has a number for each of `outputs`."""
-    numbers = {name: np.array([o.settings[name] for o in outputs]) for name in job.sweep}
-    return job.config.replace(**numbers)
+def _sweep(job: Job, outputs: Sequence[Output]) -> dict[str, np.ndarray]:
+    """What is explored, with a number for each of `outputs`."""
+    return {name: np.array([o.settings[name] for o in outputs]) for name in job.sweep}
 
 
 def _mesh(job: Job, outputs: Sequence[Output]) -> jax.sharding.Mesh | None:
@@ -395,7 +397,8 @@ def _plan(job: Job, params: Mapping, shape: Sequence[int], outputs: Sequence[Out
         params=params,
         shape=shape,
         outputs=len(outputs),
-        config=_config(job, outputs),
+        config=job.config,
+        sweep=_sweep(job, outputs),
         styles=[style.image.shape for style in job.styles],
         contents=len({output.content for output in outputs}),
         regions=len(job.masks or ()),
@@ -415,12 +418,12 @@ def _check_memory(job: Job, params: Mapping, groups: Mapping[tuple, Sequence[Out
 def _stylize(job: Job, params, contents, outputs, *, rates, resume, followers, on_window):
     """`stylize` on contents of one shape, with a row of styles and a number for each output."""
     of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
-    config, mixing, masks = _config(job, outputs), job.mixing, job.masks
+    sweep, mixing, masks = _sweep(job, outputs), job.mixing, job.masks
     if job.sweep and masks is None:
         rows = np.eye(len(job.styles)) if mixing is None else mixing
         mixing = rows[[output.row for output in of_one]]
     if rates is not None:
-        config = config.replace(learning_rate=rates)
+        sweep["learning_rate"] = rates
     if masks is not None:
         shapes = {np.shape(mask) for mask in masks}
         if len(shapes) > 1:
@@ -435,11 +438,10 @@ def _stylize(job: Job, params, contents, outputs, *, rates, resume, followers, o
         params,
         [content.image for content in contents],
         [style.image for style in job.styles],
-        config,
+        job.config,
         key=jax.random.key(job.seed),
-        mixing=mixing,
-        masks=masks,
-        style_masks=job.style_masks,
+        sweep=sweep,
+        combine=Combine(mixing=mixing, masks=masks, style_masks=job.style_masks),
         initial=job.initial,
         resume=resume,
         callback=follow,

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import combining, partition, vgg
+from nst_jax import combining, partition
 from nst_jax import image as image_lib
-from nst_jax.config import NUMBERS, Config, put_together, take_apart
-from nst_jax.config_terms import extractor_of, terms_of
+from nst_jax.combining import Combine
+from nst_jax.config import Config
 from nst_jax.extractor import Network
 from nst_jax.partition import Sums
 from nst_jax.terms import (
@@ -38,14 +38,6 @@ from nst_jax.terms import (
     is_field,
     without_fields,
 )
-
-
-def _with_keys(config: Config) -> tuple[tuple, tuple]:
-    values, structure = take_apart(config)
-    return tuple(zip(map(jax.tree_util.GetAttrKey, NUMBERS), values, strict=True)), structure
-
-
-jax.tree_util.register_pytree_with_keys(Config, _with_keys, put_together, take_apart)
 
 
 class Made(NamedTuple):
@@ -123,7 +115,7 @@ class Objective:
     @classmethod
     def of(cls, config: Config) -> "Objective":
         """What `config` describes."""
-        return cls(terms_of(config), extractor_of(config), config.jitter, config.remat)
+        return cls(config.terms, config.network, config.jitter, config.remat)
 
     def layers(self, *refers: str | None) -> tuple[str, ...]:
         """The layers of the network that terms look at, each once; of `refers`, where it is given,
@@ -289,14 +281,10 @@ def shrink(mask: jax.Array, stride: int) -> jax.Array:
 
 
 def prepare(params: Mapping, config: Config) -> Mapping:
-    """`params` as suits many steps on this backend: in float32 on a CPU those of `vgg.prepare`.
-
-    Accelerators' own libraries choose an algorithm for each convolution.
-    """
-    plain = config.extractor is not None or config.precision != "float32"
-    if plain or jax.default_backend() != "cpu":
+    """`params` as suits many steps on this backend, if the network knows of such a form."""
+    if not hasattr(config.network, "prepare"):
         return params
-    return vgg.prepare(params, layers=Objective.of(config).layers())
+    return config.network.prepare(params, Objective.of(config).layers())
 
 
 # Compiled once for each shape of picture; the configuration's numbers compile nothing.
@@ -325,9 +313,7 @@ def compute_targets(
     styles: Sequence[jax.Array],
     config: Config,
     *,
-    mixing: jax.Array | None = None,
-    masks: jax.Array | None = None,
-    style_masks: Sequence[jax.Array | None] | None = None,
+    combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
 ) -> Targets:
     """Targets of every output: what the terms keep of the content and of the styles.
@@ -337,13 +323,7 @@ def compute_targets(
       content: `[H, W, 3]`.
       styles: pictures `[h, w, 3]`, each of its own size.
       config: terms and network.
-      mixing: `[outputs, styles]`, rows sum to 1: the target of an output is that mixture of the
-        styles'. None is the identity, one output a style.
-      masks: `[styles, H, W]` in [0, 1], where in the content each style applies, for one output
-        of all styles; `[outputs, styles, H, W]` for several. A region's style loss counts by
-        its share of the picture. After Gatys et al.: "Controlling Perceptual Factors in Neural
-        Style Transfer", CVPR 2017, https://arxiv.org/abs/1611.07865, section 4.
-      style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
+      combine: how styles are combined; None of it is one output a style.
       inputs: data of the run, `{term: tree}`, of the terms that refer to it. An array with one
         value a position is in a `Field`, of the content's size; where it has an axis of outputs,
         the `Field` says so.
@@ -363,9 +343,7 @@ def compute_targets(
         content,
         styles,
         config,
-        mixing=mixing,
-        masks=masks,
-        style_masks=style_masks,
+        combine=combine,
         inputs=inputs,
         of_style=lambda style, mask: style_targets(params, jnp.asarray(style), config, mask=mask),
         of_content=lambda content: content_targets(params, content, config),
@@ -378,9 +356,7 @@ def assembled(
     styles: Sequence[jax.Array],
     config: Config,
     *,
-    mixing: jax.Array | None,
-    masks: jax.Array | None,
-    style_masks: Sequence[jax.Array | None] | None,
+    combine: Combine,
     inputs: Mapping[str, Tree] | None,
     of_style: Callable[[jax.Array, jax.Array | None], dict],
     of_content: Callable[[jax.Array], dict],
@@ -388,33 +364,23 @@ def assembled(
     """Targets of every output, of what is found of a style and its mask and of a content.
 
     Args:
-      params, content, styles, config, mixing, masks, style_masks, inputs: as of `compute_targets`,
-        and what it refuses of them is refused.
+      params, content, styles, config, combine, inputs: as of `compute_targets`, and what it
+        refuses of them is refused.
       of_style, of_content: give `{term: {layer: tree}}`.
     """
     objective = Objective.of(config)
-    combination = combining.checked(
-        objective.terms,
-        content,
-        styles,
-        jitter=config.jitter,
-        mixing=mixing,
-        masks=masks,
-        style_masks=style_masks,
-    )
+    combine = combining.checked(combine, objective.terms, content, styles, jitter=config.jitter)
     inputs = check_inputs(objective, inputs, content.shape)
     objective.at(params, content.shape)
-    each = [
-        of_style(style, mask) for style, mask in zip(styles, combination.style_masks, strict=True)
-    ]
+    each = [of_style(style, mask) for style, mask in zip(styles, combine.style_masks, strict=True)]
     content = jnp.asarray(content)
     return _each_output(
         params,
         each,
         of_content(content),
         Field(content, IMAGE, "picture") if config.jitter else None,
-        combination.mixing,
-        combination.masks,
+        combine.mixing,
+        combine.masks,
         inputs,
         config,
         shape=content.shape[:2],

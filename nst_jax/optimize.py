@@ -9,7 +9,7 @@ as in the published experiments, whatever range the loss works in.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,7 @@ import optax
 
 from nst_jax import image as image_lib
 from nst_jax import sharding
-from nst_jax.config import Config
-from nst_jax.optimizers import make_optimizer
+from nst_jax.config import Config, check_sweep
 
 LEVELS = 255.0
 
@@ -329,22 +328,41 @@ def _descend_all(states, values, gradients, config, *, optimizer):
 
 
 def _transformation(optimizer, config: Config, step) -> optax.GradientTransformation:
-    return make_optimizer(config, step) if optimizer is None else optimizer
+    if optimizer is not None:
+        return optimizer
+    return config.optimizer.transformation(step, config.steps)
 
 
-def batch_numbers(config: Config, count: int) -> Config:
-    """`config` with every number as a float32 array `[count]`, one an image."""
+def batch_numbers(
+    config: Config, count: int, *, sweep: Mapping[str, Any] | None = None
+) -> Config:
+    """`config` with every number as a float32 array `[count]`, one an image.
 
-    def batch(path, number):
-        number = np.asarray(number, np.float32)  # this and device_put compile nothing
-        if number.ndim and number.shape != (count,):
+    Args:
+      sweep: `{address: [count]}`, numbers to take in place of the config's own.
+
+    Raises:
+      TypeError, ValueError: a sweep of what is no number, of one that the config may not have, or
+        of another length.
+    """
+    checked = {}
+    for address, values in (sweep or {}).items():
+        check_sweep(config, address)
+        values = np.asarray(values)
+        if values.shape != (count,):
             raise ValueError(
-                f"{path[0].name} must be one number, or one for each of the {count} outputs, "
-                f"got an array of shape {number.shape}"
+                f"sweep[{address!r}] must have a number for each of the {count} outputs, got an "
+                f"array of shape {values.shape}"
             )
+        for value in values:
+            config.replace(**{address: value})  # each must be valid
+        checked[address] = values
+
+    def batch(number):
+        number = np.asarray(number, np.float32)  # this and device_put compile nothing
         return jax.device_put(np.broadcast_to(number, (count,)))
 
-    return jax.tree.map_with_path(batch, config)
+    return jax.tree.map(batch, config.with_sweep(checked))
 
 
 def start(
@@ -352,6 +370,7 @@ def start(
     config: Config,
     *,
     optimizer: optax.GradientTransformation | None = None,
+    sweep: Mapping[str, Any] | None = None,
     previous: State | None = None,
 ) -> State:
     """States before the first step on `images` `[N, H, W, 3]`.
@@ -363,11 +382,11 @@ def start(
     size.
 
     Raises:
-      ValueError: images that are not `[N, H, W, 3]`, or numbers of another length than N.
+      ValueError: images that are not `[N, H, W, 3]`, or a sweep of another length than N.
     """
     if images.ndim != 4:
         raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
-    states = _init_all(images, batch_numbers(config, len(images)), optimizer)
+    states = _init_all(images, batch_numbers(config, len(images), sweep=sweep), optimizer)
     if previous is None:
         return states
 
@@ -379,7 +398,7 @@ def start(
     states = states._replace(
         diverged=taken_over(previous.diverged), kept_start=taken_over(previous.kept_start)
     )
-    if optimizer is not None or config.optimizer == "lbfgs":
+    if optimizer is not None or not config.optimizer.carries:
         return states
     kept = jnp.all(previous.picture == previous.start, axis=(1, 2, 3))
 
@@ -398,6 +417,7 @@ def run(
     shared: Sequence = (),
     each: Sequence = (),
     optimizer: optax.GradientTransformation | None = None,
+    sweep: Mapping[str, Any] | None = None,
     previous: State | None = None,
     resume: Checkpoint | None = None,
     key: jax.Array | None = None,
@@ -414,7 +434,8 @@ def run(
         object between calls, since it is what the compiled program is found by. With
         `config.draws()` it is also given `key=`, a random key of each step; at the last look none.
       images: `[N, H, W, 3]` in [0, 1], where to start.
-      config: steps, optimiser and its numbers; a number may be an array `[N]`, one an image.
+      config: steps, optimiser and its numbers.
+      sweep: `{address: [N]}`, numbers of the config, one an image in place of one for all.
       shared: further arguments, the same for every image.
       each: further arguments with a leading axis N, one item an image.
       optimizer: an optax transformation in place of the configured one; pass the same object
@@ -435,8 +456,8 @@ def run(
       ValueError: images that are not `[N, H, W, 3]`, numbers of another length than N, or a
         checkpoint of another run.
     """
-    states = _begin(images, config, optimizer, previous, resume)
-    states, *rest = _placed(mesh, states, config, shared, each, key)
+    states = _begin(images, config, optimizer, sweep, previous, resume)
+    states, *rest = _placed(mesh, states, config, sweep, shared, each, key)
 
     def advance(states, left):
         length = steps_per_dispatch()
@@ -453,10 +474,10 @@ def run(
     return sharding.gather(mesh, states), history
 
 
-def _placed(mesh, states, config, shared, each, key):
+def _placed(mesh, states, config, sweep, shared, each, key):
     """The arguments of `_advance`, where the mesh has them."""
     key = jax.random.key(0) if key is None else key
-    numbers = batch_numbers(config, states.image.shape[0])
+    numbers = batch_numbers(config, states.image.shape[0], sweep=sweep)
     states = sharding.place(mesh, states, picture=states.image.shape[1:])
     each, numbers = sharding.place(mesh, (tuple(each), numbers))
     shared, key = sharding.place(mesh, (tuple(shared), key), whole=True)
@@ -470,6 +491,7 @@ def run_given_gradients(
     *,
     each: Sequence[Sequence] | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    sweep: Mapping[str, Any] | None = None,
     previous: State | None = None,
     resume: Checkpoint | None = None,
     key: jax.Array | None = None,
@@ -483,15 +505,15 @@ def run_given_gradients(
         `config.draws()` it is also given `key=`, a random key of each step, or none for the last
         look.
       each: a sequence of arguments for each image.
-      images, config, optimizer, previous, resume, key, callback: as of `run`.
+      images, config, optimizer, sweep, previous, resume, key, callback: as of `run`.
 
     Raises:
       ValueError: as `run`, or an optimiser with a line search: it would need the loss itself.
     """
-    if optimizer is None and config.optimizer == "lbfgs" and config.linesearch:
+    if optimizer is None and config.optimizer.searches:
         raise ValueError("linesearch needs a loss that can be compiled as one program")
-    states = _begin(images, config, optimizer, previous, resume)
-    numbers = batch_numbers(config, len(images))
+    states = _begin(images, config, optimizer, sweep, previous, resume)
+    numbers = batch_numbers(config, len(images), sweep=sweep)
     key = jax.random.key(0) if key is None else key
     each = [()] * len(images) if each is None else each
 
@@ -519,10 +541,10 @@ def run_given_gradients(
     return _loop(advance, end, states, int(config.steps), callback, resume)
 
 
-def _begin(images, config, optimizer, previous, resume):
+def _begin(images, config, optimizer, sweep, previous, resume):
     """States to take the next step from."""
     if resume is None:
-        return start(images, config, optimizer=optimizer, previous=previous)
+        return start(images, config, optimizer=optimizer, sweep=sweep, previous=previous)
     wanted = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
     leaves, structure = jax.tree.flatten(wanted)
     found = jax.tree.leaves(resume.states)
@@ -556,6 +578,7 @@ def lower(
     shared: Sequence = (),
     each: Sequence = (),
     optimizer: optax.GradientTransformation | None = None,
+    sweep: Mapping[str, Any] | None = None,
     length: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> jax.stages.Lowered:
@@ -565,13 +588,13 @@ def lower(
     mesh, of each device.
 
     Args:
-      loss, images, config, shared, each, optimizer, mesh: as `run` takes them; of the images only
-        the shape matters, and all arrays may be `jax.ShapeDtypeStruct`.
+      loss, images, config, shared, each, optimizer, sweep, mesh: as `run` takes them; of the
+        images only the shape matters, and all arrays may be `jax.ShapeDtypeStruct`.
       length: steps in the program; None is `steps_per_dispatch()`.
     """
     states = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
     return _program(config).lower(
-        *_placed(mesh, states, config, shared, each, None),
+        *_placed(mesh, states, config, sweep, shared, each, None),
         loss=loss,
         optimizer=optimizer,
         length=steps_per_dispatch() if length is None else length,

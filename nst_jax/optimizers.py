@@ -1,30 +1,17 @@
-"""The optax transformations that a configuration describes; rates are in grey levels."""
+"""Optimisers as settings, and the optax transformations that they are; rates are in grey levels."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from nst_jax.config import Config, Number
 from nst_jax.image import laplacian_pyramid, laplacian_sum
+from nst_jax.settings import number, numbers, option, settings
 
 
-def learning_rate_at(config: Config, step: jax.Array) -> jax.Array:
-    """The learning rate, in grey levels, of step number `step` (from 0)."""
-    if config.schedule == "exponential":
-        return config.learning_rate * config.decay_rate ** (step / config.decay_steps)
-    if config.schedule == "cosine":
-        # On a scale of [0, 1], so that another number of steps compiles nothing.
-        decay = optax.cosine_decay_schedule(init_value=1.0, decay_steps=1.0)
-        return config.learning_rate * decay(step / config.steps)
-    return jnp.asarray(config.learning_rate)
-
-
-def normalize_by_band(
-    *, weights: Sequence[Number] = (1.0, 1.0, 1.0)
-) -> optax.GradientTransformation:
+def normalize_by_band(*, weights: Sequence[Any] = (1.0, 1.0, 1.0)) -> optax.GradientTransformation:
     """Divides each band of an image's gradient by the band's own root mean square.
 
     The bands are those of a Laplacian pyramid, see `nst_jax.image.laplacian_pyramid`. Each divided
@@ -161,26 +148,172 @@ def limit_rise(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def make_optimizer(config: Config, step: jax.Array) -> optax.GradientTransformation:
-    """The optax transformation that `config` describes, at step number `step`.
+@settings
+class Optimizer:
+    """What every optimiser has.
 
-    The numbers of `config` and `step` may be traced arrays. The learning rate is a function of
-    `step`, not of a count in the optimiser's state, so that the state can go over to another
-    scale.
+    Attributes:
+      learning_rate: in grey levels (of a range of 255).
+      schedule: of the learning rate: "constant", "exponential" (times decay_rate every
+        decay_steps, smoothly) or "cosine" (to zero at the last step).
+      decay_rate, decay_steps: of the exponential schedule.
+      fixed_loss: whether it needs a loss that stays the same at every step.
+      searches: whether a step looks at the loss more than once.
+      carries: whether its state is arrays of the picture's shape, which go over to another scale.
+      kept: how many arrays of the picture's shape its state has.
+      passing: how many pictures a tiled run has in host memory beside that, at the most: where it
+        started, gradients here and in the optimiser's hands and the one that is being added up,
+        the last ones for whoever follows, and what the step takes meanwhile.
     """
-    descend = optax.scale(-learning_rate_at(config, step))
-    chain = []
-    # Differences of gradients scaled each by itself would tell L-BFGS no curvature.
-    if config.normalize_gradient != "none" and config.optimizer != "lbfgs":
-        bands = config.band_weights if config.normalize_gradient == "bands" else (1.0,)
-        chain += [normalize_by_band(weights=bands)]
-    if config.optimizer == "sgd":
-        chain += [optax.trace(config.momentum), descend]
-    elif config.optimizer == "adam":
-        chain += [optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), descend]
-    elif config.linesearch:
-        chain += [optax.lbfgs(memory_size=config.memory)]
-    else:
-        lbfgs = optax.chain(scale_by_convex_lbfgs(config.memory), descend)
-        chain += [limit_rise(lbfgs)]
-    return optax.chain(*chain)
+
+    learning_rate: Any = number(
+        1.0, above=0, unit="LEVELS", help="grey levels (of 255); of L-BFGS the share of its step"
+    )
+    schedule: str = option(
+        "cosine", choices=("constant", "exponential", "cosine"), help="of the learning rate"
+    )
+    decay_rate: Any = number(0.96, above=0, help="factor of the exponential schedule")
+    decay_steps: Any = number(
+        100.0, above=0, unit="STEPS", help="steps for one factor of the exponential schedule"
+    )
+    fixed_loss: ClassVar[bool] = False
+    carries: ClassVar[bool] = True
+    passing: ClassVar[int] = 7
+
+    @property
+    def searches(self) -> bool:
+        return False
+
+    @property
+    def kept(self) -> int:
+        raise NotImplementedError
+
+    def learning_rate_at(self, step: jax.Array, steps: Any) -> jax.Array:
+        """The learning rate, in grey levels, of step number `step` (from 0) of so many `steps`."""
+        if self.schedule == "exponential":
+            return self.learning_rate * self.decay_rate ** (step / self.decay_steps)
+        if self.schedule == "cosine":
+            # On a scale of [0, 1], so that another number of steps compiles nothing.
+            decay = optax.cosine_decay_schedule(init_value=1.0, decay_steps=1.0)
+            return self.learning_rate * decay(step / steps)
+        return jnp.asarray(self.learning_rate)
+
+    def transformation(self, step: jax.Array, steps: Any) -> optax.GradientTransformation:
+        """The optax transformation of one image in grey levels, at step number `step`.
+
+        The numbers and `step` may be traced arrays. The learning rate is a function of `step`, not
+        of a count in the optimiser's state, so that the state can go over to another scale.
+        """
+        raise NotImplementedError
+
+
+@settings
+class _Normalized(Optimizer):
+    """An optimiser that may divide gradients by their root mean square.
+
+    Attributes:
+      normalize_gradient: divide each picture's gradient by its root mean square, so that the
+        learning rate says how far pixels move, whatever the loss's units: "whole", or in "bands",
+        from fine grain to coarse shapes, each by its own, see `normalize_by_band`. "none" takes
+        the gradient as it is.
+      band_weights: a weight for each band into which a gradient is divided, from fine to coarse.
+    """
+
+    normalize_gradient: str = option(
+        "whole",
+        choices=("none", "whole", "bands"),
+        help="divide gradients by their root mean square",
+    )
+    band_weights: tuple = numbers(
+        (1.0, 1.0, 1.0),
+        low=0,
+        help="how far each band of a normalised gradient moves, from fine to coarse, as shares of "
+        "the learning rate",
+    )
+
+    def _normalizer(self) -> list[optax.GradientTransformation]:
+        if self.normalize_gradient == "none":
+            return []
+        bands = self.band_weights if self.normalize_gradient == "bands" else (1.0,)
+        return [normalize_by_band(weights=bands)]
+
+
+@settings
+class SGD(_Normalized):
+    """Stochastic gradient descent, of a loss that need not be drawn.
+
+    Attributes:
+      momentum: 0 is none.
+    """
+
+    momentum: Any = number(0.9, low=0, high=1, help="of SGD; 0 is none")
+
+    @property
+    def kept(self):
+        return 1
+
+    def transformation(self, step, steps):
+        descend = optax.scale(-self.learning_rate_at(step, steps))
+        return optax.chain(*self._normalizer(), optax.trace(self.momentum), descend)
+
+
+@settings
+class Adam(_Normalized):
+    """Diederik P. Kingma, Jimmy Ba: "Adam: A Method for Stochastic Optimization", ICLR 2015,
+    https://arxiv.org/abs/1412.6980
+
+    Attributes:
+      beta1, beta2, epsilon: as of the paper; epsilon too is for gradients by grey levels.
+    """
+
+    beta1: Any = number(0.9, low=0, below=1, help="of Adam, of the first moment")
+    beta2: Any = number(0.999, low=0, below=1, help="of Adam, of the second moment")
+    epsilon: Any = number(1e-8, low=0, help="of Adam")
+
+    @property
+    def kept(self):
+        return 2
+
+    def transformation(self, step, steps):
+        descend = optax.scale(-self.learning_rate_at(step, steps))
+        moments = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
+        return optax.chain(*self._normalizer(), moments, descend)
+
+
+@settings
+class LBFGS(Optimizer):
+    """Dong C. Liu, Jorge Nocedal: "On the limited memory BFGS method for large scale optimization",
+    Mathematical Programming 45, 1989, https://doi.org/10.1007/BF01589116
+
+    It takes the gradient as it is, since it reads curvature off gradients.
+
+    Attributes:
+      history_size: number of past steps that it keeps.
+      linesearch: zoom line search instead of the learning rate.
+    """
+
+    history_size: int = option(
+        100, low=1, whole=True, unit="STEPS", help="past steps that L-BFGS keeps"
+    )
+    linesearch: bool = option(False, help="line search of L-BFGS")
+    fixed_loss = True
+    carries = False
+    passing = 12
+
+    @property
+    def searches(self):
+        return self.linesearch
+
+    @property
+    def kept(self):
+        return 2 * self.history_size  # of each past step the step and the change of the gradient
+
+    def transformation(self, step, steps):
+        if self.linesearch:
+            return optax.lbfgs(memory_size=self.history_size)
+        descend = optax.scale(-self.learning_rate_at(step, steps))
+        return limit_rise(optax.chain(scale_by_convex_lbfgs(self.history_size), descend))
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "lbfgs": LBFGS}
+"""The optimisers that come with the package, by the names that flags give them."""

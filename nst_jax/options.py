@@ -1,13 +1,17 @@
 """The flags of the command line, and the configuration that they make."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from nst_jax import dataset, helptext, io, observers
-from nst_jax.config import CHOICES, Config, check_choice
+from nst_jax import dataset, io, observers
+from nst_jax.config import INITS, Config, known_addresses
+from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
+from nst_jax.settings import check_choice, turned
+from nst_jax.terms import TERMS
 
 # What `--demo` uses where no flag says otherwise: small enough for a laptop's processor.
 DEMO = {"size": 256, "first_steps": 80, "steps": 50}
@@ -133,103 +137,41 @@ RUN_FLAGS = {
 }
 
 
-def _choices(name: str) -> str:
-    return ", ".join(CHOICES[name])
+# Ends the help of a flag whose default is a setting of the preset.
+PRESETS_DEFAULT = " (default: the preset's)"
 
+# Flags that choose what kind of thing a part of the configuration is.
+KINDS: dict[str, Mapping[str, type]] = {"optimizer": OPTIMIZERS}
+KINDS |= {f"{name}_loss": kinds for name, kinds in TERMS.items() if len(kinds) > 1}
 
-# One flag for each field of the configuration; None leaves what the preset says.
-CONFIG_FLAGS = {
-    "size": (flags.DEFINE_integer, "side of the pictures, pixels"),
-    "size_of": (flags.DEFINE_string, f"the side meant: {_choices('size_of')}"),
-    "first_size": (
-        flags.DEFINE_integer,
-        "coarse to fine: start at this side, pixels, and grow to the size in equal factors",
-    ),
-    "scale_factor": (
-        flags.DEFINE_float,
-        "how much larger each scale is than the one before, as nearly as equal factors allow",
-    ),
-    "content_layers": (flags.DEFINE_list, "layers compared with the content"),
-    "style_layers": (flags.DEFINE_list, "layers whose statistics are compared with the style"),
-    "content_layer_weights": (
-        flags.DEFINE_list,
-        "a weight for each content layer; if neither flag nor preset gives them, 1 / their number",
-    ),
-    "style_layer_weights": (
-        flags.DEFINE_list,
-        "a weight for each style layer; if neither flag nor preset gives them, 1 / their number",
-    ),
-    "content_reduction": (
-        flags.DEFINE_string,
-        f"of squared differences: {_choices('content_reduction')}",
-    ),
-    "style_loss": (flags.DEFINE_string, _choices("style_loss")),
-    "style_normalization": (
-        flags.DEFINE_string,
-        f"divisor of squared Gram differences: {_choices('style_normalization')}",
-    ),
-    "tv_form": (flags.DEFINE_string, f"form of the total variation: {_choices('tv_form')}"),
-    "pooling": (flags.DEFINE_string, f"pooling of the network: {_choices('pooling')}"),
-    "pooling_correction": (
-        flags.DEFINE_boolean,
-        "scale average and l2 pooling to the magnitude of max pooling",
-    ),
-    "normalize_features": (
-        flags.DEFINE_boolean,
-        "divide each layer's activations by their usual size in the network",
-    ),
-    "padding": (flags.DEFINE_string, f"of the first convolution: {_choices('padding')}"),
-    "precision": (flags.DEFINE_string, f"of the network: {_choices('precision')}"),
-    "remat": (
-        flags.DEFINE_boolean,
-        "keep little of the network for the gradient and compute the rest again: less memory",
-    ),
-    "optimizer": (flags.DEFINE_string, _choices("optimizer")),
-    "linesearch": (flags.DEFINE_boolean, "line search of L-BFGS"),
-    "memory": (flags.DEFINE_integer, "past steps that L-BFGS keeps"),
-    "normalize_gradient": (
-        flags.DEFINE_string,
-        "divide gradients by their root mean square, but not for L-BFGS: "
-        f"{_choices('normalize_gradient')}",
-    ),
-    "band_weights": (
-        flags.DEFINE_list,
-        "how far each band of a normalised gradient moves, from fine to coarse, as shares of the "
-        "learning rate",
-    ),
-    "schedule": (flags.DEFINE_string, f"of the learning rate: {_choices('schedule')}"),
-    "clip": (flags.DEFINE_boolean, "keep the picture in its range at each step"),
-    "jitter": (flags.DEFINE_integer, "pixels to move the picture by, at random each step"),
-    "init": (flags.DEFINE_string, f"start from {_choices('init')}, or a picture file"),
-    "color": (
-        flags.DEFINE_string,
-        "style: its colours; luminance: keep the content's chroma; match: first give the style "
-        "the content's colours",
-    ),
-    "steps": (
-        flags.DEFINE_integer,
-        "optimisation steps at each scale; alone it also sets those of the first scale",
-    ),
-    "first_steps": (
-        flags.DEFINE_integer,
-        "steps at the first scale; left out, --steps sets them, or else the preset",
-    ),
+# One flag for each address of a setting.
+ADDRESSES = {
+    address: found
+    for address, found in known_addresses().items()
+    if found[0].field.metadata.get("flag", True)
 }
 
-# Numbers that take several values, separated by commas: an output for each combination.
-SWEEP_FLAGS = {
-    "content_weight": "weight of the content loss",
-    "style_weight": "weight of the style loss",
-    "tv_weight": "weight of the total variation",
-    "learning_rate": "grey levels (of 255); of L-BFGS the share of its step",
-    "momentum": "of SGD; 0 is none",
-    "decay_rate": "factor of the exponential schedule",
-    "decay_steps": "steps for one factor of the exponential schedule",
-    "beta1": "of Adam, of the first moment",
-    "beta2": "of Adam, of the second moment",
-    "epsilon": "of Adam",
-    "average_decay": "of the average of the iterates that is the result; 0 is the last one",
-}
+
+def takes_several(address: str) -> bool:
+    """Whether a flag takes several numbers, separated by commas: an output for each combination."""
+    about = ADDRESSES[address][0].field.metadata
+    return about["type"] == "number" and about["leaf"] and not about.get("per_run", False)
+
+
+def _definition(address: str) -> tuple[Callable, str]:
+    """What defines an address' flag, and its help."""
+    found = ADDRESSES[address]
+    about = found[0].field.metadata
+    text = about["help"]
+    if "choices" in about:
+        choices = dict.fromkeys(x for each in found for x in each.field.metadata["choices"])
+        return flags.DEFINE_string, f"{text}: {', '.join(choices)}"
+    if about["type"] == "switch":
+        return flags.DEFINE_boolean, text
+    if about["type"] in ("weighted", "numbers") or takes_several(address):
+        return flags.DEFINE_list, text
+    return flags.DEFINE_integer if about.get("whole") else flags.DEFINE_float, text
+
 
 # Flags that print something to stdout and end the command.
 QUESTION_FLAGS = {
@@ -244,52 +186,80 @@ QUESTION_FLAGS = {
 
 for _name, (_define, _default, _help) in (RUN_FLAGS | QUESTION_FLAGS).items():
     _define(_name, _default, _help)
-for _name, (_define, _help) in CONFIG_FLAGS.items():
-    _define(_name, None, _help + helptext.PRESETS_DEFAULT)
-for _name, _help in SWEEP_FLAGS.items():
-    flags.DEFINE_list(_name, None, _help + helptext.PRESETS_DEFAULT)
+for _name, _kinds in KINDS.items():
+    flags.DEFINE_string(_name, None, ", ".join(_kinds) + PRESETS_DEFAULT)
+for _name in ADDRESSES:
+    _define, _help = _definition(_name)
+    _define(_name, None, _help + PRESETS_DEFAULT)
 
 FLAGS = flags.FLAGS
 
 
 def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
-    """The preset with every field that a flag gives, and the numbers given several values."""
+    """The preset with every setting that a flag gives, and the numbers given several values."""
     check_choice("--preset", FLAGS.preset, presets)
-    given = {
-        name: FLAGS[name].value
-        for name in (*CONFIG_FLAGS, *SWEEP_FLAGS)
-        if FLAGS[name].value is not None
-    }
+    config = presets[FLAGS.preset]
+    for name, kinds in KINDS.items():
+        if FLAGS[name].value is not None:
+            check_choice(f"--{name}", FLAGS[name].value, kinds)
+            config = _of_kind(config, name, kinds[FLAGS[name].value])
+    given = {name: FLAGS[name].value for name in ADDRESSES if FLAGS[name].value is not None}
     if "steps" in given:
         given.setdefault("first_steps", None)  # the preset's would outlast them
     if FLAGS.demo:
         steps = {name: _fewer(name) for name in ("first_steps", "steps")}
         given = DEMO | steps | given
-    if given.get("init") not in (None, *CHOICES["init"]):
+    if given.get("init") not in (None, *INITS):
         del given["init"]  # a file, which `run` reads
     sweep = {}
     for name, value in given.items():
-        if name.endswith("_layers"):
-            given[name] = tuple(value)
-        elif name.endswith("_weights"):
+        kind = ADDRESSES[name][0].field.metadata["type"]
+        if kind == "weighted":
+            given[name] = _weighted(name, value)
+        elif kind == "numbers":
             given[name] = _floats(name, value)
-        elif name in SWEEP_FLAGS:
-            numbers = _floats(name, value)
-            if not numbers:
+        elif takes_several(name):
+            several = _floats(name, value)
+            if not several:
                 raise ValueError(f"--{name} must be a number, or several, got none")
-            given[name] = numbers[0]
-            if len(numbers) > 1:
-                sweep[name] = numbers
-    config = presets[FLAGS.preset].replace(**given)
-    for name, numbers in sweep.items():
-        for number in numbers:
-            config.replace(**{name: number})  # each must be valid
+            given[name] = next(filter(None, several), several[0])  # a weight of 0 is no term
+            if len(several) > 1:
+                sweep[name] = several
+    config = config.replace(**given)
+    for name, several in sweep.items():
+        for value in several:
+            config.replace(**{name: value})  # each must be valid
     return config, sweep
+
+
+def _of_kind(config: Config, flag: str, kind: type) -> Config:
+    """`config` with a part of that kind, which takes over what both kinds have."""
+    if flag == "optimizer":
+        return config.replace(**{flag: turned(config.optimizer, kind)})
+    name = flag.removesuffix("_loss")
+    term = config.term(name)
+    return config.replace(**{name: kind() if term is None else turned(term, kind)})
+
+
+def settings_by_flag(config: Config) -> dict[str, Any]:
+    """Each flag of a setting with its value in `config`; a term that is not there has a weight of
+    0."""
+    values = config.flat()
+    found = {}
+    for flag, kinds in KINDS.items():
+        part = config.optimizer if flag == "optimizer" else config.term(flag.removesuffix("_loss"))
+        if type(part) in kinds.values():
+            found[flag] = next(name for name, kind in kinds.items() if type(part) is kind)
+    for address in ADDRESSES:
+        if address in values:
+            found[address] = values[address]
+    absent = [name for name in TERMS if config.term(name) is None]
+    return found | {f"{name}_weight": 0.0 for name in absent}
 
 
 def _fewer(name: str) -> int | None:
     """Steps of the demonstration, which are not more than the preset's."""
-    own = getattr(presets[FLAGS.preset], name)
+    own = presets[FLAGS.preset][name]
     return DEMO[name] if own is None else min(own, DEMO[name])
 
 
@@ -298,6 +268,20 @@ def _floats(name: str, texts: Sequence[str]) -> tuple[float, ...]:
         return tuple(float(text) for text in texts)
     except ValueError:
         raise ValueError(f"--{name} must be numbers, got {','.join(texts)!r}") from None
+
+
+def _weighted(name: str, texts: Sequence[str]) -> tuple[str, ...] | dict[str, float]:
+    """Layers at equal shares, "a,b", or each with its weight, "a:0.7,b:0.3"."""
+    pairs = [text.partition(":") for text in texts]
+    if not any(colon for _, colon, _ in pairs):
+        return tuple(texts)
+    if not all(colon for _, colon, _ in pairs) or len({layer for layer, *_ in pairs}) < len(pairs):
+        raise ValueError(
+            f"--{name} must give each layer once, all with a weight or none, got "
+            f"{','.join(texts)!r}"
+        )
+    weights = _floats(name, [weight for *_, weight in pairs])
+    return {layer: weight for (layer, *_), weight in zip(pairs, weights, strict=True)}
 
 
 def mixing_from_flag(styles: int) -> np.ndarray | None:

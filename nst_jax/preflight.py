@@ -24,10 +24,6 @@ TILES = (2048, 1024, 512, 256)
 # Bytes a pixel of a step that no configuration's program has been seen to need: what is far below
 # the memory there is by this measure is not compiled just to be measured.
 CERTAINLY = 6000
-# Pictures of each output that a tiled run has in host memory beside the optimiser's state, at the
-# most: where it started, gradients here and in the optimiser's hands and the one that is being
-# added up, the last ones for whoever follows, and what the step takes meanwhile, by optimiser.
-PASSING = {"sgd": 7, "adam": 7, "lbfgs": 12}
 
 
 class DoesNotFit(ValueError):
@@ -53,6 +49,7 @@ class Plan:
       config: of the run.
       styles: `(h, w)` of each style, before it is brought to the size.
       contents: how many different ones, all of that shape, the outputs are of.
+      sweep: as of `stylize`.
       regions: of each output's masks, if it has any.
       mesh: devices that divide a step. Memory is that of one of them; but CPU devices share the
         host's, of which it is what all take.
@@ -65,6 +62,7 @@ class Plan:
     config: Config
     styles: Sequence[Sequence[int]] = ()
     contents: int = 1
+    sweep: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     regions: int = 0
     mesh: jax.sharding.Mesh | None = None
     tile: int | None = None
@@ -87,7 +85,8 @@ class Plan:
             images,
             config,
             shared=(self._network(),),
-            each=(targets, optimize.batch_numbers(config, self.outputs)),
+            each=(targets, optimize.batch_numbers(config, self.outputs, sweep=self.sweep)),
+            sweep=self.sweep,
             mesh=self.mesh,
         )
         need = _compiled_bytes(program)
@@ -124,7 +123,7 @@ class Plan:
         of_a_content = (picture, picture, self._targets(self.config))
         return (
             _bytes(states)
-            + PASSING[self.config.optimizer] * _bytes(images)
+            + self.config.optimizer.passing * _bytes(images)
             + self.contents * _bytes(of_a_content)  # as it was given and at its size
             + _bytes([_picture(style) for style in self.styles])
         )
@@ -214,8 +213,7 @@ class Plan:
             possible=self._possible,
         )
         tiles = []
-        searching = self.config.optimizer == "lbfgs" and self.config.linesearch
-        if self.mesh is None and not searching:
+        if self.mesh is None and not self.config.optimizer.searches:
             below = self.tile or max(whole)
             tiles = [tile for tile in TILES if tile < below and self._divides(whole, tile)]
         flags = _flags_that_fit(self, available, tiles=tiles)
@@ -263,8 +261,7 @@ class Plan:
                 window = terms.grid(self.params, whole, self.tile).window
                 others = [of_styles.grid(self.params, other, self.tile).window for other in others]
                 # One by one, so that a number that is explored is one, too.
-                here = jax.tree.map(lambda number: np.ravel(number)[0], here)
-                plan = plan.replace(shape=window, outputs=1, styles=others, config=here)
+                plan = plan.replace(shape=window, outputs=1, styles=others, sweep={})
                 found.append(_Look(plan, host))
         return found
 
@@ -285,7 +282,7 @@ class _Look(NamedTuple):
     def certainly(self) -> int:
         """Bytes that nothing has been seen to need more than."""
         pixels = max(self.pixels(), self.pixels_of_style())
-        return self.host + pixels * (CERTAINLY + _bytes_of_past_steps(self.plan.config))
+        return self.host + pixels * (CERTAINLY + 3 * 4 * self.plan.config.optimizer.kept)
 
 
 def _compiled_bytes(program):
@@ -309,11 +306,6 @@ def ran_out(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     )
-
-
-def _bytes_of_past_steps(config: Config) -> int:
-    """What L-BFGS keeps a pixel: of each past step the step and the change of the gradient."""
-    return 24 * config.memory if config.optimizer == "lbfgs" else 0
 
 
 def _side(config, height, width):
@@ -357,11 +349,11 @@ def _flags_that_fit(plan: Plan, available: int, *, tiles: Sequence[int]) -> list
         return plan.replace(config=saving, tile=tile).run_bytes() <= available
 
     changes = {"--remat": ("remat", True), "--precision=bfloat16": ("precision", "bfloat16")}
-    # Not whole configurations: their numbers may be arrays, which are not simply equal or not.
+    known = config.flat()
     changes = {
         flag: (name, value)
         for flag, (name, value) in changes.items()
-        if getattr(config, name) != value
+        if known.get(name, value) != value
     }
     options, found = [*changes, *["--tile"] * bool(tiles)], {}
     if options and not fits(config.replace(**dict(changes.values())), *sorted(tiles)[:1]):

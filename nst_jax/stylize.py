@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import optax
 
 from nst_jax import color, combining, objective, optimize, partition, sharding, windows
 from nst_jax import image as image_lib
+from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.terms import IMAGE, Tree, is_field, map_fields
 
@@ -68,10 +69,8 @@ def stylize(
     config: Config,
     *,
     key: jax.Array | None = None,
-    paired: bool = False,
-    mixing: jax.Array | None = None,
-    masks: jax.Array | None = None,
-    style_masks: Sequence[jax.Array | None] | None = None,
+    sweep: Mapping[str, jax.Array] | None = None,
+    combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
     initial: jax.Array | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -83,9 +82,7 @@ def stylize(
 ) -> Result:
     """Paints pictures in many styles, all in one compiled program a scale.
 
-    The outputs are contents x styles, those of the first content first. With arrays `[N]` as
-    numbers of the configuration there are N outputs: one content in one style is then painted
-    once for each of the N settings.
+    The outputs are contents x styles, those of the first content first, or as `combine` says.
 
     Args:
       params: parameter tree of VGG16 or VGG19.
@@ -94,11 +91,9 @@ def stylize(
       config: what to do. Pictures are brought to `config.size`, none changes its shape.
       key: random key (`jax.random.key`) of the noise to start from, of the jitter and of terms that
         draw; None is key 0. Every output starts from the same noise.
-      paired: paint content n in `styles[n]` alone, of as many contents as styles.
-      mixing: `[rows, styles]`, rows sum to 1: blends of styles, one output a row and content.
-      masks: `[styles, H, W]` in [0, 1], over the content: one output, in which each style holds
-        where its mask is; `[rows, styles, H, W]` for several.
-      style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
+      sweep: `{address: [N]}`, a number for each of the N outputs in place of the config's one for
+        all, `{"style_weight": [10.0, 30.0]}`. A single output is painted N times.
+      combine: how styles and contents are combined to outputs.
       inputs: data for terms of `config.terms` that refer to the run, `{term: tree}`. A `Field` of
         the picture has the content's size; it is brought to `config.size` as the content is.
       initial: a picture `[h, w, 3]` to start from in place of `config.init`.
@@ -118,42 +113,31 @@ def stylize(
     Raises:
       TypeError: pictures that are not floating point.
       ValueError: pictures of another shape or range, too small for the deepest layer, an
-        unknown layer, bad masks or mixing, pairs that don't match or meet these, numbers of
-        another length than the outputs, a tile that is too small for the layers or meets a line
+        unknown layer, styles that can't be combined so, a sweep of another length than the
+        outputs, a tile that is too small for the layers or meets a line
         search, or a checkpoint of another run.
     """
     if tile is not None and mesh is not None:
         raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
     contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
-    if paired and not (mixing is None and masks is None and style_masks is None):
-        raise ValueError("paired goes without mixing, masks and style_masks")
-    if paired and len(contents) != len(styles):
-        raise ValueError(
-            f"paired needs as many contents as styles, got {len(contents)} and {len(styles)}"
-        )
     terms = objective.Objective.of(config)
     drawing = [term.name for term in terms.terms if not term.fixed]
-    if drawing and config.optimizer == "lbfgs" and optimizer is None:
-        raise ValueError(f"lbfgs needs a loss that stays the same; {drawing[0]!r} draws anew")
+    if drawing and optimizer is None and config.optimizer.fixed_loss:
+        kind = type(config.optimizer).__name__
+        raise ValueError(f"{kind} needs a loss that stays the same; {drawing[0]!r} draws anew")
     rows = combining.check_combination(
-        terms.terms,
-        len(styles),
-        jitter=config.jitter,
-        mixing=mixing,
-        masks=masks,
-        style_masks=style_masks,
+        combine, terms.terms, len(styles), jitter=config.jitter, contents=len(contents)
     )
-    pictures = len(contents) if paired else len(contents) * rows
-    outputs = _swept(config, pictures)
-    optimize.batch_numbers(config, outputs)
+    pictures = len(contents) * rows
+    outputs = _swept(sweep, pictures)
+    optimize.batch_numbers(config, outputs, sweep=sweep)
     check_content(
         params,
         contents[0].shape,
         config,
         styles=[style.shape for style in styles],
-        masks=masks,
-        style_masks=style_masks,
+        combine=combine,
         tile=tile,
     )
     inputs = objective.check_inputs(terms, inputs, contents[0].shape)
@@ -174,8 +158,8 @@ def stylize(
         styles=styles,
         config=config,
         outputs=outputs,
-        paired=paired,
-        combination={"mixing": mixing, "masks": masks, "style_masks": style_masks},
+        sweep=sweep,
+        combine=combine,
         inputs=inputs,
         initial=None if initial is None else checked("initial", initial),
         key=jax.random.key(0) if key is None else key,
@@ -211,8 +195,8 @@ class _Run:
     styles: Sequence[jax.Array]
     config: Config
     outputs: int
-    paired: bool
-    combination: Mapping[str, Any]
+    sweep: Mapping[str, jax.Array] | None
+    combine: Combine
     inputs: Mapping[str, Tree]
     initial: jax.Array | None
     key: jax.Array
@@ -251,9 +235,10 @@ def _paint_scale(
         images = _images(run, here, sized, number, states)
         # What is dealt with by now is no reason to compile the step anew.
         here = here.replace(size=None, size_of="longer", init="content", color="style")
-        numbers = optimize.batch_numbers(here, run.outputs)
+        numbers = optimize.batch_numbers(here, run.outputs, sweep=run.sweep)
         options = {
             "optimizer": run.optimizer,
+            "sweep": run.sweep,
             "previous": states,
             "resume": resume,
             "key": run.key,
@@ -321,14 +306,13 @@ def check_content(
     config: Config,
     *,
     styles: Sequence[Sequence[int]] = (),
-    masks: jax.Array | Sequence[jax.Array] | None = None,
-    style_masks: Sequence[jax.Array | None] | None = None,
+    combine: Combine = Combine(),
     tile: int | None = None,
 ) -> None:
     """Refuses what a run with a content of `shape` would refuse, computing nothing.
 
     Args:
-      params, config, masks, style_masks, tile: as of `stylize`.
+      params, config, combine, tile: as of `stylize`.
       shape, styles: shapes of the content and of the styles.
 
     Raises:
@@ -339,11 +323,12 @@ def check_content(
     terms = objective.Objective.of(config)
     of_styles = terms.of_terms(lambda term: term.refers == "style")
     if not terms.layers():
-        raise ValueError("config must name a layer in content_layers or style_layers")
-    over = {f"masks[{index}]": mask for index, mask in enumerate(() if masks is None else masks)}
+        raise ValueError("config must have a term that looks at a layer of the network")
+    masks = () if combine.masks is None else combine.masks
+    over = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
     pictures = [(shape, terms, over)]
     for index, style in enumerate(styles):
-        mask = None if style_masks is None else style_masks[index]
+        mask = None if combine.style_masks is None else combine.style_masks[index]
         over = {} if mask is None else {f"style_masks[{index}]": mask}
         pictures.append((style, of_styles, over))
     for _, _, over in pictures:
@@ -409,17 +394,16 @@ def _targets(run, config, sized, tile):
     if tile is not None:
         compute = functools.partial(windows.compute_targets, tile=tile)
     height, width = sized[0].shape[:2]
-    styles, combination = [fit(style, config) for style in run.styles], dict(run.combination)
-    if combination["masks"] is not None:
-        combination["masks"] = _fit_mask("masks", combination["masks"], height, width)
-    if combination["style_masks"] is not None:
-        combination["style_masks"] = [
+    styles, combine = [fit(style, config) for style in run.styles], run.combine
+    if combine.masks is not None:
+        combine = combine.replace(masks=_fit_mask("masks", combine.masks, height, width))
+    if combine.style_masks is not None:
+        own = [
             mask if mask is None else _fit_mask(f"style_masks[{index}]", mask, *style.shape[:2])
-            for index, (mask, style) in enumerate(
-                zip(combination["style_masks"], styles, strict=True)
-            )
+            for index, (mask, style) in enumerate(zip(combine.style_masks, styles, strict=True))
         ]
-    styles_of = [[style] for style in styles] if run.paired else [styles] * len(sized)
+        combine = combine.replace(style_masks=own)
+    styles_of = [[style] for style in styles] if combine.paired else [styles] * len(sized)
     parts, inputs = [], _fit_inputs(run.inputs, height, width)
     for number, (content, coloured) in enumerate(zip(sized, styles_of, strict=True)):
         if config.color == "luminance":
@@ -430,7 +414,8 @@ def _targets(run, config, sized, tile):
         own = _of_content(inputs, number, len(sized))
         if config.color == "luminance":
             own = map_fields(_grey, own)
-        parts.append(compute(run.params, content, coloured, config, **combination, inputs=own))
+        each = combine.replace(paired=False)
+        parts.append(compute(run.params, content, coloured, config, combine=each, inputs=own))
     if tile is not None:
         return [targets for part in parts for targets in part]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -507,10 +492,12 @@ def _check_mask_shape(name: str, mask: jax.Array, height: int, width: int) -> No
         )
 
 
-def _swept(config: Config, outputs: int) -> int:
-    """The outputs, of which a single one is painted once for each of several numbers."""
-    lengths = {np.shape(number)[0] for number in jax.tree.leaves(config) if np.ndim(number)}
-    return lengths.pop() if len(lengths) == 1 and outputs == 1 else outputs
+def _swept(sweep: Mapping[str, jax.Array] | None, outputs: int) -> int:
+    """The outputs, of which a single one is painted once for each number of a sweep."""
+    if outputs > 1 or not sweep:
+        return outputs
+    first, *_ = sweep.values()
+    return np.size(first)
 
 
 def _repeated(targets, outputs: int):
@@ -539,7 +526,7 @@ def _start(run, config, sized):
     elif config.init == "style":
         covered = [image_lib.cover(style, height, width) for style in run.styles]
         # Of a blend the heaviest, of masked styles the first.
-        mixing, masks = run.combination["mixing"], run.combination["masks"]
+        mixing, masks = run.combine.mixing, run.combine.masks
         rows = np.asarray(
             np.eye(1 if masks is not None else len(covered)) if mixing is None else mixing
         )

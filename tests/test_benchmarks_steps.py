@@ -20,7 +20,7 @@ SMALLEST = ("--models=vgg16", "--sizes=32x48", "--repeats=1", "--matmul_size=32"
 
 
 def test_operations_are_those_of_a_count_by_hand():
-    style = nst_jax.presets["default"].style_layers
+    style = tuple(nst_jax.presets["default"]["style_layers"])
     assert flops.flops_per_pixel("vgg19", style) == 722_304
     assert flops.flops_per_pixel("vgg16", style) == 574_848
     assert flops.flops_per_pixel("vgg16", ("block1_conv1",)) == 2 * 9 * 3 * 64

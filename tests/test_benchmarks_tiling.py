@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import basic
 import pytest
 from benchmarking import parse, run, table
 
@@ -17,7 +18,7 @@ SMALL = ("--model=vgg16", "--steps=1")
 def shallow(monkeypatch):
     """A step on the first block alone, which compiles quickly and whose halo is narrow."""
     layers = {"content_layers": ("block1_conv2",), "style_layers": ("block1_conv1",)}
-    config = nst_jax.Config(size=None, **layers)
+    config = basic.CONFIG.replace(size=None, **layers)
     monkeypatch.setattr(tiling_memory, "configured", lambda options: config)
 
 

@@ -2,6 +2,7 @@ import functools
 import pathlib
 import shutil
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import nst_jax
 from nst_jax import files, optimize, partition, sharding
 from nst_jax.checkpoints import Checkpoints
-from nst_jax.config import Config
+from nst_jax.optimizers import LBFGS, Adam
 
 SETTINGS = {"size": 32, "layers": ["a", "b"]}
 LAYERS = {"style_layers": ("block1_conv1", "block2_conv1"), "content_layers": ("block2_conv1",)}
@@ -57,16 +58,16 @@ def quadratic(image, target, *, key=None):
     "changes",
     [
         {"momentum": 0.9},
-        {"optimizer": "adam", "average_decay": 0.9, "schedule": "exponential"},
-        {"optimizer": "lbfgs", "memory": 3, "jitter": 2},
-        {"optimizer": "lbfgs", "memory": 3, "linesearch": True},
+        {"optimizer": Adam(schedule="exponential"), "average_decay": 0.9},
+        {"optimizer": LBFGS(history_size=3), "jitter": 2},
+        {"optimizer": LBFGS(history_size=3, linesearch=True)},
     ],
-    ids=str,
+    ids=["sgd", "adam", "lbfgs", "linesearch"],
 )
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_run_killed_and_resumed_ends_bit_by_bit_the_same(rng, tmp_path, changes, step):
     images, targets = rng.random((2, 2, 6, 5, 3), np.float32)
-    config = Config(steps=6).replace(**changes)
+    config = basic.CONFIG.replace(steps=6).replace(**changes)
     run = functools.partial(optimize.run, quadratic, images, config, each=(targets,))
     assert_same(in_two_parts(run, tmp_path / "c", step), run())
 
@@ -74,14 +75,16 @@ def test_a_run_killed_and_resumed_ends_bit_by_bit_the_same(rng, tmp_path, change
 @pytest.mark.parametrize("step", [2, 3, 5])  # within a scale, at its end, in the next
 def test_coarse_to_fine_goes_on_at_its_scale(vgg16, rng, tmp_path, step):
     content, style = rng.random((2, 36, 48, 3), np.float32)
-    config = Config(size=48, first_size=32, first_steps=3, steps=4, color="luminance", **LAYERS)
+    config = basic.CONFIG.replace(
+        size=48, first_size=32, first_steps=3, steps=4, color="luminance", **LAYERS
+    )
     run = functools.partial(nst_jax.stylize, vgg16, content, [style], config)
     assert_same(in_two_parts(run, tmp_path, step), run())
 
 
 def test_a_mesh_and_tiles_resume(rng, tmp_path):
     images, targets = rng.random((2, 2, 8, 5, 3), np.float32)
-    config = Config(steps=4)
+    config = basic.CONFIG.replace(steps=4)
     mesh = sharding.make_mesh(2, sizes={"style": 2, "space": 2})
     run = functools.partial(optimize.run, quadratic, images, config, each=(targets,), mesh=mesh)
     assert_same(in_two_parts(run, tmp_path / "mesh", 2), run())
@@ -98,7 +101,9 @@ def test_a_mesh_and_tiles_resume(rng, tmp_path):
 
 def test_every_so_many_steps_and_at_the_end(rng, tmp_path):
     images, targets = rng.random((2, 2, 6, 5, 3), np.float32)
-    run = functools.partial(optimize.run, quadratic, images, Config(steps=6), each=(targets,))
+    run = functools.partial(
+        optimize.run, quadratic, images, basic.CONFIG.replace(steps=6), each=(targets,)
+    )
     result = in_two_parts(run, tmp_path, 5, every=2)
     assert_same(result, run())
     assert {path.name for path in tmp_path.glob("[0-9]*")} == {
@@ -113,7 +118,9 @@ def test_every_so_many_steps_and_at_the_end(rng, tmp_path):
 def saved(rng, tmp_path):
     """A folder with checkpoints after steps 3 and 4, and how to run what they are of."""
     images, targets = rng.random((2, 2, 6, 5, 3), np.float32)
-    run = functools.partial(optimize.run, quadratic, images, Config(steps=4), each=(targets,))
+    run = functools.partial(
+        optimize.run, quadratic, images, basic.CONFIG.replace(steps=4), each=(targets,)
+    )
     with Checkpoints(tmp_path / "c", SETTINGS, every=1) as checkpoints:
         run(callback=checkpoints)
     return tmp_path / "c", run
@@ -171,7 +178,7 @@ def test_another_name_of_what_orbax_writes_into_is_told_at_the_first_save(
         optimize.run(
             quadratic,
             images,
-            Config(steps=9),
+            basic.CONFIG.replace(steps=9),
             each=(targets,),
             callback=lambda progress: (steps.append(progress.step), checkpoints(progress)),
         )
@@ -233,7 +240,9 @@ def test_states_of_another_shape_are_refused(saved, rng):
     with Checkpoints(folder, SETTINGS) as checkpoints:
         resume = checkpoints.latest()
     with pytest.raises(ValueError, match="resume must hold states of the same run"):
-        optimize.run(quadratic, images, Config(steps=4), each=(targets,), resume=resume)
+        optimize.run(
+            quadratic, images, basic.CONFIG.replace(steps=4), each=(targets,), resume=resume
+        )
 
 
 def test_resume_after_the_last_step_is_refused(vgg16, saved, rng):
@@ -242,4 +251,6 @@ def test_resume_after_the_last_step_is_refused(vgg16, saved, rng):
         resume = checkpoints.latest()
     content, style = rng.random((2, 32, 32, 3), np.float32)
     with pytest.raises(ValueError, match="resume must be after step 1 to 3, got 4"):
-        nst_jax.stylize(vgg16, content, [style], Config(size=None, steps=3), resume=resume)
+        nst_jax.stylize(
+            vgg16, content, [style], basic.CONFIG.replace(size=None, steps=3), resume=resume
+        )

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 
+import basic
 import jax
 import numpy as np
 import pytest
 from commandline import FAST
 from PIL import Image
 
-import nst_jax
 from nst_jax import cli, dataset, jobs, preflight
 from nst_jax.pairs import expand
 from nst_jax.stylize import Result
@@ -216,7 +216,7 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
         contents=contents,
         styles=styles,
         pairing="all",
-        config=nst_jax.Config(
+        config=basic.CONFIG.replace(
             size=48, content_layers=("block1_conv1",), style_layers=("block1_conv1",)
         ),
         mesh={"style": 1, "space": 1},

@@ -1,6 +1,8 @@
 """Every flag of a setting sets it, and every flag has a test that sees what it does."""
 
+import dataclasses
 import json
+import re
 import shutil
 
 import h5py
@@ -14,54 +16,44 @@ from commandline import FAST
 from PIL import Image
 
 from nst_jax import options, weights
-from nst_jax.config import Config
+from nst_jax.optimizers import Adam
 from nst_jax.presets import presets
 from nst_jax.stylize import fit_shape
+from nst_jax.terms import TotalVariation, WassersteinStyle
 
-# For each a value that no preset has, and what the field is then.
-SETTINGS = {
-    "size": ("77", 77),
-    "size_of": ("height", "height"),
-    "first_size": ("33", 33),
-    "scale_factor": ("1.7", 1.7),
-    "content_layers": ("block3_conv2,block2_pool", ("block3_conv2", "block2_pool")),
-    "style_layers": ("block2_last", ("block2_last",)),
-    "content_layer_weights": ("0.3", (0.3,)),
-    "style_layer_weights": ("5,4,3,2,1", (5.0, 4.0, 3.0, 2.0, 1.0)),
-    "content_reduction": ("half_sum", "half_sum"),
-    "style_loss": ("wasserstein", "wasserstein"),
-    "style_normalization": ("gatys", "gatys"),
-    "tv_form": ("l1", "l1"),
-    "pooling": ("l2", "l2"),
-    "pooling_correction": (None, True),
-    "normalize_features": (None, True),
-    "padding": ("zeros", "zeros"),
-    "precision": ("bfloat16", "bfloat16"),
-    "remat": (None, True),
-    "optimizer": ("adam", "adam"),
-    "linesearch": (None, True),
-    "memory": ("7", 7),
-    "normalize_gradient": ("none", "none"),
-    "band_weights": ("3,2,1", (3.0, 2.0, 1.0)),
-    "schedule": ("exponential", "exponential"),
-    "clip": (None, True),
-    "jitter": ("3", 3),
-    "init": ("noise", "noise"),
-    "color": ("luminance", "luminance"),
-    "steps": ("9", 9),
-    "first_steps": ("8", 8),
-    "content_weight": ("0.125", 0.125),
-    "style_weight": ("12.5", 12.5),
-    "tv_weight": ("1e-5", 1e-5),
-    "learning_rate": ("0.75", 0.75),
-    "momentum": ("0.8", 0.8),
-    "decay_rate": ("0.5", 0.5),
-    "decay_steps": ("17", 17.0),
-    "beta1": ("0.7", 0.7),
-    "beta2": ("0.8", 0.8),
-    "epsilon": ("1e-3", 1e-3),
-    "average_decay": ("0.6", 0.6),
-}
+
+def another(address):
+    """A value of a setting that is not its preset's, as text and as what is kept of it."""
+    (_, field), *_ = options.ADDRESSES[address]
+    about, now = field.metadata, presets["default"].flat().get(address, field.default)
+    if "choices" in about:
+        (value, *_) = (choice for choice in about["choices"] if choice != now)
+        return f"={value}", value
+    if about["type"] == "switch":
+        return "", not now
+    if about["type"] == "weighted":
+        return "=block2_last:0.75,block1_pool:0.5", {"block2_last": 0.75, "block1_pool": 0.5}
+    if about["type"] == "numbers":
+        return "=3,2,1", (3.0, 2.0, 1.0)
+    value = (now or 0) + 1 if about.get("whole") else 0.9 * now or 0.25
+    return f"={value}", value
+
+
+def with_kinds_for(address):
+    """The flags that choose a part which has the setting, and the configuration of these."""
+    if address in presets["default"].flat():
+        return ()
+    for flag, kinds in options.KINDS.items():
+        for kind, made in kinds.items():
+            if address in {name for name, *_ in fields_of(flag, made)}:
+                return (f"--{flag}={kind}",)
+    raise AssertionError(address)
+
+
+def fields_of(flag, kind):
+    prefix = "" if flag == "optimizer" else f"{flag.removesuffix('_loss')}_"
+    return [(prefix + field.name,) for field in dataclasses.fields(kind)]
+
 
 # The test that sees what each flag does, or what the field does that it sets.
 OPTIONS, OPTIMIZE, OBSERVERS = "test_options.py", "test_optimize.py", "test_observers.py"
@@ -108,10 +100,8 @@ EFFECTS = {
     "size": "test_stylize.py::test_result_has_a_picture_a_style_at_the_size_asked_for",
     "size_of": "test_flags.py::test_the_size_is_of_the_side_named",
     **dict.fromkeys(("first_size", "scale_factor", "steps", "first_steps"), COARSE),
-    "content_layers": "test_objective.py::test_no_layers_leave_total_variation_alone",
-    "style_layers": "test_objective.py::test_no_layers_leave_total_variation_alone",
-    "content_layer_weights": "test_objective.py::test_value_and_gradient_equal_numpy_in_float64",
-    "style_layer_weights": "test_objective.py::test_layer_weights_weigh_layers",
+    "content_layers": "test_objective.py::test_value_and_gradient_equal_numpy_in_float64",
+    "style_layers": "test_objective.py::test_layer_weights_weigh_layers",
     **dict.fromkeys(("content_reduction", "style_loss", "style_normalization"), STRUCTURE),
     **dict.fromkeys(("tv_form", "pooling", "pooling_correction", "padding"), STRUCTURE),
     "normalize_features": "test_magnitudes.py::test_features_are_divided_in_the_objective",
@@ -119,7 +109,7 @@ EFFECTS = {
     "remat": "test_remat.py::test_it_takes_less_memory",
     "optimizer": f"{OPTIONS}::test_every_optimizer_lowers_every_output",
     "linesearch": f"{OPTIONS}::test_line_search_never_lets_the_loss_rise",
-    "memory": f"{OPTIMIZE}::test_lbfgs_passes_over_negative_curvature",
+    "history_size": f"{OPTIMIZE}::test_lbfgs_passes_over_negative_curvature",
     **dict.fromkeys(("normalize_gradient", "band_weights"), BANDS),
     "schedule": f"{OPTIMIZE}::test_schedules",
     "clip": f"{OPTIMIZE}::test_clip_keeps_the_range",
@@ -139,7 +129,7 @@ EFFECTS = {
 
 
 def test_every_flag_has_a_test_of_what_it_does():
-    settings = {*options.CONFIG_FLAGS, *options.SWEEP_FLAGS}
+    settings = {*options.KINDS, *options.ADDRESSES}
     assert EFFECTS.keys() == settings | {*options.RUN_FLAGS, *options.QUESTION_FLAGS}
     for flag, test in EFFECTS.items():
         named.check(test, about=flag)
@@ -151,33 +141,73 @@ def parsed(*arguments):
         return options.config_from_flags()
 
 
-def test_every_setting_has_a_flag_and_is_below():
-    assert SETTINGS.keys() == {*options.CONFIG_FLAGS, *options.SWEEP_FLAGS}
-    of_python = {"extractor", "terms"}  # which no text on a command line could give
-    assert SETTINGS.keys() == set(Config.__dataclass_fields__) - of_python
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_flag_sets_its_field_and_nothing_else(name):
-    text, value = SETTINGS[name]
-    before = presets["default"]
-    changed = f"--{name}={text}"
-    if text is None:  # a switch, in the way that changes something
-        value = not getattr(before, name)
-        changed = f"--{name}" if value else f"--no{name}"
-    config, sweep = parsed(changed)
-    assert getattr(config, name) == value != getattr(before, name)
-    expected = {name: value}
-    if name == "steps":  # those of the first scale, too
+@pytest.mark.parametrize("address", options.ADDRESSES)
+def test_a_flag_sets_its_field_and_nothing_else(address):
+    kinds = with_kinds_for(address)
+    before, _ = parsed(*kinds)
+    text, value = another(address)
+    changed = f"--{address}{text}"
+    if isinstance(value, bool):
+        changed = f"--{address}" if value else f"--no{address}"
+    config, sweep = parsed(*kinds, changed)
+    assert config[address] == value != before[address]
+    expected = {address: value}
+    if address == "steps":  # those of the first scale, too
         expected["first_steps"] = None
     assert config == before.replace(**expected) and not sweep
 
 
-@pytest.mark.parametrize("name", options.SWEEP_FLAGS)
-def test_a_number_with_several_values_is_explored(name):
-    text, value = SETTINGS[name]
-    _, sweep = parsed(f"--{name}={text},{text}")
-    assert sweep == {name: (value, value)}
+@pytest.mark.parametrize("address", list(filter(options.takes_several, options.ADDRESSES)))
+def test_a_number_with_several_values_is_explored(address):
+    text, value = another(address)
+    _, sweep = parsed(*with_kinds_for(address), f"--{address}{text},{text[1:]}")
+    assert sweep == {address: (value, value)}
+
+
+def test_a_flag_chooses_a_kind_and_what_both_have_stays():
+    before = presets["default"]
+    config, _ = parsed("--optimizer=adam", "--style_loss=wasserstein")
+    assert isinstance(config.optimizer, Adam)
+    assert config.optimizer.learning_rate == before.optimizer.learning_rate
+    assert config.optimizer.band_weights == before.optimizer.band_weights
+    style = WassersteinStyle(weight=before["style_weight"], layers=before["style_layers"])
+    assert config.term("style") == style
+    assert config.term("content") == before.term("content")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--beta1=0.5",), "'beta1': its optimizer is SGD, which has none"),
+        (("--optimizer=lbfgs", "--momentum=0.5"), "'momentum': its optimizer is LBFGS, which"),
+        (
+            ("--style_loss=wasserstein", "--style_normalization=gatys"),
+            "'style_normalization': its style is WassersteinStyle, which has none",
+        ),
+        (("--tv_weight=0", "--tv_form=l1"), ""),
+        (("--preset=gatys", "--tv_form=l1"), "there is no term 'tv', and tv_weight= adds it"),
+        (("--style_layers=a:1,b",), "--style_layers must give each layer once, all with a weight"),
+        (("--style_layers=a:1,a:2",), "--style_layers must give each layer once"),
+        (("--style_layers=a:x",), "--style_layers must be numbers, got 'x'"),
+        (("--optimizer=sdg",), "--optimizer must be one of sgd, adam, lbfgs, got 'sdg'"),
+    ],
+)
+def test_what_the_chosen_parts_do_not_have_is_refused(arguments, message):
+    if not message:
+        config, _ = parsed(*arguments)
+        assert config.term("tv") is None
+        return
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        parsed(*arguments)
+
+
+def test_a_weight_of_0_takes_a_term_out_and_another_puts_one_in():
+    without, _ = parsed("--tv_weight=0")
+    assert without == presets["default"].replace(tv=None)
+    added, _ = parsed("--preset=gatys", "--tv_weight=3", "--tv_form=l1")
+    assert added.term("tv") == TotalVariation(weight=3.0, form="l1")
+    swept, sweep = parsed("--tv_weight=0,3")
+    assert swept["tv_weight"] == 3 and sweep == {"tv_weight": (0.0, 3.0)}
 
 
 def test_the_size_is_of_the_side_named():

@@ -1,6 +1,5 @@
 """What the command says of itself, on stdout."""
 
-import dataclasses
 import os
 import re
 import shutil
@@ -71,14 +70,32 @@ def test_help_of_the_command_itself():
     assert done.stdout == helptext.flags_by_group(flags.FLAGS, config, width=80) + "\n"
 
 
+def assert_shown(text, value):
+    """Whether a text shows a value of a setting."""
+    if isinstance(value, bool) or value is None:
+        assert text == {True: "yes", False: "no", None: "none"}[value]
+    elif isinstance(value, dict):
+        pairs = dict(part.split(":") if ":" in part else (part, None) for part in text.split(","))
+        equal = [1 / len(value)] * len(value)
+        shares = [float(share) if share else equal[0] for share in pairs.values()]
+        assert list(pairs) == list(value)
+        np.testing.assert_allclose(shares, list(value.values()), rtol=1e-3)
+    elif isinstance(value, tuple):
+        np.testing.assert_allclose([float(x) for x in text.split(",")], value, rtol=1e-3)
+    elif isinstance(value, float):
+        np.testing.assert_allclose(float(text), value, rtol=1e-3)
+    else:
+        assert text == str(value)
+
+
 def test_every_flag_is_in_one_group_with_its_default():
     ours = {
         *options.RUN_FLAGS,
-        *options.CONFIG_FLAGS,
-        *options.SWEEP_FLAGS,
+        *options.KINDS,
+        *options.ADDRESSES,
         *options.QUESTION_FLAGS,
     }
-    grouped = [name for names in helptext.GROUPS.values() for name in names]
+    grouped = [name for names in helptext.groups().values() for name in names]
     assert len(set(grouped)) == len(grouped)
     assert set(grouped) == ours | {"help", "flagfile", "verbosity", "helpfull"}
     config = presets["default"]
@@ -86,25 +103,15 @@ def test_every_flag_is_in_one_group_with_its_default():
     assert list(found) == grouped
     for name, (_, text) in found.items():
         assert len(text) > 5, name
-    for name in (*options.CONFIG_FLAGS, *options.SWEEP_FLAGS):
-        default = re.search(r"\(default: ([^()]*)\)$", found[name][1])
-        if (wanted := getattr(config, name)) is None:
-            assert default is None or default[1] == "none", name
-        elif isinstance(wanted, bool):
-            assert default[1] == ("yes" if wanted else "no"), name
-        elif isinstance(wanted, tuple):
-            shown = [
-                text if isinstance(part, str) else float(text)
-                for text, part in zip(default[1].split(","), wanted, strict=True)
-            ]
-            assert shown == list(wanted), name
-        else:
-            assert type(wanted)(default[1]) == wanted, name
+    for name, wanted in options.settings_by_flag(config).items():
+        assert_shown(re.search(r"\(default: ([^()]*)\)$", found[name][1])[1], wanted)
+    # What the preset does not have has the default of whoever does.
+    assert found["beta1"][1].endswith("(default: 0.9)")
     assert found["output_dir"] == ("FOLDER", "folder that the pictures go to (default: out)")
     assert found["size"][0] == "PIXELS" and found["learning_rate"][0] == "LEVELS,..."
     assert found["content_weight"][0] == "X,..." and found["clip"][0] == ""
     several = {name for name, (value, _) in found.items() if value.endswith(",...")}
-    assert several == set(options.SWEEP_FLAGS)
+    assert several == set(filter(options.takes_several, options.ADDRESSES))
     for name in ("tile", "animate", "save_every", "checkpoint_dir", "weights", "masks", "content"):
         assert found[name][1].endswith("(default: none)"), name
     for name in options.RUN_FLAGS:
@@ -147,21 +154,15 @@ def test_every_preset_is_described_by_what_it_changes(run, capsys):
         fields[name] = dict(word.split("=") for word in words if re.fullmatch(r"\w+=\S+", word))
         assert " ".join(descriptions[name].split()) in " ".join(words)
     assert list(fields) == list(presets)
-    plain = dataclasses.asdict(nst_jax.Config())
+    plain = options.settings_by_flag(nst_jax.Config())
     for name, config in presets.items():
-        own = {k: v for k, v in dataclasses.asdict(config).items() if v != plain[k]}
+        own = options.settings_by_flag(config)
+        if name != "default":
+            own = {k: v for k, v in own.items() if k not in plain or v != plain[k]}
         assert fields[name].keys() == own.keys()
         for field, value in own.items():
-            text = fields[name][field]
-            if isinstance(value, bool):
-                assert text == ("yes" if value else "no")
-            elif isinstance(value, float):
-                assert float(text) == pytest.approx(value, rel=1e-3)
-            elif isinstance(value, tuple) and isinstance(value[0], float):
-                np.testing.assert_allclose([float(x) for x in text.split(",")], value, rtol=1e-3)
-            else:
-                assert text == (",".join(value) if isinstance(value, tuple) else str(value))
-    assert "size=512" in common and "learning_rate=1" in common
+            assert_shown(fields[name][field], value)
+    assert common.strip() == "All else is as in the default."
 
 
 @pytest.mark.parametrize("flag", ["--model=vgg16", "--model=vgg19", "--weights=vgg16.h5"])

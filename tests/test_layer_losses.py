@@ -1,6 +1,7 @@
 """What each layer adds to the loss: the layers sum to the terms, tiled and untiled, and a run
 tells them of the pictures that it has."""
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +10,12 @@ import pytest
 import nst_jax
 from nst_jax import objective, sharding, windows
 
-FAST = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
+FAST = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     size=48,
     first_size=None,
     steps=2,
-    content_layers=("block1_conv2", "block2_conv1"),
+    content_layers={"block1_conv2": 0.2, "block2_conv1": 0.8},
     style_layers=("block1_conv1", "block2_conv1"),
-    content_layer_weights=(0.2, 0.8),
 )
 
 objective_value = jax.jit(nst_jax.objective_value)
@@ -38,7 +38,9 @@ def halves():
     return masks
 
 
-@pytest.mark.parametrize("options", [{}, {"masks": halves()}], ids=["plain", "masks"])
+@pytest.mark.parametrize(
+    "options", [{}, {"combine": nst_jax.Combine(masks=halves())}], ids=["plain", "masks"]
+)
 def test_layers_sum_to_the_terms(vgg16, content, styles, options):
     image = jnp.asarray(content[:, ::-1])
     targets = nst_jax.compute_targets(vgg16, content, styles, FAST, **options)
@@ -46,13 +48,13 @@ def test_layers_sum_to_the_terms(vgg16, content, styles, options):
     _, terms = objective_value(image, vgg16, own, FAST)
     found = layer_losses(image, vgg16, own, FAST)
     assert {kind: tuple(layers) for kind, layers in found.items()} == {
-        "content": FAST.content_layers,
-        "style": FAST.style_layers,
+        "content": ("block1_conv2", "block2_conv1"),
+        "style": ("block1_conv1", "block2_conv1"),
     }
     for kind, layers in found.items():
         np.testing.assert_allclose(sum(layers.values()), terms[kind], rtol=1e-6)
     # One layer is what the objective of that layer alone has.
-    alone = FAST.replace(style_layers=("block2_conv1",), style_weight=FAST.style_weight / 2)
+    alone = FAST.replace(style_layers=("block2_conv1",), style_weight=FAST["style_weight"] / 2)
     targets = nst_jax.compute_targets(vgg16, content, styles, alone, **options)
     own = jax.tree.map(lambda leaf: leaf[0], targets)
     _, terms = objective_value(image, vgg16, own, alone)
@@ -63,7 +65,7 @@ def test_layers_sum_to_the_terms(vgg16, content, styles, options):
 def test_tiled_layers_are_those_of_the_whole_picture(vgg16, content, styles, jitter):
     config = FAST.replace(jitter=jitter)
     image = jnp.asarray(content[:, ::-1])
-    options = {} if jitter else {"masks": halves()}
+    options = {} if jitter else {"combine": nst_jax.Combine(masks=halves())}
     whole = nst_jax.compute_targets(vgg16, content, styles, config, **options)
     whole = jax.tree.map(lambda leaf: leaf[0], whole)
     tiled = windows.compute_targets(vgg16, content, styles, config, tile=24, **options)[0]
@@ -80,12 +82,12 @@ def test_a_run_tells_the_losses_of_its_layers(vgg16, content, styles, how):
         "mesh": {"mesh": sharding.make_mesh(2, sizes={"style": 2, "space": 2})},
         "tile": {"tile": 24},
     }[how]
-    config = FAST.replace(content_weight=np.array([1.0, 3.0]))
     history = nst_jax.stylize(
         vgg16,
         content,
         styles,
-        config,
+        FAST,
+        sweep={"content_weight": [1.0, 3.0]},
         callback=lambda progress: seen.append(progress.layer_losses()),
         **options,
     ).history

@@ -40,8 +40,7 @@ def test_features_are_divided_in_the_objective(vgg16, rng, remat):
     layers = ("block1_conv1", "block2_last")
     config = nst_jax.presets["wasserstein"].replace(
         content_layers=("block2_last",),
-        style_layers=layers,
-        style_layer_weights=(2.0, 3.0),
+        style_layers=dict(zip(layers, (2.0, 3.0), strict=True)),
         remat=remat,
     )
     sizes = [usual["block1_conv1"], usual["block2_conv2"]]
@@ -49,7 +48,7 @@ def test_features_are_divided_in_the_objective(vgg16, rng, remat):
         normalize_features=False,
         remat=False,
         content_weight=0.015 / sizes[1] ** 2,
-        style_layer_weights=(2 / sizes[0] ** 2, 3 / sizes[1] ** 2),
+        style_layers=dict(zip(layers, (2 / sizes[0] ** 2, 3 / sizes[1] ** 2), strict=True)),
     )
     terms = []
     for each in (config, divided):

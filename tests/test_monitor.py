@@ -6,6 +6,7 @@ import re
 import sys
 import types
 
+import basic
 import pytest
 from commandline import FAST
 from tqdm import tqdm
@@ -53,7 +54,7 @@ def test_a_tiled_step_has_a_bar_over_its_windows(run, pictures, tmp_path, monkey
         *("--tile=24", "--tv_weight=0", *kind),
     )
     assert code == 0, terminal.getvalue()
-    config = nst_jax.Config(
+    config = basic.CONFIG.replace(
         style_layers=("block1_conv1", "block2_conv1"), content_layers=("block2_conv2",)
     )
     windows = objective.Objective.of(config).grid(nst_jax.load_params("vgg16"), (36, 48), 24)

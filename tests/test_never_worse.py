@@ -2,6 +2,7 @@
 
 import json
 
+import basic
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import nst_jax
 from benchmarks.defaults import checkerboard
 from nst_jax import optimize
 from nst_jax.checkpoints import Checkpoints
-from nst_jax.config import Config
 
-PLAIN = Config(normalize_gradient="none", momentum=0.0, schedule="constant", clip=False, steps=3)
+PLAIN = basic.CONFIG.replace(
+    normalize_gradient="none", momentum=0.0, schedule="constant", clip=False, steps=3
+)
 SMALL = nst_jax.presets["default"].replace(size=64, first_size=32, first_steps=None, steps=12)
 
 
@@ -29,10 +31,10 @@ def problem(rng):
 
 def test_what_ends_above_its_start_returns_the_start(problem):
     images, targets = problem
-    rates = np.float32([3.0, 0.5])
+    sweep = {"learning_rate": np.float32([3.0, 0.5])}
     seen = []
     states, history = optimize.run(
-        quadratic, images, PLAIN.replace(learning_rate=rates), each=(targets,), callback=seen.append
+        quadratic, images, PLAIN, each=(targets,), sweep=sweep, callback=seen.append
     )
     assert history["total"][-1, 0] > history["total"][0, 0]  # the record is of what was tried
     np.testing.assert_array_equal(states.picture[0], images[0])
@@ -87,10 +89,10 @@ def test_given_gradients_do_the_same(problem):
         value, terms = quadratic(image, target)
         return (np.asarray(value), {"total": np.asarray(value)}), 255.0**2 * (image - target)
 
-    config = PLAIN.replace(learning_rate=np.float32([3.0, 0.5]))
-    one, _ = optimize.run(quadratic, images, config, each=(targets,))
+    sweep = {"learning_rate": np.float32([3.0, 0.5])}
+    one, _ = optimize.run(quadratic, images, PLAIN, each=(targets,), sweep=sweep)
     other, _ = optimize.run_given_gradients(
-        value_and_grad, images, config, each=[(target,) for target in targets]
+        value_and_grad, images, PLAIN, each=[(target,) for target in targets], sweep=sweep
     )
     np.testing.assert_allclose(other.picture, one.picture, atol=1e-6)
     np.testing.assert_allclose(other.value, one.value, rtol=1e-4)

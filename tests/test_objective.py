@@ -1,5 +1,6 @@
 import functools
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +8,8 @@ import oracle
 import pytest
 
 import nst_jax
-from nst_jax import objective
 
-GATYS = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
+GATYS = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     content_layers=("block3_conv2",),
     style_layers=("block1_conv1", "block3_conv1"),
     style_normalization="gatys",
@@ -39,35 +39,31 @@ def expected_terms(params, image, content, style, config):
     """The objective again, in float64, from the papers' formulas."""
     own, wanted, painted = (oracle.features(params, x) for x in (image, content, style))
     content_term = 0.0
-    count = len(config.content_layers)
-    weights = config.content_layer_weights or (1 / count,) * count
-    for layer, weight in zip(config.content_layers, weights, strict=True):
+    for layer, weight in config["content_layers"].items():
         squares = (own[layer] - wanted[layer]) ** 2
-        reduced = squares.mean() if config.content_reduction == "mean" else squares.sum() / 2
+        reduced = squares.mean() if config["content_reduction"] == "mean" else squares.sum() / 2
         content_term += weight * reduced
     style_term = 0.0
-    for layer in config.style_layers:
+    for layer in config["style_layers"]:
         height, width, channels = own[layer].shape
         positions = height * width
         # A style of another size counts as if it had as many positions.
         target = oracle.gram(painted[layer]) * positions / painted[layer][..., 0].size
         difference = ((oracle.gram(own[layer]) - target) ** 2).sum()
-        if config.style_normalization == "gatys":
+        if config["style_normalization"] == "gatys":
             difference /= 4 * channels**2 * positions**2
         else:
             difference /= 4 * 3**2 * (image.shape[0] * image.shape[1]) ** 2
-        style_term += difference / len(config.style_layers)
+        style_term += difference / len(config["style_layers"])
     x = 255 * np.asarray(image, np.float64)
     squares = (x[1:, :-1] - x[:-1, :-1]) ** 2 + (x[:-1, 1:] - x[:-1, :-1]) ** 2
     return {
-        "content": config.content_weight * content_term,
-        "style": config.style_weight * style_term,
-    } | ({"tv": config.tv_weight * (squares**1.25).sum()} if config.tv_weight else {})
+        "content": config["content_weight"] * content_term,
+        "style": config["style_weight"] * style_term,
+    } | ({"tv": config["tv_weight"] * (squares**1.25).sum()} if config.term("tv") else {})
 
 
-SEVERAL = GATYS.replace(
-    content_layers=("block1_conv2", "block3_conv2"), content_layer_weights=(0.25, 3.0)
-)
+SEVERAL = GATYS.replace(content_layers={"block1_conv2": 0.25, "block3_conv2": 3.0})
 
 
 @pytest.mark.parametrize("config", [GATYS, KERAS, SEVERAL], ids=["gatys", "keras", "several"])
@@ -116,7 +112,9 @@ def test_mixing_mixes_statistics(vgg16, pictures):
     content, styles = pictures
     plain = nst_jax.compute_targets(vgg16, content, styles, GATYS)
     mixing = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
-    mixed = nst_jax.compute_targets(vgg16, content, styles, GATYS, mixing=mixing)
+    mixed = nst_jax.compute_targets(
+        vgg16, content, styles, GATYS, combine=nst_jax.Combine(mixing=mixing)
+    )
     gram = plain.terms["style"]["block1_conv1"].gram
     found = mixed.terms["style"]["block1_conv1"].gram
     assert mixed.terms["content"]["block3_conv2"].values.shape[0] == 3
@@ -169,10 +167,10 @@ def test_layer_weights_weigh_layers(vgg16, pictures):
     targets = nst_jax.compute_targets(vgg16, content, styles[:1], GATYS)
 
     def style(weights):
-        config = GATYS.replace(style_layer_weights=weights)
+        config = GATYS.replace(style_layers=dict(zip(GATYS["style_layers"], weights, strict=True)))
         return nst_jax.objective_value(image, vgg16, targets, config)[1]["style"]
 
-    even, low, high = style(None), style((1.0, 0.0)), style((0.0, 1.0))
+    even, low, high = style((0.5, 0.5)), style((1.0, 0.0)), style((0.0, 1.0))
     np.testing.assert_allclose(even, 0.5 * low + 0.5 * high, rtol=1e-5)
     np.testing.assert_allclose(style((2.0, 3.0)), 2 * low + 3 * high, rtol=1e-5)
 
@@ -195,7 +193,7 @@ def test_bad_input_is_refused(vgg16, change, message):
     arguments = {"content": picture, "styles": [picture], "config": GATYS, "mixing": None} | change
     mixing = arguments.pop("mixing")
     with pytest.raises(ValueError, match=message):
-        nst_jax.compute_targets(vgg16, *arguments.values(), mixing=mixing)
+        nst_jax.compute_targets(vgg16, *arguments.values(), combine=nst_jax.Combine(mixing=mixing))
 
 
 @pytest.mark.parametrize("content", [np.zeros((24, 32, 3), np.uint8), [[0.5]]])
@@ -219,7 +217,7 @@ def test_a_batch_is_refused_with_the_way_to_map(vgg16, pictures):
 
 def test_no_layers_leave_total_variation_alone(vgg16, pictures):
     content, styles = pictures
-    config = objective.Config(content_layers=(), style_layers=(), tv_weight=2.0)
+    config = basic.CONFIG.replace(content_layers=(), style_layers=(), tv_weight=2.0)
     targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
     total, terms = nst_jax.objective_value(jnp.asarray(content), vgg16, targets, config)
     assert total == terms["tv"] > 0
@@ -228,19 +226,15 @@ def test_no_layers_leave_total_variation_alone(vgg16, pictures):
 def test_a_batch_of_configurations_by_its_axes(vgg16, pictures):
     content, styles = pictures
     image = jnp.asarray(content[::-1])
-    config = GATYS.replace(
-        content_weight=[0.5, 2.0], style_layer_weights=(1.0, [3.0, 4.0]), steps=5
-    )
+    weights = {"content_weight": np.float32([0.5, 2.0]), "style_weight": np.float32([3.0, 4.0])}
+    config = GATYS.with_sweep(weights)
     targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
     axes = jax.tree.map(lambda number: 0 if np.ndim(number) else None, config)
-    assert (axes.content_weight, axes.style_layer_weights) == (0, (None, 0))
-    values = jax.vmap(nst_jax.objective_value, in_axes=(None, None, None, axes))
-    found, _ = values(image, vgg16, targets, config)
+    assert (axes["content_weight"], axes["style_weight"], axes["momentum"]) == (0, 0, None)
+    mapped = jax.vmap(nst_jax.objective_value, in_axes=(None, None, None, axes))
+    found, _ = mapped(image, vgg16, targets, config)
     for n in range(2):
-        one = config.replace(
-            content_weight=config.content_weight[n],
-            style_layer_weights=(1.0, config.style_layer_weights[1][n]),
-        )
+        one = GATYS.replace(**{name: values[n] for name, values in weights.items()})
         alone, _ = nst_jax.objective_value(image, vgg16, targets, one)
         np.testing.assert_allclose(found[n], alone, rtol=1e-5)
     assert found[0] != found[1]

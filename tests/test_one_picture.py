@@ -47,7 +47,8 @@ def in_tiles(*arguments):
 def beside_another(params, content, styles, config):
     contents = [content, content[::-1], content, content[::-1]]
     pairs = [styles[0], styles[1], styles[1], styles[0]]
-    images, losses = plain(params, contents, pairs, config, paired=True)
+    combine = nst_jax.Combine(paired=True)
+    images, losses = plain(params, contents, pairs, config, combine=combine)
     return images[[0, 2]], losses[[0, 2]]
 
 
@@ -75,7 +76,11 @@ def test_a_run_is_that_of_one_device(vgg16, rng, how, shape, steps):
 def test_equal_contents_in_one_batch_end_equal(vgg16, rng):
     content, other, style = patches(rng, 3, 96, 128)
     images, _ = plain(
-        vgg16, [content, other, content, other], [style] * 4, CONFIG.replace(steps=20), paired=True
+        vgg16,
+        [content, other, content, other],
+        [style] * 4,
+        CONFIG.replace(steps=20),
+        combine=nst_jax.Combine(paired=True),
     )
     assert np.all(levels_apart(images[:2], np.stack([content, other])) > 5)
     assert 255 * np.abs(images[0] - images[2]).max() <= 1

@@ -1,6 +1,7 @@
 import functools
 import itertools
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from nst_jax import image as image_lib
 from nst_jax import optimize, optimizers
-from nst_jax.config import Config
+from nst_jax.optimizers import LBFGS, SGD, Adam
 
-PLAIN = Config(normalize_gradient="none", momentum=0.0, schedule="constant", clip=False, steps=5)
+PLAIN = basic.CONFIG.replace(
+    normalize_gradient="none", momentum=0.0, schedule="constant", clip=False, steps=5
+)
 
 
 def quadratic(image, target):
@@ -60,7 +63,12 @@ def test_normalized_gradient_moves_by_the_learning_rate_on_average(problem):
 @pytest.mark.parametrize("numbers", [{}, {"beta1": 0.7, "beta2": 0.8, "epsilon": 5.0}], ids=str)
 def test_adam_is_optax_adam_in_grey_levels(problem, numbers):
     images, targets = problem
-    config = PLAIN.replace(optimizer="adam", learning_rate=3.0, steps=4, **numbers)
+    config = PLAIN.replace(
+        optimizer=Adam(
+            learning_rate=3.0, schedule="constant", normalize_gradient="none", **numbers
+        ),
+        steps=4,
+    )
     states, _ = optimize.run(quadratic, images, config, each=(targets,))
     x = 255 * images[1]
     names = {"beta1": "b1", "beta2": "b2", "epsilon": "eps"}
@@ -74,7 +82,7 @@ def test_adam_is_optax_adam_in_grey_levels(problem, numbers):
 
 def test_lbfgs_solves_a_quadratic_fast(problem):
     images, targets = problem
-    config = PLAIN.replace(optimizer="lbfgs", learning_rate=1.0, steps=10)
+    config = PLAIN.replace(optimizer=LBFGS(schedule="constant"), steps=10)
     states, _ = optimize.run(quadratic, images, config, each=(targets,))
     np.testing.assert_allclose(states.image, targets, atol=1e-4)
 
@@ -88,7 +96,7 @@ def wells(image, centre):
 
 def test_lbfgs_leaves_concave_regions(problem):
     _, centres = problem
-    config = PLAIN.replace(optimizer="lbfgs", learning_rate=1.0, memory=5, steps=40)
+    config = PLAIN.replace(optimizer=LBFGS(history_size=5, schedule="constant"), steps=40)
     states, history = optimize.run(wells, centres + 1 / 255, config, each=(centres,))
     assert history["total"][0].min() > 100
     np.testing.assert_allclose(255 * (states.image - centres), 20, atol=1e-2)
@@ -207,11 +215,12 @@ def test_a_step_is_taken_back_as_often_as_it_takes(problem):
 def test_nothing_is_learnt_from_a_step_that_is_taken_back(problem):
     """The pairs of L-BFGS are of steps that stood."""
     images, targets = problem
-    config = PLAIN.replace(optimizer="lbfgs", memory=4, learning_rate=40.0, steps=12)
+    lbfgs = LBFGS(history_size=4, learning_rate=40.0, schedule="constant")
+    config = PLAIN.replace(optimizer=lbfgs, steps=12)
     states, history = optimize.run(quadratic, images, config, each=(targets,))
     best = np.minimum.accumulate(history["total"])
     assert np.any(history["total"][1:] > 1.2 * best[:-1])
-    inner = states.opt_state[0].inner[0]
+    inner = states.opt_state.inner[0]
     steps, changes = inner.diff_params_memory, inner.diff_updates_memory
     np.testing.assert_allclose(changes, steps, atol=1e-3)  # the Hessian is the identity
     assert np.all(history["total"][-1] < 1e-3 * history["total"][0])
@@ -265,21 +274,21 @@ def test_any_optax_transformation_works(problem, optimizer):
     ],
 )
 def test_schedules(schedule, expected):
-    config = Config(schedule=schedule, learning_rate=100.0, steps=400)
-    found = [float(optimizers.learning_rate_at(config, jnp.asarray(step))) for step in (0, 50, 200)]
+    optimizer = SGD(schedule=schedule, learning_rate=100.0)
+    found = [float(optimizer.learning_rate_at(jnp.asarray(step), 400)) for step in (0, 50, 200)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_the_numbers_of_the_exponential_schedule():
     """Keras' ExponentialDecay(3, decay_steps=17, decay_rate=0.5), not staircase."""
-    config = Config(schedule="exponential", learning_rate=3.0, decay_rate=0.5, decay_steps=17)
-    found = [float(optimizers.learning_rate_at(config, jnp.asarray(step))) for step in (0, 17, 60)]
+    optimizer = SGD(schedule="exponential", learning_rate=3.0, decay_rate=0.5, decay_steps=17)
+    found = [float(optimizer.learning_rate_at(jnp.asarray(step), 200)) for step in (0, 17, 60)]
     np.testing.assert_allclose(found, [3.0, 1.5, 3 * 0.5 ** (60 / 17)], rtol=1e-5)
 
 
 def test_an_image_alone_and_among_others_ends_the_same(problem):
     images, targets = problem
-    config = Config(steps=8)
+    config = basic.CONFIG.replace(steps=8)
     together, _ = optimize.run(quadratic, images, config, each=(targets,))
     for n in range(2):
         alone, _ = optimize.run(quadratic, images[n : n + 1], config, each=(targets[n : n + 1],))
@@ -288,12 +297,13 @@ def test_an_image_alone_and_among_others_ends_the_same(problem):
 
 def test_numbers_can_differ_by_image(problem):
     images, targets = problem
-    config = PLAIN.replace(learning_rate=np.array([0.1, 0.5]), steps=3)
-    states, _ = optimize.run(quadratic, images, config, each=(targets,))
+    config = PLAIN.replace(steps=3)
+    sweep = {"learning_rate": np.array([0.1, 0.5])}
+    states, _ = optimize.run(quadratic, images, config, each=(targets,), sweep=sweep)
     factors = np.array([0.9, 0.5])[:, None, None, None] ** 3
     np.testing.assert_allclose(states.image - targets, factors * (images - targets), atol=1e-6)
-    with pytest.raises(ValueError, match="one for each of the 2"):
-        optimize.run(quadratic, images, PLAIN.replace(learning_rate=np.ones(3)), each=(targets,))
+    with pytest.raises(ValueError, match="a number for each of the 2"):
+        optimize.run(quadratic, images, PLAIN, each=(targets,), sweep={"learning_rate": np.ones(3)})
 
 
 def test_other_numbers_and_steps_compile_nothing(problem, compilations):
@@ -310,11 +320,11 @@ def test_other_numbers_and_steps_compile_nothing(problem, compilations):
         assert count() == 0
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize("optimizer", [SGD(), Adam(), LBFGS()], ids=["sgd", "adam", "lbfgs"])
 def test_a_step_takes_what_it_gives(problem, optimizer):
     """Or the second step would be compiled once more."""
     images, targets = problem
-    config = Config(optimizer=optimizer, steps=1)
+    config = basic.CONFIG.replace(optimizer=optimizer, steps=1)
     before = optimize.start(images, config)
     after, _ = optimize.run(quadratic, images, config, each=(targets,))
 
@@ -352,8 +362,8 @@ def test_a_diverging_image_stops_alone_with_its_last_finite_picture(problem):
     "changes",
     [
         {"learning_rate": 0.1, "momentum": 0.5},
-        {"optimizer": "adam", "learning_rate": 10.0},
-        {"optimizer": "lbfgs", "learning_rate": 0.5, "memory": 3},
+        {"optimizer": Adam(learning_rate=10.0, schedule="constant", normalize_gradient="none")},
+        {"optimizer": LBFGS(learning_rate=0.5, schedule="constant", history_size=3)},
     ],
     ids=["sgd", "adam", "lbfgs"],
 )
@@ -399,7 +409,7 @@ def test_a_diverging_image_leaves_the_others_alone_at_this_scale_and_the_next(pr
 
 def test_a_line_search_stays_where_the_loss_is_finite(problem):
     images, targets = problem
-    config = PLAIN.replace(optimizer="lbfgs", memory=3, linesearch=True, steps=8)
+    config = PLAIN.replace(optimizer=LBFGS(history_size=3, linesearch=True), steps=8)
     start = 0.5 * np.square(255 * (images - targets)).sum(axis=(1, 2, 3))
     limits = np.array([0.0, 0.5 * start[1]], np.float32)
     states, history = optimize.run(treacherous, images, config, each=(targets, limits))
@@ -414,16 +424,16 @@ def test_a_line_search_stays_where_the_loss_is_finite(problem):
     ("changes", "optimizer"),
     [
         ({}, None),
-        ({"optimizer": "adam", "average_decay": 0.5}, None),
-        ({"optimizer": "lbfgs", "memory": 2, "learning_rate": 0.5}, None),
-        ({"optimizer": "lbfgs", "memory": 2, "linesearch": True}, None),
+        ({"optimizer": Adam(), "average_decay": 0.5}, None),
+        ({"optimizer": LBFGS(history_size=2, learning_rate=0.5)}, None),
+        ({"optimizer": LBFGS(history_size=2, linesearch=True)}, None),
         ({}, optax.rmsprop(1.0)),
     ],
     ids=["sgd", "adam", "lbfgs", "linesearch", "own"],
 )
 def test_a_chunk_of_steps_equals_single_steps(problem, monkeypatch, changes, optimizer):
     images, targets = problem
-    config = Config(steps=8).replace(**changes)
+    config = basic.CONFIG.replace(steps=8).replace(**changes)
     arguments = {"each": (targets,), "optimizer": optimizer}
     single, one = optimize.run(quadratic, images, config, **arguments)
     monkeypatch.setattr(optimize, "steps_per_dispatch", lambda: 3)
@@ -460,7 +470,7 @@ def test_clip_keeps_the_range(problem):
 
 def test_step_is_pure_and_jits(problem):
     images, targets = problem
-    optimizer = optimizers.make_optimizer(PLAIN, 0)
+    optimizer = PLAIN.optimizer.transformation(0, PLAIN.steps)
     state = optimize.init(jnp.asarray(images[0]), optimizer)
     loss = functools.partial(quadratic, target=targets[0])
     plain, terms = optimize.step(state, loss, optimizer)

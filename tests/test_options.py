@@ -1,5 +1,6 @@
 """Every option of a style transfer by its effect."""
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 import nst_jax
 from nst_jax import color, objective
+from nst_jax.optimizers import LBFGS, SGD, Adam
+from nst_jax.terms import TotalVariation, WassersteinStyle
 
-FAST = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
+FAST = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     size=48,
     steps=6,
     content_layers=("block2_conv1",),
@@ -44,23 +47,19 @@ def style_loss_of(params, image, style, config):
     return nst_jax.objective_value(jnp.asarray(image), params, targets, config)[1]["style"]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [SGD(learning_rate=2.0), Adam(learning_rate=5.0, normalize_gradient="none"), LBFGS()],
+    ids=["sgd", "adam", "lbfgs"],
+)
 def test_every_optimizer_lowers_every_output(vgg16, content, styles, optimizer):
-    rates = {"sgd": 2.0, "adam": 5.0, "lbfgs": 1.0}
-    config = FAST.replace(
-        optimizer=optimizer,
-        learning_rate=rates[optimizer],
-        normalize_gradient="whole" if optimizer == "sgd" else "none",
-        steps=10,
-    )
+    config = FAST.replace(optimizer=optimizer, steps=10)
     total = nst_jax.stylize(vgg16, content, styles, config).history["total"]
     assert (total[-1] < 0.5 * total[0]).all()
 
 
 def test_line_search_never_lets_the_loss_rise(vgg16, content, styles):
-    config = FAST.replace(
-        optimizer="lbfgs", linesearch=True, normalize_gradient="none", clip=False, steps=5
-    )
+    config = FAST.replace(optimizer=LBFGS(linesearch=True), clip=False, steps=5)
     total = nst_jax.stylize(vgg16, content, styles, config).history["total"]
     assert (np.diff(total, axis=0) <= 0).all()
     assert (total[-1] < 0.5 * total[0]).all()
@@ -86,7 +85,7 @@ def test_a_transformation_of_the_users_own_is_used(vgg16, content, styles):
         {"pooling": "l2", "pooling_correction": False},
         {"normalize_features": True, "style_weight": 1e6},
         {"padding": "replicate"},
-        {"style_loss": "wasserstein"},
+        {"style": WassersteinStyle(weight=50.0, layers=("block1_conv1", "block2_conv1"))},
         {"style_normalization": "mean"},
         {"style_normalization": "gatys"},
         {"style_normalization": "keras"},
@@ -94,12 +93,14 @@ def test_a_transformation_of_the_users_own_is_used(vgg16, content, styles):
         {"tv_form": "nine_point"},
         {"tv_form": "l1"},
     ],
-    ids=lambda change: ",".join(f"{k}={v}" for k, v in change.items()),
+    ids=lambda change: ",".join(
+        f"{k}={type(v).__name__ if k == 'style' else v}" for k, v in change.items()
+    ),
 )
 def test_structure_changes_the_objective_and_its_descent_still_works(
     vgg16, content, styles, change
 ):
-    config = FAST.replace(tv_weight=1e-3, learning_rate=0.5)
+    config = FAST.replace(tv=TotalVariation(weight=1e-3), learning_rate=0.5)
     noisy = content[::-1]
     values = []
     for each in (config, config.replace(**change)):
@@ -164,13 +165,12 @@ def test_a_mask_keeps_a_styles_statistics_inside_its_region(vgg16, content, styl
     masks[0, :, :24] = 1
     masks[1, :, 24:] = 1
     config = FAST.replace(content_layers=(), steps=40, learning_rate=3.0)
-    result = nst_jax.stylize(vgg16, content, styles, config, masks=masks)
+    result = nst_jax.stylize(vgg16, content, styles, config, combine=nst_jax.Combine(masks=masks))
     assert result.images.shape == (1, 36, 48, 3)
     halves = np.asarray(result.images[0])[:, :24], np.asarray(result.images[0])[:, 24:]
-    plain = config.replace(content_layers=())
     for index, half in enumerate(halves):
-        own = style_loss_of(vgg16, half, styles[index], plain)
-        other = style_loss_of(vgg16, half, styles[1 - index], plain)
+        own = style_loss_of(vgg16, half, styles[index], config)
+        other = style_loss_of(vgg16, half, styles[1 - index], config)
         assert own < 0.3 * other, (index, own, other)
 
 
@@ -178,7 +178,9 @@ def test_outside_every_mask_nothing_moves(vgg16, content, styles):
     masks = np.zeros((1, 36, 48), np.float32)
     masks[0, :, :16] = 1
     config = FAST.replace(content_layers=(), steps=3)
-    result = nst_jax.stylize(vgg16, content, styles[:1], config, masks=masks)
+    result = nst_jax.stylize(
+        vgg16, content, styles[:1], config, combine=nst_jax.Combine(masks=masks)
+    )
     moved = np.abs(np.asarray(result.images[0]) - content).max(axis=(0, 2))
     # block2_conv1 sees 10 pixels: 5 beyond the edge of the mask, and 2 for the pooling's grid.
     assert moved[:16].min() > 0
@@ -188,7 +190,8 @@ def test_outside_every_mask_nothing_moves(vgg16, content, styles):
 def test_a_full_mask_is_no_mask(vgg16, content, styles):
     # The gradient of one picture: steps would magnify the rounding of another order of summing.
     def found(**masks):
-        targets = nst_jax.compute_targets(vgg16, content, styles[:1], FAST, **masks)
+        combine = nst_jax.Combine(**masks)
+        targets = nst_jax.compute_targets(vgg16, content, styles[:1], FAST, combine=combine)
         objective = jax.value_and_grad(nst_jax.objective_value, has_aux=True)
         (value, _), gradient = objective(jnp.asarray(content[::-1].copy()), vgg16, targets, FAST)
         return np.asarray(value), np.asarray(gradient)
@@ -202,7 +205,9 @@ def test_a_style_mask_learns_from_a_part_of_the_style(vgg16, content, styles):
     both = np.concatenate([styles[0][:, :24], 1 - styles[0][:, :24]], axis=1)
     left = np.zeros(both.shape[:2], np.float32)
     left[:, :24] = 1
-    targets = nst_jax.compute_targets(vgg16, content, [both], FAST, style_masks=[left])
+    targets = nst_jax.compute_targets(
+        vgg16, content, [both], FAST, combine=nst_jax.Combine(style_masks=[left])
+    )
     half = nst_jax.compute_targets(vgg16, content, [both[:, :24]], FAST)
     whole = nst_jax.compute_targets(vgg16, content, [both], FAST)
     layer = "block1_conv1"
@@ -233,7 +238,7 @@ def test_jitter_moves_no_picture(vgg16, content, styles):
     np.testing.assert_allclose(result.images[0], content, atol=1e-5)
     # With style, pictures differ by the key and yet stay in place: each correlates best with
     # the picture made without jitter when not shifted.
-    config = config.replace(style_layers=FAST.style_layers, steps=12)
+    config = config.replace(style=FAST.term("style"), steps=12)
     still = np.asarray(nst_jax.stylize(vgg16, content, styles, config.replace(jitter=0)).images[0])
     found = [
         np.asarray(nst_jax.stylize(vgg16, content, styles, config, key=jax.random.key(k)).images[0])
@@ -267,7 +272,7 @@ def test_jittered_objective_is_that_of_the_rolled_pictures(vgg16, content, style
 def test_coarse_to_fine_runs_every_scale_and_ends_at_the_size(vgg16, content, styles):
     sizes = []
     config = FAST.replace(
-        first_size=24, scale_factor=2**0.5, steps=3, first_steps=5, optimizer="adam"
+        first_size=24, scale_factor=2**0.5, steps=3, first_steps=5, optimizer=Adam()
     )
     result = nst_jax.stylize(
         vgg16,
@@ -286,7 +291,7 @@ def test_coarse_to_fine_runs_every_scale_and_ends_at_the_size(vgg16, content, st
 def test_moments_go_over_to_the_next_scale(vgg16, content, styles):
     from nst_jax import optimize
 
-    config = FAST.replace(optimizer="adam", steps=2)
+    config = FAST.replace(optimizer=Adam(), steps=2)
     images = jnp.asarray(content)[None]
     targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
     each = (targets, optimize.batch_numbers(config, 1))
@@ -305,13 +310,14 @@ def test_moments_go_over_to_the_next_scale(vgg16, content, styles):
 
 
 def test_numbers_explore_one_style_in_one_program(vgg16, content, styles, compilations):
-    sweep = FAST.replace(content_weight=np.array([0.01, 1.0, 100.0]))
-    result = nst_jax.stylize(vgg16, content, styles[:1], sweep)
+    sweep = {"content_weight": np.array([0.01, 1.0, 100.0])}
+    result = nst_jax.stylize(vgg16, content, styles[:1], FAST, sweep=sweep)
     assert result.images.shape[0] == 3
     far = np.abs(np.asarray(result.images) - content).mean(axis=(1, 2, 3))
     assert far[0] > far[1] > far[2]
     with compilations() as count:
-        nst_jax.stylize(vgg16, content, styles[:1], sweep.replace(content_weight=np.arange(3.0)))
+        other = {"content_weight": np.arange(3.0)}
+        nst_jax.stylize(vgg16, content, styles[:1], FAST, sweep=other)
         assert count() == 0
 
 
@@ -329,10 +335,13 @@ def test_texture_synthesis_needs_no_content(vgg16, styles):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"masks": np.ones((2, 36, 48)), "mixing": np.eye(2)}, "masks or mixing"),
-        ({"masks": np.ones((1, 36, 48))}, "masks must be"),
-        ({"style_masks": [None]}, "style_masks"),
-        ({"mixing": [[0.5, 0.6]]}, "sum to 1"),
+        (
+            {"combine": nst_jax.Combine(masks=np.ones((2, 36, 48)), mixing=np.eye(2))},
+            "masks or mixing",
+        ),
+        ({"combine": nst_jax.Combine(masks=np.ones((1, 36, 48)))}, "masks must be"),
+        ({"combine": nst_jax.Combine(style_masks=[None])}, "style_masks"),
+        ({"combine": nst_jax.Combine(mixing=[[0.5, 0.6]])}, "sum to 1"),
         ({"initial": np.full((36, 48, 3), 7.0)}, r"initial must be in \[0, 1\]"),
     ],
 )

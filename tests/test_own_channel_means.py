@@ -75,8 +75,10 @@ def test_strips_and_windows_measure_no_padding(vgg16, rng, monkeypatch, width):
 def test_masks_and_style_masks(vgg16, rng, monkeypatch):
     image, content, *styles = own.pictures(rng, (37, 53), (37, 53), (30, 41), (40, 33))
     given = {
-        "masks": rng.random((2, 37, 53), np.float32),
-        "style_masks": [None, rng.random((40, 33), np.float32)],
+        "combine": nst_jax.Combine(
+            masks=rng.random((2, 37, 53), np.float32),
+            style_masks=[None, rng.random((40, 33), np.float32)],
+        )
     }
     targets = nst_jax.compute_targets(vgg16, content, styles, CONFIG, **given)
     wanted = own.value_and_grad(image, vgg16, targets, CONFIG)
@@ -93,15 +95,19 @@ def test_it_paints_beside_other_terms(vgg16, rng):
     whole = own.assert_paints_alike(vgg16, content, styles, config)
     assert whole.history.keys() == {"total", "content", "tv", "means"}
     blend = nst_jax.stylize(
-        vgg16, content, styles, config.replace(steps=1), mixing=np.array([[0.5, 0.5]])
+        vgg16,
+        content,
+        styles,
+        config.replace(steps=1),
+        combine=nst_jax.Combine(mixing=np.array([[0.5, 0.5]])),
     )
     assert blend.history["means"].shape == (1, 1)
 
 
 def test_a_weight_may_be_one_for_each_output(vgg16, rng):
     content, style = own.pictures(rng, (40, 48), (30, 41))
-    config = CONFIG.replace(steps=1, terms=(ChannelMeans(weight=np.array([1.0, 4.0])),))
-    means = nst_jax.stylize(vgg16, content, [style], config).history["means"][0]
+    config, sweep = CONFIG.replace(steps=1), {"means_weight": np.array([1.0, 4.0])}
+    means = nst_jax.stylize(vgg16, content, [style], config, sweep=sweep).history["means"][0]
     np.testing.assert_allclose(means[1], 4 * means[0], rtol=1e-5)
 
 
@@ -112,24 +118,15 @@ class Nothing(terms.Term):
     layers: Any = weighted(("block1_conv1",))
 
 
-def test_what_is_no_term_is_refused(vgg16, rng):
-    content, style = own.pictures(rng, (40, 48), (30, 41))
-    for config, error, message in (
-        (own.ALONE.replace(terms=(Nothing(),)), TypeError, "a term must have 'sums', and Nothing"),
-        (own.ALONE.replace(terms=("means",)), TypeError, "a term must be an object of a class"),
-        (
-            own.ALONE.replace(terms=(ChannelMeans,)),
-            TypeError,
-            "a term must be an object of a class",
-        ),
-        (
-            own.ALONE.replace(terms=(ChannelMeans(name="total"),)),
-            ValueError,
-            "a term must not be called 'total'",
-        ),
-        (CONFIG.replace(terms=CONFIG.terms * 2), ValueError, "differ in their names, got 'means'"),
+@pytest.mark.parametrize("make", [own.ALONE.replace, nst_jax.Config])
+def test_what_is_no_term_is_refused(make):
+    for terms_, error, message in (
+        ((Nothing(),), TypeError, "a term must have 'sums', and Nothing"),
+        (("means",), TypeError, "a term must be an object of a class"),
+        ((ChannelMeans,), TypeError, "a term must be an object of a class"),
+        ((ChannelMeans(name="total"),), ValueError, "a term must not be called 'total'"),
+        (CONFIG.terms * 2, ValueError, "differ in their names, got 'means'"),
+        (ChannelMeans(), TypeError, "terms must be a tuple of terms"),
     ):
         with pytest.raises(error, match=message):
-            nst_jax.compute_targets(vgg16, content, [style], config)
-    with pytest.raises(TypeError, match="terms must be a tuple of terms"):
-        own.ALONE.replace(terms=[ChannelMeans()])
+            make(terms=terms_)

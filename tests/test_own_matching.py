@@ -65,7 +65,9 @@ def test_a_blend_is_one_of_losses(vgg16, rng):
         for style in styles
     ]
     mixing = np.array([[0.3, 0.7]])
-    targets = nst_jax.compute_targets(vgg16, content, styles, CONFIG, mixing=mixing)
+    targets = nst_jax.compute_targets(
+        vgg16, content, styles, CONFIG, combine=nst_jax.Combine(mixing=mixing)
+    )
     total, _ = nst_jax.objective_value(image, vgg16, targets, CONFIG)
     np.testing.assert_allclose(total, 0.3 * each[0] + 0.7 * each[1], rtol=1e-5)
 
@@ -76,5 +78,6 @@ def test_what_it_cannot_do_is_refused_by_name(vgg16, rng):
         nst_jax.stylize(vgg16, content, [style], CONFIG, tile=28)
     with pytest.raises(ValueError, match="style_masks must go with terms that add up; 'nearest'"):
         nst_jax.stylize(
-            *(vgg16, content, [style], CONFIG), style_masks=[np.ones((30, 41), np.float32)]
+            *(vgg16, content, [style], CONFIG),
+            combine=nst_jax.Combine(style_masks=[np.ones((30, 41), np.float32)]),
         )

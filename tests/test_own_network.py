@@ -1,5 +1,6 @@
 """A user's network that is no VGG: a small one of flax."""
 
+import basic
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,9 @@ def features(params, image, layers):
 
 # A position of "coarse" sees 2 pixels of its own and, by each convolution, 1 and 2 beyond.
 NETWORK = Extractor(features, layers={"fine": (1, 1), "coarse": (2, 3)})
-CONFIG = nst_jax.Config(
+CONFIG = basic.CONFIG.replace(
     size=None,
-    extractor=NETWORK,
+    network=NETWORK,
     content_layers=("coarse",),
     style_layers=("fine", "coarse"),
     style_weight=1e5,
@@ -43,7 +44,7 @@ def params():
 
 def test_every_way_gives_the_same(params, rng, monkeypatch):
     image, content, *styles = own.pictures(rng, (37, 53), (37, 53), (30, 41), (40, 33))
-    given = {"masks": rng.random((2, 37, 53), np.float32)}
+    given = {"combine": nst_jax.Combine(masks=rng.random((2, 37, 53), np.float32))}
     targets = nst_jax.compute_targets(params, content, styles, CONFIG, **given)
     wanted = own.value_and_grad(image, params, targets, CONFIG)
     assert wanted[0][1].keys() == {"total", "content", "style", "tv"}

@@ -10,6 +10,7 @@ import pytest
 
 import nst_jax
 from nst_jax import terms
+from nst_jax.optimizers import LBFGS
 from nst_jax.settings import number, option, settings, weighted
 from nst_jax.terms import IMAGE
 
@@ -72,9 +73,9 @@ def test_what_it_cannot_do_is_refused_by_name(vgg16, rng):
     content, *styles = own.pictures(rng, (40, 48), (30, 41), (30, 41))
     masks = np.ones((2, 40, 48), np.float32)
     with pytest.raises(ValueError, match="masks must go with terms that have regions; 'remd' has"):
-        nst_jax.stylize(vgg16, content, styles, CONFIG, masks=masks)
+        nst_jax.stylize(vgg16, content, styles, CONFIG, combine=nst_jax.Combine(masks=masks))
     for changes in ({}, {"linesearch": True}):
         with pytest.raises(
-            ValueError, match="lbfgs needs a loss that stays the same; 'remd' draws"
+            ValueError, match="LBFGS needs a loss that stays the same; 'remd' draws"
         ):
-            nst_jax.stylize(vgg16, content, styles, CONFIG.replace(optimizer="lbfgs", **changes))
+            nst_jax.stylize(vgg16, content, styles, CONFIG.replace(optimizer=LBFGS(**changes)))

@@ -10,7 +10,7 @@ import pytest
 import nst_jax
 from nst_jax import terms
 from nst_jax.settings import number, option, settings, weighted
-from nst_jax.terms import IMAGE, Field
+from nst_jax.terms import IMAGE, Field, GramStyle
 
 
 @settings
@@ -37,7 +37,7 @@ class Temporal(terms.Term):
 
 
 CONFIG = own.ALONE.replace(
-    style_layers=("block1_conv1", "block2_conv1"), terms=(Temporal(weight=1e4),)
+    terms=(GramStyle(layers=("block1_conv1", "block2_conv1")), Temporal(weight=1e4))
 )
 
 

@@ -7,6 +7,7 @@ to rounding as they are; and once the PyTorch network gets our colour around its
 all positions and the gradients.
 """
 
+import basic
 import jax
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def gradients(torch, networks, **options):
     )
     scales = [1 / term.item() for term in terms]
     sum(scale * term for scale, term in zip(scales, terms, strict=True)).backward()
-    config = nst_jax.Config(
+    config = basic.CONFIG.replace(
         content_layers=(CONTENT_LAYER,),
         style_layers=STYLE_LAYERS,
         content_reduction="half_sum",

@@ -2,6 +2,7 @@
 
 import functools
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +11,17 @@ import pytest
 
 import nst_jax
 from nst_jax import losses, optimize
+from nst_jax.optimizers import LBFGS, SGD, Adam
+from nst_jax.terms import WassersteinStyle
 
-CONFIG = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
+CONFIG = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     size=48,
     first_size=None,
     steps=6,
     content_layers=("block2_conv2",),
     style_layers=("block1_conv1", "block2_conv1"),
 )
+WASSERSTEIN = WassersteinStyle(weight=50.0, layers=("block1_conv1", "block2_conv1"))
 HALF = CONFIG.replace(precision="bfloat16")
 MASKS = np.stack([np.tile(np.linspace(0, 1, 48), (36, 1)), np.tile(np.linspace(1, 0, 48), (36, 1))])
 
@@ -73,10 +77,10 @@ def products(jaxpr, found):
     return found
 
 
-@pytest.mark.parametrize("style_loss", ["gram", "wasserstein"])
+@pytest.mark.parametrize("style", [CONFIG.term("style"), WASSERSTEIN], ids=["gram", "wasserstein"])
 @pytest.mark.parametrize("config", [CONFIG, HALF], ids=["float32", "bfloat16"])
-def test_every_product_of_a_step_says_its_precision(vgg16, content, styles, config, style_loss):
-    config = config.replace(style_loss=style_loss)
+def test_every_product_of_a_step_says_its_precision(vgg16, content, styles, config, style):
+    config = config.replace(style=style)
     targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
     gradient = jax.grad(lambda x: nst_jax.objective_value(x, vgg16, targets, config)[0])
     found = products(jax.make_jaxpr(gradient)(jnp.asarray(content)).jaxpr, [])
@@ -88,7 +92,7 @@ def test_every_product_of_a_step_says_its_precision(vgg16, content, styles, conf
         # A product of float32 that does not say so is one of bfloat16 on a TPU.
         assert precision == highest or types == {"bfloat16"}, (name, types, precision)
         if name == "conv_general_dilated":
-            assert types == {config.precision}
+            assert types == {config["precision"]}
         assert len(types) == 1, "mixed operands are multiplied in float32"
 
 
@@ -129,7 +133,7 @@ def test_gram_gradient_in_half_precision_is_that_of_numpy(rng):
     [
         ({}, None),
         ({}, MASKS),
-        ({"style_loss": "wasserstein"}, MASKS),
+        ({"style": WASSERSTEIN}, MASKS),
         ({"pooling": "l2"}, None),
     ],
     ids=["gram", "gram-masked", "wasserstein-masked", "l2"],
@@ -139,7 +143,11 @@ def test_loss_and_gradient_stay_near_float32(vgg16, content, styles, change, mas
     values, gradients = [], []
     for config in (CONFIG.replace(**change), HALF.replace(**change)):
         targets = nst_jax.compute_targets(
-            vgg16, content, styles[: 1 if masks is None else 2], config, masks=masks
+            vgg16,
+            content,
+            styles[: 1 if masks is None else 2],
+            config,
+            combine=nst_jax.Combine(masks=masks),
         )
         (value, terms), gradient = jax.jit(
             jax.value_and_grad(nst_jax.objective_value, has_aux=True)
@@ -165,9 +173,9 @@ def test_content_is_compared_in_one_precision(vgg16, content, styles):
     ("change", "near"),
     [
         ({}, 60),
-        ({"style_loss": "wasserstein"}, 60),
+        ({"style": WASSERSTEIN}, 60),
         # Without a line search its steps tell small differences of gradients apart.
-        ({"optimizer": "lbfgs", "normalize_gradient": "none", "clip": False, "memory": 10}, 35),
+        ({"optimizer": LBFGS(history_size=10), "clip": False}, 35),
     ],
     ids=["gram", "wasserstein", "lbfgs"],
 )
@@ -184,7 +192,7 @@ def test_pictures_stay_near_those_of_float32(vgg16, content, styles, change, nea
 
 
 def test_the_optimisers_state_is_float32(content):
-    for optimizer in ("sgd", "adam", "lbfgs"):
+    for optimizer in (SGD(), Adam(), LBFGS()):
         states = optimize.start(jnp.asarray(content)[None], HALF.replace(optimizer=optimizer))
         types = {leaf.dtype.name for leaf in jax.tree.leaves(states)}
         assert types <= {"float32", "int32", "bool"}

@@ -1,13 +1,15 @@
 import re
 
+import basic
 import jax
 import numpy as np
 import pytest
 
 import nst_jax
 from nst_jax import memory, objective, preflight, sharding
+from nst_jax.optimizers import LBFGS
 
-CONFIG = nst_jax.Config(
+CONFIG = basic.CONFIG.replace(
     size=None, content_layers=("block1_conv2",), style_layers=("block1_conv1", "block2_conv1")
 )
 SHAPE = (120, 90)
@@ -23,7 +25,7 @@ def step_takes(monkeypatch):
 
     def step_takes(program_bytes):
         def of_plan(own):
-            options = {"regions": own.regions, "mesh": own.mesh}
+            options = {"regions": own.regions, "mesh": own.mesh, "sweep": own.sweep}
             return program_bytes(own.params, own.shape, own.outputs, own.config, **options)
 
         monkeypatch.setattr(preflight.Plan, "program_bytes", of_plan)
@@ -47,7 +49,7 @@ def test_need_grows_with_pixels_outputs_and_memory_of_steps(vgg16):
     assert need > weights * (74 / 14_715) + 3 * 4 * 64 * pixels
     assert need < weights + preflight.CERTAINLY * pixels
     assert plan(vgg16, SHAPE, 2, CONFIG).program_bytes() - need > 3 * 4 * 64 * pixels
-    lbfgs = CONFIG.replace(optimizer="lbfgs", memory=50)
+    lbfgs = CONFIG.replace(optimizer=LBFGS(history_size=50))
     assert plan(vgg16, SHAPE, 1, lbfgs).program_bytes() - need > 50 * 2 * 12 * pixels * 0.9
 
 
@@ -88,7 +90,7 @@ def test_flags_are_named_with_which_it_would_fit(
     vgg16, monkeypatch, step_takes, available, config, named
 ):
     def program_bytes(params, shape, outputs, config, **_):
-        a_pixel = 1000 - 400 * config.remat - 200 * (config.precision == "bfloat16")
+        a_pixel = 1000 - 400 * config.remat - 200 * (config.network.precision == "bfloat16")
         return outputs * shape[0] * shape[1] * a_pixel
 
     step_takes(program_bytes)
@@ -111,7 +113,7 @@ def test_flags_are_named_together_where_none_does_alone(
     vgg16, monkeypatch, step_takes, share, named
 ):
     def program_bytes(params, shape, outputs, config, **_):
-        a_pixel = 1000 - 400 * config.remat - 200 * (config.precision == "bfloat16")
+        a_pixel = 1000 - 400 * config.remat - 200 * (config.network.precision == "bfloat16")
         return outputs * shape[0] * shape[1] * a_pixel
 
     step_takes(program_bytes)
@@ -120,7 +122,7 @@ def test_flags_are_named_together_where_none_does_alone(
     available = int(share * 1000 * np.prod(window.window))
     line = plan(vgg16, SHAPE, 1, CONFIG).advice(available=available)
     assert line.endswith(f" fits; {named} makes this one fit" if named else " fits")
-    searching = CONFIG.replace(optimizer="lbfgs", linesearch=True)
+    searching = CONFIG.replace(optimizer=LBFGS(linesearch=True))
     assert "--tile" not in plan(vgg16, SHAPE, 1, searching).advice(available=available)
 
 
@@ -177,9 +179,11 @@ def test_masks_are_counted(vgg16):
 
 
 def test_numbers_may_be_arrays(vgg16, step_takes):
-    step_takes(lambda _, __, ___, config, **____: 10**9 - (config.precision == "bfloat16"))
-    numbers = {"learning_rate": np.array([1.0, 2.0]), "style_weight": np.array([1.0, 2.0])}
-    line = plan(vgg16, SHAPE, 2, CONFIG.replace(remat=True, **numbers)).advice(available=10**9 - 1)
+    step_takes(lambda _, __, ___, config, **____: 10**9 - (config.network.precision == "bfloat16"))
+    sweep = {"learning_rate": np.array([1.0, 2.0]), "style_weight": np.array([1.0, 2.0])}
+    line = plan(vgg16, SHAPE, 2, CONFIG.replace(remat=True), sweep=sweep).advice(
+        available=10**9 - 1
+    )
     assert "--precision=bfloat16" in line and "--remat" not in line
 
 
@@ -237,23 +241,23 @@ def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, no_flags, outpu
 
 
 def test_of_a_tiled_run_only_smaller_tiles_are_named(vgg16, monkeypatch, step_takes):
-    def program_bytes(params, shape, outputs, config, *, regions, mesh):
+    def program_bytes(params, shape, outputs, config, *, regions, mesh, sweep):
         assert (regions, mesh) == (3, None)
         assert outputs == 1 or max(shape) <= 64  # windows are looked at one by one
-        assert np.ndim(config.style_weight) == (outputs > 1)
+        assert bool(sweep) == (outputs > 1)
         return shape[0] * shape[1] * (500 if config.remat else 1000)
 
     step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (96, 64, 32))
-    config = CONFIG.replace(style_weight=np.array([1.0, 2.0]))
+    given = {"regions": 3, "sweep": {"style_weight": np.array([1.0, 2.0])}}
     lines = [
-        plan(vgg16, (240, 180), 2, config, regions=3, tile=tile).advice(available=available)
+        plan(vgg16, (240, 180), 2, CONFIG, tile=tile, **given).advice(available=available)
         for tile, available in ((64, 2_000_000), (32, 700_000), (24, 400_000))
     ]
     assert lines[0].startswith("2 pictures of 180x240 in windows of ")
     assert lines[0].endswith("; --remat or --tile=32 makes this one fit")
     assert all(line.endswith("; --remat makes this one fit") for line in lines[1:])
-    line = plan(vgg16, (240, 180), 2, config.replace(remat=True), regions=3, tile=24).advice(
+    line = plan(vgg16, (240, 180), 2, CONFIG.replace(remat=True), tile=24, **given).advice(
         available=100_000
     )
     assert "makes this one fit" not in line
@@ -282,7 +286,7 @@ def test_what_the_host_keeps_of_a_tiled_run_is_counted_by_its_arrays(vgg16):
     assert abs(more - kept - 2 * pixels * of_a_picture) < small
     others = plan(vgg16, SHAPE, 3, CONFIG, styles=styles, contents=2).kept_bytes()
     assert abs(others - more - pixels * of_a_content - statistics) < small
-    lbfgs = CONFIG.replace(optimizer="lbfgs", memory=20)
+    lbfgs = CONFIG.replace(optimizer=LBFGS(history_size=20))
     past = plan(vgg16, SHAPE, 1, lbfgs, styles=styles).kept_bytes() - kept
     assert 20 * 2 * picture * pixels < past < 30 * 2 * picture * pixels
 

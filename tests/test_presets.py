@@ -1,8 +1,11 @@
 """Each preset against what is published: every field, the loss on given arrays by its formula, and
 the optimiser's first steps on given gradients; formulas and steps in NumPy float64."""
 
+import ast
 import dataclasses
 import functools
+import importlib
+import inspect
 import itertools
 
 import jax
@@ -13,8 +16,11 @@ import pytest
 from test_bands import normalized_in_numpy
 
 import nst_jax
-from nst_jax import optimize
-from nst_jax.config import NUMBERS
+from nst_jax import optimize, options
+from nst_jax.config import addresses
+
+# The package has a dictionary of this name.
+presets_module = importlib.import_module("nst_jax.presets")
 
 FIRST = [f"block{block}_conv1" for block in range(1, 6)]
 
@@ -124,18 +130,14 @@ def test_loss_equals_the_published_formula(request, rng, name, model):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-# What no source speaks of, and no preset therefore touches.
+# What no source speaks of, and no preset therefore touches, where it has such a setting.
 COMMON = {
-    "extractor": None,
-    "terms": (),
     "size": 512,
     "size_of": "longer",
     "first_size": None,
     "first_steps": None,
     "scale_factor": 2**0.5,
-    "style_layers": tuple(FIRST),
-    "content_layer_weights": None,
-    "style_layer_weights": None,
+    "style_layers": dict.fromkeys(FIRST, 0.2),
     "tv_form": "keras",
     "tv_weight": 0.0,
     "pooling": "max",
@@ -145,7 +147,7 @@ COMMON = {
     "precision": "float32",
     "remat": False,
     "linesearch": False,
-    "memory": 100,
+    "history_size": 100,
     "jitter": 0,
     "init": "content",
     "color": "style",
@@ -164,7 +166,7 @@ COMMON = {
 KERAS = {
     "size": 400,
     "size_of": "height",
-    "content_layers": ("block5_conv2",),
+    "content_layers": {"block5_conv2": 1.0},
     "content_reduction": "sum",
     "style_loss": "gram",
     "style_normalization": "keras",
@@ -185,11 +187,11 @@ DEFAULT = {
     "first_size": 128,
     "scale_factor": 2.0,
     "first_steps": 150,
-    "content_layers": ("block4_conv2",),
+    "content_layers": {"block4_conv2": 1.0},
     "content_reduction": "mean",
     "style_loss": "gram",
     "style_normalization": "relative",
-    "style_layer_weights": (0.35, 0.25, 0.2, 0.18, 0.02),
+    "style_layers": dict(zip(FIRST, (0.35, 0.25, 0.2, 0.18, 0.02), strict=True)),
     "normalize_features": True,
     "content_weight": 2.0,
     "style_weight": 30.0,
@@ -205,14 +207,16 @@ DEFAULT = {
     "steps": 80,
 }
 
+OF_SGD = {"normalize_gradient", "band_weights"}
+
 PUBLISHED = {
     "default": DEFAULT,
     "fast": DEFAULT | {"first_steps": 50, "steps": 27, "learning_rate": 1.6},
     "quality": DEFAULT | {"first_steps": 450, "steps": 240, "learning_rate": 0.6},
-    "lbfgs": DEFAULT
+    "lbfgs": {name: value for name, value in DEFAULT.items() if name not in OF_SGD}
     | {
         "optimizer": "lbfgs",
-        "memory": 20,
+        "history_size": 20,
         "learning_rate": 1.0,
         "schedule": "constant",
         "first_steps": 60,
@@ -223,7 +227,7 @@ PUBLISHED = {
     | {
         "size": 224,
         "size_of": "longer",
-        "content_layers": ("block5_last",),
+        "content_layers": {"block5_last": 1.0},
         "content_reduction": "half_sum",
         "tv_weight": 0.0,
         "steps": 3000,
@@ -232,14 +236,13 @@ PUBLISHED = {
     # https://pypi.org/project/pastiche/ 1.6.0: torch.optim.LBFGS(lr=1, history_size=100) without
     # a line search, content 0.01, each of five style layers 10 / C^2.
     "gatys": {
-        "content_layers": ("block4_conv2",),
+        "content_layers": {"block4_conv2": 1.0},
         "content_reduction": "mean",
         "style_loss": "gram",
         "style_normalization": "pastiche",
         "content_weight": 0.01,
         "style_weight": 50.0,
         "optimizer": "lbfgs",
-        "normalize_gradient": "none",
         "learning_rate": 1.0,
         "schedule": "constant",
         "clip": False,
@@ -248,7 +251,7 @@ PUBLISHED = {
     # The TensorFlow blog: AdamOptimizer(learning_rate=5, beta1=0.99, epsilon=1e-1), each step
     # followed by clip_by_value, content_weight=1e3, style_weight=1e-2, num_iterations=1000.
     "tf_blog": {
-        "content_layers": ("block5_conv2",),
+        "content_layers": {"block5_conv2": 1.0},
         "content_reduction": "mean",
         "style_loss": "gram",
         "style_normalization": "mean",
@@ -270,13 +273,14 @@ PUBLISHED = {
         "first_size": 128,
         "first_steps": 1000,
         "steps": 500,
-        "content_layers": ("block4_conv2",),
+        "content_layers": {"block4_conv2": 1.0},
         "content_reduction": "mean",
         "style_loss": "wasserstein",
-        "style_normalization": "pastiche",
         "content_weight": 0.015,
         "style_weight": 1.0,
-        "style_layer_weights": (256 / 341, 64 / 341, 16 / 341, 4 / 341, 1 / 341),
+        "style_layers": {
+            layer: share / 341 for layer, share in zip(FIRST, (256, 64, 16, 4, 1), strict=True)
+        },
         "normalize_features": True,
         "tv_form": "nine_point",
         "tv_weight": 2.0,
@@ -299,7 +303,35 @@ def test_every_preset_is_held_against_its_source_here():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_field_is_the_published_one(name):
-    assert dataclasses.asdict(nst_jax.presets[name]) == COMMON | PUBLISHED[name]
+    found = options.settings_by_flag(nst_jax.presets[name])
+    assert PUBLISHED[name].keys() <= found.keys()
+    expected = COMMON | PUBLISHED[name]
+    assert found == {flag: expected[flag] for flag in found}
+
+
+def test_published_presets_state_every_field():
+    """So that no later default of a class changes them."""
+    tree = ast.parse(inspect.getsource(presets_module))
+    named = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    shared = {key.value for key in named["_ONE_SCALE"].keys}
+    classes = {}
+    for name in ("_PLAIN", "_KERAS", "_GATYS", "_TF_BLOG", "_WASSERSTEIN"):
+        for call in filter(lambda node: isinstance(node, ast.Call), ast.walk(named[name])):
+            if not hasattr(presets_module, call.func.id if isinstance(call.func, ast.Name) else ""):
+                continue
+            kind = getattr(presets_module, call.func.id)
+            given = {keyword.arg for keyword in call.keywords}
+            given |= shared if None in given else set()
+            fields = {field.name for field in dataclasses.fields(kind)}
+            assert given - {None} == fields, (name, kind.__name__)
+            classes.setdefault(name, set()).add(kind.__name__)
+    assert classes["_WASSERSTEIN"] == {
+        *("Config", "Content", "WassersteinStyle", "TotalVariation", "VGGExtractor", "Adam")
+    }
 
 
 # Steps in grey levels: a generator is sent a gradient and gives the next picture.
@@ -415,21 +447,24 @@ def test_no_number_of_any_preset_compiles_anything(vgg16, rng, compilations, kin
         size=16,
         first_size=8,
         scale_factor=2.0,
-        first_steps=None,
+        first_steps=2,
         steps=2,
         content_layers=("block1_conv2", "block1_pool"),
         style_layers=("block1_conv1",),
-        style_layer_weights=None,
     )
-    names = [name for name in NUMBERS if name != "terms"]  # whose numbers are a user's own
+    names = [
+        name
+        for name, (_, field) in addresses(config).items()
+        if field.metadata["leaf"] and name != "tv_layers"
+    ]
     other = {name: kind(0.1 + index / 20) for index, name in enumerate(names)} | {
         "steps": 3,
         "first_steps": 1,
-        "content_layer_weights": (kind(0.5), kind(2.0)),
-        "style_layer_weights": (kind(0.5),),
+        "content_layers": {"block1_conv2": kind(0.5), "block1_pool": kind(2.0)},
+        "style_layers": {"block1_conv1": kind(0.5)},
         "band_weights": (kind(0.5), kind(1.0), kind(2.0)),
     }
-    assert other.keys() == set(names)
+    assert other.keys() == set(names) and len(names) == 15
     other = config.replace(**other)
     picture = rng.random((16, 16, 3), np.float32)
     targets = nst_jax.compute_targets(vgg16, picture, [picture[::-1]], config)

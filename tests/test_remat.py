@@ -2,6 +2,7 @@
 
 import functools
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 
 import nst_jax
 from nst_jax import objective, optimize, partition, preflight, windows
+from nst_jax.settings import turned
+from nst_jax.terms import WassersteinStyle
 
-CONFIG = nst_jax.Config(
+CONFIG = basic.CONFIG.replace(
     size=None,
     content_layers=("block2_conv1",),
-    style_layers=("block1_conv1", "block2_conv1"),
-    style_layer_weights=(0.7, 0.3),
+    style_layers={"block1_conv1": 0.7, "block2_conv1": 0.3},
     style_weight=1e6,
     tv_weight=1e-6,
 )
@@ -44,7 +46,7 @@ def assert_same(one, other, *, error):
             *(53, False),
             {"padding": "replicate", "jitter": 3, "style_layers": ("block1_pool", "block2_conv1")},
         ),
-        (53, True, {"style_loss": "wasserstein", "pooling": "l2"}),
+        (53, True, {"style": turned(CONFIG.term("style"), WassersteinStyle), "pooling": "l2"}),
     ],
 )
 def test_targets_value_and_gradient_are_those_of_the_whole(vgg16, rng, width, masked, changes):
@@ -62,14 +64,16 @@ def test_targets_value_and_gradient_are_those_of_the_whole(vgg16, rng, width, ma
     for saving in (False, True):
         config = CONFIG.replace(remat=saving, **changes)
         styles = [style, style[::-1]]
-        targets = nst_jax.compute_targets(vgg16, content, styles, config, masks=masks)
+        targets = nst_jax.compute_targets(
+            vgg16, content, styles, config, combine=nst_jax.Combine(masks=masks)
+        )
         gradient = jax.jit(jax.value_and_grad(value, has_aux=True))
         found.append((targets, *gradient(images, vgg16, targets, config)))
     (targets, *one), (same_targets, *same) = found
     # Sums of as many positions, in another order.
     assert_same(targets, same_targets, error=2e-6)
     # Covariances that are nearly singular magnify the rounding of their sums.
-    assert_same(one, same, error=1e-4 if "style_loss" in changes else 1e-6)
+    assert_same(one, same, error=1e-4 if "style" in changes else 1e-6)
 
 
 def test_all_blocks_are_loops(vgg16, rng):

@@ -2,6 +2,7 @@
 
 import re
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 import nst_jax
 from nst_jax import objective, optimize, partition, sharding
+from nst_jax.optimizers import LBFGS
 
-CONFIG = nst_jax.Config(
+CONFIG = basic.CONFIG.replace(
     content_layers=("block2_conv1",),
     style_layers=("block1_conv1", "block2_conv1"),
     content_weight=0.05,
@@ -88,7 +90,7 @@ def test_lbfgs_on_a_mesh_is_that_on_one_device(rng, linesearch):
     """Of a loss without a network, whose rounding L-BFGS would magnify."""
     images, wanted = (np.stack(pictures(rng, (8, 4), (8, 4))) for _ in range(2))
     config = CONFIG.replace(
-        optimizer="lbfgs", memory=3, steps=4, linesearch=linesearch, learning_rate=1.0
+        optimizer=LBFGS(history_size=3, linesearch=linesearch), steps=4, learning_rate=1.0
     )
     mesh = sharding.make_mesh(2, sizes={"style": 2, "space": 4})
     one, history = optimize.run(rough, images, config, each=(wanted,))

@@ -1,10 +1,11 @@
+import basic
 import jax
 import numpy as np
 import pytest
 
 import nst_jax
 
-CONFIG = nst_jax.Config(content_weight=0.5, style_weight=50.0).replace(
+CONFIG = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     size=48,
     steps=4,
     content_layers=("block3_conv1",),
@@ -67,8 +68,7 @@ def test_the_same_key_gives_the_identical_picture(vgg16, pictures, init):
 
 def test_a_second_job_of_the_same_shapes_compiles_nothing(vgg16, pictures, compilations):
     content, styles = pictures
-    weights = {"style_layer_weights": (0.5, 0.5), "content_layer_weights": (1.0,)}
-    nst_jax.stylize(vgg16, content, styles, CONFIG.replace(**weights))
+    nst_jax.stylize(vgg16, content, styles, CONFIG)
     with compilations() as count:
         nst_jax.stylize(
             vgg16,
@@ -81,8 +81,8 @@ def test_a_second_job_of_the_same_shapes_compiles_nothing(vgg16, pictures, compi
                 content_weight=2,
                 style_weight=np.int64(40),
                 momentum=np.float64(0.5),
-                style_layer_weights=(1, np.float64(0.25)),
-                content_layer_weights=(2,),
+                style_layers={"block1_conv1": 1, "block2_conv1": np.float64(0.25)},
+                content_layers={"block3_conv1": 2},
             ),
         )
         assert count() == 0
@@ -110,21 +110,24 @@ def test_the_learning_rate_of_the_report_is_in_grey_levels(vgg16, pictures):
 def test_a_sweep_over_weights_is_one_program(vgg16, pictures, compilations):
     content, styles = pictures
     twice = [styles[0], styles[0]]
-    sweep = CONFIG.replace(content_weight=np.array([0.1, 10.0]))
-    swept = nst_jax.stylize(vgg16, content, twice, sweep)
+    sweep = {"content_weight": np.array([0.1, 10.0])}
+    swept = nst_jax.stylize(vgg16, content, twice, CONFIG, sweep=sweep)
     for n, weight in enumerate((0.1, 10.0)):
         single = nst_jax.stylize(vgg16, content, twice, CONFIG.replace(content_weight=weight))
         np.testing.assert_allclose(swept.images[n], single.images[n], atol=1e-4)
-    nst_jax.stylize(vgg16, content, styles[:1], sweep)
+    nst_jax.stylize(vgg16, content, styles[:1], CONFIG, sweep=sweep)
     with compilations() as count:
-        nst_jax.stylize(vgg16, content, styles[:1], sweep.replace(content_weight=np.ones(2)))
+        other = {"content_weight": np.ones(2)}
+        nst_jax.stylize(vgg16, content, styles[:1], CONFIG, sweep=other)
         assert count() == 0
 
 
 def test_blends_make_one_output_a_row(vgg16, pictures):
     content, styles = pictures
     mixing = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
-    blended = nst_jax.stylize(vgg16, content, styles, CONFIG, mixing=mixing)
+    blended = nst_jax.stylize(
+        vgg16, content, styles, CONFIG, combine=nst_jax.Combine(mixing=mixing)
+    )
     plain = nst_jax.stylize(vgg16, content, styles, CONFIG)
     assert blended.images.shape[0] == 3
     np.testing.assert_allclose(blended.images[0], plain.images[0], atol=1e-4)
@@ -135,7 +138,7 @@ def test_pairs_are_of_the_product(vgg16, pictures):
     content, styles = pictures
     contents = [content, content[::-1]]
     config = CONFIG.replace(color="luminance", init="style")
-    paired = nst_jax.stylize(vgg16, contents, styles, config, paired=True)
+    paired = nst_jax.stylize(vgg16, contents, styles, config, combine=nst_jax.Combine(paired=True))
     assert paired.images.shape == (2, 36, 48, 3)
     for n, content in enumerate(contents):
         every = nst_jax.stylize(vgg16, content, styles, config)
@@ -143,17 +146,18 @@ def test_pairs_are_of_the_product(vgg16, pictures):
 
 
 @pytest.mark.parametrize(
-    ("count", "options", "message"),
+    ("count", "others", "message"),
     [
         (1, {}, "paired needs as many contents as styles, got 1 and 2"),
         (2, {"mixing": np.eye(2)}, "paired goes without mixing, masks and style_masks"),
         (2, {"style_masks": [None, None]}, "paired goes without mixing, masks and style_masks"),
     ],
 )
-def test_pairs_that_are_none_are_refused(vgg16, pictures, count, options, message):
+def test_pairs_that_are_none_are_refused(vgg16, pictures, count, others, message):
     content, styles = pictures
     with pytest.raises(ValueError, match=message):
-        nst_jax.stylize(vgg16, [content] * count, styles, CONFIG, paired=True, **options)
+        combine = nst_jax.Combine(paired=True, **others)
+        nst_jax.stylize(vgg16, [content] * count, styles, CONFIG, combine=combine)
 
 
 @pytest.mark.parametrize(
@@ -176,25 +180,53 @@ def test_bad_content_is_refused(vgg16, content, error, message):
         nst_jax.stylize(vgg16, content, [np.zeros((64, 64, 3), np.float32)], CONFIG)
 
 
+def combined(**parts):
+    return {"combine": nst_jax.Combine(**parts)}
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
         ({"style_layers": ("block9_conv1",)}, {}, "block9_conv1"),
         ({"size": 8, "style_layers": ("block5_conv1",)}, {}, "block5_conv1 needs images of at"),
-        ({"learning_rate": np.ones(3)}, {}, "learning_rate must be one .* each of the 2 outputs"),
-        ({}, {"mixing": [[0.5, 0.6]]}, "each row of mixing must sum to 1"),
-        ({}, {"mixing": [[1.0]]}, "mixing must be"),
-        ({}, {"masks": np.ones((3, 36, 48))}, r"masks must be \[2 styles"),
-        ({}, {"masks": np.ones(4)}, r"masks must be \[2 styles"),
-        ({}, {"masks": np.ones((2, 48, 36))}, r"masks\[0\] must have the shape of its"),
-        ({}, {"masks": np.full((2, 36, 48), 2.0)}, r"masks\[0\] must be in \[0, 1\], got .*2 to 2"),
-        ({}, {"masks": [np.eye(4), np.zeros((4, 4))]}, r"masks\[1\] must have some weight"),
-        ({}, {"masks": [np.ones((36, 48)), np.ones((18, 24))]}, r"of one size, got \[\(18, 24\)"),
-        ({}, {"style_masks": [[[-5.0, 7.0]], None]}, r"style_masks\[0\] .*, got .* from -5 to 7"),
-        ({}, {"style_masks": np.full((2, 64, 48), np.nan)}, r"style_masks\[0\] .* nan to nan"),
-        ({}, {"style_masks": [None, np.zeros((4, 4))]}, r"style_masks\[1\] must have some weight"),
-        ({}, {"style_masks": [None, object()]}, r"style_masks\[1\] must be an array of numbers"),
-        ({"content_layers": (), "style_layers": ()}, {}, "config must name a layer"),
+        (
+            {},
+            {"sweep": {"learning_rate": np.ones(3)}},
+            r"sweep\['learning_rate'\] must have .* each of the 2 outputs",
+        ),
+        ({}, combined(mixing=[[0.5, 0.6]]), "each row of mixing must sum to 1"),
+        ({}, combined(mixing=[[1.0]]), "mixing must be"),
+        ({}, combined(masks=np.ones((3, 36, 48))), r"masks must be \[2 styles"),
+        ({}, combined(masks=np.ones(4)), r"masks must be \[2 styles"),
+        ({}, combined(masks=np.ones((2, 48, 36))), r"masks\[0\] must have the shape of its"),
+        (
+            {},
+            combined(masks=np.full((2, 36, 48), 2.0)),
+            r"masks\[0\] must be in \[0, 1\], got .*2 to 2",
+        ),
+        ({}, combined(masks=[np.eye(4), np.zeros((4, 4))]), r"masks\[1\] must have some weight"),
+        (
+            {},
+            combined(masks=[np.ones((36, 48)), np.ones((18, 24))]),
+            r"of one size, got \[\(18, 24\)",
+        ),
+        (
+            {},
+            combined(style_masks=[[[-5.0, 7.0]], None]),
+            r"style_masks\[0\] .*, got .* from -5 to 7",
+        ),
+        ({}, combined(style_masks=np.full((2, 64, 48), np.nan)), r"style_masks\[0\] .* nan to nan"),
+        (
+            {},
+            combined(style_masks=[None, np.zeros((4, 4))]),
+            r"style_masks\[1\] must have some weight",
+        ),
+        (
+            {},
+            combined(style_masks=[None, object()]),
+            r"style_masks\[1\] must be an array of numbers",
+        ),
+        ({"content_layers": (), "style_layers": ()}, {}, "config must have a term that looks"),
         ({"content_layers": ("fc1",)}, {}, "^layer fc1 has no positions .* block5_pool$"),
         ({"style_layers": ("predictions",)}, {}, "layer predictions has no positions in the pic"),
         ({"style_layers": ("conv4_2",)}, {}, "block5_pool; did you mean 'block4_conv2'"),
@@ -202,9 +234,13 @@ def test_bad_content_is_refused(vgg16, content, error, message):
         ({"style_layers": ("Pool3",)}, {}, "did you mean 'block3_pool'"),
         ({"style_layers": ("BLOCK3_CONV2",)}, {}, "did you mean 'block3_conv2'"),
         ({}, {"tile": 20}, "tile must be at least .* for these layers, got 20"),
-        ({"jitter": 2}, {"masks": np.ones((2, 36, 48))}, "use one or the other"),
-        ({}, {"style_masks": [None]}, "one for each of 2, got 1"),
-        ({}, {"style_masks": [None, np.ones((9, 4))]}, r"style_masks\[1\] must have the shape"),
+        ({"jitter": 2}, combined(masks=np.ones((2, 36, 48))), "use one or the other"),
+        ({}, combined(style_masks=[None]), "one for each of 2, got 1"),
+        (
+            {},
+            combined(style_masks=[None, np.ones((9, 4))]),
+            r"style_masks\[1\] must have the shape",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_compiled(
@@ -223,7 +259,13 @@ def test_masks_may_be_lists_or_one_array(vgg16, pictures):
     styles = [style[:48, :48] for style in styles]
     masks = np.random.default_rng(1).random((2, 48, 48), np.float32)
     images = [
-        nst_jax.stylize(vgg16, content, styles, CONFIG.replace(steps=1), style_masks=each).images
+        nst_jax.stylize(
+            vgg16,
+            content,
+            styles,
+            CONFIG.replace(steps=1),
+            combine=nst_jax.Combine(style_masks=each),
+        ).images
         for each in (masks, masks.tolist(), list(masks))
     ]
     np.testing.assert_array_equal(images[0], images[1])

@@ -2,6 +2,7 @@
 
 import functools
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 import nst_jax
 from nst_jax import objective, partition, vgg, windows
+from nst_jax.optimizers import LBFGS
+from nst_jax.terms import WassersteinStyle
 
 # Radius 4 and stride 2: windows of 24 have an inside.
-SHALLOW = nst_jax.Config(
+SHALLOW = basic.CONFIG.replace(
     content_layers=("block2_conv1",),
     style_layers=("block1_conv1", "block2_conv1"),
     content_weight=0.3,
@@ -79,15 +82,13 @@ LOSSES = {
         "pooling_correction": False,
     },
     "wasserstein alone": {
-        "style_loss": "wasserstein",
+        "style": WassersteinStyle(layers=("block1_conv1", "block1_pool")),
         "normalize_features": True,
         "content_layers": (),
-        "style_layers": ("block1_conv1", "block1_pool"),
     },
     "contents": {
-        "content_layers": ("block1_conv2", "block1_pool"),
-        "content_layer_weights": (1.0, 0.2),
-        "style_layer_weights": (3.0, 0.5),
+        "content_layers": {"block1_conv2": 1.0, "block1_pool": 0.2},
+        "style_layers": {"block1_conv1": 3.0, "block2_conv1": 0.5},
     },
     "content alone": {"style_layers": (), "tv_weight": 0.0},
     "keras' variation": {"content_layers": (), "style_layers": (), "tv_weight": 1.0},
@@ -119,32 +120,30 @@ def test_masks_of_regions_and_of_styles(vgg16, rng):
     image, content, *styles = pictures(rng, (61, 45), (61, 45), (30, 22), (40, 51))
     masks = rng.random((2, 61, 45), np.float32)
     masks[0, :30] = 0  # windows that a region has no share in
-    style_masks = [None, rng.random((40, 51), np.float32)]
-    assert_equal_untiled(
-        vgg16, image, content, styles, SHALLOW, masks=masks, style_masks=style_masks
-    )
+    combine = nst_jax.Combine(masks=masks, style_masks=[None, rng.random((40, 51), np.float32)])
+    assert_equal_untiled(vgg16, image, content, styles, SHALLOW, combine=combine)
 
 
 def test_blends_and_jitter(vgg16, rng):
     image, content, *styles = pictures(rng, (61, 45), (61, 45), (30, 22), (40, 51))
     config = SHALLOW.replace(jitter=8)
-    mixing = np.array([[0.3, 0.7], [1.0, 0.0]])
+    combine = nst_jax.Combine(mixing=np.array([[0.3, 0.7], [1.0, 0.0]]))
     assert_equal_untiled(
-        vgg16, image, content, styles, config, mixing=mixing, key=jax.random.key(4)
+        vgg16, image, content, styles, config, combine=combine, key=jax.random.key(4)
     )
 
 
 def test_default_layers(vgg16, rng):
     """Radius 62 and stride 16; the picture is one window wide."""
     image, content, style = pictures(rng, (219, 90), (219, 90), (40, 50))
-    config = nst_jax.Config(tv_weight=1e-6)
+    config = basic.CONFIG.replace(tv_weight=1e-6)
     assert_equal_untiled(vgg16, image, content, [style], config, tile=173)
 
 
 def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
     """Winograd's kernels, whose rounding depends on where a window puts their tiles."""
     image, content, style = pictures(rng, (229, 100), (229, 100), (40, 50))
-    config = nst_jax.Config(tv_weight=1e-6)
+    config = basic.CONFIG.replace(tv_weight=1e-6)
     params = objective.prepare(vgg19, config)
     assert params is not vgg19
     whole = objective.compute_targets(params, content, [style], config)
@@ -215,7 +214,7 @@ def test_windows_own_each_position_once_and_only_unspoilt_ones(model, layers):
 
 
 def test_a_tile_too_small_is_refused_with_the_smallest(vgg19):
-    terms = objective.Objective.of(nst_jax.Config())
+    terms = objective.Objective.of(basic.CONFIG)
     with pytest.raises(ValueError, match="tile must be at least 181 for these layers, got 128"):
         terms.grid(vgg19, (500, 400), 128)
     terms.grid(vgg19, (500, 400), 181)
@@ -223,7 +222,7 @@ def test_a_tile_too_small_is_refused_with_the_smallest(vgg19):
 
 def test_lbfgs_in_tiles_paints_the_same(vgg16, rng):
     content, *styles = pictures(rng, (61, 45), (30, 22), (40, 51))
-    config = SHALLOW.replace(size=None, steps=2, optimizer="lbfgs", memory=3)
+    config = SHALLOW.replace(size=None, steps=2, optimizer=LBFGS(history_size=3))
     whole = nst_jax.stylize(vgg16, content, styles, config)
     tiled = nst_jax.stylize(vgg16, content, styles, config, tile=TILE)
     for name, values in whole.history.items():
@@ -244,12 +243,14 @@ def test_sgd_from_an_untiled_scale_to_a_tiled_one_with_a_weight_an_output(vgg16,
         scale_factor=2.0,
         steps=2,
         jitter=2,
-        style_weight=np.array([1.0, 5.0]),
     )
-    steps = []
-    whole = nst_jax.stylize(vgg16, content, [style], config)
+    steps, sweep = [], {"style_weight": np.array([1.0, 5.0])}
+    whole = nst_jax.stylize(vgg16, content, [style], config, sweep=sweep)
     tiled = nst_jax.stylize(
-        vgg16, content, [style], config, tile=TILE, callback=lambda now: steps.append(now.step)
+        *(vgg16, content, [style], config),
+        sweep=sweep,
+        tile=TILE,
+        callback=lambda now: steps.append(now.step),
     )
     assert steps == [1, 2, 3, 4]
     for name, values in whole.history.items():
@@ -262,7 +263,7 @@ def test_sgd_from_an_untiled_scale_to_a_tiled_one_with_a_weight_an_output(vgg16,
     [
         (0, {}, "tile must be a whole number of pixels, at least 1, got 0"),
         (8, {}, "tile must be at least 11 for these layers, got 8"),
-        (24, {"optimizer": "lbfgs", "linesearch": True}, "linesearch needs a loss that"),
+        (24, {"optimizer": LBFGS(linesearch=True)}, "linesearch needs a loss that"),
     ],
 )
 def test_bad_tiles_are_refused(vgg16, rng, tile, changes, message):

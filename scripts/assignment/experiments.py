@@ -61,7 +61,7 @@ class Setting:
     def config(self) -> Config:
         """The report's method. A shorter run's rate decays as much."""
         preset = nst_jax.presets["assignment"]
-        decay_steps = preset.decay_steps * self.steps / STEPS
+        decay_steps = preset.optimizer.decay_steps * self.steps / STEPS
         return preset.replace(size=None, steps=self.steps, decay_steps=decay_steps)
 
     @property
@@ -180,7 +180,8 @@ def held_rates(setting: Setting, model: str) -> dict[str, Any]:
                 params_of(model),
                 setting.content,
                 list(setting.styles.values()),
-                setting.config.replace(steps=min(setting.steps, 50), learning_rate=rates),
+                setting.config.replace(steps=min(setting.steps, 50)),
+                sweep={"learning_rate": rates},
             )
             tried.append(lost_outputs(begun).tolist())
             rates = np.where(tried[-1], rates / 10, rates)
@@ -211,7 +212,8 @@ def as_reported(setting: Setting, model: str) -> tuple[Painted, dict[str, Any]]:
             params_of(model),
             setting.content,
             list(setting.styles.values()),
-            setting.config.replace(learning_rate=rates),
+            setting.config,
+            sweep={"learning_rate": rates},
             snapshots_at={*setting.marks_at, *setting.measured_at},
         )
         lost.append(lost_outputs(painted).tolist())
@@ -241,7 +243,7 @@ def _measure(setting: Setting, model: str, painted: Painted, rates) -> dict[str,
             if step in closely:
                 row["gradients"] = measures.gradient_norms(picture, params, targets, config)
                 row["eigenvalue"] = measures.largest_eigenvalue(picture, params, targets, config)
-                row["rate"] = rates[n] * config.decay_rate ** (step / config.decay_steps)
+                row["rate"] = rates[n] * config["decay_rate"] ** (step / config["decay_steps"])
             rows.append(row)
         last = painted.images[n]
         measured.append(
@@ -266,9 +268,8 @@ def at_constant_rate(setting: Setting, model: str, reported: Mapping[str, Any]) 
         params_of(model),
         setting.content,
         list(setting.styles.values()),
-        setting.config.replace(
-            steps=setting.half, learning_rate=np.array(reported["rates"]), decay_rate=1.0
-        ),
+        setting.config.replace(steps=setting.half, decay_rate=1.0),
+        sweep={"learning_rate": np.array(reported["rates"])},
     )
 
 
@@ -282,18 +283,20 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
     model = setting.models[-1]
     rates = np.array(held_rates(setting, model)["rates"])
     base = setting.config.replace(
-        steps=setting.short, decay_steps=setting.config.decay_steps * setting.short / setting.steps
+        steps=setting.short,
+        decay_steps=setting.config["decay_steps"] * setting.short / setting.steps,
     )
     styles = list(setting.styles.values())
 
-    def varied(name, variants, **changes):
+    def varied(name, variants, **sweep):
         """All variants of all styles in one program."""
         painted = paint(
             setting.folder / name,
             params_of(model),
             setting.content,
             styles * variants,
-            base.replace(**changes),
+            base,
+            sweep=sweep,
         )
         shape = (variants, len(styles))
         return painted.history["style"].T.reshape(*shape, -1), lost_outputs(painted).reshape(shape)
@@ -303,7 +306,7 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
             "rates",
             len(FACTORS),
             learning_rate=np.repeat(np.array(FACTORS) * setting.rate, len(styles)),
-            decay_rate=np.full(len(FACTORS) * len(styles), base.decay_rate),
+            decay_rate=np.full(len(FACTORS) * len(styles), base["decay_rate"]),
         ),
         "decays": varied(
             "decays",
@@ -318,7 +321,8 @@ def effects(setting: Setting) -> dict[str, dict[str, Any]]:
             params_of(model),
             setting.content,
             styles,
-            base.replace(init="noise", learning_rate=rates),
+            base.replace(init="noise"),
+            sweep={"learning_rate": rates},
             key=jax.random.key(seed),
         )
         for seed in SEEDS

@@ -325,11 +325,11 @@ def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], li
             for n, style in enumerate(styles)
         }
 
-    falls = setting.steps / setting.config.decay_steps
+    falls = setting.steps / setting.config.optimizer.decay_steps
     captions = {
         "rates": f"{model}: rates, as of {SIDE}x{SIDE} pixels. A curve that rises or ends is lost.",
         "decays": f"{model}: factors by which the rate falls, {falls:g} times over the run; the "
-        f"experiment has {setting.config.decay_rate:g} and 1 is a constant rate.",
+        f"experiment has {setting.config.optimizer.decay_rate:g} and 1 is a constant rate.",
         "seeds": f"{model}: starts from noise of {len(effects['seeds']['names'])} seeds instead of "
         "the content.",
     }
@@ -381,7 +381,8 @@ def variations(album: Album, setting: Setting, effects) -> tuple[list[Block], li
             EXPLANATION,
         )
     ]
-    decayed = last["decays"][effects["decays"]["names"].index(f"{setting.config.decay_rate:g}")]
+    rate = setting.config.optimizer.decay_rate
+    decayed = last["decays"][effects["decays"]["names"].index(f"{rate:g}")]
     seeds = np.array(last["seeds"], np.float64)  # None is NaN
     if np.isfinite(seeds).all():
         spreads = [findings.spread(seeds[:, n].tolist()) for n in range(len(styles))]

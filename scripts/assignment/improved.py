@@ -250,7 +250,8 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
         f"On {model}: met {', '.join(met)}. {'. '.join(told)}; {names_of(curves, shown)}.",
         GOAL,
     )
-    sgd, adam, lbfgs = contests.method_configs(setting).values()
+    configs = contests.method_configs(setting).values()
+    sgd, adam, lbfgs = (config.optimizer for config in configs)
     blocks = [
         Heading("The same objective by other optimisers"),
         Text(
@@ -259,9 +260,9 @@ def optimisers(album: Album, setting: Setting, methods) -> tuple[list[Block], li
             f"{sgd.momentum:g} and a rate of {sgd.learning_rate:g} of 255 grey levels with "
             f"{sgd.schedule} decay; Adam has a rate of {adam.learning_rate:g} with "
             f"{adam.schedule} decay; L-BFGS has a {lbfgs.schedule} rate of "
-            f"{lbfgs.learning_rate:g}, memory {lbfgs.memory} and no line search. These three keep "
-            "the picture in its range at each step, where SGD as reported leaves it: what of its "
-            "picture is out of range is cut off when it is saved."
+            f"{lbfgs.learning_rate:g}, memory {lbfgs.history_size} and no line search. These three "
+            "keep the picture in its range at each step, where SGD as reported leaves it: what of "
+            "its picture is out of range is cut off when it is saved."
         ),
         curves,
         paths,

@@ -48,6 +48,7 @@ def paint(
     styles: Sequence[np.ndarray],
     config: Config,
     *,
+    sweep: Mapping[str, np.ndarray] | None = None,
     snapshots_at: Collection[int] = (),
     key: jax.Array | None = None,
     stop_after: int | None = None,
@@ -56,7 +57,7 @@ def paint(
 
     Args:
       folder: of this run alone.
-      params, contents, styles, config, key: as of `nst_jax.stylize`; each time the same.
+      params, contents, styles, config, sweep, key: as of `nst_jax.stylize`; each time the same.
       snapshots_at: steps after which to keep the pictures; where a dispatch takes several steps,
         after the dispatch.
       stop_after: for tests: a step after which KeyboardInterrupt is raised.
@@ -87,7 +88,14 @@ def paint(
 
         with bar:
             painted = nst_jax.stylize(
-                params, contents, styles, config, key=key, resume=resume, callback=follow
+                params,
+                contents,
+                styles,
+                config,
+                sweep=sweep,
+                key=key,
+                resume=resume,
+                callback=follow,
             )
     _write(
         result,

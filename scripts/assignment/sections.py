@@ -124,16 +124,17 @@ def _opening(setting: Setting, found: Sequence[Finding], environment, seconds) -
 
 def _reproduction(album: Album, setting: Setting, reported) -> tuple[list[Block], list[Finding]]:
     config = setting.config
+    layers, descent = tuple(config["style_layers"]), config.optimizer
     blocks: list[Block] = [
         Heading("The experiment as reported"),
         Text(
-            f"Style layers {config.style_layers[0]} to {config.style_layers[-1]}, "
-            f"1/{len(config.style_layers)} each; content layer the last convolution. Content loss "
+            f"Style layers {layers[0]} to {layers[-1]}, "
+            f"1/{len(layers)} each; content layer the last convolution. Content loss "
             "1/2 sum (A - A')^2; style loss of squared differences of Gram matrices. The report "
             "prints that without the square and leaves its normaliser M open; here M is that of "
             f"Keras' example, {keras_normalizer(1, 1):g} * (height * width)^2, with its weights "
-            f"(content {config.content_weight:g}, style {config.style_weight:g}) and decay "
-            f"({config.decay_rate:g} every {config.decay_steps:g} of {setting.steps} steps). The "
+            f"(content {config['content_weight']:g}, style {config['style_weight']:g}) and decay "
+            f"({descent.decay_rate:g} every {descent.decay_steps:g} of {setting.steps} steps). The "
             "start is the content picture. By this normaliser a pixel's gradient falls as their "
             f"number grows, so a rate of {RATE:g} at {SIDE}x{SIDE} is {short(setting.rate)} here. "
             "The content loss is a plain sum over positions: at that size the content weighs "
@@ -259,7 +260,7 @@ def _networks(album: Album, setting: Setting, pictures, verdicts, own_verdicts):
             f"The contents {', '.join(setting.judged_contents)} in the styles "
             f"{', '.join(setting.judged_styles)}, judged by Gatys' layers and pastiche's "
             "losses. Style: the style loss as a share of the content picture's own; content: the "
-            f"content loss at {', '.join(contests.judge_config(setting).content_layers)} as a "
+            f"content loss at {', '.join(contests.judge_config(setting)['content_layers'])} as a "
             "share of the content's activations, so that 1 is as far off as a picture without any. "
             f"Means and standard deviations over the {contents * styles} pairs, of the pictures as "
             "saved, which were painted by L-BFGS in "

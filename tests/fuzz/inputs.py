@@ -18,7 +18,7 @@ from PIL import Image
 
 from nst_jax import cli, io, manifest, weights
 from nst_jax.checkpoints import Checkpoints
-from nst_jax.options import CONFIG_FLAGS, QUESTION_FLAGS, RUN_FLAGS, SWEEP_FLAGS
+from nst_jax.options import ADDRESSES, KINDS, QUESTION_FLAGS, RUN_FLAGS
 
 PIXELS = 10**6  # the most of a picture: a header may promise any number of them
 
@@ -88,7 +88,10 @@ _MANIFEST = [
     },
     {"path": "c.png", "error": "c.png: the file is empty"},
 ]
-_SETTINGS = {"seed": 0, "mesh": None, "config": {"steps": 2, "style_layers": ["a", "b"]}}
+_SETTINGS = {
+    **{"seed": 0, "mesh": None},
+    "config": {"terms": {"style": "GramStyle"}, "steps": 2, "style_layers": {"a": 0.5, "b": 0.5}},
+}
 
 
 def _read_checkpoints(path: pathlib.Path) -> None:
@@ -135,7 +138,7 @@ _RECIPE = {
     **{"platform": "cpu", "device": "cpu", "weights_sha256": "0" * 64},
 }
 
-NAMES = sorted({*RUN_FLAGS, *CONFIG_FLAGS, *SWEEP_FLAGS, *QUESTION_FLAGS} - {"show_config"})
+NAMES = sorted({*RUN_FLAGS, *KINDS, *ADDRESSES, *QUESTION_FLAGS} - {"show_config"})
 
 
 def read_flags(arguments: list[str], folder: pathlib.Path) -> int:

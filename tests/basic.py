@@ -1,0 +1,16 @@
+"""A configuration that is as plain as can be, for tests to change."""
+
+import nst_jax
+from nst_jax.extractor import VGGExtractor
+from nst_jax.optimizers import SGD
+from nst_jax.terms import Content, GramStyle
+
+CONFIG = nst_jax.Config(
+    terms=(Content(), GramStyle()),
+    network=VGGExtractor(),
+    optimizer=SGD(),
+    first_size=None,
+    scale_factor=2**0.5,
+    first_steps=None,
+    steps=200,
+)
