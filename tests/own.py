@@ -41,7 +41,7 @@ def assert_same(found, wanted, *, rtol=2e-5):
 
 def in_strips(monkeypatch, params, image, content, styles, config, *, key=None, **given):
     """`value_and_grad` with rematerialisation, in narrow strips."""
-    monkeypatch.setattr(partition, "STRIP", 12)
+    monkeypatch.setattr(partition, "COLUMNS", 12)
     config = config.replace(remat=True)
     targets = nst_jax.compute_targets(params, content, styles, config, **given)
     return jax.jit(value_and_grad.__wrapped__)(image, params, targets, config, key)

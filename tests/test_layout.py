@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "report": {"files", "image", "io"},
     "examples": {"image"},
     "winograd": set(),
-    "vgg": {"config", "winograd"},
+    "strips": set(),
+    "vgg": {"config", "strips", "winograd"},
     "deep_color": set(),
     "memory": set(),
     "profiles": {"files"},
@@ -33,9 +34,9 @@ MAY_IMPORT = {
     "magnitudes": {"vgg"},
     "settings": {"config"},
     "terms": {"losses", "settings"},
-    "extractor": {"magnitudes", "vgg"},
+    "extractor": {"magnitudes", "strips", "vgg"},
     "config_terms": {"config", "extractor", "terms"},
-    "partition": {"extractor", "terms"},
+    "partition": {"extractor", "strips", "terms"},
     "combining": {"image", "terms"},
     "objective": {
         *("combining", "config", "config_terms", "extractor", "image", "partition", "terms"),
@@ -81,7 +82,8 @@ ANY = {"__init__", "__main__", "cli"}
 SUBJECT = "name_or_path"  # what a function is about rather than an option, though it has a default
 PURE = {
     *("image", "color", "winograd", "vgg", "losses", "terms", "objective", "optimize"),
-    *("combining", "extractor", "magnitudes", "optimizers", "partition", "sharding", "windows"),
+    *("combining", "extractor", "magnitudes", "optimizers", "partition", "sharding", "strips"),
+    "windows",
 }
 
 
