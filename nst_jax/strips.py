@@ -25,6 +25,15 @@ def join(x: jax.Array, height: int) -> jax.Array:
     return x.reshape(-1, *x.shape[2:])[:height]
 
 
+def _shift(rows: jax.Array, by: int) -> jax.Array:
+    """Each row moved `by` strips on, and zeros where none comes from.
+
+    On a mesh the compiler makes this one exchange between neighbours; of a roll it makes more.
+    """
+    zero = jnp.zeros((), rows.dtype)
+    return jax.lax.pad(rows, zero, [(by, -by, 0), *[(0, 0, 0)] * (rows.ndim - 1)])
+
+
 @dataclasses.dataclass(frozen=True)
 class Strips:
     """What a network has to know of a layer `[S, h, W, C]` in strips.
@@ -38,11 +47,12 @@ class Strips:
     def halo(self, x: jax.Array, *, repeat: bool = False) -> jax.Array:
         """Strips `[S, h + 2, W, C]` with a row of each neighbour. Beyond the first and the last
         strip are zeros, or with `repeat` the strip's own border row."""
-        index = jnp.arange(len(x)).reshape(-1, *[1] * (x.ndim - 1))
         first, last = x[:, :1], x[:, -1:]
-        # On a mesh the compiler makes a roll an exchange of these rows between neighbours.
-        above = jnp.where(index > 0, jnp.roll(last, 1, axis=0), first if repeat else 0)
-        below = jnp.where(index < len(x) - 1, jnp.roll(first, -1, axis=0), last if repeat else 0)
+        above, below = _shift(last, 1), _shift(first, -1)
+        if repeat:
+            index = jnp.arange(len(x)).reshape(-1, *[1] * (x.ndim - 1))
+            above = jnp.where(index > 0, above, first)
+            below = jnp.where(index < len(x) - 1, below, last)
         return jnp.concatenate([above, x, below], axis=1)
 
     def inside(self, x: jax.Array) -> jax.Array:

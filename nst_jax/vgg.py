@@ -103,8 +103,9 @@ def replicate_border(x: jax.Array) -> jax.Array:
 
 def _replicate_columns(strips: Strips, x: jax.Array) -> jax.Array:
     """`replicate_border` of a picture in strips: [S, h, W, C] -> [S, h + 2, W + 2, C]."""
-    x = strips.halo(x, repeat=True)
-    return jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)), mode="edge")
+    # `jnp.pad` would do, but on a mesh its gradient exchanges whole strips.
+    x = jnp.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
+    return strips.halo(x, repeat=True)
 
 
 class Columns(NamedTuple):
