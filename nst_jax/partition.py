@@ -59,8 +59,10 @@ class Together:
     strips of one picture. The height of a strip is a multiple of the deepest layer's stride, so
     more strips than the picture has such multiples only add empty ones.
 
-    On a mesh, take a multiple of the devices along `space`, and a height that the strips divide
-    into such multiples. Then devices exchange only rows and sums.
+    On a mesh, take a multiple of the devices along `space`, and a height that is a multiple of
+    strips times stride. Devices then exchange a row at each side of a convolution, and sums, also
+    with outputs under `jax.vmap` divided along `style`. With other heights they exchange larger
+    parts of the picture and of the targets as well.
 
     Attributes:
       strips: how many; 1 is the whole picture.

@@ -44,11 +44,11 @@ def differences(found, wanted):
 
 
 def assert_same(found, wanted, *, error=1e-5):
-    """Sums of n float32 numbers in another order differ by a few times sqrt(n) 2^-24, of the
-    10^3 to 10^6 numbers here at most 6e-5 if all go one way; measured are 1e-6."""
+    """Strips add up the same float32 numbers in another order. Each sum on the way may differ by
+    some units of 2^-24 = 6e-8; at most 9e-7 were measured, and 1e-5 leaves room for other machines.
+    """
     value, gradient = differences(found, wanted)
-    print(f"differences: {value:.1e} {gradient:.1e}")
-    assert value <= error and gradient <= error
+    assert value <= error and gradient <= error, (value, gradient)
 
 
 CASES = {
@@ -90,8 +90,9 @@ def test_precisions_and_prepared_parameters(vgg16, rng, changes):
     wanted, found = (
         everything(image, params, targets, config, partition=Together(count)) for count in (1, 3)
     )
-    # A last bit of bfloat16 is 4e-3; Winograd's rounding depends on where its tiles lie.
-    assert_same(found, wanted, error=2e-5 if prepared else 2e-3)
+    # bfloat16 rounds by up to 2e-3, and a border row's gradient twice: 8e-4 were measured.
+    # Winograd's rounding depends on where its tiles lie.
+    assert_same(found, wanted, error=2e-5 if prepared else 4e-3)
 
 
 def test_targets_are_those_of_the_whole(vgg16, rng):
