@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from nst_jax import magnitudes, vgg
 from nst_jax.settings import option, settings
+from nst_jax.strips import Strips
 
 Tree = Mapping
 
@@ -35,8 +36,9 @@ class Geometry(NamedTuple):
 class Network(Protocol):
     """What an extractor has.
 
-    With `cuts`, `segment`, `halo` and `scale`, as of `VGGExtractor`, it goes strip by strip too.
-    With `prepare` it is asked for the form of its parameters that suits many steps.
+    With `in_strips`, as of `VGGExtractor`, it runs on a picture in strips too. With `cuts`,
+    `segment`, `halo` and `scale` it runs window by window between its poolings. With `prepare` it
+    is asked for the form of its parameters that suits many steps.
     """
 
     def __call__(
@@ -150,7 +152,27 @@ class VGGExtractor:
             return params
         return vgg.prepare(params, layers=layers)
 
-    # The network cut at its poolings, for strips.
+    def in_strips(
+        self, params: Tree, x: jax.Array, layers: Sequence[str], *, height: int
+    ) -> dict[str, jax.Array]:
+        """`{layer: [S, h, w, C]}` of a picture in strips.
+
+        Args:
+          x: `[S, h, W, 3]`, from `nst_jax.strips.divide`. `h` is a multiple of the stride of each
+            layer.
+          layers: to return.
+          height: of the picture. Rows of the strips beyond it come back as zeros.
+        """
+        names = {name: self.resolve(params, name) for name in layers}
+        found = vgg.network(params, **self._options()).apply(
+            {"params": params},
+            x,
+            layers=tuple(dict.fromkeys(names.values())),
+            part=Strips(height),
+        )
+        return self._scaled(params, {name: found[own] for name, own in names.items()})
+
+    # The network cut at its poolings, for windows.
 
     def cuts(self, params: Tree, layers: Sequence[str]) -> list[tuple[str | None, tuple[str, ...]]]:
         """From the picture upwards, the layer that a segment starts from and the `layers` in it.
@@ -168,7 +190,7 @@ class VGGExtractor:
         ]
 
     def halo(self, params: Tree, below: str | None) -> int:
-        """Columns beyond its own that a segment of a strip has to see; even."""
+        """Columns beyond its own that a segment of a window has to see; even."""
         block = 1 if below is None else vgg.block_of(below) + 1
         depth = vgg.CONVOLUTIONS[vgg.network_name(params)][block - 1]
         return depth + depth % 2
@@ -196,7 +218,7 @@ class VGGExtractor:
           x: the picture, or activations of `below` as the network has them.
           layers: to return as `__call__` does.
           raw: to return as the network has them, to go on from.
-          columns: as of `nst_jax.vgg.VGG`, of a strip.
+          columns: the window's place in the whole, `nst_jax.vgg.Columns`.
         """
         names = {name: self.resolve(params, name) for name in (*layers, *raw)}
         found = vgg.network(params, **self._options()).apply(
@@ -204,7 +226,7 @@ class VGGExtractor:
             x,
             layers=tuple(dict.fromkeys(names.values())),
             after=below,
-            columns=columns,
+            part=None if columns is None else vgg.Columns(*columns),
         )
         scaled = self._scaled(params, {name: found[names[name]] for name in layers})
         return scaled, {name: found[names[name]] for name in raw}

@@ -25,7 +25,7 @@ from nst_jax import image as image_lib
 from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.extractor import Network
-from nst_jax.partition import Sums
+from nst_jax.partition import Grid, Partition, Sums, Together, Windows, check_partition
 from nst_jax.terms import (
     IMAGE,
     KINDS,
@@ -93,16 +93,17 @@ class Objective:
       terms: unique in their names.
       extractor: the network.
       jitter: pixels by which the network's picture moves, at most.
-      strips: whether the network goes strip by strip, see `nst_jax.partition`.
+      partition: how a picture is divided, see `nst_jax.partition`.
 
     Raises:
-      TypeError, ValueError: what is no term, or two terms of one name.
+      TypeError, ValueError: what is no term, two terms of one name, or a partition that is none,
+        that the host has to run or that the extractor cannot have.
     """
 
     terms: tuple[Term, ...]
     extractor: Network
     jitter: int = 0
-    strips: bool = False
+    partition: Partition = Together()
 
     def __post_init__(self):
         for term in self.terms:
@@ -111,11 +112,12 @@ class Objective:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"terms must differ in their names, got {name!r} twice")
+        check_partition(self.partition, self.extractor)
 
     @classmethod
-    def of(cls, config: Config) -> "Objective":
+    def of(cls, config: Config, *, partition: Partition = Together()) -> "Objective":
         """What `config` describes."""
-        return cls(config.terms, config.network, config.jitter, config.remat)
+        return cls(config.terms, config.network, config.jitter, partition)
 
     def layers(self, *refers: str | None) -> tuple[str, ...]:
         """The layers of the network that terms look at, each once; of `refers`, where it is given,
@@ -136,7 +138,7 @@ class Objective:
             key = jax.random.key(0) if key is None else jax.random.fold_in(key, 1)
         return partition.make_at(self.extractor, params, self.terms, shape, key=key)
 
-    def grid(self, params: Tree, shape: Sequence[int], tile: int) -> partition.Grid:
+    def grid(self, params: Tree, shape: Sequence[int], tile: int) -> Grid:
         """`partition.grid` of these terms.
 
         Raises:
@@ -187,7 +189,9 @@ class Objective:
         own = self.of_terms(lambda term: term.refers == "content")
         at = own.at(params, content.shape) if at is None else at
         layers = own.layers()
-        features = partition.activations(own.extractor, params, content, layers, strips=own.strips)
+        features = partition.activations(
+            own.extractor, params, content, layers, partition=own.partition
+        )
         features = {**features, IMAGE: content}
         return {
             term.name: {
@@ -208,7 +212,9 @@ class Objective:
     def measure(self, params, image, fields, at, **options) -> Sums:
         """`partition.measure` of these terms."""
         return partition.measure(
-            self.terms, self.extractor, params, image, fields, at, strips=self.strips, **options
+            *(self.terms, self.extractor, params, image, fields, at),
+            partition=self.partition,
+            **options,
         )
 
     def parts(self, sums: Sums, targets: Targets, at: At) -> dict[str, dict[str, jax.Array]]:
@@ -503,6 +509,7 @@ def objective_value(
     config: Config,
     *,
     key: jax.Array | None = None,
+    partition: Partition | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one picture. Pure: `jax.grad`, `jax.jit` and `jax.vmap` it.
 
@@ -518,32 +525,41 @@ def objective_value(
       config: terms and network, those that the targets were made with.
       key: random key of the run and step. With `config.jitter` it moves image and content before
         the network sees them; None moves nothing. Terms that draw take key 0 for None.
+      partition: how the picture is divided, `partition.Together` or `partition.Windows` with
+        `loop="scan"`; None is as `config` says. Static under `jax.jit`. It changes results only by
+        rounding, and targets of any partition will do.
 
     Returns:
       The total, and its weighted terms: `{"total", "content", "style", ...}`, scalars of which
       those of the terms sum to the first.
 
     Raises:
-      ValueError: an image that is not `[H, W, 3]`, or targets of several outputs, another size,
-        another network or other layers.
+      ValueError: an image that is not `[H, W, 3]`, targets of several outputs, another size,
+        another network or other layers, or a partition that only the host can run or that the
+        network cannot have.
     """
-    objective = Objective.of(config)
+    objective = Objective.of(config, partition=partition)
     return objective.total(_parts(objective, image, params, targets, key))
 
 
 def layer_losses(
-    image: jax.Array, params: Mapping, targets: Targets, config: Config
+    image: jax.Array,
+    params: Mapping,
+    targets: Targets,
+    config: Config,
+    *,
+    partition: Partition | None = None,
 ) -> dict[str, dict[str, jax.Array]]:
     """What each part of each term adds to the loss of one picture.
 
     Args:
-      image, params, targets, config: as of `objective_value`.
+      image, params, targets, config, partition: as of `objective_value`.
 
     Returns:
       `{term: {layer: loss}}`, weighted scalars: those of each term sum to its value of
       `objective_value`.
     """
-    objective = Objective.of(config)
+    objective = Objective.of(config, partition=partition)
     return objective.weighted(_parts(objective, image, params, targets, None))
 
 

@@ -1,24 +1,29 @@
 """The sums that terms take of a picture, found of the picture as a whole or part by part.
 
 Sums over positions add up, so a picture may be looked at in parts. What differs is what a part
-sees beyond its border, and when.
+sees beyond its border, and when. Two values say it:
 
-- *Whole*: the network sees the picture at once.
-- *Strips*: the network is cut at its poolings, and each segment runs over vertical strips, in a
-  loop inside the program, with as many columns at their sides as its convolutions see. The gradient
-  keeps only what goes into a segment and computes the rest again, after Tianqi Chen
-  et al.: "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174.
-  Strips divide the width, since a mesh divides the height. They are a loop, for where a compiler
-  sees the same computation twice it does it once and keeps the result; XLA's of a CPU also across
-  the barriers of `jax.checkpoint`, but not that of two loops.
-- *Windows*: the host runs one program window after window. Windows overlap by the receptive field
-  of the deepest layer, so each sees what it needs. `Grid` says where they lie:
+- `Together`: all parts are in memory at once, and a part takes the rows that it needs from its
+  neighbours. A whole picture is one part.
+- `Windows`: one part after the other is in memory. Windows overlap, and what overlaps is computed
+  again.
 
-  - they start at multiples of the deepest layer's stride, so that pooling meets the same pixels;
-  - they lie inside the picture and end with it, so that a layer's padding is met only where the
-    picture ends; elsewhere it spoils nothing but positions that another window owns;
-  - each position of each layer is owned by one window, which alone counts it;
-  - all are of one shape, so that they share one compiled program.
+`Windows(loop="scan")` cuts the network at its poolings. Each segment runs over vertical windows, in
+a loop inside the program, with as many columns at their sides as its convolutions see. The gradient
+keeps only what goes into a segment and computes the rest again, after Tianqi Chen
+et al.: "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174.
+These windows divide the width, since a mesh divides the height. They are a loop, for where a
+compiler sees the same computation twice it does it once and keeps the result; XLA's of a CPU also
+across the barriers of `jax.checkpoint`, but not that of two loops.
+
+`Windows(loop="host")` runs one program window after window, see `nst_jax.windows`. Windows overlap
+by the receptive field of the deepest layer, so each sees what it needs. `Grid` says where they lie:
+
+- they start at multiples of the deepest layer's stride, so that pooling meets the same pixels;
+- they lie inside the picture and end with it, so that a layer's padding is met only where the
+  picture ends; elsewhere it spoils nothing but positions that another window owns;
+- each position of each layer is owned by one window, which alone counts it;
+- all are of one shape, so that they share one compiled program.
 
 No part measures padding: positions that are not its own have a weight of 0.
 """
@@ -28,19 +33,117 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nst_jax import strips
 from nst_jax.extractor import Network
 from nst_jax.terms import IMAGE, At, Field, Term, is_field
 
-STRIP = 64  # the most columns of a strip, in each segment
+COLUMNS = 64  # the most columns of a scanned window, in each segment, unless a partition says
 
 Tree = Any
 OnWindow = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """All parts of a picture are in memory.
+
+    With `strips` above 1 the network sees the picture as so many horizontal strips in the batch
+    dimension, `[strips, h, W, C]`, and each convolution takes one row from each neighbour. Value
+    and gradient are those of the whole picture, up to rounding. A TPU fills its vector unit with 8
+    strips of one picture. The height of a strip is a multiple of the deepest layer's stride, so
+    more strips than the picture has such multiples only add empty ones.
+
+    On a mesh, take a multiple of the devices along `space`, and a height that is a multiple of
+    strips times stride. Devices then exchange a row at each side of a convolution, and sums, also
+    with outputs under `jax.vmap` divided along `style`. With other heights they exchange larger
+    parts of the picture and of the targets as well.
+
+    Attributes:
+      strips: how many; 1 is the whole picture.
+
+    Raises:
+      ValueError: no whole number of strips, or less than one.
+    """
+
+    strips: int = 1
+
+    def __post_init__(self):
+        _check_count("strips", self.strips)
+
+
+LOOPS = ("host", "scan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """One part of a picture after the other is in memory, so that large pictures fit.
+
+    - `Windows(tile=512)` is tiling: the host runs a program window by window, each of at most 512
+      pixels a side, in two passes. `nst_jax.windows` does it.
+    - `Windows(loop="scan")` is rematerialisation: one program loops over windows of at most `tile`
+      columns, between one pooling and the next. An extractor without `cuts` is not divided;
+      `jax.checkpoint` then computes its activations again.
+
+    Attributes:
+      tile: the longest side of a window, in pixels. With "scan" the most columns of one, in
+        positions of the layer that it starts from; None is 64 there.
+      loop: who runs it, the "host" or a "scan" inside the program.
+
+    Raises:
+      ValueError: another loop, a tile that is no whole number above 0, or none for the host.
+    """
+
+    tile: int | None = None
+    loop: Literal["host", "scan"] = "host"
+
+    def __post_init__(self):
+        if self.loop not in LOOPS:
+            raise ValueError(f"loop must be one of {', '.join(LOOPS)}, got {self.loop!r}")
+        if self.tile is not None or self.loop == "host":
+            _check_count("tile", self.tile)
+
+
+Partition = Together | Windows
+"""How a picture is evaluated."""
+
+
+def _check_count(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_partition(partition: Partition, extractor: Network) -> None:
+    """Refuses what `measure` cannot do with this extractor.
+
+    Raises:
+      TypeError: no partition.
+      ValueError: windows of the host, or strips of a network that has no `in_strips`.
+    """
+    if not isinstance(partition, Partition):
+        raise TypeError(f"partition must be a Together or a Windows, got {partition!r}")
+    if isinstance(partition, Windows) and partition.loop == "host":
+        raise ValueError(
+            f"{partition} needs passes by the host: nst_jax.windows.value_and_grad makes them"
+        )
+    if _strips_of(partition) > 1 and not hasattr(extractor, "in_strips"):
+        raise ValueError(
+            f"{partition} needs a network with in_strips, and {type(extractor).__name__} has none"
+        )
+
+
+def _strips_of(partition):
+    return partition.strips if isinstance(partition, Together) else 1
+
+
+def _scans(partition, extractor):
+    """Whether the network runs window by window between its poolings."""
+    return isinstance(partition, Windows) and hasattr(extractor, "cuts")
 
 
 class Measured(NamedTuple):
@@ -98,7 +201,7 @@ def measure(
     own: Mapping[str, jax.Array] | None = None,
     moved: jax.Array | None = None,
     layers: Sequence[str] | None = None,
-    strips: bool = False,
+    partition: Partition = Together(),
 ) -> Sums:
     """What terms know of a picture `[H, W, 3]`, or of a window of it.
 
@@ -112,11 +215,15 @@ def measure(
       own: `{layer: [h, w]}`, 1 at the positions that count and 0 elsewhere; None is all.
       moved: what the network sees in place of `image`.
       layers: to look at alone, `IMAGE` among them or not; None is all.
-      strips: whether the network goes strip by strip.
+      partition: how the picture is divided.
 
     Returns:
       `{term: {layer: Measured}}`.
+
+    Raises:
+      TypeError, ValueError: as of `check_partition`.
     """
+    check_partition(partition, extractor)
     asked = [
         (term, layer)
         for term in terms
@@ -125,20 +232,32 @@ def measure(
     ]
     seen = image if moved is None else moved
     found: Sums = {term.name: {} for term in terms}
-    features, whole = {IMAGE: image}, asked
-    if strips and hasattr(extractor, "cuts"):
-        parts = [pair for pair in asked if _goes_by_strips(*pair, fields)]
-        whole = [pair for pair in asked if pair not in parts]
-        keep = _network_layers_of(whole)
+    features = {IMAGE: image}
+    divided = _strips_of(partition) > 1 or _scans(partition, extractor)
+    parts = [pair for pair in asked if divided and _adds_up(*pair, fields)]
+    whole = [pair for pair in asked if pair not in parts]
+    if _scans(partition, extractor):
         for segment, kept in _by_segment(
-            parts, keep, extractor, params, seen, fields, at, masks, own
+            *(parts, _network_layers_of(whole), extractor, params, seen, fields, at, masks, own),
+            partition.tile or COLUMNS,
         ):
             features |= kept
             for (name, layer), measured in segment.items():
                 found[name][layer] = measured
+    elif divided:
+        layers = _network_layers_of(asked)
+        rows, in_strips = _in_strips(extractor, params, seen, layers, partition.strips)
+        for term, layer in parts:
+            found[term.name][layer] = _measured_in_strips(
+                *(term, layer, in_strips[layer], rows[layer]),
+                *(fields.get(term.name, {}).get(layer), masks, own, at),
+            )
+        for layer in _network_layers_of(whole):
+            features[layer] = strips.join(in_strips[layer], rows[layer])
     else:
         look = functools.partial(extractor, layers=_network_layers_of(asked))
-        features |= (jax.checkpoint(look) if strips else look)(params, seen)
+        scanned = isinstance(partition, Windows)
+        features |= (jax.checkpoint(look) if scanned else look)(params, seen)
     for term, layer in whole:
         found[term.name][layer] = _measured(
             term, layer, features[layer], fields.get(term.name, {}).get(layer), masks, own, at
@@ -151,8 +270,8 @@ def measure(
     }
 
 
-def _goes_by_strips(term: Term, layer: str, fields: Mapping) -> bool:
-    """Whether a strip holds all that the term's sums over a part of a layer read."""
+def _adds_up(term: Term, layer: str, fields: Mapping) -> bool:
+    """Whether a part of a layer of the network holds all that the term's sums over it read."""
     beside = jax.tree.leaves(fields.get(term.name, {}).get(layer), is_leaf=is_field)
     own = all(field.layer == layer for field in beside if is_field(field))
     return term.additive and not term.reach and layer != IMAGE and own
@@ -174,22 +293,78 @@ def _measured(term, layer, x, target, masks, own, at) -> Measured:
     return Measured(sums, jnp.sum(regions, axis=(1, 2), dtype=jnp.float32))
 
 
-# Strip by strip.
-
-
 def activations(
-    extractor: Network, params: Tree, image: jax.Array, layers: Sequence[str], *, strips: bool
+    extractor: Network,
+    params: Tree,
+    image: jax.Array,
+    layers: Sequence[str],
+    *,
+    partition: Partition = Together(),
 ) -> dict[str, jax.Array]:
-    """`{layer: [h, w, C]}` of a picture, found strip by strip or at once."""
-    if not (strips and hasattr(extractor, "cuts")):
+    """`{layer: [h, w, C]}` of a picture, which is divided as `partition` says.
+
+    Raises:
+      TypeError, ValueError: as of `check_partition`.
+    """
+    check_partition(partition, extractor)
+    if _strips_of(partition) > 1:
+        rows, found = _in_strips(extractor, params, image, layers, partition.strips)
+        return {layer: strips.join(own, rows[layer]) for layer, own in found.items()}
+    if not _scans(partition, extractor):
         return extractor(params, image, layers)
     found = {}
-    for _, kept in _by_segment((), layers, extractor, params, image, {}, None, None, None):
+    for _, kept in _by_segment(
+        (), layers, extractor, params, image, {}, None, None, None, partition.tile or COLUMNS
+    ):
         found |= kept
     return found
 
 
-def _by_segment(parts, keep, extractor, params, x, fields, at, masks, own):
+# Together, in strips.
+
+
+def _in_strips(extractor, params, image, layers, count):
+    """The rows of each layer in the whole picture, and `{layer: [count, h, w, C]}`."""
+    if not layers:
+        return {}, {}
+    height, width = image.shape[:2]
+    geometry = {layer: extractor.geometry(params, layer, (height, width)) for layer in layers}
+    # Pooling has to meet the same rows in each strip.
+    stride = math.lcm(*(own.stride for own in geometry.values()))
+    rows = -(-height // (count * stride)) * stride
+    x = strips.divide(image, count, rows, repeat=True)
+    found = extractor.in_strips(params, x, layers, height=height)
+    return {layer: own.shape[0] for layer, own in geometry.items()}, found
+
+
+def _measured_in_strips(term, layer, x, height, target, masks, own, at) -> Measured:
+    """A term's sums over one layer `[S, h, w, C]` of a picture that has `height` rows there."""
+    count, rows = x.shape[:2]
+    regional = masks is not None and term.regions
+    weights = None if own is None else own[layer]
+    if weights is None and not regional and count * rows > height:
+        weights = jnp.ones((height, x.shape[2]))
+    beside = (target, masks[layer] if regional else None, weights)
+    beside = jax.tree.map(lambda leaf: strips.divide(leaf, count, rows), beside)
+
+    def one(x, beside, first):
+        target, mask, weights = beside
+        origin = at.origin[layer] + jnp.stack([first, jnp.int32(0)])
+        return _measured(
+            *(term, layer, x, target),
+            {layer: mask} if regional else None,
+            None if weights is None else {layer: weights},
+            dataclasses.replace(at, origin={**at.origin, layer: origin}),
+        )
+
+    each = jax.vmap(one)(x, beside, rows * jnp.arange(count, dtype=jnp.int32))
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), each)
+
+
+# Windows in a scan.
+
+
+def _by_segment(parts, keep, extractor, params, x, fields, at, masks, own, tile):
     """For each segment of the network, from the picture upwards: `{(term, layer): Measured}` of
     `parts`, pairs of a term and a layer; and the layers to `keep` that are in it, whole."""
     layers = tuple(dict.fromkeys([*_network_layers_of(parts), *keep]))
@@ -209,7 +384,7 @@ def _by_segment(parts, keep, extractor, params, x, fields, at, masks, own):
         segment = _Segment(
             extractor, below, here, tuple(name for name in keep if name in names), above, at
         )
-        sums, found, raw = _over_strips(segment, params, x, beside)
+        sums, found, raw = _over_windows(segment, params, x, beside, tile)
         yield sums, found
         x = None if last else raw[above[0]]
 
@@ -233,14 +408,14 @@ class _Segment:
     at: At
 
     def look(self, params, x, beside, *, start=0, columns=None, halo=0, inside=None):
-        """What a strip adds to the sums, and its part of the layers to return.
+        """What a window adds to the sums, and its part of the layers to return.
 
         Args:
-          x: `[H, W, C]`, of which `halo` columns at each side are other strips'.
-          beside: what belongs to the layers, cut to the strip.
-          start: the first column of the strip in the whole.
+          x: `[H, W, C]`, of which `halo` columns at each side are other windows'.
+          beside: what belongs to the layers, cut to the window.
+          start: the first column of the window in the whole.
           columns: as of the extractor.
-          inside: the width of the whole, where the strip may reach beyond.
+          inside: the width of the whole, where the window may reach beyond.
         """
         layers = tuple(dict.fromkeys([*(layer for _, layer in self.pairs), *self.keep]))
         found, raw = self.extractor.segment(
@@ -280,14 +455,15 @@ class _Segment:
         return self.extractor.scale(params, layer)
 
 
-def _over_strips(segment: _Segment, params, x, beside):
-    """`segment.look` at each strip of `x` `[H, W, C]`: sums added, and layers put together."""
+def _over_windows(segment: _Segment, params, x, beside, tile):
+    """`segment.look` at windows of `tile` columns of `x` `[H, W, C]`: sums added, and layers put
+    together."""
     width = x.shape[1]
-    if width <= STRIP:
+    if width <= tile:
         return jax.checkpoint(segment.look)(params, x, beside)
-    count = -(-width // STRIP)
+    count = -(-width // tile)
     own = -(-width // count)
-    own += own % 2  # pooling starts anew in each strip
+    own += own % 2  # pooling starts anew in each window
     halo = segment.extractor.halo(params, segment.below)
     # The border repeated is for a picture; beyond other layers' border the network puts zeros.
     mode = {"mode": "edge"} if segment.below is None else {}
@@ -301,10 +477,10 @@ def _over_strips(segment: _Segment, params, x, beside):
 
     # Inside a loop nothing is merged, and barriers would only be in the way.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def strip(index):
+    def look(index):
         start = own * index
         here = {
-            layer: _strip(tree, start // scale(layer), own // scale(layer))
+            layer: _columns(tree, start // scale(layer), own // scale(layer))
             for layer, tree in beside.items()
         }
         window = jax.lax.dynamic_slice_in_dim(x, start, own + 2 * halo, axis=1)
@@ -319,10 +495,10 @@ def _over_strips(segment: _Segment, params, x, beside):
         )
 
     def add(sums, index):
-        here, *found = strip(index)
+        here, *found = look(index)
         return jax.tree.map(jnp.add, sums, here), found
 
-    none, *_ = jax.eval_shape(strip, 0)
+    none, *_ = jax.eval_shape(look, 0)
     none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), none)
     sums, found = jax.lax.scan(add, none, jnp.arange(count))
     kept, raw = (
@@ -332,10 +508,10 @@ def _over_strips(segment: _Segment, params, x, beside):
     return sums, kept, raw
 
 
-def _joined(strips, width):
-    """Strips `[n, h, w, C]` side by side, `[h, width, C]`."""
-    count, height, own, channels = strips.shape
-    return strips.swapaxes(0, 1).reshape(height, count * own, channels)[:, :width]
+def _joined(windows, width):
+    """Windows `[n, h, w, C]` side by side, `[h, width, C]`."""
+    count, height, own, channels = windows.shape
+    return windows.swapaxes(0, 1).reshape(height, count * own, channels)[:, :width]
 
 
 def _widened(tree, width):
@@ -349,12 +525,12 @@ def _widened(tree, width):
     return jax.tree.map(pad, tree)
 
 
-def _strip(tree, start, width):
+def _columns(tree, start, width):
     """Columns of arrays `[h, w, ...]`."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, width, axis=1), tree)
 
 
-# Window by window.
+# Windows by the host.
 
 
 def on_host() -> contextlib.AbstractContextManager:

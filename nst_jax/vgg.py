@@ -18,6 +18,7 @@ hidden dense layers and `predictions` for the class probabilities.
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 
 from nst_jax import winograd
 from nst_jax.settings import check_choice, nearest
+from nst_jax.strips import Strips
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
@@ -99,12 +101,33 @@ def replicate_border(x: jax.Array) -> jax.Array:
     return jnp.pad(x, widths, mode="edge")
 
 
-def _zeros_beyond(x: jax.Array, start: jax.Array, width: int) -> jax.Array:
-    """A strip `[..., H, W, C]` whose first column is number `start` of a whole of `width`, with
-    zeros where it reaches beyond."""
-    index = start + jnp.arange(x.shape[-2])
-    inside = ((index >= 0) & (index < width)).astype(x.dtype)
-    return x * jnp.broadcast_to(inside[:, None], x.shape)
+def _replicate_columns(strips: Strips, x: jax.Array) -> jax.Array:
+    """`replicate_border` of a picture in strips: [S, h, W, C] -> [S, h + 2, W + 2, C]."""
+    # `jnp.pad` would do, but on a mesh its gradient exchanges whole strips.
+    x = jnp.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
+    return strips.halo(x, repeat=True)
+
+
+class Columns(NamedTuple):
+    """Where a vertical strip `[..., H, W, C]` lies in a whole layer.
+
+    Attributes:
+      start: number of its first column in the whole; maybe below 0.
+      width: the columns of the whole.
+    """
+
+    start: jax.Array
+    width: int
+
+    def inside(self, x: jax.Array) -> jax.Array:
+        """`x` with zeros in the columns beyond the whole."""
+        index = self.start + jnp.arange(x.shape[-2])
+        inside = ((index >= 0) & (index < self.width)).astype(x.dtype)
+        return x * jnp.broadcast_to(inside[:, None], x.shape)
+
+    def pooled(self) -> "Columns":
+        """The same of the layer that a pooling makes."""
+        return Columns(self.start // 2, self.width // 2)
 
 
 class VGG(nn.Module):
@@ -133,7 +156,7 @@ class VGG(nn.Module):
         *,
         layers: Sequence[str],
         after: str | None = None,
-        columns: tuple[jax.Array, int] | None = None,
+        part: Strips | Columns | None = None,
     ) -> dict[str, jax.Array]:
         """Runs only as deep as the deepest of `layers`; see `features`.
 
@@ -141,41 +164,42 @@ class VGG(nn.Module):
           images: as of `features`, or activations of the layer `after`.
           layers: to return, all above `after`.
           after: the layer to go on from.
-          columns: of a vertical strip, which column of the whole its first one is, maybe below 0,
-            and the width of the whole: every layer then sees beyond that what its padding says.
+          part: where `images` are a part of a picture, or all of it in strips. Beyond the border of
+            the whole picture every layer then sees what its padding says. None is a whole picture.
         """
         wanted = set(layers)
         found = {}
-        chain = self._chain()
+        chain = self._chain(part if isinstance(part, Strips) else None)
         if after is None:
             x = preprocess(images)
         else:
             x = images
             while next(chain)[0] != after:
                 pass
-        if columns is not None and not (after is None and self.padding == "replicate"):
-            x = _zeros_beyond(x, *columns)
+        if part is not None and not (after is None and self.padding == "replicate"):
+            x = part.inside(x)
         for name, layer in chain:
             if wanted <= found.keys():
                 break
             x = layer(x)
-            if columns is not None:
-                if name.endswith("_pool"):
-                    columns = tuple(side // 2 for side in columns)
-                x = _zeros_beyond(x, *columns)
+            if part is not None:
+                part = part.pooled() if name.endswith("_pool") else part
+                x = part.inside(x)
             if name in wanted:
                 found[name] = x
         return {name: found[name] for name in layers}
 
-    def _chain(self):
-        """The layers from the image upwards, as (name, function), made when they are reached."""
+    def _chain(self, strips):
+        """The layers from the image upwards, as (name, function), made when they are reached; of
+        a picture in `strips`, if they are given."""
         options = PRECISIONS[self.precision]
         for block, (depth, channels) in enumerate(
             zip(self.convolutions, CHANNELS, strict=True), start=1
         ):
             for index in range(1, depth + 1):
                 name = f"block{block}_conv{index}"
-                yield name, nn.Sequential([*self._convolution(name, channels, options), nn.relu])
+                convolution = self._convolution(name, channels, options, strips)
+                yield name, nn.Sequential([*convolution, nn.relu])
             yield f"block{block}_pool", self._pool
         yield "flatten", lambda x: x.reshape(*x.shape[:-3], -1)
         for name in HEAD_LAYERS[:2]:
@@ -183,18 +207,27 @@ class VGG(nn.Module):
         logits = nn.Dense(self.classes, name="predictions", **options)
         yield "predictions", lambda x: nn.softmax(logits(x).astype(jnp.float32))
 
-    def _convolution(self, name, channels, options):
+    def _convolution(self, name, channels, options, strips):
         """The functions that make up the convolution `name`."""
         params = self.get_variable("params", name, {})
         if "winograd" in params:
+            # It always puts zeros around. What it makes of the rows of a halo falls away.
+            before, after = ([], []) if strips is None else ([strips.halo], [lambda x: x[:, 1:-1]])
             return [
+                *before,
                 lambda x: winograd.convolve(x, params["winograd"]),
+                *after,
                 lambda x: x + jnp.broadcast_to(params["bias"], x.shape),
             ]
+        convolve = functools.partial(nn.Conv, channels, (3, 3), name=name, **options)
         if self.padding == "replicate" and name == "block1_conv1":
-            convolution = nn.Conv(channels, (3, 3), padding="VALID", name=name, **options)
-            return [replicate_border, convolution]
-        return [nn.Conv(channels, (3, 3), name=name, **options)]
+            border = replicate_border
+            if strips is not None:
+                border = functools.partial(_replicate_columns, strips)
+            return [border, convolve(padding="VALID")]
+        if strips is None:
+            return [convolve()]
+        return [strips.halo, convolve(padding=((0, 0), (1, 1)))]
 
     def _pool(self, x):
         pooled = POOLINGS[self.pooling](x)

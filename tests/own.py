@@ -9,6 +9,7 @@ import numpy as np
 
 import nst_jax
 from nst_jax import objective, partition, sharding, windows
+from nst_jax.partition import Together
 
 # Nothing but what a test adds.
 ALONE = basic.CONFIG.replace(size=None, content_layers=(), style_layers=(), tv_weight=0.0)
@@ -24,9 +25,9 @@ def pictures(rng, *shapes):
     return [picture(*shape) for shape in shapes]
 
 
-@jax.jit
-def value_and_grad(image, params, targets, config, key=None):
-    value = functools.partial(objective.objective_value, key=key)
+@functools.partial(jax.jit, static_argnames="partition")
+def value_and_grad(image, params, targets, config, key=None, *, partition=None):
+    value = functools.partial(objective.objective_value, key=key, partition=partition)
     return jax.value_and_grad(value, has_aux=True)(image, params, targets, config)
 
 
@@ -40,9 +41,15 @@ def assert_same(found, wanted, *, rtol=2e-5):
     assert np.linalg.norm(slope - gradient) <= rtol * np.linalg.norm(gradient) > 0
 
 
-def in_strips(monkeypatch, params, image, content, styles, config, *, key=None, **given):
-    """`value_and_grad` with rematerialisation, in narrow strips."""
-    monkeypatch.setattr(partition, "STRIP", 12)
+def in_strips(params, image, content, styles, config, *, key=None, **given):
+    """`value_and_grad` of three horizontal strips, together in memory."""
+    targets = nst_jax.compute_targets(params, content, styles, config, **given)
+    return value_and_grad(image, params, targets, config, key, partition=Together(3))
+
+
+def in_scan(monkeypatch, params, image, content, styles, config, *, key=None, **given):
+    """`value_and_grad` with rematerialisation, in narrow windows."""
+    monkeypatch.setattr(partition, "COLUMNS", 12)
     config = config.replace(remat=True)
     targets = nst_jax.compute_targets(params, content, styles, config, **given)
     return jax.jit(value_and_grad.__wrapped__)(image, params, targets, config, key)

@@ -199,7 +199,7 @@ def test_it_gives_the_same_however_the_picture_is_looked_at(
     vgg16, rng, monkeypatch, height, options, changes
 ):
     monkeypatch.setattr(objective, "prepare", lambda params, config: params)
-    monkeypatch.setattr(partition, "STRIP", 8)
+    monkeypatch.setattr(partition, "COLUMNS", 8)
     content, *styles = patches(rng, height, 40), patches(rng, 20, 24), patches(rng, 24, 20)
     if "mesh" in options:
         sizes = sharding.parse_mesh(options["mesh"])

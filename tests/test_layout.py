@@ -26,15 +26,16 @@ MAY_IMPORT = {
     "report": {"files", "image", "io"},
     "examples": {"image"},
     "winograd": set(),
-    "vgg": {"settings", "winograd"},
+    "strips": set(),
+    "vgg": {"settings", "strips", "winograd"},
     "deep_color": set(),
     "memory": set(),
     "profiles": {"files"},
     "io": {"deep_color", "files", "memory", "profiles"},
     "magnitudes": {"vgg"},
     "terms": {"losses", "settings"},
-    "extractor": {"magnitudes", "settings", "vgg"},
-    "partition": {"extractor", "terms"},
+    "extractor": {"magnitudes", "settings", "strips", "vgg"},
+    "partition": {"extractor", "strips", "terms"},
     "combining": {"image", "terms"},
     "objective": {
         *("combining", "config", "extractor", "image", "partition", "terms"),
@@ -92,7 +93,7 @@ SUBJECT = "name_or_path"  # what a function is about rather than an option, thou
 PURE = {
     *("image", "color", "winograd", "vgg", "losses", "terms", "objective", "optimize"),
     *("combining", "config", "extractor", "magnitudes", "optimizers", "partition", "settings"),
-    *("sharding", "windows"),
+    *("sharding", "strips", "windows"),
 }
 
 

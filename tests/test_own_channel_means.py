@@ -68,7 +68,8 @@ def test_strips_and_windows_measure_no_padding(vgg16, rng, monkeypatch, width):
     targets = nst_jax.compute_targets(vgg16, content, [style], CONFIG)
     wanted = own.value_and_grad(image, vgg16, targets, CONFIG)
     arguments = (vgg16, image, content, [style], CONFIG)
-    own.assert_same(own.in_strips(monkeypatch, *arguments), wanted)
+    own.assert_same(own.in_scan(monkeypatch, *arguments), wanted)
+    own.assert_same(own.in_strips(*arguments), wanted)
     own.assert_same(own.in_windows(*arguments), wanted)
 
 
@@ -83,7 +84,8 @@ def test_masks_and_style_masks(vgg16, rng, monkeypatch):
     targets = nst_jax.compute_targets(vgg16, content, styles, CONFIG, **given)
     wanted = own.value_and_grad(image, vgg16, targets, CONFIG)
     arguments = (vgg16, image, content, styles, CONFIG)
-    own.assert_same(own.in_strips(monkeypatch, *arguments, **given), wanted)
+    own.assert_same(own.in_scan(monkeypatch, *arguments, **given), wanted)
+    own.assert_same(own.in_strips(*arguments, **given), wanted)
     own.assert_same(own.in_windows(*arguments, **given), wanted)
 
 

@@ -51,7 +51,8 @@ def test_strips_and_meshes_give_the_same(vgg16, rng, monkeypatch):
     targets = nst_jax.compute_targets(vgg16, content, [style], CONFIG)
     wanted = own.value_and_grad(image, vgg16, targets, CONFIG)
     arguments = (vgg16, image, content, [style], CONFIG)
-    own.assert_same(own.in_strips(monkeypatch, *arguments), wanted)
+    own.assert_same(own.in_scan(monkeypatch, *arguments), wanted)
+    own.assert_same(own.in_strips(*arguments), wanted)
     own.assert_paints_alike(vgg16, image, [style], CONFIG, tile=None)
 
 

@@ -49,7 +49,7 @@ def test_every_way_gives_the_same(params, rng, monkeypatch):
     wanted = own.value_and_grad(image, params, targets, CONFIG)
     assert wanted[0][1].keys() == {"total", "content", "style", "tv"}
     arguments = (params, image, content, styles, CONFIG)
-    own.assert_same(own.in_strips(monkeypatch, *arguments, **given), wanted)
+    own.assert_same(own.in_scan(monkeypatch, *arguments, **given), wanted)
     own.assert_same(own.in_windows(*arguments, tile=20, **given), wanted)
 
 

@@ -61,7 +61,8 @@ def test_every_way_draws_the_same(vgg16, rng, monkeypatch):
         own.assert_same(own.in_windows(*arguments, key=key), wanted)
         values.append(wanted[0][0])
     assert values[0] != values[1]
-    own.assert_same(own.in_strips(monkeypatch, *arguments, key=key), wanted)
+    own.assert_same(own.in_scan(monkeypatch, *arguments, key=key), wanted)
+    own.assert_same(own.in_strips(*arguments, key=key), wanted)
 
 
 def test_it_paints(vgg16, rng):

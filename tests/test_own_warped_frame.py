@@ -62,7 +62,8 @@ def test_value_and_every_way(vgg16, rng, monkeypatch):
     expected = 1e4 * (data["reliable"].values * squares.sum(-1)).sum() / (37 * 53)
     np.testing.assert_allclose(wanted[0][1]["temporal"], expected, rtol=1e-5)
     arguments = (vgg16, image, content, [style], CONFIG)
-    own.assert_same(own.in_strips(monkeypatch, *arguments, **given), wanted)
+    own.assert_same(own.in_scan(monkeypatch, *arguments, **given), wanted)
+    own.assert_same(own.in_strips(*arguments, **given), wanted)
     own.assert_same(own.in_windows(*arguments, **given), wanted)
 
 

@@ -25,7 +25,7 @@ CONFIG = basic.CONFIG.replace(
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     """Strips of small pictures."""
-    monkeypatch.setattr(partition, "STRIP", 12)
+    monkeypatch.setattr(partition, "COLUMNS", 12)
 
 
 def pictures(rng, *shapes):
@@ -90,7 +90,7 @@ def test_all_blocks_are_loops(vgg16, rng):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_takes_less_memory(vgg16, monkeypatch, precision):
-    monkeypatch.setattr(partition, "STRIP", 64)
+    monkeypatch.setattr(partition, "COLUMNS", 64)
     config = CONFIG.replace(precision=precision)
     shape = (64, 1024)
     whole, strips = (

@@ -43,7 +43,7 @@ def test_a_mesh_gives_what_one_device_gives(
 ):
     # One device would convolve by Winograd's algorithm, which rounds otherwise.
     monkeypatch.setattr(objective, "prepare", lambda params, config: params)
-    monkeypatch.setattr(partition, "STRIP", 8)
+    monkeypatch.setattr(partition, "COLUMNS", 8)
     content, *styles = pictures(rng, (height, 20), *[(16, 20)] * styles)
     config = CONFIG.replace(**changes)
     one = nst_jax.stylize(vgg16, content, styles, config)
@@ -104,7 +104,7 @@ def test_lbfgs_on_a_mesh_is_that_on_one_device(rng, linesearch):
 def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(
     vgg16, rng, monkeypatch, height, saving
 ):
-    monkeypatch.setattr(partition, "STRIP", 8)
+    monkeypatch.setattr(partition, "COLUMNS", 8)
     config = CONFIG.replace(remat=saving)
     content, style = pictures(rng, (height, 24), (20, 28))
     mesh = sharding.make_mesh(1, sizes={"style": 1, "space": 8})
