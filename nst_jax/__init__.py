@@ -8,6 +8,7 @@ from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.objective import Targets, compute_targets, objective_value
 from nst_jax.optimize import Progress
+from nst_jax.partition import Placement
 from nst_jax.presets import presets
 from nst_jax.stylize import Result, stylize
 from nst_jax.version import __version__
@@ -17,6 +18,7 @@ from nst_jax.weights import load_params, save_params
 __all__ = [
     "Combine",
     "Config",
+    "Placement",
     "Progress",
     "Result",
     "Targets",

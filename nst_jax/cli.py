@@ -76,7 +76,7 @@ def _read(paths: Sequence[str]) -> list[jobs.Picture]:
 
 # What a picture depends on, besides the fields of its configuration.
 RECIPE_FLAGS = ("content", "styles", "demo", "model", "weights", "preset", "mixing", "masks")
-RECIPE_FLAGS += ("style_masks", "seed", "tile", "mesh", "format", "retries")
+RECIPE_FLAGS += ("style_masks", "seed", "tile", "remat", "strips", "mesh", "format", "retries")
 
 
 def recipe(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:

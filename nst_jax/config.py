@@ -84,9 +84,6 @@ class Config:
         `scale_factor`.
       scale_factor: how much larger each scale is than the one before, as nearly as a whole number
         of scales allows.
-      remat: rematerialisation: keep little of the network for the gradient and compute the rest
-        again, block by block and strip by strip, in a fifth to a third of the memory, see
-        `nst_jax.partition`. The results are the same up to rounding.
       steps: number of optimisation steps, at each scale.
       first_steps: number of steps at the first scale; None is `steps`.
       clip: keep the picture inside [0, 1] after each step.
@@ -144,11 +141,6 @@ class Config:
         group="Objective",
         help="style: its colours; luminance: keep the content's chroma; match: first give the "
         "style the content's colours",
-    )
-    remat: bool = option(
-        False,
-        group="Network",
-        help="keep little of the network for the gradient and compute the rest again: less memory",
     )
     init: str = option(
         "content",

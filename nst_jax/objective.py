@@ -25,7 +25,7 @@ from nst_jax import image as image_lib
 from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.extractor import Network
-from nst_jax.partition import Grid, Partition, Sums, Together, Windows, check_partition
+from nst_jax.partition import Grid, Partition, Sums, Together, check_partition
 from nst_jax.terms import (
     IMAGE,
     KINDS,
@@ -294,23 +294,26 @@ def prepare(params: Mapping, config: Config) -> Mapping:
 
 
 # Compiled once for each shape of picture; the configuration's numbers compile nothing.
-@jax.jit
-def content_targets(params: Mapping, content: jax.Array, config: Config) -> dict:
+@functools.partial(jax.jit, static_argnames="partition")
+def content_targets(
+    params: Mapping, content: jax.Array, config: Config, *, partition: Partition = Together()
+) -> dict:
     """What the terms keep of `content` `[H, W, 3]`, `{term: {layer: tree}}`."""
-    return Objective.of(config).content_targets(params, content)
+    return Objective.of(config, partition=partition).content_targets(params, content)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="partition")
 def style_targets(
     params: Mapping,
     style: jax.Array,
     config: Config,
     *,
     mask: jax.Array | None = None,
+    partition: Partition = Together(),
 ) -> dict:
     """What the terms keep of `style` `[h, w, 3]`, at its own size, `{term: {layer: tree}}`; of the
     part of it that `mask` `[h, w]` names, if there is one."""
-    return Objective.of(config).style_targets(params, style, mask=mask)
+    return Objective.of(config, partition=partition).style_targets(params, style, mask=mask)
 
 
 def compute_targets(
@@ -321,6 +324,7 @@ def compute_targets(
     *,
     combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
+    partition: Partition = Together(),
 ) -> Targets:
     """Targets of every output: what the terms keep of the content and of the styles.
 
@@ -333,6 +337,8 @@ def compute_targets(
       inputs: data of the run, `{term: tree}`, of the terms that refer to it. An array with one
         value a position is in a `Field`, of the content's size; where it has an axis of outputs,
         the `Field` says so.
+      partition: how each picture is divided, as of `objective_value`. Targets are the same, up to
+        rounding.
 
     Returns:
       `Targets` with a leading axis of outputs on every leaf, ready for `jax.vmap`.
@@ -351,8 +357,10 @@ def compute_targets(
         config,
         combine=combine,
         inputs=inputs,
-        of_style=lambda style, mask: style_targets(params, jnp.asarray(style), config, mask=mask),
-        of_content=lambda content: content_targets(params, content, config),
+        of_style=lambda style, mask: style_targets(
+            params, jnp.asarray(style), config, mask=mask, partition=partition
+        ),
+        of_content=lambda content: content_targets(params, content, config, partition=partition),
     )
 
 
@@ -509,7 +517,7 @@ def objective_value(
     config: Config,
     *,
     key: jax.Array | None = None,
-    partition: Partition | None = None,
+    partition: Partition = Together(),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one picture. Pure: `jax.grad`, `jax.jit` and `jax.vmap` it.
 
@@ -526,8 +534,8 @@ def objective_value(
       key: random key of the run and step. With `config.jitter` it moves image and content before
         the network sees them; None moves nothing. Terms that draw take key 0 for None.
       partition: how the picture is divided, `partition.Together` or `partition.Windows` with
-        `loop="scan"`; None is as `config` says. Static under `jax.jit`. It changes results only by
-        rounding, and targets of any partition will do.
+        `loop="scan"`. Static under `jax.jit`. It changes results only by rounding, and targets of
+        any partition will do.
 
     Returns:
       The total, and its weighted terms: `{"total", "content", "style", ...}`, scalars of which
@@ -542,13 +550,22 @@ def objective_value(
     return objective.total(_parts(objective, image, params, targets, key))
 
 
+@functools.cache
+def value_by(partition: Partition) -> Callable:
+    """`objective_value` with that partition. The same function each time, so that the program that
+    was compiled for it is found again."""
+    if partition == Together():
+        return objective_value
+    return functools.partial(objective_value, partition=partition)
+
+
 def layer_losses(
     image: jax.Array,
     params: Mapping,
     targets: Targets,
     config: Config,
     *,
-    partition: Partition | None = None,
+    partition: Partition = Together(),
 ) -> dict[str, dict[str, jax.Array]]:
     """What each part of each term adds to the loss of one picture.
 

@@ -306,8 +306,8 @@ def _lean_advance():
     return jax.jit(_advance.__wrapped__, compiler_options=options, **_OPTIONS)
 
 
-def _program(config):
-    return _lean_advance() if config.remat and jax.default_backend() == "cpu" else _advance
+def _program(lean):
+    return _lean_advance() if lean and jax.default_backend() == "cpu" else _advance
 
 
 @functools.partial(jax.jit, static_argnames="optimizer", donate_argnames="states")
@@ -333,9 +333,7 @@ def _transformation(optimizer, config: Config, step) -> optax.GradientTransforma
     return config.optimizer.transformation(step, config.steps)
 
 
-def batch_numbers(
-    config: Config, count: int, *, sweep: Mapping[str, Any] | None = None
-) -> Config:
+def batch_numbers(config: Config, count: int, *, sweep: Mapping[str, Any] | None = None) -> Config:
     """`config` with every number as a float32 array `[count]`, one an image.
 
     Args:
@@ -423,6 +421,7 @@ def run(
     key: jax.Array | None = None,
     callback: Callable[[Progress], None] | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    lean: bool = False,
 ) -> tuple[State, dict[str, np.ndarray]]:
     """Minimises `loss` over every image at once.
 
@@ -445,6 +444,7 @@ def run(
       key: random key of what is drawn at each step; None is key 0.
       callback: called with a `Progress` after each dispatch.
       mesh: devices to divide the images among, from `sharding.make_mesh`; None is one device.
+      lean: whether the program is to keep few results at a time, also where that takes longer.
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
@@ -464,7 +464,7 @@ def run(
         if length > left:
             length = 1  # rather than compile a program for the rest
         options = {"loss": loss, "optimizer": optimizer, "length": length, "mesh": mesh}
-        return _program(config)(states, *rest, **options)
+        return _program(lean)(states, *rest, **options)
 
     def end(states):
         shared, each, numbers, _ = rest
@@ -581,6 +581,7 @@ def lower(
     sweep: Mapping[str, Any] | None = None,
     length: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    lean: bool = False,
 ) -> jax.stages.Lowered:
     """The program that a dispatch of `run` executes, ahead of time and without running it.
 
@@ -588,12 +589,12 @@ def lower(
     mesh, of each device.
 
     Args:
-      loss, images, config, shared, each, optimizer, sweep, mesh: as `run` takes them; of the
+      loss, images, config, shared, each, optimizer, sweep, mesh, lean: as `run` takes them; of the
         images only the shape matters, and all arrays may be `jax.ShapeDtypeStruct`.
       length: steps in the program; None is `steps_per_dispatch()`.
     """
     states = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
-    return _program(config).lower(
+    return _program(lean).lower(
         *_placed(mesh, states, config, sweep, shared, each, None),
         loss=loss,
         optimizer=optimizer,

@@ -81,6 +81,17 @@ RUN_FLAGS = {
         "longest side of the windows in which larger pictures are looked at, pixels: the same "
         "result in less memory",
     ),
+    "remat": (
+        flags.DEFINE_boolean,
+        False,
+        "keep little of the network for the gradient and compute the rest again: less memory",
+    ),
+    "strips": (
+        flags.DEFINE_integer,
+        1,
+        "horizontal strips that a picture is looked at in, all at once: the same result; 8 suit a "
+        "TPU",
+    ),
     "mesh": (
         flags.DEFINE_string,
         None,

@@ -113,9 +113,54 @@ Partition = Together | Windows
 """How a picture is evaluated."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the pictures of a run are looked at, and in which parts. It changes no result but by
+    rounding.
+
+    Attributes:
+      tile: the longest side, in pixels, of the windows in which larger pictures are looked at, in
+        device memory that depends on the tile. Pictures and the optimiser's state are then in host
+        memory. See `Windows`.
+      remat: rematerialisation: keep little of the network for the gradient and compute the rest
+        again, in a fifth to a third of the memory. See `Windows(loop="scan")`.
+      strips: how many horizontal strips a picture, or each window of it, is looked at in, see
+        `Together`.
+      mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one.
+
+    Raises:
+      TypeError, ValueError: values of another kind, or two that exclude each other.
+    """
+
+    tile: int | None = None
+    remat: bool = False
+    strips: int = 1
+    mesh: jax.sharding.Mesh | None = None
+
+    def __post_init__(self):
+        if self.tile is not None:
+            _check_count("tile", self.tile)
+        _check_count("strips", self.strips)
+        if not isinstance(self.remat, bool):
+            raise TypeError(f"remat must be True or False, got {self.remat!r}")
+        if self.tile is not None and self.mesh is not None:
+            raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
+        if self.remat and self.strips > 1:
+            raise ValueError("remat and strips exclude each other: both say how a picture is cut")
+
+    def replace(self, **changes) -> "Placement":
+        """A copy with `changes`."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def partition(self) -> Partition:
+        """How a picture that is no larger than the tile, or a window, is divided."""
+        return Windows(loop="scan") if self.remat else Together(self.strips)
+
+
 def _check_count(name, value):
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
 
 def check_partition(partition: Partition, extractor: Network) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from nst_jax import memory, objective, optimize
 from nst_jax.config import Config
 from nst_jax.memory import GIB
+from nst_jax.partition import Placement
 from nst_jax.stylize import check_content, fit_shape, scales
 
 TILES = (2048, 1024, 512, 256)
@@ -51,9 +52,8 @@ class Plan:
       contents: how many different ones, all of that shape, the outputs are of.
       sweep: as of `stylize`.
       regions: of each output's masks, if it has any.
-      mesh: devices that divide a step. Memory is that of one of them; but CPU devices share the
-        host's, of which it is what all take.
-      tile: longest side of the windows in which larger pictures are looked at, or None.
+      placement: as of `stylize`. On a mesh memory is that of one device; but CPU devices share
+        the host's, of which it is what all take.
     """
 
     params: Mapping
@@ -64,12 +64,15 @@ class Plan:
     contents: int = 1
     sweep: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     regions: int = 0
-    mesh: jax.sharding.Mesh | None = None
-    tile: int | None = None
+    placement: Placement = Placement()
 
     def replace(self, **changes) -> "Plan":
         """A copy with `changes`."""
         return dataclasses.replace(self, **changes)
+
+    def placed(self, **changes) -> "Plan":
+        """A copy with changes of its placement."""
+        return self.replace(placement=self.placement.replace(**changes))
 
     def program_bytes(self) -> int | None:
         """Memory of the compiled step on pictures of `shape` as they are, arguments included; None
@@ -81,17 +84,18 @@ class Plan:
             self._targets(config),
         )
         program = optimize.lower(
-            objective.objective_value,
+            objective.value_by(self.placement.partition),
             images,
             config,
             shared=(self._network(),),
             each=(targets, optimize.batch_numbers(config, self.outputs, sweep=self.sweep)),
             sweep=self.sweep,
-            mesh=self.mesh,
+            mesh=self.placement.mesh,
+            lean=self.placement.remat,
         )
         need = _compiled_bytes(program)
-        if need is not None and self.mesh is not None and jax.default_backend() == "cpu":
-            need *= len(self.mesh.local_devices)
+        if need is not None and self.placement.mesh is not None and jax.default_backend() == "cpu":
+            need *= len(self.placement.mesh.local_devices)
         return need
 
     def targets_bytes(self) -> int | None:
@@ -99,17 +103,21 @@ class Plan:
         styles, once before the steps: the larger of the two. One device runs them, on a mesh too.
         """
         config = self.config.replace(size=None, first_size=None)
-        terms = objective.Objective.of(config)
+        terms, within = objective.Objective.of(config), self.placement.partition
         programs = []
         if terms.layers("content"):
             programs.append(
-                objective.content_targets.lower(self._network(), _picture(self.shape), config)
+                objective.content_targets.lower(
+                    self._network(), _picture(self.shape), config, partition=within
+                )
             )
         if terms.layers("style") and self.styles:
             style = max((tuple(style[:2]) for style in self.styles), key=math.prod)
             mask = jax.ShapeDtypeStruct(style, jnp.float32) if self.regions else None
             programs.append(
-                objective.style_targets.lower(self._network(), _picture(style), config, mask=mask)
+                objective.style_targets.lower(
+                    self._network(), _picture(style), config, mask=mask, partition=within
+                )
             )
         needs = [_compiled_bytes(program) for program in programs]
         return None if None in needs else max(needs, default=0)
@@ -133,7 +141,7 @@ class Plan:
 
     def _network(self):
         """The parameters as `stylize` hands them to its programs."""
-        if self.mesh is not None:
+        if self.placement.mesh is not None:
             return jax.eval_shape(lambda params: params, self.params)
         return jax.eval_shape(lambda params: objective.prepare(params, self.config), self.params)
 
@@ -146,7 +154,7 @@ class Plan:
             found = [look.plan.program_bytes()]
             # A step looks forward as well, and keeps what it sees, unless it computes it again.
             larger = look.pixels_of_style() > look.pixels()
-            if self.mesh is not None or self.config.remat or larger:
+            if self.placement.mesh is not None or self.placement.remat or larger:
                 found.append(look.plan.targets_bytes())
             if None in found:
                 return None
@@ -188,13 +196,17 @@ class Plan:
           need: what the run takes, in bytes; None asks the compiler.
           available: what there is; None is less than the need, of a run that has failed already.
         """
-        if need is None and self.mesh is not None and self.mesh.is_multi_process:
+        if (
+            need is None
+            and self.placement.mesh is not None
+            and self.placement.mesh.is_multi_process
+        ):
             # To compile for it would take all of them, and one has failed.
-            return self.replace(mesh=None).advice(available=available)
+            return self.placed(mesh=None).advice(available=available)
         line, whole = self._described(), fit_shape(self.shape, self.config)
-        if self.tile is not None and max(whole) > self.tile:
+        if self.placement.tile is not None and max(whole) > self.placement.tile:
             terms = objective.Objective.of(self.config)
-            height, width = terms.grid(self.params, whole, self.tile).window
+            height, width = terms.grid(self.params, whole, self.placement.tile).window
             line += f" in windows of {width}x{height}"
         need = self.run_bytes() if need is None else need
         if need is None:
@@ -213,8 +225,8 @@ class Plan:
             possible=self._possible,
         )
         tiles = []
-        if self.mesh is None and not self.config.optimizer.searches:
-            below = self.tile or max(whole)
+        if self.placement.mesh is None and not self.config.optimizer.searches:
+            below = self.placement.tile or max(whole)
             tiles = [tile for tile in TILES if tile < below and self._divides(whole, tile)]
         flags = _flags_that_fit(self, available, tiles=tiles)
         fits = f"a --size of {size} fits" if size else "no --size fits"
@@ -247,19 +259,19 @@ class Plan:
 
     def _looks(self) -> list["_Look"]:
         """At the last scale and, of a tiled run, at the largest that is looked at whole."""
-        found = []
+        found, tile = [], self.placement.tile
         terms = objective.Objective.of(self.config)
         of_styles = terms.of_terms(lambda term: term.refers == "style")
         for size in reversed(scales(self.config)):
             here = self.config.replace(size=size, first_size=None)
             whole, *others = (fit_shape(picture, here) for picture in (self.shape, *self.styles))
-            plan = self.replace(shape=whole, styles=others, config=here, tile=None)
-            if self.tile is None or max(map(max, (whole, *others))) <= self.tile:
+            plan = self.replace(shape=whole, styles=others, config=here).placed(tile=None)
+            if tile is None or max(map(max, (whole, *others))) <= tile:
                 return [*found, _Look(plan)]
             if not found:
                 host = plan.kept_bytes()
-                window = terms.grid(self.params, whole, self.tile).window
-                others = [of_styles.grid(self.params, other, self.tile).window for other in others]
+                window = terms.grid(self.params, whole, tile).window
+                others = [of_styles.grid(self.params, other, tile).window for other in others]
                 # One by one, so that a number that is explored is one, too.
                 plan = plan.replace(shape=window, outputs=1, styles=others, sweep={})
                 found.append(_Look(plan, host))
@@ -343,31 +355,32 @@ def _size_that_fits(
 def _flags_that_fit(plan: Plan, available: int, *, tiles: Sequence[int]) -> list[str]:
     """The smallest sets of flags that save memory with which a run fits; a tile among them is the
     largest of `tiles` that does."""
-    config = plan.config
+    savings = {}
+    if not plan.placement.remat:
+        savings["--remat"] = lambda plan: plan.placed(remat=True, strips=1)
+    if plan.config.flat().get("precision", "bfloat16") != "bfloat16":
+        savings["--precision=bfloat16"] = lambda plan: plan.replace(
+            config=plan.config.replace(precision="bfloat16")
+        )
 
-    def fits(saving, tile=plan.tile):
-        return plan.replace(config=saving, tile=tile).run_bytes() <= available
+    def fits(flags, tile=plan.placement.tile):
+        saving = plan.placed(tile=tile)
+        for flag in flags:
+            saving = savings.get(flag, lambda plan: plan)(saving)
+        return saving.run_bytes() <= available
 
-    changes = {"--remat": ("remat", True), "--precision=bfloat16": ("precision", "bfloat16")}
-    known = config.flat()
-    changes = {
-        flag: (name, value)
-        for flag, (name, value) in changes.items()
-        if known.get(name, value) != value
-    }
-    options, found = [*changes, *["--tile"] * bool(tiles)], {}
-    if options and not fits(config.replace(**dict(changes.values())), *sorted(tiles)[:1]):
+    options, found = [*savings, *["--tile"] * bool(tiles)], {}
+    if options and not fits(options, *sorted(tiles)[:1]):
         return []  # not even all of them together
     for flags in (x for n in range(len(options)) for x in itertools.combinations(options, n + 1)):
         if any(set(fewer) <= set(flags) for fewer in found):
             continue
-        saving = config.replace(**dict(changes[flag] for flag in flags if flag in changes))
         if "--tile" not in flags:
-            if fits(saving):
+            if fits(flags):
                 found[flags] = " with ".join(flags)
             continue
         for tile in sorted(tiles):  # where a smaller one doesn't fit, no larger one does
-            if not fits(saving, tile):
+            if not fits(flags, tile):
                 break
             found[flags] = " with ".join([*flags[:-1], f"--tile={tile}"])
     return list(found.values())

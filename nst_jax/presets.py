@@ -30,7 +30,6 @@ _ONE_SCALE = {
     "init": "content",
     "jitter": 0,
     "average_decay": 0.0,
-    "remat": False,
 }
 
 # https://keras.io/examples/generative/neural_style_transfer/ ; styles keep their own shape here,
@@ -169,7 +168,6 @@ _WASSERSTEIN = Config(
     clip=True,
     jitter=0,
     average_decay=0.99,
-    remat=False,
 )
 
 

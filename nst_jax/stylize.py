@@ -22,6 +22,7 @@ from nst_jax import color, combining, objective, optimize, partition, sharding, 
 from nst_jax import image as image_lib
 from nst_jax.combining import Combine
 from nst_jax.config import Config
+from nst_jax.partition import Placement
 from nst_jax.terms import IMAGE, Tree, is_field, map_fields
 
 
@@ -49,14 +50,12 @@ class Result(NamedTuple):
 
 
 def _in_host_memory_if_tiled(function):
-    """With a `tile`, pictures and the optimiser's state stay with the host's processor."""
+    """With a tile, pictures and the optimiser's state stay with the host's processor."""
 
     @functools.wraps(function)
-    def wrapped(*arguments, tile=None, **options):
-        if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
-            raise ValueError(f"tile must be a whole number of pixels, at least 1, got {tile!r}")
-        with contextlib.nullcontext() if tile is None else partition.on_host():
-            return function(*arguments, tile=tile, **options)
+    def wrapped(*arguments, placement=Placement(), **options):
+        with contextlib.nullcontext() if placement.tile is None else partition.on_host():
+            return function(*arguments, placement=placement, **options)
 
     return wrapped
 
@@ -76,9 +75,8 @@ def stylize(
     optimizer: optax.GradientTransformation | None = None,
     resume: optimize.Checkpoint | None = None,
     callback: Callable[[optimize.Progress], None] | None = None,
-    tile: int | None = None,
+    placement: Placement = Placement(),
     on_window: partition.OnWindow | None = None,
-    mesh: jax.sharding.Mesh | None = None,
 ) -> Result:
     """Paints pictures in many styles, all in one compiled program a scale.
 
@@ -101,10 +99,8 @@ def stylize(
       resume: where a run of the same arguments stood, of the steps of all scales; it ends with
         the same picture, bit by bit, as if it had never stopped. The callback gets what it takes.
       callback: called with a `Progress` after each dispatch of the compiled program.
-      tile: the longest side, in pixels, of the windows in which larger pictures are looked at:
-        the same result up to rounding, in device memory that depends on the tile, see
-        `nst_jax.partition`. Pictures and the optimiser's state are then in host memory.
-      mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one.
+      placement: where and in which parts pictures are looked at: tiles, strips, rematerialisation,
+        a mesh of devices. The same result up to rounding.
       on_window: called with the number of windows done and of all in a step, for each window.
 
     Returns:
@@ -117,8 +113,6 @@ def stylize(
         outputs, a tile that is too small for the layers or meets a line
         search, or a checkpoint of another run.
     """
-    if tile is not None and mesh is not None:
-        raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
     contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
     terms = objective.Objective.of(config)
@@ -138,7 +132,7 @@ def stylize(
         config,
         styles=[style.shape for style in styles],
         combine=combine,
-        tile=tile,
+        tile=placement.tile,
     )
     inputs = objective.check_inputs(terms, inputs, contents[0].shape)
     _check_outputs_of(inputs, pictures)
@@ -153,7 +147,7 @@ def stylize(
         )
     run = _Run(
         # Tiles of the transform would not divide as heights do.
-        params=objective.prepare(params, config) if mesh is None else params,
+        params=objective.prepare(params, config) if placement.mesh is None else params,
         contents=contents,
         styles=styles,
         config=config,
@@ -165,9 +159,8 @@ def stylize(
         key=jax.random.key(0) if key is None else key,
         optimizer=optimizer,
         callback=callback,
-        tile=tile,
+        placement=placement,
         on_window=on_window,
-        mesh=mesh,
     )
     states, histories = None, []
     for number in range(len(steps)):
@@ -202,9 +195,8 @@ class _Run:
     key: jax.Array
     optimizer: optax.GradientTransformation | None
     callback: Callable[[optimize.Progress], None] | None
-    tile: int | None
+    placement: Placement
     on_window: partition.OnWindow | None
-    mesh: jax.sharding.Mesh | None
 
     def at(self, size: int | None) -> Config:
         """The settings of a single scale."""
@@ -218,7 +210,7 @@ class _Run:
         """Whether a picture is larger than a tile at this size."""
         pictures = (*self.contents, *self.styles)
         sides = [max(fit_shape(picture.shape, self.at(size))) for picture in pictures]
-        return self.tile is not None and max(sides) > self.tile
+        return self.placement.tile is not None and max(sides) > self.placement.tile
 
 
 def _paint_scale(
@@ -228,8 +220,9 @@ def _paint_scale(
     `resume` stood in it; the states and the history."""
     size, steps = scales(run.config)[number], steps_at_scales(run.config)
     here, sized = run.at(size).replace(steps=steps[number]), run.sized(size)
-    tile = run.tile if run.is_tiled(size) else None
-    whole_after_tiles = run.tile is not None and tile is None
+    tile = run.placement.tile if run.is_tiled(size) else None
+    whole_after_tiles = run.placement.tile is not None and tile is None
+    within = run.placement.partition
     with partition.on_device() if whole_after_tiles else contextlib.nullcontext():
         targets = _repeated(_targets(run, here, sized, tile), run.outputs)
         images = _images(run, here, sized, number, states)
@@ -248,21 +241,26 @@ def _paint_scale(
                 sum(steps[:number]),
                 sum(steps),
                 _finish(run, size),
-                functools.partial(_layer_losses, run.params, targets, numbers, tile=tile),
+                functools.partial(
+                    _layer_losses, run.params, targets, numbers, tile=tile, within=within
+                ),
             ),
         }
         if tile is None:
             return optimize.run(
-                objective.objective_value,
+                objective.value_by(within),
                 images,
                 here,
                 shared=(run.params,),
                 each=(targets, numbers),
-                mesh=run.mesh,
+                mesh=run.placement.mesh,
+                lean=run.placement.remat,
                 **options,
             )
         return optimize.run_given_gradients(
-            functools.partial(windows.value_and_grad, tile=tile, on_window=run.on_window),
+            functools.partial(
+                windows.value_and_grad, tile=tile, within=within, on_window=run.on_window
+            ),
             images,
             here,
             each=[
@@ -390,9 +388,10 @@ def _several(content) -> list[jax.Array]:
 def _targets(run, config, sized, tile):
     """Targets of contents x styles, or of pairs; pictures in, so that colours can be kept. With a
     tile, a list of one output's each."""
-    compute = objective.compute_targets
+    within = run.placement.partition
+    compute = functools.partial(objective.compute_targets, partition=within)
     if tile is not None:
-        compute = functools.partial(windows.compute_targets, tile=tile)
+        compute = functools.partial(windows.compute_targets, tile=tile, within=within)
     height, width = sized[0].shape[:2]
     styles, combine = [fit(style, config) for style in run.styles], run.combine
     if combine.masks is not None:
@@ -556,23 +555,26 @@ def _finish(run, size):
 _with_luminance_of = jax.jit(color.with_luminance_of)
 
 
-def _layer_losses(params, targets, numbers, images, *, tile):
+def _layer_losses(params, targets, numbers, images, *, tile, within):
     """`Progress.layer_losses` of `images` `[N, H, W, 3]`."""
     images = sharding.whole(images)
     if tile is None:
-        found = [_layer_losses_of(n, images, params, targets, numbers) for n in range(len(images))]
+        look = functools.partial(_layer_losses_of, within=within)
+        found = [look(n, images, params, targets, numbers) for n in range(len(images))]
     else:
         numbers = jax.tree.map(np.asarray, numbers)
         found = [
-            windows.layer_losses(image, params, own, _item(numbers, n), tile=tile)
+            windows.layer_losses(image, params, own, _item(numbers, n), tile=tile, within=within)
             for n, (image, own) in enumerate(zip(images, targets, strict=True))
         ]
     return jax.tree.map(float, found)
 
 
-@jax.jit
-def _layer_losses_of(n, images, params, targets, numbers):
-    return objective.layer_losses(images[n], params, _item(targets, n), _item(numbers, n))
+@functools.partial(jax.jit, static_argnames="within")
+def _layer_losses_of(n, images, params, targets, numbers, *, within):
+    return objective.layer_losses(
+        images[n], params, _item(targets, n), _item(numbers, n), partition=within
+    )
 
 
 def _item(tree, n):

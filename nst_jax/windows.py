@@ -32,29 +32,30 @@ from nst_jax.objective import (
     moved_fields,
     one_output,
 )
+from nst_jax.partition import Partition, Together
 from nst_jax.terms import IMAGE, Field, Tree, fields_of, map_fields, without_fields
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "layers", "keep"))
+@functools.partial(jax.jit, static_argnames=("shape", "layers", "keep", "within"))
 def _window_sums(
-    params, window, fields, picture, masks, place, key, config, *, shape, layers, keep
+    params, window, fields, picture, masks, place, key, config, *, shape, layers, keep, within
 ):
     """What the positions that a window owns add to the sums of the terms to `keep`. With a
     `picture`, the window of the content that a jitter has moved, the content's targets are its."""
-    objective = _kept(config, keep)
+    objective = _kept(config, keep, within)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
         fields = moved_fields(fields, objective.content_targets(params, picture, at))
     return objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "layers"))
+@functools.partial(jax.jit, static_argnames=("shape", "layers", "within"))
 def _window_gradient(
-    params, window, fields, picture, masks, place, key, slope, config, *, shape, layers
+    params, window, fields, picture, masks, place, key, slope, config, *, shape, layers, within
 ):
     """The sums of linear terms over the positions that a window owns, and what it adds to the
     gradient, `[h, w, 3]`, given the derivative of the loss by all sums."""
-    objective = Objective.of(config)
+    objective = Objective.of(config, partition=within)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
         fields = moved_fields(fields, objective.content_targets(params, picture, at))
@@ -71,8 +72,8 @@ def _window_gradient(
     return linear, gradient
 
 
-def _kept(config, keep):
-    return Objective.of(config).of_terms(lambda term: term.name in keep)
+def _kept(config, keep, within):
+    return Objective.of(config, partition=within).of_terms(lambda term: term.name in keep)
 
 
 def _at_window(objective, params, window, place, shape, key):
@@ -205,6 +206,7 @@ class _Windows:
                 shape=self.shape,
                 layers=layers,
                 keep=keep,
+                within=self.objective.partition,
             )
 
         return look
@@ -217,6 +219,7 @@ def value_and_grad(
     config: Config,
     *,
     tile: int,
+    within: Partition = Together(),
     key: jax.Array | None = None,
     on_window: partition.OnWindow | None = None,
 ) -> tuple[tuple[np.ndarray, dict[str, np.ndarray]], np.ndarray]:
@@ -230,6 +233,7 @@ def value_and_grad(
       targets: one output's, from `compute_targets` of this module or of `objective`.
       config: terms and network.
       tile: the longest side of a window, in pixels.
+      within: how each window is looked at.
       key: as of `objective.objective_value`.
       on_window: called with the number of windows dealt with and of all, each pass counted.
 
@@ -241,7 +245,7 @@ def value_and_grad(
     """
     targets = jax.tree.map(np.asarray, one_output(targets))
     image = np.asarray(image)
-    objective = Objective.of(config)
+    objective = Objective.of(config, partition=within)
     windows = _Windows(objective, params, config, image.shape, tile, key=key, on_window=on_window)
     check_made(targets, objective, image.shape)
     masked = targets.masks is not None
@@ -280,6 +284,7 @@ def value_and_grad(
                     config,
                     shape=windows.shape,
                     layers=layers,
+                    within=within,
                 )
                 total = _add(total, here)
                 windows.grid.cut(gradient, window)[:] += np.asarray(slope_here)
@@ -292,12 +297,18 @@ def value_and_grad(
 
 
 def layer_losses(
-    image: np.ndarray, params: Mapping, targets: Targets, config: Config, *, tile: int
+    image: np.ndarray,
+    params: Mapping,
+    targets: Targets,
+    config: Config,
+    *,
+    tile: int,
+    within: Partition = Together(),
 ) -> dict[str, dict[str, jax.Array]]:
     """`objective.layer_losses` of a picture of any size; arguments as of `value_and_grad`."""
     targets = jax.tree.map(np.asarray, one_output(targets))
     image = np.asarray(image)
-    windows = _Windows(Objective.of(config), params, config, image.shape, tile)
+    windows = _Windows(Objective.of(config, partition=within), params, config, image.shape, tile)
     check_made(targets, windows.objective, image.shape)
     fields, picture = fields_of(targets.terms), targets.picture
     bare = _without_fields(targets)
@@ -314,6 +325,7 @@ def compute_targets(
     config: Config,
     *,
     tile: int,
+    within: Partition = Together(),
     combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
 ) -> list[Targets]:
@@ -321,6 +333,7 @@ def compute_targets(
 
     Args:
       tile: the longest side of a window, in pixels.
+      within: how each window is looked at.
       params, content, styles, config, combine, inputs: as of `objective.compute_targets`.
 
     Returns:
@@ -329,7 +342,7 @@ def compute_targets(
     Raises:
       ValueError: as `objective.compute_targets`, or a tile too small for the layers.
     """
-    objective, content = Objective.of(config), np.asarray(content)
+    objective, content = Objective.of(config, partition=within), np.asarray(content)
     found = assembled(
         params,
         content,
@@ -337,14 +350,16 @@ def compute_targets(
         config,
         combine=combine,
         inputs=inputs,
-        of_style=lambda style, mask: _tiled_style(params, style, config, tile=tile, mask=mask),
+        of_style=lambda style, mask: _tiled_style(
+            params, style, config, tile=tile, within=within, mask=mask
+        ),
         of_content=lambda _: {},  # found below, once for all outputs
     )
     found = jax.tree.map(np.asarray, found)
     if config.jitter:  # what moves is found at each step
         contents = _content_itself(objective, params, content)
     else:
-        contents = _tiled_content(params, content, config, tile=tile)
+        contents = _tiled_content(params, content, config, tile=tile, within=within)
     return [
         dataclasses.replace(own, terms=own.terms | contents)
         for own in (
@@ -363,9 +378,9 @@ def _content_itself(objective, params, content):
     }
 
 
-def _tiled_style(params, style, config, *, tile, mask):
+def _tiled_style(params, style, config, *, tile, within, mask):
     """What terms keep of a style, found window by window."""
-    objective = Objective.of(config).of_terms(lambda term: term.refers == "style")
+    objective = Objective.of(config, partition=within).of_terms(lambda term: term.refers == "style")
     style = np.asarray(style)
     windows = _Windows(objective, params, config, style.shape, tile)
     weights = None
@@ -385,14 +400,15 @@ def _tiled_style(params, style, config, *, tile, mask):
                 config,
                 shape=windows.shape,
                 keep=keep,
+                within=within,
             )
             sums = _add(sums, here)
         return _style_targets_of(params, sums, config, shape=windows.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "keep"))
-def _style_window(params, window, weights, place, config, *, shape, keep):
-    objective = _kept(config, keep)
+@functools.partial(jax.jit, static_argnames=("shape", "keep", "within"))
+def _style_window(params, window, weights, place, config, *, shape, keep, within):
+    objective = _kept(config, keep, within)
     at, own = _at_window(objective, params, window, place, shape, None)
     if weights is not None:
         own = {layer: mask.values * own[layer] for layer, mask in weights.items()}
@@ -405,16 +421,16 @@ def _style_targets_of(params, sums, config, *, shape):
     return objective.kept_of_style(sums, objective.at(params, shape))
 
 
-@functools.partial(jax.jit, static_argnames="shape")
-def _window_content(params, window, place, config, *, shape):
-    objective = Objective.of(config)
+@functools.partial(jax.jit, static_argnames=("shape", "within"))
+def _window_content(params, window, place, config, *, shape, within):
+    objective = Objective.of(config, partition=within)
     at, _ = _at_window(objective, params, window, place, shape, None)
     return objective.content_targets(params, window, at)
 
 
-def _tiled_content(params, content, config, *, tile):
+def _tiled_content(params, content, config, *, tile, within):
     """What terms keep of a content, found window by window, in host memory."""
-    windows = _Windows(Objective.of(config), params, config, content.shape, tile)
+    windows = _Windows(Objective.of(config, partition=within), params, config, content.shape, tile)
     found = None
     if not any(term.refers == "content" for term in windows.objective.terms):
         return {}
@@ -422,7 +438,12 @@ def _tiled_content(params, content, config, *, tile):
         for window in windows:
             place = partition.Place.of(window)
             here = _window_content(
-                params, windows.grid.cut(content, window), place, config, shape=windows.shape
+                params,
+                windows.grid.cut(content, window),
+                place,
+                config,
+                shape=windows.shape,
+                within=within,
             )
             if found is None:
                 found = map_fields(functools.partial(_empty, windows), here)
