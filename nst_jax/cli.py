@@ -24,15 +24,15 @@ from nst_jax import (
     helptext,
     io,
     jobs,
-    observers,
+    looks,
     pairs,
+    results,
     sharding,
     vgg,
     weights,
 )
 from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.console import complain
-from nst_jax.job import Job
 from nst_jax.options import (
     CONFIG_FLAGS,
     FLAGS,
@@ -48,7 +48,7 @@ BAD_INPUT = 1
 
 def read_inputs(
     config: Config, sweep: Mapping[str, Sequence[float]]
-) -> tuple[list[jobs.Picture], list[jobs.Picture]]:
+) -> tuple[list[results.Picture], list[results.Picture]]:
     """Contents and styles, from files or built in."""
     weights = sweep.get("content_weight", (config.content_weight,))
     needs_content = bool(config.content_layers) and any(weights)
@@ -56,7 +56,7 @@ def read_inputs(
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")
         butterfly, *styles = [
-            jobs.Picture(name, examples.by_name[name](config.size))
+            results.Picture(name, examples.by_name[name](config.size))
             for name in ("butterfly", "rainbow", "triangles")
         ]
         contents = [butterfly] if needs_content else []
@@ -65,14 +65,14 @@ def read_inputs(
             raise ValueError("--content and --styles are needed (or --demo)")
         contents, styles = _read(FLAGS.content), _read(FLAGS.styles)
     # Texture synthesis: a picture of the first style's shape, of which nothing is kept.
-    blank = jobs.Picture("texture", np.full_like(styles[0].image, 0.5))
+    blank = results.Picture("texture", np.full_like(styles[0].image, 0.5))
     return contents or [blank], styles
 
 
-def _read(paths: Sequence[str]) -> list[jobs.Picture]:
+def _read(paths: Sequence[str]) -> list[results.Picture]:
     names = files.unique([pathlib.Path(path).stem for path in paths])
     return [
-        jobs.Picture(name, *io.read_with_alpha(path))
+        results.Picture(name, *io.read_with_alpha(path))
         for name, path in zip(names, paths, strict=True)
     ]
 
@@ -191,7 +191,7 @@ def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     if process is None or processes is None:
         raise ValueError("--num_processes and --process_id go together")
     sharding.check_process_id(process, processes)
-    job = dataset.Job(
+    job = dataset.DataSetJob(
         contents=pairs.expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir),
         styles=pairs.expand(FLAGS.styles, flag="--styles", output_dir=FLAGS.output_dir),
         pairing=pairing,
@@ -237,7 +237,7 @@ def run() -> int:
         if FLAGS[name].value is not None and FLAGS[name].value < 1:
             raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
     if FLAGS.animate is not None:
-        check_choice("--animate", FLAGS.animate, observers.ANIMATIONS)
+        check_choice("--animate", FLAGS.animate, looks.ANIMATIONS)
     if not 0 <= FLAGS.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
     if data_set:
@@ -246,7 +246,7 @@ def run() -> int:
         raise ValueError("--batch_size goes with --pairing, or with folders or patterns")
     contents, styles = read_inputs(config, sweep)
     initial = read_initial()
-    job = Job(
+    job = jobs.PictureJob(
         contents=contents,
         styles=styles,
         config=config,
@@ -278,7 +278,7 @@ def run() -> int:
         overwrite=FLAGS.overwrite,
         log_every=FLAGS.log_every,
         profile_dir=FLAGS.profile_dir,
-        look=observers.Look(
+        look=looks.Look(
             save_every=FLAGS.save_every,
             animate=FLAGS.animate,
             report=FLAGS.report,

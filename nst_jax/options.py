@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from nst_jax import dataset, helptext, io, observers
+from nst_jax import dataset, helptext, io, looks
 from nst_jax.config import CHOICES, Config, check_choice
 from nst_jax.presets import presets
 
@@ -117,7 +117,7 @@ RUN_FLAGS = {
     "animate": (
         flags.DEFINE_string,
         None,
-        f"the optimisation as an animation, <output>/animation: {', '.join(observers.ANIMATIONS)}",
+        f"the optimisation as an animation, <output>/animation: {', '.join(looks.ANIMATIONS)}",
     ),
     "tensorboard_dir": (
         flags.DEFINE_string,

@@ -211,7 +211,7 @@ def test_no_picture_takes_the_name_of_any_contents_sheet():
         for name, shape in (("a", (60, 80, 3)), ("a__b", (80, 60, 3)))
     ]
     style = results.Picture("b__contact_sheet", np.zeros((9, 9, 3), np.float32))
-    job = jobs.Job(contents=contents, styles=[style], config=presets["default"])
+    job = jobs.PictureJob(contents=contents, styles=[style], config=presets["default"])
     (output,) = job.outputs(contents[:1])  # a group of one shape, as `run` makes them
     assert results.sheet_names(contents)["a__b"][0] == "a__b__contact_sheet.png"
     assert output.stem == "a__b__contact_sheet_2"

@@ -6,7 +6,7 @@ import pytest
 from disk import room_for
 
 from nst_jax import files
-from nst_jax.monitor import Records
+from nst_jax.observers import Records
 
 
 def line(step):
