@@ -54,13 +54,12 @@ class Checkpoints(Observer):
         self._unsealed: list[int] = []
         self._saved = False
 
-    def close(self, error: BaseException | None) -> list[pathlib.Path]:
+    def close(self, error: BaseException | None) -> None:
         if self._manager is not None:
             # Of an error already there, that another file cannot be written is no news.
             quietly = contextlib.suppress(files.FileError if error else ())
             with quietly, self._writing():
                 self._manager.close()  # waits for what is being written
-        return []
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -26,13 +26,13 @@ from nst_jax import (
     jobs,
     looks,
     pairs,
-    results,
     sharding,
     vgg,
     weights,
 )
 from nst_jax.config import CHOICES, Config, check_choice, nearest
 from nst_jax.console import complain
+from nst_jax.observers import Picture
 from nst_jax.options import (
     CONFIG_FLAGS,
     FLAGS,
@@ -48,7 +48,7 @@ BAD_INPUT = 1
 
 def read_inputs(
     config: Config, sweep: Mapping[str, Sequence[float]]
-) -> tuple[list[results.Picture], list[results.Picture]]:
+) -> tuple[list[Picture], list[Picture]]:
     """Contents and styles, from files or built in."""
     weights = sweep.get("content_weight", (config.content_weight,))
     needs_content = bool(config.content_layers) and any(weights)
@@ -56,7 +56,7 @@ def read_inputs(
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")
         butterfly, *styles = [
-            results.Picture(name, examples.by_name[name](config.size))
+            Picture(name, examples.by_name[name](config.size))
             for name in ("butterfly", "rainbow", "triangles")
         ]
         contents = [butterfly] if needs_content else []
@@ -65,15 +65,14 @@ def read_inputs(
             raise ValueError("--content and --styles are needed (or --demo)")
         contents, styles = _read(FLAGS.content), _read(FLAGS.styles)
     # Texture synthesis: a picture of the first style's shape, of which nothing is kept.
-    blank = results.Picture("texture", np.full_like(styles[0].image, 0.5))
+    blank = Picture("texture", np.full_like(styles[0].image, 0.5))
     return contents or [blank], styles
 
 
-def _read(paths: Sequence[str]) -> list[results.Picture]:
+def _read(paths: Sequence[str]) -> list[Picture]:
     names = files.unique([pathlib.Path(path).stem for path in paths])
     return [
-        results.Picture(name, *io.read_with_alpha(path))
-        for name, path in zip(names, paths, strict=True)
+        Picture(name, *io.read_with_alpha(path)) for name, path in zip(names, paths, strict=True)
     ]
 
 

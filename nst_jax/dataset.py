@@ -29,9 +29,8 @@ from nst_jax import files, io, objective, results, runner, sharding, vgg
 from nst_jax.config import Config
 from nst_jax.console import complain, say, shows_progress
 from nst_jax.manifest import Manifest, check_settings
-from nst_jax.observers import Group, Observers, PictureProgress
+from nst_jax.observers import Group, Observers, Picture, PictureProgress
 from nst_jax.pairs import Batch, Pair, Source, pair, plan
-from nst_jax.results import Picture
 from nst_jax.stopping import Stopping
 from nst_jax.stylize import check_content, fit_shape, scales
 
@@ -81,7 +80,16 @@ def run(job: DataSetJob, params: Mapping, folder: pathlib.Path, *, described: Ma
 
 
 def _run(job, params, folder, described, stopping) -> int:
-    settings = _settings(job, params, described)
+    settings = {
+        **described,
+        "network": vgg.network_name(params),
+        "pairing": job.pairing,
+        "seed": job.seed,
+        "batch_size": job.batch_size,
+        "tile": job.tile,
+        "mesh": job.mesh and dict(job.mesh),
+        **job.settings(),
+    }
     check_settings(folder / "config.json", settings)
     manifest = Manifest(folder, process=job.process)
     # What even a square could not be painted with is no file's fault.
@@ -139,7 +147,7 @@ def _run(job, params, folder, described, stopping) -> int:
                     _paint(painter, batch, places, folder, unfinished, manifest, watch)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return _summary(manifest, folder, own, bad, missing=len(share) - len(good))
+    return _summary(manifest, folder, every, bad, missing=len(share) - len(good))
 
 
 def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
@@ -150,20 +158,6 @@ def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib
             raise ValueError(f"{folder / one.output} is an input: choose another --output_dir")
     if not (folder / "config.json").exists():
         results.check_free(folder, [one.output for one in pairs])
-
-
-def _settings(job: DataSetJob, params: Mapping, described: Mapping) -> dict:
-    """What config.json records of a job."""
-    return {
-        **described,
-        "network": vgg.network_name(params),
-        "pairing": job.pairing,
-        "seed": job.seed,
-        "batch_size": job.batch_size,
-        "tile": job.tile,
-        "mesh": job.mesh and dict(job.mesh),
-        **job.settings(),
-    }
 
 
 def _look_at_files(
@@ -213,14 +207,13 @@ class _Place(NamedTuple):
 def _painting(job: DataSetJob, places: Sequence[_Place]) -> runner.Painting:
     """What paints each of `places`."""
     count = len(places)
-    group = Group(
-        [Picture(place.pair.content, place.content) for place in places],
-        [Picture(place.pair.style, place.style) for place in places],
-        [place.pair.style for place in places],
-        [place.pair.output for place in places],
-    )
     return runner.Painting(
-        group=group,
+        group=Group(
+            [Picture(place.pair.content, place.content) for place in places],
+            [Picture(place.pair.style, place.style) for place in places],
+            [place.pair.style for place in places],
+            [place.pair.output for place in places],
+        ),
         styles=[place.style for place in places],
         config=job.config,
         options={"paired": True},
@@ -332,9 +325,8 @@ def _paint(painter, batch, places, folder, unfinished, manifest, watch) -> None:
     watch.end(result)
 
 
-def _summary(manifest, folder, own, bad, *, missing) -> int:
+def _summary(manifest, folder, pairs, bad, *, missing) -> int:
     """What the job came to, in a line each; the exit code."""
-    pairs = [one for batch in own for one in batch.pairs]
     diverged = [manifest.finished[one] for one in pairs if one in manifest.finished]
     say(f"{len(diverged)} pictures are in {folder}")
     missing += len(pairs) - len(diverged)

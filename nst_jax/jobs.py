@@ -14,8 +14,8 @@ import numpy as np
 from nst_jax import console, files, io, looks, results, runner, vgg
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.console import complain, say
-from nst_jax.observers import Group, Observers, Records, StepProgress
-from nst_jax.results import Output, Picture
+from nst_jax.observers import Group, Observers, Picture, Records, StepProgress
+from nst_jax.results import Output
 from nst_jax.stylize import Result, check_content, fit_shape, steps_at_scales
 
 
@@ -200,13 +200,12 @@ def _run(job, params, delivery, described, stopping) -> int:
             files.check_place(pathlib.Path(folder))
     files.check_folder(delivery.folder)
     recipe = results.recipe(described)
-    fits = len(recipe) <= kind.longest_text
-    if not fits:
+    text = recipe if len(recipe) <= kind.longest_text else None
+    if text is None:
         say(
             f"nst-jax: the settings are too long for the metadata of a {delivery.picture_format}: "
             "left out"
         )
-    text = recipe if fits else None
     write = functools.partial(results.write_pictures, delivery.folder, kind=kind, text=text)
     diverged, rows, risen = [], [], []
     leads = jax.process_index() == 0  # of several processes one writes what they share
@@ -228,16 +227,15 @@ def _run(job, params, delivery, described, stopping) -> int:
             contents = painting.group.contents
             keep = functools.partial(write, contents, own)
             result = painter.paint(painting, watch, keep=keep)
-            images = np.asarray(result.images)
-            rows += results.summary(keep(images), own, result, time.perf_counter() - start)
+            paths = keep(np.asarray(result.images))
+            rows += results.summary(paths, own, result, time.perf_counter() - start)
             if leads:
                 risen += _risen(own, result, steps_at_scales(job.config))
                 results.write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
             watch.end(result)
-            found = zip(own, result.diverged, strict=True)
-            diverged += [output.stem for output, bad in found if bad]
+            diverged += itertools.compress(painting.group.stems, result.diverged)
     if rows:
         say(console.table(results.HEADINGS, rows))
     for line in risen:

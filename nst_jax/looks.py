@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from nst_jax import files, io, page
-from nst_jax.observers import Group, Named, Observer, Pictures, logged, logged_rows
+from nst_jax.observers import Group, Observer, Picture, Pictures, logged, logged_rows
 from nst_jax.optimize import Progress
+from nst_jax.stylize import Result
 
 ANIMATIONS = {"gif": 65_535, "webp": io.FORMATS["webp"].longest_side}  # in pixels
 FRAMES = 60
@@ -90,10 +91,10 @@ class Animation(Observer):
             self._frames, self._bytes = self._frames[::2], self._bytes[::2]
             self._parts //= 2
 
-    def end(self, images, **_) -> list[Path]:
+    def end(self, result: Result) -> list[Path]:
         if not _leads():
             return []
-        frames = [*self._frames, io.to_uint8(images)]
+        frames = [*self._frames, io.to_uint8(result.images)]
         paths = []
         for number, stem in enumerate(self._stems):
             path = self._folder / stem / f"animation.{self._suffix}"
@@ -156,18 +157,16 @@ class TensorBoard(Observer):
                 self._writer.flush()
                 self._flushed = time.perf_counter()
 
-    def end(self, images, **_) -> list[Path]:
+    def end(self, result: Result) -> None:
         if self._writer is not None:
             with files.writing(self._folder):
-                self._show(images)
+                self._show(result.images)
                 self._writer.flush()
-        return []
 
-    def close(self, error: BaseException | None) -> list[Path]:
+    def close(self, error: BaseException | None) -> None:
         if self._writer is not None:
             with files.writing(self._folder):
                 self._writer.close()
-        return []
 
     def _show(self, images):
         for stem, image in zip(self._stems, io.to_uint8(images), strict=True):
@@ -238,12 +237,12 @@ class Report(Observer):
             self._due = now + max(self.SECONDS, 20 * took)
         self._last = time.perf_counter()
 
-    def end(self, images, *, diverged, kept_start, losses) -> list[Path]:
-        self._diverged, self._kept_start, self._losses = diverged, kept_start, losses
-        self._paint(images)
+    def end(self, result: Result) -> None:
+        self._diverged, self._kept_start = result.diverged, result.kept_start
+        self._losses = result.loss
+        self._paint(result.images)
         if self._followed:
             self._write("running")
-        return []
 
     def close(self, error: BaseException | None) -> list[Path]:
         if not self._outputs or not _leads():
@@ -315,7 +314,7 @@ class Report(Observer):
             )
             self._outputs.append(output)
 
-    def _input(self, kind: str, picture: Named) -> page.Embedded | None:
+    def _input(self, kind: str, picture: Picture) -> page.Embedded | None:
         """An input of the page, encoded once; None for the blank that a texture starts from."""
         if kind == "content" and np.ptp(picture.image) == 0:
             return None
@@ -403,11 +402,10 @@ class Profile(Observer):
             self._tracing = True
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
 
-    def close(self, error: BaseException | None) -> list[Path]:
+    def close(self, error: BaseException | None) -> None:
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False
-        return []
 
 
 class Look(NamedTuple):

@@ -12,7 +12,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -23,11 +23,12 @@ from nst_jax.optimize import Progress
 from nst_jax.stylize import Result
 
 
-class Named(Protocol):
-    """An input: its name and its picture `[H, W, 3]` in [0, 1]."""
+class Picture(NamedTuple):
+    """A named picture, `[H, W, 3]` in [0, 1], and its transparency `[H, W]`, if it has any."""
 
     name: str
     image: np.ndarray
+    alpha: np.ndarray | None = None
 
 
 class Group(NamedTuple):
@@ -42,8 +43,8 @@ class Group(NamedTuple):
       attempt: the number of earlier attempts at the same outputs.
     """
 
-    contents: Sequence[Named]
-    styles: Sequence[Named]
+    contents: Sequence[Picture]
+    styles: Sequence[Picture]
     labels: Sequence[str]
     stems: Sequence[str]
     history: Mapping[str, np.ndarray] | None = None
@@ -81,43 +82,25 @@ class Observer:
     def pause(self) -> None:
         """The attempt is over, by an error or without."""
 
-    def end(
-        self,
-        images: np.ndarray,
-        *,
-        diverged: np.ndarray,
-        kept_start: np.ndarray,
-        losses: np.ndarray,
-    ) -> list[pathlib.Path]:
-        """The group is done, with pictures `[N, H, W, 3]` and what `stylize` says of each, `[N]`;
-        returns the files that are now whole. A run that goes on may be found to be over: then no
-        dispatch came before, and what an earlier run has finished is left alone."""
-        return []
+    def end(self, result: Result) -> list[pathlib.Path] | None:
+        """The group is done, with a result whose pictures are in this process' memory; returns the
+        files that are now whole. A run that goes on may be found to be over: then no dispatch came
+        before, and what an earlier run has finished is left alone."""
 
-    def close(self, error: BaseException | None) -> list[pathlib.Path]:
-        """The run is over, by an error or without."""
-        return []
+    def close(self, error: BaseException | None) -> list[pathlib.Path] | None:
+        """The run is over, by an error or without; returns the files that are now whole."""
 
 
 class Observers:
-    """Several of them as one, which is a callback of `stylize` and a context manager.
+    """Several of them as one, which is a callback of `stylize` and a context manager. They are told
+    in their order, and closed in the opposite one; of each file that is whole it says so."""
 
-    Args:
-      observers: which. They are told in this order, and closed in the opposite one.
-      wrote: called with the path of each file that is whole.
-    """
-
-    def __init__(
-        self,
-        observers: Sequence[Observer],
-        *,
-        wrote: Callable[[pathlib.Path], None] = lambda path: say(f"wrote {path}"),
-    ):
-        self._observers, self._wrote = observers, wrote
+    def __init__(self, observers: Sequence[Observer]):
+        self._observers = observers
 
     def after(self, first: Observer) -> "Observers":
         """These, told of everything after `first`."""
-        return Observers([first, *self._observers], wrote=self._wrote)
+        return Observers([first, *self._observers])
 
     def __enter__(self):
         return self
@@ -152,20 +135,13 @@ class Observers:
             observer.pause()
 
     def end(self, result: Result) -> None:
-        images = np.asarray(result.images)
+        result = result._replace(images=np.asarray(result.images))
         for observer in self._observers:
-            self._tell(
-                observer.end(
-                    images,
-                    diverged=result.diverged,
-                    kept_start=result.kept_start,
-                    losses=result.loss,
-                )
-            )
+            self._tell(observer.end(result))
 
     def _tell(self, paths):
-        for path in paths:
-            self._wrote(path)
+        for path in paths or ():
+            say(f"wrote {path}")
 
 
 def logged(progress: Progress, every: int) -> Iterator[tuple[int, int]]:
@@ -184,24 +160,23 @@ class Records(Observer):
     """config.json and metrics.jsonl of a run, begun with its first step: what ends before, such
     as bad input, leaves those of an earlier run alone. A run that goes on and is found to be over
     writes what they lack.
+
+    Attributes:
+      earlier: lines that an earlier run has left.
     """
 
     def __init__(self, folder: pathlib.Path, described: Mapping, *, log_every: int = 10):
         self._folder, self._described, self._log_every = folder, described, log_every
         self._metrics = None
         self._kept: list[Mapping] = []
-        self._earlier: list[Mapping] = []
+        self.earlier: list[Mapping] = []
         # None, or the end of one that was killed.
         with contextlib.suppress(OSError, ValueError, TypeError):
             for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
                 line = dict(files.from_json(text))
                 if not {"output", "step", "seconds"} <= line.keys():
                     break  # not ours
-                self._earlier.append(line)
-
-    def earlier(self, wanted: Callable[[Mapping], bool]) -> list[Mapping]:
-        """The lines of an earlier run that are `wanted`."""
-        return [line for line in self._earlier if wanted(line)]
+                self.earlier.append(line)
 
     def keep(self, lines: Sequence[Mapping]) -> None:
         """Takes over lines of an earlier run, to come before what is written from now on."""
@@ -230,7 +205,7 @@ class Records(Observer):
     def begin(self, group: Group) -> None:
         self._group, self._start = group, time.perf_counter()
         if group.history is not None:
-            lines = self.earlier(self._is_earlier)
+            lines = list(filter(self._is_earlier, self.earlier))
             times = [line["seconds"] for line in lines if line["seconds"] is not None]
             self._start -= times[-1] if times else 0.0
             self.keep([*lines, *self._lost(lines)])
@@ -240,9 +215,9 @@ class Records(Observer):
         seconds = round(self.seconds(), 3)
         self.write(self._lines(progress.terms, rows, seconds, progress.kept_start))
 
-    def close(self, error: BaseException | None) -> list[pathlib.Path]:
+    def close(self, error: BaseException | None) -> None:
         over = self._metrics is None and self._kept and error is None
-        there = self._kept == self._earlier and (self._folder / "config.json").exists()
+        there = self._kept == self.earlier and (self._folder / "config.json").exists()
         if over and not there:
             self.write([])
         if self._metrics is not None:
@@ -250,7 +225,6 @@ class Records(Observer):
             quietly = contextlib.suppress(files.FileError if error else ())
             with quietly, files.writing(self._folder / "metrics.jsonl"):
                 self._metrics.close()
-        return []
 
     def _is_earlier(self, line: Mapping) -> bool:
         """Whether a line of the records is of these outputs, before this run goes on."""
@@ -314,12 +288,11 @@ class Bars(Observer):
             self._windows.reset(total)
         self._windows.update()
 
-    def close(self, error: BaseException | None) -> list[pathlib.Path]:
+    def close(self, error: BaseException | None) -> None:
         for bar in (self._windows, self._bar):
             if bar is not None:
                 bar.close()
         self._bar = self._windows = None
-        return []
 
 
 class StepProgress(Bars):
@@ -388,14 +361,13 @@ class PictureProgress(Bars):
             )
             self._bar.update(0)  # shows it, not more often than is good for a terminal
 
-    def end(self, images: np.ndarray, **_) -> list[pathlib.Path]:
+    def end(self, result: Result) -> None:
         self._done += self._pictures
         if self._bar is not None:
             self._bar.update(self._pictures)
-            return []
+            return
         rate = self._rate()
         say(
             f"{self._done}/{self._total} pictures, {rate:.3g} a minute, "
             f"{(self._total - self._done) / rate:.1f} minutes left"
         )
-        return []

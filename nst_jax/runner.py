@@ -8,6 +8,7 @@ pictures diverge, and what is left where memory runs out, a disk is full or a si
 import contextlib
 import dataclasses
 import importlib.metadata
+import itertools
 import pathlib
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -138,19 +139,15 @@ class Runner:
         *,
         keep: Callable[[np.ndarray], Iterable[pathlib.Path]] | None = None,
     ) -> Result:
-        """Paints, again where outputs diverge. Whoever calls it tells `watch` of the end.
-
-        Args:
-          painting: what.
-          watch: who observes.
-          keep: writes the pictures as they are where the run ends too early; None lets them go.
+        """Paints, again where outputs diverge. Whoever calls it tells `watch` of the end. Where
+        the run ends too early `keep` writes the pictures as they are; None lets them go.
 
         Raises:
           Stopped: by a signal; the pictures are kept.
           ValueError: out of memory, or a file that cannot be written; the last pictures are kept.
         """
-        rates = np.broadcast_to(painting.config.learning_rate, len(painting.group.stems))
         config = painting.config
+        rates = np.broadcast_to(config.learning_rate, len(painting.group.stems))
         for attempt in range(self.retries + 1):
             result = self._attempt(painting, config, attempt, watch, keep)
             if attempt == self.retries or not result.diverged.any():
@@ -158,9 +155,8 @@ class Runner:
             if keep is not None:
                 keep(np.asarray(result.images))
             self.stopping.check()
-            found = zip(painting.group.stems, result.diverged, strict=True)
-            again = ", ".join(stem for stem, bad in found if bad)
-            complain(f"{again}: diverged, once more at a tenth of the learning rate")
+            again = itertools.compress(painting.group.stems, result.diverged)
+            complain(f"{', '.join(again)}: diverged, once more at a tenth of the learning rate")
             # All of them in the same program: the others come out as they did.
             rates = np.where(result.diverged, rates / 10, rates)
             config = config.replace(learning_rate=rates)
@@ -168,8 +164,7 @@ class Runner:
 
     def _attempt(self, painting, config, attempt, watch, keep) -> Result:
         leads = self.job.apart or jax.process_index() == 0
-        steps = sum(steps_at_scales(self.job.config))
-        latest = None
+        steps, latest = sum(steps_at_scales(self.job.config)), None
 
         def follow(progress):
             nonlocal latest
@@ -192,8 +187,9 @@ class Runner:
                 if resume is not None and leads:
                     passed = [f"checkpoint of step {n} is damaged: " for n in checkpoints.damaged]
                     say(f"{''.join(passed)}going on from step {resume.step} of {steps}")
-                history = resume and resume.history
-                group = painting.group._replace(history=history, steps=steps, attempt=attempt)
+                group = painting.group._replace(
+                    history=resume and resume.history, steps=steps, attempt=attempt
+                )
                 try:
                     observers.begin(group)
                     return stylize(
@@ -227,8 +223,7 @@ class Runner:
             raise ValueError(f"out of memory: {advice}{painting.hint}") from error
 
     def _plan(self, painting: Painting) -> preflight.Plan:
-        contents = painting.group.contents
-        outputs = len(painting.group.stems)
+        contents, outputs = painting.group.contents, len(painting.group.stems)
         masks = painting.options.get("masks")
         return preflight.Plan(
             params=self.params,

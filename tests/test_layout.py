@@ -60,11 +60,14 @@ MAY_IMPORT = {
     "fetch": set(),
     "compilation": {"fetch"},
     "stopping": set(),
-    "results": {"console", "files", "image", "io", "page", "report", "sharding", "stylize"},
+    "results": {
+        *("console", "files", "image", "io", "observers", "page", "report", "sharding"),
+        "stylize",
+    },
     "helptext": {"config", "console", "presets", "vgg"},
     "charts": set(),
     "page": {"io", "charts"},
-    "looks": {"files", "io", "observers", "optimize", "page"},
+    "looks": {"files", "io", "observers", "optimize", "page", "stylize"},
     "runner": {
         *("checkpoints", "config", "console", "files", "observers", "preflight", "sharding"),
         *("stopping", "stylize", "version"),

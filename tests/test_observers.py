@@ -243,7 +243,9 @@ def test_many_losses_on_a_full_disk_end_too(tmp_path):
 
 
 # What a run says at its end of one output.
-ENDS = {"diverged": np.zeros(1, bool), "kept_start": np.zeros(1, int), "losses": np.ones(1)}
+ENDS = Result(
+    np.ones((1, 4, 4, 3), np.float32), {}, np.zeros(1, bool), np.zeros(1, int), np.ones(1)
+)
 
 
 def group(*stems):
@@ -291,7 +293,7 @@ def animated(tmp_path, steps, length=1, suffix="webp"):
     animation.begin(group("x"))
     for progress in dispatches(steps, length):
         animation(progress, lambda progress=progress: progress.images)
-    animation.end(progress.images)
+    animation.end(ENDS._replace(images=progress.images))
     with Image.open(tmp_path / "x" / f"animation.{suffix}") as file:
         found = []
         for frame in range(file.n_frames):
@@ -351,7 +353,7 @@ def test_what_the_page_holds_is_bounded_and_keeps_both_ends(tmp_path, monkeypatc
     monkeypatch.setattr(looks.Report, "ROWS", 50)
     monkeypatch.setattr(looks.Report, "LAYERS", 20)
     _, observer, path = report(tmp_path, monkeypatch, 300, seconds=5.0, cost=0.0)
-    assert observer.end(np.ones((1, 4, 4, 3), np.float32), **ENDS) == []
+    assert not observer.end(ENDS)
     assert observer.close(None) == [path]
     (output,) = data_of(path.read_text("utf-8"))["outputs"]
     steps = output["metrics"]["step"]
@@ -393,8 +395,7 @@ def test_the_first_page_of_a_run_that_goes_on_shows_the_losses_before(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["finished", "running", "stopped", None])
-def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path, state):
-    images = np.ones((1, 4, 4, 3), np.float32)
+def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path, capsys, state):
     history = dict.fromkeys(TERMS, np.float32([[3.0], [2.0], [1.0]]))
     animation, path = tmp_path / "x" / "animation.gif", tmp_path / "report.html"
     if state is not None:
@@ -402,15 +403,15 @@ def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path
         animation.parent.mkdir()
         animation.write_bytes(b"there")
     before = path.read_text() if state else None
-    wrote = []
     board = looks.TensorBoard(str(tmp_path / "board"), log_every=1, pictures_every=None)
     page_of = looks.Report(path, settings={}, log_every=2, outputs=1)
     kinds = [looks.Animation(tmp_path, suffix="gif"), board, page_of]
-    with observers.Observers(kinds, wrote=wrote.append) as watch:
+    with observers.Observers(kinds) as watch:
         watch.begin(group("x")._replace(history=history))
-        watch.end(Result(images, history, np.ones(1, bool), np.zeros(1, int), np.ones(1)))
+        watch.end(ENDS._replace(diverged=np.ones(1, bool)))
     assert not (tmp_path / "board").exists()
-    assert wrote == {None: [animation, path], "finished": []}.get(state, [path])
+    wrote = {None: [animation, path], "finished": []}.get(state, [path])
+    assert capsys.readouterr().err == "".join(f"wrote {path}\n" for path in wrote)
     if state == "finished":
         assert path.read_text() == before and animation.read_bytes() == b"there"
         return
