@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from jax.extend import backend
 from PIL import Image, ImageDraw, ImageFont
 
-from nst_jax import io, jobs, vgg
+from nst_jax import io, runner, vgg
 
 FAILED = 1
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
@@ -145,7 +145,7 @@ def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
     packages = filter(installed, packages)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **jobs.environment(packages=packages),
+        **runner.environment(packages=packages),
         # Of an accelerator, the versions of its libraries, on several lines.
         "runtime": " ".join(backend.get_backend().platform_version.split()),
         "processor": processor(),

@@ -16,13 +16,14 @@ import jax
 import numpy as np
 
 from nst_jax import console, files, optimize, sharding
+from nst_jax.observers import Observer, Pictures
 
 KEPT = 2
 SETTINGS = "settings.json"
 SUMS = "SHA256SUMS"  # of a checkpoint's files, written last
 
 
-class Checkpoints:
+class Checkpoints(Observer):
     """Those of one run: `stylize(..., resume=checkpoints.latest(), callback=checkpoints)`.
 
     Args:
@@ -53,10 +54,7 @@ class Checkpoints:
         self._unsealed: list[int] = []
         self._saved = False
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, _, error, __):
+    def close(self, error: BaseException | None) -> None:
         if self._manager is not None:
             # Of an error already there, that another file cannot be written is no news.
             quietly = contextlib.suppress(files.FileError if error else ())
@@ -121,7 +119,7 @@ class Checkpoints:
             raise ValueError(f"{self.folder}: its checkpoints are damaged: delete it to begin anew")
         return None
 
-    def __call__(self, progress: optimize.Progress) -> None:
+    def __call__(self, progress: optimize.Progress, pictures: Pictures | None = None) -> None:
         """Follows a run, and saves where it is time to."""
         if self.folder is None:
             return

@@ -24,7 +24,7 @@ from nst_jax import (
     helptext,
     io,
     jobs,
-    observers,
+    looks,
     pairs,
     sharding,
     vgg,
@@ -32,7 +32,7 @@ from nst_jax import (
 )
 from nst_jax.config import INITS, Config
 from nst_jax.console import complain
-from nst_jax.job import Job
+from nst_jax.observers import Picture
 from nst_jax.options import (
     FLAGS,
     config_from_flags,
@@ -40,20 +40,21 @@ from nst_jax.options import (
     mixing_from_flag,
     settings_by_flag,
 )
+from nst_jax.partition import Placement
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, nearest
 
 BAD_INPUT = 1
 
 
-def read_inputs(config: Config) -> tuple[list[jobs.Picture], list[jobs.Picture]]:
+def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
     """Contents and styles, from files or built in."""
     needs_content = any(term.refers == "content" for term in config.terms)
     if FLAGS.demo:
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")
         butterfly, *styles = [
-            jobs.Picture(name, examples.by_name[name](config.size))
+            Picture(name, examples.by_name[name](config.size))
             for name in ("butterfly", "rainbow", "triangles")
         ]
         contents = [butterfly] if needs_content else []
@@ -62,15 +63,14 @@ def read_inputs(config: Config) -> tuple[list[jobs.Picture], list[jobs.Picture]]
             raise ValueError("--content and --styles are needed (or --demo)")
         contents, styles = _read(FLAGS.content), _read(FLAGS.styles)
     # Texture synthesis: a picture of the first style's shape, of which nothing is kept.
-    blank = jobs.Picture("texture", np.full_like(styles[0].image, 0.5))
+    blank = Picture("texture", np.full_like(styles[0].image, 0.5))
     return contents or [blank], styles
 
 
-def _read(paths: Sequence[str]) -> list[jobs.Picture]:
+def _read(paths: Sequence[str]) -> list[Picture]:
     names = files.unique([pathlib.Path(path).stem for path in paths])
     return [
-        jobs.Picture(name, *io.read_with_alpha(path))
-        for name, path in zip(names, paths, strict=True)
+        Picture(name, *io.read_with_alpha(path)) for name, path in zip(names, paths, strict=True)
     ]
 
 
@@ -191,7 +191,7 @@ def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     if process is None or processes is None:
         raise ValueError("--num_processes and --process_id go together")
     sharding.check_process_id(process, processes)
-    job = dataset.Job(
+    job = dataset.DataSetJob(
         contents=pairs.expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir),
         styles=pairs.expand(FLAGS.styles, flag="--styles", output_dir=FLAGS.output_dir),
         pairing=pairing,
@@ -199,7 +199,7 @@ def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
         batch_size=FLAGS.batch_size,
         initial=read_initial(),
         seed=FLAGS.seed,
-        tile=FLAGS.tile,
+        placement=Placement(tile=FLAGS.tile, remat=FLAGS.remat, strips=FLAGS.strips),
         mesh=sharding.parse_mesh(FLAGS.mesh) if FLAGS.mesh is not None else None,
         process=process,
         processes=processes,
@@ -237,7 +237,7 @@ def run() -> int:
         if FLAGS[name].value is not None and FLAGS[name].value < 1:
             raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
     if FLAGS.animate is not None:
-        check_choice("--animate", FLAGS.animate, observers.ANIMATIONS)
+        check_choice("--animate", FLAGS.animate, looks.ANIMATIONS)
     if not 0 <= FLAGS.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
     if data_set:
@@ -246,7 +246,7 @@ def run() -> int:
         raise ValueError("--batch_size goes with --pairing, or with folders or patterns")
     contents, styles = read_inputs(config)
     initial = read_initial()
-    job = Job(
+    job = jobs.PictureJob(
         contents=contents,
         styles=styles,
         config=config,
@@ -256,7 +256,7 @@ def run() -> int:
         style_masks=masks_from_flag("style_masks", len(styles)),
         initial=initial,
         seed=FLAGS.seed,
-        tile=FLAGS.tile,
+        placement=Placement(tile=FLAGS.tile, remat=FLAGS.remat, strips=FLAGS.strips),
         mesh=sharding.parse_mesh(FLAGS.mesh) if FLAGS.mesh is not None else None,
     )
     params = read_params()
@@ -278,7 +278,7 @@ def run() -> int:
         overwrite=FLAGS.overwrite,
         log_every=FLAGS.log_every,
         profile_dir=FLAGS.profile_dir,
-        look=observers.Look(
+        look=looks.Look(
             save_every=FLAGS.save_every,
             animate=FLAGS.animate,
             report=FLAGS.report,

@@ -19,21 +19,21 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax import files, io, jobs, objective, preflight, results, sharding, vgg
+from nst_jax import files, io, objective, results, runner, sharding, vgg
 from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.console import complain, say, shows_progress
 from nst_jax.manifest import Manifest, check_settings
-from nst_jax.monitor import Bars
-from nst_jax.optimize import Progress
+from nst_jax.observers import Group, Observers, Picture, PictureProgress
 from nst_jax.pairs import Batch, Pair, Source, pair, plan
-from nst_jax.stopping import Stopped, Stopping
-from nst_jax.stylize import check_content, fit_shape, scales, stylize
+from nst_jax.stopping import Stopping
+from nst_jax.stylize import check_content, fit_shape, scales
 
 # Pictures painted at once on each device: on a CPU more of them gain nothing, see `batch_scaling`
 # in docs/benchmarks.md; an accelerator with memory to spare takes more.
@@ -43,36 +43,26 @@ BAD_FILES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is asked for.
+class DataSetJob(runner.Job):
+    """What is asked for, besides what any job is.
 
     Attributes:
       contents, styles: the files, from `expand`.
       pairing: of `PAIRINGS`, see `pair`.
-      config: the settings.
       batch_size: the most pictures that are painted at once; None is `BATCH_SIZE` a device.
-      initial: a picture to start from, or None.
-      seed: of the random key and of the pairing.
-      tile: longest side of the windows in which larger pictures are looked at, or None.
-      mesh: sizes of the mesh's axes; None is as `sharding.make_mesh` divides by itself.
-      process, processes: the number of this process, and of all that share the work. Each
-        computes on its own devices.
+      process, processes: the number of this process, and of all that share the work.
     """
 
     contents: Sequence[Source]
     styles: Sequence[Source]
     pairing: str
-    config: Config
     batch_size: int | None = None
-    initial: np.ndarray | None = None
-    seed: int = 0
-    tile: int | None = None
-    mesh: Mapping[str, int] | None = None
     process: int = 0
     processes: int = 1
+    apart: ClassVar[bool] = True
 
 
-def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) -> int:
+def run(job: DataSetJob, params: Mapping, folder: pathlib.Path, *, described: Mapping) -> int:
     """Paints this process's share of `job` into `folder`; returns the exit code.
 
     Writes the pictures, manifest.jsonl, and config.json with `described` in it. What is finished
@@ -84,20 +74,21 @@ def run(job: Job, params: Mapping, folder: pathlib.Path, *, described: Mapping) 
       ValueError: a folder of a job with other settings, nothing that can be read, a picture that
         does not fit into memory, or what `stylize` refuses.
     """
-    stopping = Stopping()
-    try:
-        with stopping:
-            return _run(job, params, folder, described, stopping)
-    except Stopped:
-        complain(
-            f"stopped by {stopping.name}, what is finished is in {folder}; the same command goes "
-            "on from there"
-        )
-        return stopping.exit_code
+    return runner.run(
+        lambda stopping: _run(job, params, folder, described, stopping),
+        left=f"what is finished is in {folder}; the same command goes on from there",
+    )
 
 
 def _run(job, params, folder, described, stopping) -> int:
-    settings = _settings(job, params, described)
+    settings = {
+        **described,
+        "network": vgg.network_name(params),
+        "pairing": job.pairing,
+        "seed": job.seed,
+        "batch_size": job.batch_size,
+        **job.settings(),
+    }
     check_settings(folder / "config.json", settings)
     manifest = Manifest(folder, process=job.process)
     # What even a square could not be painted with is no file's fault.
@@ -113,7 +104,7 @@ def _run(job, params, folder, described, stopping) -> int:
 
     if not any(map(readable, pairs)):
         raise ValueError(f"no pair of pictures can be read: {next(iter(bad.values()))}")
-    devices = 1 if job.tile is not None else jax.local_device_count()
+    devices = 1 if job.placement.tile is not None else jax.local_device_count()
     batch_size = BATCH_SIZE * devices if job.batch_size is None else job.batch_size
     good = [pairs[n] for n in share if readable(pairs[n])]
     own = plan(good, shapes, batch_size=batch_size, devices=devices)
@@ -123,7 +114,8 @@ def _run(job, params, folder, described, stopping) -> int:
         return one in manifest.finished and path.is_file() and path.stat().st_size > 0
 
     todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
-    _check_memory(job, params, todo, shapes)
+    painter = runner.Runner(job=job, params=params, stopping=stopping)
+    painter.check_memory(_largest(job, todo, shapes))
     _refuse_to_overwrite(job, pairs, folder)
     files.check_folder(folder)
     unfinished = folder / f".unfinished-{job.process}"
@@ -137,9 +129,10 @@ def _run(job, params, folder, described, stopping) -> int:
             os.replace(unfinished / "config.json", folder / "config.json")
         if job.process == 0:
             _record_bad(manifest, bad)
-        done = sum(finished(one) for batch in own for one in batch.pairs)
+        every = [one for batch in own for one in batch.pairs]
+        progress = PictureProgress(total=len(every), done=sum(map(finished, every)))
         with (
-            Monitor(sum(len(batch.pairs) for batch in own), done) as monitor,
+            Observers([progress]) as watch,
             # Closed here: its thread is not to be at work while the process ends.
             contextlib.closing(_read_ahead(todo, _Reader(job.config, finished))) as pictures,
         ):
@@ -148,19 +141,15 @@ def _run(job, params, folder, described, stopping) -> int:
                 _record_bad(manifest, broken)
                 bad |= broken
                 left = sum(not finished(one) for one in batch.pairs)
-                monitor.pass_over(left - sum(map(bool, places)))
+                progress.pass_over(left - sum(map(bool, places)))
                 if any(places):
-                    lines = _paint(
-                        job, params, batch, places, folder, unfinished, monitor, stopping
-                    )
-                    manifest.write(lines)
-                    monitor.add(len(lines))
+                    _paint(painter, batch, places, folder, unfinished, manifest, watch)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return _summary(manifest, folder, own, bad, missing=len(share) - len(good))
+    return _summary(manifest, folder, every, bad, missing=len(share) - len(good))
 
 
-def _refuse_to_overwrite(job: Job, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
+def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
     """Refuses a folder where pictures would replace inputs, or files that are no data set's."""
     inputs = {os.path.realpath(source.path) for source in (*job.contents, *job.styles)}
     for one in pairs:
@@ -170,23 +159,8 @@ def _refuse_to_overwrite(job: Job, pairs: Sequence[Pair], folder: pathlib.Path) 
         results.check_free(folder, [one.output for one in pairs])
 
 
-def _settings(job: Job, params: Mapping, described: Mapping) -> dict:
-    """What config.json records of a job."""
-    return {
-        **described,
-        "network": vgg.network_name(params),
-        "pairing": job.pairing,
-        "seed": job.seed,
-        "batch_size": job.batch_size,
-        "tile": job.tile,
-        "mesh": job.mesh and dict(job.mesh),
-        "config": job.config.to_dict(),
-        **jobs.environment(),
-    }
-
-
 def _look_at_files(
-    job: Job, stopping: Stopping
+    job: DataSetJob, stopping: Stopping
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """By their paths, the shapes that pictures are brought to, and the errors of bad files."""
     contents = {content.path for content in job.contents}
@@ -221,58 +195,60 @@ def _look_at_files(
     return shapes, bad
 
 
-def _plan(job: Job, params: Mapping, batch: Batch, styles: Sequence[Sequence[int]]):
-    """The run that paints a batch."""
-    return preflight.Plan(
-        params=params,
-        shape=batch.shape,
-        outputs=batch.size,
-        config=job.config,
-        styles=styles,
-        contents=batch.size,
-        mesh=_mesh(job, batch),
-        tile=job.tile,
+class _Place(NamedTuple):
+    """A pair with its pictures, brought to the size of the run."""
+
+    pair: Pair
+    content: np.ndarray
+    style: np.ndarray
+
+
+def _painting(job: DataSetJob, places: Sequence[_Place]) -> runner.Painting:
+    """What paints each of `places`."""
+    count = len(places)
+    return runner.Painting(
+        group=Group(
+            [Picture(place.pair.content, place.content) for place in places],
+            [Picture(place.pair.style, place.style) for place in places],
+            [place.pair.style for place in places],
+            [place.pair.output for place in places],
+        ),
+        styles=[place.style for place in places],
+        combine=Combine(paired=True),
+        hint=f"; a --batch_size below {count} takes less" if count > 1 else "",
     )
 
 
-def _check_memory(
-    job: Job, params: Mapping, batches: Sequence[Batch], shapes: Mapping[str, tuple[int, int]]
-) -> None:
-    """Refuses batches that would not fit, by the largest of them."""
-    if not batches:
-        return
-    largest = max(batches, key=lambda batch: batch.size * math.prod(batch.shape))
-    styles = [shapes[one.style] for batch in batches for one in batch.pairs]
-    plan = _plan(job, params, largest, sorted(styles, key=math.prod)[-largest.size :])
-    try:
-        plan.check()
-    except preflight.DoesNotFit as error:
-        raise ValueError(_with_batch_size(str(error), largest)) from error
+def _largest(
+    job: DataSetJob, batches: Sequence[Batch], shapes: Mapping[str, tuple[int, int]]
+) -> Iterator[runner.Painting]:
+    """The largest of the batches, as if with the largest styles of all; pictures as their shapes.
+    None where there are no batches."""
 
+    def blank(shape):
+        return jax.ShapeDtypeStruct((*shape, 3), np.float32)
 
-def _with_batch_size(advice: str, batch: Batch) -> str:
-    return f"{advice}; a --batch_size below {batch.size} takes less" if batch.size > 1 else advice
-
-
-def _mesh(job: Job, batch: Batch) -> jax.sharding.Mesh | None:
-    if job.tile is not None and job.mesh is None:
-        return None
-    return sharding.make_mesh(batch.size, sizes=job.mesh, devices=jax.local_devices())
+    if batches:
+        batch = max(batches, key=lambda batch: batch.size * math.prod(batch.shape))
+        styles = [shapes[one.style] for one in itertools.chain(*(b.pairs for b in batches))]
+        styles = sorted(styles, key=math.prod)[-batch.size :]
+        styles = itertools.islice(itertools.cycle(styles), batch.size)
+        content = blank(batch.shape)
+        yield _painting(job, [_Place(batch.pairs[0], content, blank(style)) for style in styles])
 
 
 class _Reader:
     """Reads what is left to do of a batch: `places, broken = reader(batch)`.
 
-    `places` has for each pair its content and style, brought to the size of the run, or None where
-    it is finished or one of its files is bad; `broken` the errors of files that were not known to
-    be bad.
+    `places` has a `_Place` for each pair, or None where it is finished or one of its files is bad;
+    `broken` the errors of files that were not known to be bad.
     """
 
     def __init__(self, config: Config, finished: Callable[[Pair], bool]):
         self._config, self._finished = config, finished
         self._bad: set[str] = set()
 
-    def __call__(self, batch: Batch) -> tuple[list[tuple | None], dict[str, str]]:
+    def __call__(self, batch: Batch) -> tuple[list[_Place | None], dict[str, str]]:
         images, broken = {}, {}
         todo = [not self._finished(one) for one in batch.pairs]
         for one in itertools.compress(batch.pairs, todo):
@@ -286,7 +262,7 @@ class _Reader:
                     broken[path] = str(error)
                     self._bad.add(path)
         return [
-            (images[one.content], images[one.style])
+            _Place(one, images[one.content], images[one.style])
             if left and one.content in images and one.style in images
             else None
             for one, left in zip(batch.pairs, todo, strict=True)
@@ -314,41 +290,17 @@ def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
         manifest.write(lines)
 
 
-def _paint(job, params, batch, places, folder, unfinished, monitor, stopping) -> list[dict]:
-    """Paints the pictures of a batch and writes them; the lines of the manifest.
+def _paint(painter, batch, places, folder, unfinished, manifest, watch) -> None:
+    """Paints the pictures of a batch, writes them and records them in the manifest.
 
     Each keeps its place, and the program its size, whatever else of the batch is painted.
     """
     start = time.perf_counter()
-    filler = next(place for place in places if place is not None)
-    filled = [place or filler for place in places] + [filler] * (batch.size - len(places))
-
-    def follow(progress):
-        monitor(progress)
-        if progress.step < progress.steps:
-            stopping.check()
-
-    try:
-        result = stylize(
-            params,
-            [content for content, _ in filled],
-            [style for _, style in filled],
-            job.config,
-            combine=Combine(paired=True),
-            key=jax.random.key(job.seed),
-            initial=job.initial,
-            callback=follow,
-            tile=job.tile,
-            on_window=monitor.window,
-            mesh=_mesh(job, batch),
-        )
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not preflight.ran_out(error):
-            raise
-        advice = _plan(job, params, batch, [style.shape for _, style in filled]).advice()
-        raise ValueError(f"out of memory: {_with_batch_size(advice, batch)}") from error
-    images = np.asarray(result.images)
     painted = [number for number, place in enumerate(places) if place is not None]
+    filler = places[painted[0]]
+    filled = [place or filler for place in places] + [filler] * (batch.size - len(places))
+    result = painter.paint(_painting(painter.job, filled), watch)
+    images, losses = np.asarray(result.images), result.loss
     for number in painted:
         # An unfinished file is to be found where the next run looks for it.
         io.write_image(unfinished / "picture.png", images[number])
@@ -356,68 +308,23 @@ def _paint(job, params, batch, places, folder, unfinished, monitor, stopping) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished / "picture.png", path)
     seconds = round((time.perf_counter() - start) / len(painted), 3)
-    losses = result.loss
-    return [
-        {
-            **batch.pairs[number]._asdict(),
-            "loss": float(losses[number]) if math.isfinite(losses[number]) else None,  # no NaN
-            "seconds": seconds,
-            "diverged": bool(result.diverged[number]),
-            "kept_start": int(result.kept_start[number]),
-        }
-        for number in painted
-    ]
+    manifest.write(
+        [
+            {
+                **batch.pairs[number]._asdict(),
+                "loss": float(losses[number]) if math.isfinite(losses[number]) else None,  # no NaN
+                "seconds": seconds,
+                "diverged": bool(result.diverged[number]),
+                "kept_start": int(result.kept_start[number]),
+            }
+            for number in painted
+        ]
+    )
+    watch.end(result)
 
 
-class Monitor(Bars):
-    """Follows a job: progress bars on a terminal, a line a batch elsewhere."""
-
-    def __init__(self, total: int, done: int):
-        self._total, self._first, self._done = total, done, done
-        self._start = time.perf_counter()
-        super().__init__(
-            total=total,
-            initial=done,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} pictures "
-            "[{elapsed}<{remaining}{postfix}]",
-            miniters=0,
-            smoothing=0,  # what is left, by the same rate as is shown
-        )
-
-    def _rate(self) -> float:
-        """Pictures a minute."""
-        return 60 * (self._done - self._first) / (time.perf_counter() - self._start)
-
-    def __call__(self, progress: Progress) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"{self._rate():.3g} a minute, step {progress.step}/{progress.steps}",
-                refresh=False,
-            )
-            self._bar.update(0)  # shows it, not more often than is good for a terminal
-
-    def pass_over(self, pictures: int) -> None:
-        """So many pictures are not to be made after all."""
-        self._total -= pictures
-        if self._bar is not None:
-            self._bar.total = self._total
-
-    def add(self, pictures: int) -> None:
-        """So many more pictures are written."""
-        self._done += pictures
-        if self._bar is not None:
-            self._bar.update(pictures)
-            return
-        rate = self._rate()
-        say(
-            f"{self._done}/{self._total} pictures, {rate:.3g} a minute, "
-            f"{(self._total - self._done) / rate:.1f} minutes left"
-        )
-
-
-def _summary(manifest, folder, own, bad, *, missing) -> int:
+def _summary(manifest, folder, pairs, bad, *, missing) -> int:
     """What the job came to, in a line each; the exit code."""
-    pairs = [one for batch in own for one in batch.pairs]
     diverged = [manifest.finished[one] for one in pairs if one in manifest.finished]
     say(f"{len(diverged)} pictures are in {folder}")
     missing += len(pairs) - len(diverged)
@@ -432,4 +339,4 @@ def _summary(manifest, folder, own, bad, *, missing) -> int:
             f"{missing} pictures not made"
         )
         return BAD_FILES
-    return jobs.DIVERGED if any(diverged) else 0
+    return runner.DIVERGED if any(diverged) else 0

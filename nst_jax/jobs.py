@@ -1,43 +1,117 @@
-"""A job of the command line: pictures in, a folder of pictures, curves and records out."""
+"""Jobs over given pictures: a few of them in, a folder of pictures, curves and records out."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import pathlib
-import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from nst_jax import console, files, io, observers, preflight, results, sharding, vgg
+from nst_jax import console, files, io, looks, results, runner, vgg
 from nst_jax.checkpoints import Checkpoints
 from nst_jax.combining import Combine
 from nst_jax.console import complain, say
-from nst_jax.job import Job
-from nst_jax.monitor import Latest, Monitor, Records
-from nst_jax.profiling import Profile
-from nst_jax.results import Output, Picture
-from nst_jax.stopping import Stopped, Stopping
-from nst_jax.stylize import Result, check_content, fit_shape, steps_at_scales, stylize
-from nst_jax.version import __version__
-
-DIVERGED = 3
+from nst_jax.observers import Group, Observers, Picture, Records, StepProgress
+from nst_jax.results import Output
+from nst_jax.stylize import Result, check_content, fit_shape, steps_at_scales
 
 
-def environment(*, packages: Iterable[str] = ()) -> dict:
-    """Device and versions, also of further `packages`, for the record."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
-    return {
-        "platform": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "versions": {"python": platform.python_version(), "nst_jax": __version__}
-        | {package: importlib.metadata.version(package) for package in packages},
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureJob(runner.Job):
+    """What is asked for, besides what any job is.
+
+    Attributes:
+      contents, styles: the pictures; the outputs are contents x styles (or rows of `mixing`, or
+        one of all styles where there are `masks`) x the combinations of `sweep`.
+      sweep: numbers of the configuration with several values.
+      mixing: `[rows, styles]` or None.
+      masks: for each style its mask `[h, w]` over the contents, or None.
+      style_masks: for each style its mask or None, or None.
+    """
+
+    contents: Sequence[Picture]
+    styles: Sequence[Picture]
+    sweep: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    mixing: np.ndarray | None = None
+    masks: Sequence[np.ndarray] | None = None
+    style_masks: Sequence[np.ndarray | None] | None = None
+
+    def rows(self) -> list[tuple[str, int]]:
+        """(label, index of the style to show) of each row of styles."""
+        names = [style.name for style in self.styles]
+        if self.masks is not None:
+            return [("+".join(names), 0)]
+        if self.mixing is None:
+            return [(name, index) for index, name in enumerate(names)]
+        labels = [
+            "+".join(f"{w:g}_{name}" for w, name in zip(row, names, strict=True) if w)
+            for row in self.mixing
+        ]
+        return [
+            (label, int(np.argmax(row)))
+            for label, row in zip(files.unique(labels), self.mixing, strict=True)
+        ]
+
+    def outputs(self, contents: Sequence[Picture], *, taken: Sequence[str] = ()) -> list[Output]:
+        """The outputs of `contents`, in the order in which `stylize` gives them; their files take
+        none of the names that are `taken`."""
+        combinations = [
+            dict(zip(self.sweep, values, strict=True))
+            for values in itertools.product(*self.sweep.values())
+        ]
+        outputs = [
+            Output(
+                content.name,
+                "__".join([label, *(f"{name}={value:g}" for name, value in settings.items())]),
+                thumbnail,
+                row,
+                settings,
+            )
+            for content in contents
+            for row, (label, thumbnail) in enumerate(self.rows())
+            for settings in combinations
+        ]
+        # Of the sheets and curves of any content, too, no output may take the name.
+        sheets = itertools.chain(*results.sheet_names(self.contents).values())
+        taken = files.unique([*taken, *(pathlib.PurePath(name).stem for name in sheets)])
+        stems = [files.short(f"{output.content}__{output.label}") for output in outputs]
+        stems = files.unique([*taken, *stems])[len(taken) :]
+        return [output._replace(stem=stem) for output, stem in zip(outputs, stems, strict=True)]
+
+    def painting(
+        self, contents: Sequence[Picture], outputs: Sequence[Output], *, name: str
+    ) -> runner.Painting:
+        """What makes the `outputs` of contents of one shape.
+
+        Raises:
+          ValueError: masks of several sizes.
+        """
+        of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
+        mixing, masks = self.mixing, self.masks
+        if self.sweep and masks is None:
+            rows = np.eye(len(self.styles)) if mixing is None else mixing
+            mixing = rows[[output.row for output in of_one]]
+        if masks is not None:
+            shapes = {np.shape(mask) for mask in masks}
+            if len(shapes) > 1:
+                raise ValueError(f"--masks must be of one size, got {sorted(shapes)}")
+            masks = np.stack([np.stack(masks)] * len(of_one))
+        return runner.Painting(
+            group=Group(
+                contents,
+                [self.styles[output.thumbnail] for output in outputs],
+                [output.label for output in outputs],
+                [output.stem for output in outputs],
+            ),
+            styles=[style.image for style in self.styles],
+            combine=Combine(mixing=mixing, masks=masks, style_masks=self.style_masks),
+            sweep={n: np.array([output.settings[n] for output in outputs]) for n in self.sweep},
+            name=name,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,13 +136,13 @@ class Delivery:
     overwrite: bool = False
     log_every: int = 10
     profile_dir: str | None = None
-    look: observers.Look = observers.Look()
+    look: looks.Look = looks.Look()
     checkpoint_dir: pathlib.Path | None = None
     checkpoint_every: int = 50
     retries: int = 0
 
 
-def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) -> int:
+def run(job: PictureJob, params: Mapping, delivery: Delivery, *, described: Mapping) -> int:
     """Runs `job`, leaves its files as `delivery` says, and returns the exit code.
 
     Contents of one shape are painted together; `described` goes into config.json, and what of it
@@ -78,14 +152,11 @@ def run(job: Job, params: Mapping, delivery: Delivery, *, described: Mapping) ->
     Raises:
       ValueError: bad input, files that would be overwritten, or checkpoints of another job.
     """
-    stopping = Stopping()
-    try:
-        with stopping:
-            return _run(job, params, delivery, described, stopping)
-    except Stopped:
-        again = "; the same command goes on from there" if delivery.checkpoint_dir else ""
-        complain(f"stopped by {stopping.name}, the pictures are as they were then{again}")
-        return stopping.exit_code
+    again = "; the same command goes on from there" if delivery.checkpoint_dir else ""
+    return runner.run(
+        lambda stopping: _run(job, params, delivery, described, stopping),
+        left=f"the pictures are as they were then{again}",
+    )
 
 
 def _run(job, params, delivery, described, stopping) -> int:
@@ -93,115 +164,76 @@ def _run(job, params, delivery, described, stopping) -> int:
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
     kind = io.FORMATS[delivery.picture_format]
-    longest_sides = {delivery.picture_format: kind.longest_side}
-    if delivery.look.animate is not None:
-        suffix = delivery.look.animate
-        longest_sides[f"{suffix} animation"] = observers.ANIMATIONS[suffix]
     for shape in groups:
-        height, width = fit_shape(shape, job.config)
-        longest = max(height, width)
-        for name, most in longest_sides.items():
-            if longest > most:
-                raise ValueError(f"a {name} has at most {most} pixels a side, got {longest}")
-        if height * width > kind.most_pixels:
-            raise ValueError(
-                f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got "
-                f"{height * width}, {height}x{width}: choose a smaller --size or another --format"
-            )
-        check_content(
-            params,
-            shape,
-            job.config,
-            styles=[style.image.shape for style in job.styles],
-            combine=Combine(masks=job.masks, style_masks=job.style_masks),
-            tile=job.tile,
-        )
+        _check_shape(job, params, delivery, shape)
     described = {
         **described,
         "network": vgg.network_name(params),
         "seed": job.seed,
-        "tile": job.tile,
-        "mesh": job.mesh and dict(job.mesh),
         "processes": jax.process_count(),
         "devices": jax.device_count(),
         "sweep": dict(job.sweep),
-        "config": job.config.to_dict(),
-        **environment(),
+        **job.settings(),
     }
-    outputs, taken = {}, []
-    for shape, contents in groups.items():
-        outputs[shape] = job.outputs(contents, taken=taken)
-        taken += [output.stem for output in outputs[shape]]
+    outputs, taken = [], []
+    for contents in groups.values():
+        outputs.append(job.outputs(contents, taken=taken))
+        taken += [output.stem for output in outputs[-1]]
     sheets = results.sheet_names(job.contents)
     saving = _saving(job, described, delivery)
     if not (delivery.overwrite or saving("0").begun):
         pictures = [f"{stem}{kind.suffix}" for stem in taken]
         others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
         results.check_free(delivery.folder, [*pictures, *others, *delivery.look.names(taken)])
-    _check_memory(job, params, outputs)
+    paintings = [
+        job.painting(contents, own, name=str(number))
+        for number, (contents, own) in enumerate(zip(groups.values(), outputs, strict=True))
+    ]
+    painter = runner.Runner(
+        job=job, params=params, stopping=stopping, saving=saving, retries=delivery.retries
+    )
+    painter.check_memory(paintings)
     for folder in (delivery.checkpoint_dir, delivery.look.tensorboard_dir):
         if folder is not None:
             files.check_place(pathlib.Path(folder))
     files.check_folder(delivery.folder)
     recipe = results.recipe(described)
-    fits = len(recipe) <= kind.longest_text
-    if not fits:
+    text = recipe if len(recipe) <= kind.longest_text else None
+    if text is None:
         say(
             f"nst-jax: the settings are too long for the metadata of a {delivery.picture_format}: "
             "left out"
         )
-    text = recipe if fits else None
     write = functools.partial(results.write_pictures, delivery.folder, kind=kind, text=text)
     diverged, rows, risen = [], [], []
     leads = jax.process_index() == 0  # of several processes one writes what they share
-    with contextlib.ExitStack() as stack:
-        records = stack.enter_context(Records(delivery.folder, described))
-        profile = None
-        if delivery.profile_dir is not None and leads:
+    watching, profile = [], None
+    if leads:
+        records = Records(delivery.folder, described, log_every=delivery.log_every)
+        watching = [records, StepProgress(records.seconds)]
+        if delivery.profile_dir is not None:
             size = fit_shape(next(iter(groups)), job.config)
-            profile = stack.enter_context(Profile(delivery.profile_dir, size))
-        watching = delivery.look.observers(
-            delivery.folder,
-            settings=described,
-            log_every=delivery.log_every,
-            outputs=sum(map(len, outputs.values())),
-        )
-        watch = observers.Observers(watching, wrote=lambda path: say(f"wrote {path}"))
-        stack.enter_context(watch)
-        for number, (shape, contents) in enumerate(groups.items()):
+            profile = looks.Profile(delivery.profile_dir, size)
+            watching.append(profile)
+    watching += delivery.look.observers(
+        delivery.folder, settings=described, log_every=delivery.log_every, outputs=len(taken)
+    )
+    with Observers(watching) as watch:
+        for painting, own in zip(paintings, outputs, strict=True):
             stopping.check()
             start = time.perf_counter()
-            own = outputs[shape]
-            result = _paint(
-                job,
-                params,
-                contents,
-                own,
-                attempts=delivery.retries + 1,
-                saving=lambda attempt, number=number: saving(f"{number}{attempt}"),
-                records=records if leads else None,
-                log_every=delivery.log_every,
-                profile=profile,
-                watch=watch,
-                stopping=stopping,
-                write=functools.partial(write, contents, own),
-            )
-            images = np.asarray(result.images)
-            paths = write(contents, own, images)
+            contents = painting.group.contents
+            keep = functools.partial(write, contents, own)
+            result = painter.paint(painting, watch, keep=keep)
+            paths = keep(np.asarray(result.images))
             rows += results.summary(paths, own, result, time.perf_counter() - start)
             if leads:
                 risen += _risen(own, result, steps_at_scales(job.config))
                 results.write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
-            watch.end(
-                images,
-                diverged=result.diverged,
-                kept_start=result.kept_start,
-                losses=result.loss,
-            )
-            found = zip(own, result.diverged, strict=True)
-            diverged += [output.stem for output, bad in found if bad]
+            watch.end(result)
+            diverged += itertools.compress(painting.group.stems, result.diverged)
     if rows:
         say(console.table(results.HEADINGS, rows))
     for line in risen:
@@ -217,10 +249,39 @@ def _run(job, params, delivery, described, stopping) -> int:
             f"{', '.join(diverged)}: stopped at a value that is not finite, the last "
             "finite picture is kept; try a smaller --learning_rate"
         )
-    return DIVERGED if diverged else 0
+    return runner.DIVERGED if diverged else 0
 
 
-def _saving(job: Job, described: Mapping, delivery: Delivery) -> Callable[[str], Checkpoints]:
+def _check_shape(job, params, delivery, shape) -> None:
+    """Refuses contents of a shape that the format, the animation or the network cannot take."""
+    kind = io.FORMATS[delivery.picture_format]
+    longest_sides = {delivery.picture_format: kind.longest_side}
+    if delivery.look.animate is not None:
+        suffix = delivery.look.animate
+        longest_sides[f"{suffix} animation"] = looks.ANIMATIONS[suffix]
+    height, width = fit_shape(shape, job.config)
+    longest = max(height, width)
+    for name, most in longest_sides.items():
+        if longest > most:
+            raise ValueError(f"a {name} has at most {most} pixels a side, got {longest}")
+    if height * width > kind.most_pixels:
+        raise ValueError(
+            f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got "
+            f"{height * width}, {height}x{width}: choose a smaller --size or another --format"
+        )
+    check_content(
+        params,
+        shape,
+        job.config,
+        styles=[style.image.shape for style in job.styles],
+        combine=Combine(masks=job.masks, style_masks=job.style_masks),
+        tile=job.placement.tile,
+    )
+
+
+def _saving(
+    job: PictureJob, described: Mapping, delivery: Delivery
+) -> Callable[[str], Checkpoints]:
     """What gives the checkpoints of a part of the job, by the part's name."""
     if delivery.checkpoint_dir is None:
         return lambda part: Checkpoints(None, {})
@@ -235,8 +296,7 @@ def _saving(job: Job, described: Mapping, delivery: Delivery) -> Callable[[str],
         | settings
         | {
             "seed": job.seed,
-            "tile": job.tile,
-            "mesh": described["mesh"],
+            **{name: described[name] for name in ("tile", "remat", "strips", "mesh")},
             **described["sweep"],
             "mixing": None if job.mixing is None else np.asarray(job.mixing).tolist(),
             # Or files that are another run's would be taken for this one's.
@@ -266,101 +326,6 @@ def digest(array: np.ndarray | None) -> str | None:
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
 
 
-def _paint(
-    job: Job,
-    params: Mapping,
-    contents: Sequence[Picture],
-    outputs: Sequence[Output],
-    *,
-    attempts: int,
-    saving: Callable[[str], Checkpoints],
-    records: Records | None,
-    log_every: int,
-    profile: Profile | None,
-    watch: observers.Observers,
-    stopping: Stopping,
-    write: Callable[[np.ndarray], Iterable[pathlib.Path]],
-) -> Result:
-    """Contents of one shape, again where outputs diverge; what `run` does for each of its groups.
-
-    Raises:
-      Stopped: by a signal; the pictures are written.
-      ValueError: out of memory, or a file that cannot be written; the last pictures are written.
-    """
-    styles = [job.styles[output.thumbnail] for output in outputs]
-    labels, stems = ([getattr(o, name) for o in outputs] for name in ("label", "stem"))
-    group = observers.Group(contents, styles, labels, stems)
-    rates = job.config.optimizer.learning_rate
-    rates = np.array([output.settings.get("learning_rate", rates) for output in outputs])
-    steps = steps_at_scales(job.config)
-    for attempt in range(attempts):
-        latest = Latest()
-        try:
-            with contextlib.ExitStack() as stack:
-                checkpoints = stack.enter_context(saving(f"-again{attempt}" if attempt else ""))
-                resume = checkpoints.latest()
-                history = resume and resume.history
-                monitor = None
-                if records is not None:
-                    if resume is not None:
-                        passed = [
-                            f"checkpoint of step {n} is damaged: " for n in checkpoints.damaged
-                        ]
-                        say(f"{''.join(passed)}going on from step {resume.step} of {sum(steps)}")
-                    monitor = Monitor(
-                        records,
-                        outputs,
-                        log_every,
-                        steps=sum(steps),
-                        attempt=attempt,
-                        history=history,
-                    )
-                    stack.enter_context(monitor)
-                watch.begin(group._replace(history=history))
-
-                def stop(progress, checkpoints=checkpoints, latest=latest):
-                    if stopping.received and progress.step < progress.steps:
-                        write(latest.images)
-                        checkpoints.save(progress)
-                        checkpoints.wait()
-                        stopping.check()
-
-                # Checkpoints soon: a run is theirs before it leaves anything in its folder.
-                followers = [latest, checkpoints, monitor, profile, watch, stop]
-                result = _stylize(
-                    job,
-                    params,
-                    contents,
-                    outputs,
-                    rates=rates if attempt else None,
-                    resume=resume,
-                    followers=[each for each in followers if each is not None],
-                    on_window=monitor and monitor.window,
-                )
-        except (jax.errors.JaxRuntimeError, MemoryError, files.FileError) as error:
-            full = isinstance(error, files.FileError)
-            if not full and not preflight.ran_out(error) or records is None:
-                raise
-            if latest.images is not None:
-                # Their folder may be what cannot be written to: that is told already.
-                with contextlib.suppress(files.FileError):
-                    for path in write(latest.images):
-                        say(f"wrote {path}")
-            if full:
-                raise
-            line = _plan(job, params, contents[0].image.shape[:2], outputs).advice()
-            raise ValueError(f"out of memory: {line}") from error
-        if not result.diverged.any() or attempt == attempts - 1:
-            break
-        write(np.asarray(result.images))
-        stopping.check()
-        again = [output.stem for output, bad in zip(outputs, result.diverged, strict=True) if bad]
-        complain(f"{', '.join(again)}: diverged, once more at a tenth of the learning rate")
-        # All of them in the same program: the others come out as they did.
-        rates = np.where(result.diverged, rates / 10, rates)
-    return result
-
-
 def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> list[str]:
     """A line for each output whose loss rose at one of the scales, which had so many `steps`."""
     firsts = result.history["total"][-steps[-1]]
@@ -377,75 +342,3 @@ def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> l
             continue
         lines.append(f"{output.stem}: {told}; a smaller --learning_rate may help")
     return lines
-
-
-def _sweep(job: Job, outputs: Sequence[Output]) -> dict[str, np.ndarray]:
-    """What is explored, with a number for each of `outputs`."""
-    return {name: np.array([o.settings[name] for o in outputs]) for name in job.sweep}
-
-
-def _mesh(job: Job, outputs: Sequence[Output]) -> jax.sharding.Mesh | None:
-    """The devices that paint so many outputs, if there are several."""
-    if job.tile is not None and job.mesh is None:
-        return None
-    return sharding.make_mesh(len(outputs), sizes=job.mesh)
-
-
-def _plan(job: Job, params: Mapping, shape: Sequence[int], outputs: Sequence[Output]):
-    """The run that paints contents of one shape."""
-    return preflight.Plan(
-        params=params,
-        shape=shape,
-        outputs=len(outputs),
-        config=job.config,
-        sweep=_sweep(job, outputs),
-        styles=[style.image.shape for style in job.styles],
-        contents=len({output.content for output in outputs}),
-        regions=len(job.masks or ()),
-        mesh=_mesh(job, outputs),
-        tile=job.tile,
-    )
-
-
-def _check_memory(job: Job, params: Mapping, groups: Mapping[tuple, Sequence[Output]]) -> None:
-    """Refuses a job of which a group, by the shape of its contents, would not fit into memory."""
-    # One number for all processes: they compile together, and refuse together.
-    available = sharding.least(preflight.available_bytes())
-    for shape, outputs in groups.items():
-        _plan(job, params, shape, outputs).check(available=available)
-
-
-def _stylize(job: Job, params, contents, outputs, *, rates, resume, followers, on_window):
-    """`stylize` on contents of one shape, with a row of styles and a number for each output."""
-    of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
-    sweep, mixing, masks = _sweep(job, outputs), job.mixing, job.masks
-    if job.sweep and masks is None:
-        rows = np.eye(len(job.styles)) if mixing is None else mixing
-        mixing = rows[[output.row for output in of_one]]
-    if rates is not None:
-        sweep["learning_rate"] = rates
-    if masks is not None:
-        shapes = {np.shape(mask) for mask in masks}
-        if len(shapes) > 1:
-            raise ValueError(f"--masks must be of one size, got {sorted(shapes)}")
-        masks = np.stack([np.stack(masks)] * len(of_one))
-
-    def follow(progress):
-        for follower in followers:
-            follower(progress)
-
-    return stylize(
-        params,
-        [content.image for content in contents],
-        [style.image for style in job.styles],
-        job.config,
-        key=jax.random.key(job.seed),
-        sweep=sweep,
-        combine=Combine(mixing=mixing, masks=masks, style_masks=job.style_masks),
-        initial=job.initial,
-        resume=resume,
-        callback=follow,
-        tile=job.tile,
-        on_window=on_window,
-        mesh=_mesh(job, outputs),
-    )

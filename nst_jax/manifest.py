@@ -9,7 +9,7 @@ from nst_jax.pairs import Pair
 
 # Of the settings, what says where and how pictures are computed and not what: it may change between
 # runs.
-PLACEMENT = ("batch_size", "mesh", "tile", "remat", "platform", "device", "versions")
+PLACEMENT = ("batch_size", "mesh", "tile", "remat", "strips", "platform", "device", "versions")
 
 
 class Manifest:
@@ -75,7 +75,7 @@ def check_settings(path: pathlib.Path, settings: Mapping) -> None:
         return
 
     def flat(settings):
-        settings |= settings.pop("config", {})
+        settings = settings.pop("config", {}) | settings
         return {name: value for name, value in settings.items() if name not in PLACEMENT}
 
     try:

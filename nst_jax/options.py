@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from nst_jax import dataset, io, observers
+from nst_jax import dataset, io, looks
 from nst_jax.config import INITS, Config, known_addresses
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
@@ -132,7 +132,7 @@ RUN_FLAGS = {
     "animate": (
         flags.DEFINE_string,
         None,
-        f"the optimisation as an animation, <output>/animation: {', '.join(observers.ANIMATIONS)}",
+        f"the optimisation as an animation, <output>/animation: {', '.join(looks.ANIMATIONS)}",
     ),
     "tensorboard_dir": (
         flags.DEFINE_string,

@@ -25,7 +25,7 @@ from nst_jax.charts import curves, number, positive, spark
 _STATES = {"running": "Running", "finished": "Finished", "stopped": "Stopped"}
 
 
-class Picture(NamedTuple):
+class Embedded(NamedTuple):
     """A picture on the page.
 
     Attributes:
@@ -39,7 +39,7 @@ class Picture(NamedTuple):
     size: tuple[int, int]
 
 
-class Output(NamedTuple):
+class Card(NamedTuple):
     """One of the pictures that are made.
 
     Attributes:
@@ -59,9 +59,9 @@ class Output(NamedTuple):
 
     label: str
     stem: str
-    content: Picture | None
-    style: Picture
-    picture: Picture
+    content: Embedded | None
+    style: Embedded
+    picture: Embedded
     metrics: Mapping[str, Sequence[float | None]]
     layers: Sequence[tuple[int, Mapping[str, Mapping[str, float | None]]]]
     diverged: bool = False
@@ -116,8 +116,8 @@ class Run:
     step: int
     steps: int
     seconds: float
-    inputs: Sequence[tuple[str, Picture]]
-    outputs: Sequence[Output]
+    inputs: Sequence[tuple[str, Embedded]]
+    outputs: Sequence[Card]
     pictures: int
     scales: Sequence[Scale]
     settings: Mapping[str, Any]
@@ -266,7 +266,7 @@ def _status(run: Run) -> str:
 <dl class="facts">{cells}</dl>"""
 
 
-def _image(picture: Picture, alt: str) -> str:
+def _image(picture: Embedded, alt: str) -> str:
     height, width = picture.size
     return f'<img src="{picture.uri}" width="{width}" height="{height}" alt="{_text(alt)}">'
 

@@ -9,15 +9,8 @@ import numpy as np
 
 from nst_jax import files, image, io, page, report, sharding
 from nst_jax.console import say
+from nst_jax.observers import Picture
 from nst_jax.stylize import Result
-
-
-class Picture(NamedTuple):
-    """A named picture, `[H, W, 3]` in [0, 1], and its transparency `[H, W]`, if it has any."""
-
-    name: str
-    image: np.ndarray
-    alpha: np.ndarray | None = None
 
 
 class Output(NamedTuple):

@@ -21,7 +21,7 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
 
     def shown(label):
         image = painted(rng, 90, 120)
-        return page.Picture(label, page.data_uri(image, longest=120), image.shape[:2])
+        return page.Embedded(label, page.data_uri(image, longest=120), image.shape[:2])
 
     content = shown("content")
     styles = [shown(label) for label in labels]
@@ -36,7 +36,7 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
             for k in at[::10]
         ]
         outputs.append(
-            page.Output(
+            page.Card(
                 label=label,
                 stem=f"content__{label}",
                 content=content,

@@ -11,7 +11,7 @@ from commandline import FAST
 from PIL import Image
 
 import nst_jax
-from nst_jax import cli, jobs, report, results
+from nst_jax import cli, report, results, runner
 
 STYLES = ("rainbow", "triangles")  # of --demo
 
@@ -136,7 +136,7 @@ def test_a_diverging_style_is_named_and_the_exit_code_says_so(run, pictures, tmp
         "--learning_rate=1e30",
         "--steps=4",
     )
-    assert code == jobs.DIVERGED
+    assert code == runner.DIVERGED
     assert "b: stopped at a value that is not finite" in err
     assert re.search(r"a__b\.png .* 1 +\d+\.\d  diverged\n", err), err
     assert (tmp_path / "a__b.png").exists()

@@ -16,7 +16,7 @@ from commandline import FAST
 from disk import closed_folder, room_for
 from PIL import Image
 
-from nst_jax import cli, console, io, jobs, options, results, weights
+from nst_jax import cli, console, io, jobs, observers, options, results, weights
 from nst_jax.presets import presets
 
 
@@ -207,11 +207,11 @@ def test_names_too_long_for_a_disk_are_shortened(run, pictures, folder):
 
 def test_no_picture_takes_the_name_of_any_contents_sheet():
     contents = [
-        results.Picture(name, np.zeros(shape, np.float32))
+        observers.Picture(name, np.zeros(shape, np.float32))
         for name, shape in (("a", (60, 80, 3)), ("a__b", (80, 60, 3)))
     ]
-    style = results.Picture("b__contact_sheet", np.zeros((9, 9, 3), np.float32))
-    job = jobs.Job(contents=contents, styles=[style], config=presets["default"])
+    style = observers.Picture("b__contact_sheet", np.zeros((9, 9, 3), np.float32))
+    job = jobs.PictureJob(contents=contents, styles=[style], config=presets["default"])
     (output,) = job.outputs(contents[:1])  # a group of one shape, as `run` makes them
     assert results.sheet_names(contents)["a__b"][0] == "a__b__contact_sheet.png"
     assert output.stem == "a__b__contact_sheet_2"

@@ -15,7 +15,7 @@ import pytest
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import cli, dataset, jobs, preflight
+from nst_jax import cli, dataset, preflight, runner
 from nst_jax.pairs import expand
 from nst_jax.stylize import Result
 
@@ -42,13 +42,13 @@ def folders(tmp_path, rng, monkeypatch):
 @pytest.fixture
 def painted(monkeypatch):
     """How many pictures each program that ran had."""
-    sizes, stylize = [], dataset.stylize
+    sizes, stylize = [], runner.stylize
 
     def counting(params, contents, styles, *arguments, **options):
         sizes.append(len(contents))
         return stylize(params, contents, styles, *arguments, **options)
 
-    monkeypatch.setattr(dataset, "stylize", counting)
+    monkeypatch.setattr(runner, "stylize", counting)
     return sizes
 
 
@@ -210,9 +210,9 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
             np.stack(contents), {"total": zeros[None]}, zeros.astype(bool), zeros.astype(int), zeros
         )
 
-    monkeypatch.setattr(dataset, "stylize", stylize)
+    monkeypatch.setattr(runner, "stylize", stylize)
     contents, styles = (expand([item], flag="", output_dir="out") for item in ("in", "styles"))
-    job = dataset.Job(
+    job = dataset.DataSetJob(
         contents=contents,
         styles=styles,
         pairing="all",
@@ -245,7 +245,7 @@ def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painte
     huge = ("--preset=gatys", "--style_weight=1e38", "--content=in/a.png", "--pairing=all")
     for share in ([2], []):
         code, err = run(*arguments(*huge))
-        assert (code, painted) == (jobs.DIVERGED, share), err
+        assert (code, painted) == (runner.DIVERGED, share), err
         assert "2 pictures stopped at a value that is not finite" in err
         painted.clear()
     lines = (folders / "out" / "manifest.jsonl").read_text().splitlines()
@@ -255,7 +255,7 @@ def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painte
 
 
 def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
-    def refuse(plan):
+    def refuse(plan, **_):
         assert (plan.styles, plan.contents, plan.tile) == ([(48, 48)] * 3, 3, None)
         raise preflight.DoesNotFit(
             f"{plan.outputs} pictures of {plan.shape} take too much: a --size of 10 fits"

@@ -13,7 +13,8 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import cli, files, io, observers, page
+from nst_jax import cli, files, io, looks, observers, page
+from nst_jax.stylize import Result
 
 # Two scales of four steps each.
 TWO_SCALES = ("--first_size=24", "--scale_factor=2", "--steps=4", "--first_steps=4")
@@ -29,7 +30,7 @@ def followed(monkeypatch):
 
     def follow(self, progress):
         call(self, progress)
-        paths = [o._path for o in self._observers if isinstance(o, observers.Report)]
+        paths = [o._path for o in self._observers if isinstance(o, looks.Report)]
         text = paths[0].read_text("utf-8") if paths else None
         seen.append((progress.step, np.array(progress.images), text))
 
@@ -202,8 +203,8 @@ def in_no_room(monkeypatch, function, room):
 def test_a_full_disk_for_tensorboard_is_one_line(run, pictures, tmp_path, monkeypatch, room):
     content, style, _ = pictures
     board = tmp_path / "board"
-    monkeypatch.setattr(observers.TensorBoard, "SECONDS", 0.0)
-    in_no_room(monkeypatch, (observers.TensorBoard, "__call__"), room)
+    monkeypatch.setattr(looks.TensorBoard, "SECONDS", 0.0)
+    in_no_room(monkeypatch, (looks.TensorBoard, "__call__"), room)
     code, err = run(
         f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'out'}", *FAST,
         f"--tensorboard_dir={board}", "--log_every=1", "--steps=4",
@@ -219,7 +220,7 @@ def test_a_page_that_cannot_be_written_leaves_the_pictures(run, pictures, tmp_pa
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--steps=3")
     code, err = run(*arguments, f"--output_dir={tmp_path / 'whole'}", "--save_every=1")
     assert code == 0, err
-    in_no_room(monkeypatch, (observers.Report, "_write"), 100)
+    in_no_room(monkeypatch, (looks.Report, "_write"), 100)
     out = tmp_path / "out"
     code, err = run(*arguments, f"--output_dir={out}", "--report")
     assert code == cli.BAD_INPUT
@@ -230,7 +231,7 @@ def test_a_page_that_cannot_be_written_leaves_the_pictures(run, pictures, tmp_pa
 
 def test_many_losses_on_a_full_disk_end_too(tmp_path):
     """Without a flush: what tensorboardX keeps goes out to the disk by itself."""
-    board = observers.TensorBoard(str(tmp_path), log_every=1, pictures_every=None)
+    board = looks.TensorBoard(str(tmp_path), log_every=1, pictures_every=None)
     board.begin(group("x"))
     with room_for(2000), pytest.raises(files.FileError) as caught:
         for progress in dispatches(1000):
@@ -242,7 +243,9 @@ def test_many_losses_on_a_full_disk_end_too(tmp_path):
 
 
 # What a run says at its end of one output.
-ENDS = {"diverged": np.zeros(1, bool), "kept_start": np.zeros(1, int), "losses": np.ones(1)}
+ENDS = Result(
+    np.ones((1, 4, 4, 3), np.float32), {}, np.zeros(1, bool), np.zeros(1, int), np.ones(1)
+)
 
 
 def group(*stems):
@@ -276,7 +279,7 @@ def dispatches(steps, length=1, shape=(4, 4, 3)):
     [(10, 1, [10, 20, 30]), (7, 1, [7, 14, 21, 28]), (10, 25, [25, 30]), (99, 1, [])],
 )
 def test_snapshots_are_of_the_first_step_that_can_be_seen(tmp_path, every, length, expected):
-    snapshots = observers.Snapshots(tmp_path, every=every)
+    snapshots = looks.Snapshots(tmp_path, every=every)
     snapshots.begin(group("x"))
     for progress in dispatches(30, length):
         snapshots(progress, lambda progress=progress: progress.images)
@@ -286,11 +289,11 @@ def test_snapshots_are_of_the_first_step_that_can_be_seen(tmp_path, every, lengt
 
 def animated(tmp_path, steps, length=1, suffix="webp"):
     """Brightness of each frame, of 255."""
-    animation = observers.Animation(tmp_path, suffix=suffix)
+    animation = looks.Animation(tmp_path, suffix=suffix)
     animation.begin(group("x"))
     for progress in dispatches(steps, length):
         animation(progress, lambda progress=progress: progress.images)
-    animation.end(progress.images)
+    animation.end(ENDS._replace(images=progress.images))
     with Image.open(tmp_path / "x" / f"animation.{suffix}") as file:
         found = []
         for frame in range(file.n_frames):
@@ -302,7 +305,7 @@ def animated(tmp_path, steps, length=1, suffix="webp"):
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
 def test_frames_are_few_and_evenly_spread(tmp_path, suffix):
     found = animated(tmp_path, 240, suffix=suffix)
-    assert len(found) == observers.FRAMES
+    assert len(found) == looks.FRAMES
     np.testing.assert_allclose(np.diff(found), 255 / 59, atol=3)
     assert found[0] < 4 and found[-1] == pytest.approx(255, abs=2)
     assert len(animated(tmp_path / "short", 5, suffix=suffix)) == 5
@@ -310,7 +313,7 @@ def test_frames_are_few_and_evenly_spread(tmp_path, suffix):
 
 
 def test_frames_take_no_more_memory_than_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(observers, "FRAME_BYTES", 16 * 48)
+    monkeypatch.setattr(looks, "FRAME_BYTES", 16 * 48)
     found = animated(tmp_path, 240)
     assert 8 <= len(found) <= 17
     gaps = np.diff(found)
@@ -321,7 +324,7 @@ def report(tmp_path, monkeypatch, steps, seconds, cost):
     """Steps at which the page was written, by a clock that each step and each page puts forward."""
     clock, written = [0.0], []
     times = SimpleNamespace(perf_counter=lambda: clock[0], time=lambda: clock[0])
-    monkeypatch.setattr(observers, "time", times)
+    monkeypatch.setattr(looks, "time", times)
     render = page.render
 
     def rendered(run):
@@ -331,7 +334,7 @@ def report(tmp_path, monkeypatch, steps, seconds, cost):
 
     monkeypatch.setattr(page, "render", rendered)
     path = tmp_path / "report.html"
-    observer = observers.Report(path, settings={}, log_every=1, outputs=1)
+    observer = looks.Report(path, settings={}, log_every=1, outputs=1)
     observer.begin(group("x"))
     for progress in dispatches(steps):
         clock[0] += seconds
@@ -347,10 +350,10 @@ def test_the_page_is_renewed_every_few_seconds(tmp_path, monkeypatch):
 
 
 def test_what_the_page_holds_is_bounded_and_keeps_both_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(observers.Report, "ROWS", 50)
-    monkeypatch.setattr(observers.Report, "LAYERS", 20)
+    monkeypatch.setattr(looks.Report, "ROWS", 50)
+    monkeypatch.setattr(looks.Report, "LAYERS", 20)
     _, observer, path = report(tmp_path, monkeypatch, 300, seconds=5.0, cost=0.0)
-    assert observer.end(np.ones((1, 4, 4, 3), np.float32), **ENDS) == []
+    assert not observer.end(ENDS)
     assert observer.close(None) == [path]
     (output,) = data_of(path.read_text("utf-8"))["outputs"]
     steps = output["metrics"]["step"]
@@ -363,7 +366,7 @@ def test_what_the_page_holds_is_bounded_and_keeps_both_ends(tmp_path, monkeypatc
 
 def test_a_value_that_is_not_finite_is_null(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
-    observer = observers.Report(path, settings={}, log_every=1, outputs=1)
+    observer = looks.Report(path, settings={}, log_every=1, outputs=1)
     observer.begin(group("x"))
     for progress in dispatches(3):
         progress.terms |= {"total": np.full((1, 1), np.nan)}
@@ -381,7 +384,7 @@ def test_the_first_page_of_a_run_that_goes_on_shows_the_losses_before(tmp_path):
     *before, now = dispatches(5)
     terms = {name: np.concatenate([p.terms[name] for p in before]) for name in TERMS}
     path = tmp_path / "report.html"
-    observer = observers.Report(path, settings={}, log_every=100, outputs=1)
+    observer = looks.Report(path, settings={}, log_every=100, outputs=1)
     observer.begin(group("x")._replace(history=terms))
     now.steps = 99
     observer(now, lambda: now.images)
@@ -392,8 +395,7 @@ def test_the_first_page_of_a_run_that_goes_on_shows_the_losses_before(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["finished", "running", "stopped", None])
-def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path, state):
-    images = np.ones((1, 4, 4, 3), np.float32)
+def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path, capsys, state):
     history = dict.fromkeys(TERMS, np.float32([[3.0], [2.0], [1.0]]))
     animation, path = tmp_path / "x" / "animation.gif", tmp_path / "report.html"
     if state is not None:
@@ -401,15 +403,15 @@ def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path
         animation.parent.mkdir()
         animation.write_bytes(b"there")
     before = path.read_text() if state else None
-    wrote = []
-    board = observers.TensorBoard(str(tmp_path / "board"), log_every=1, pictures_every=None)
-    page_of = observers.Report(path, settings={}, log_every=2, outputs=1)
-    kinds = [observers.Animation(tmp_path, suffix="gif"), board, page_of]
-    with observers.Observers(kinds, wrote=wrote.append) as watch:
+    board = looks.TensorBoard(str(tmp_path / "board"), log_every=1, pictures_every=None)
+    page_of = looks.Report(path, settings={}, log_every=2, outputs=1)
+    kinds = [looks.Animation(tmp_path, suffix="gif"), board, page_of]
+    with observers.Observers(kinds) as watch:
         watch.begin(group("x")._replace(history=history))
-        watch.end(images, **ENDS | {"diverged": np.ones(1, bool)})
+        watch.end(ENDS._replace(diverged=np.ones(1, bool)))
     assert not (tmp_path / "board").exists()
-    assert wrote == {None: [animation, path], "finished": []}.get(state, [path])
+    wrote = {None: [animation, path], "finished": []}.get(state, [path])
+    assert capsys.readouterr().err == "".join(f"wrote {path}\n" for path in wrote)
     if state == "finished":
         assert path.read_text() == before and animation.read_bytes() == b"there"
         return

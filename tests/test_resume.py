@@ -17,7 +17,7 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import jobs, observers, stopping
+from nst_jax import looks, runner, stopping
 
 KILLS = 20
 
@@ -174,13 +174,13 @@ def killed_at_the_end(folder, page):
 def test_after_the_last_step_what_is_missing_or_running_is_written(run, job, tmp_path, monkeypatch):
     flags = ("--steps=4", "--log_every=2", "--report", "--animate=gif")
     out, seen = tmp_path / "out", []
-    call = observers.Report.__call__
+    call = looks.Report.__call__
 
     def follow(self, *arguments):
         call(self, *arguments)
         seen.append((out / "report.html").read_bytes())
 
-    monkeypatch.setattr(observers.Report, "__call__", follow)
+    monkeypatch.setattr(looks.Report, "__call__", follow)
     code, err = run(*job("out", *flags))
     assert code == 0, err
     whole, names = files(out), {path.relative_to(out) for path in out.rglob("*")}
@@ -247,9 +247,9 @@ def test_another_transparency_is_refused(run, job, pictures):
 def test_another_device_or_version_is_refused(run, job, monkeypatch, changes, name):
     arguments = job("out", "--steps=1")
     assert run(*arguments)[0] == 0
-    now = jobs.environment()
+    now = runner.environment()
     versions = now["versions"] | changes.get("versions", {})
-    monkeypatch.setattr(jobs, "environment", lambda: now | changes | {"versions": versions})
+    monkeypatch.setattr(runner, "environment", lambda: now | changes | {"versions": versions})
     code, err = run(*arguments)
     assert code == 1 and f"differs in {name} (" in err
 

@@ -12,7 +12,7 @@ from commandline import FAST
 from tqdm import tqdm
 
 import nst_jax
-from nst_jax import console, dataset, monitor, objective, optimize
+from nst_jax import console, objective, observers, optimize
 
 
 def terminal_in_place_of_stderr(monkeypatch):
@@ -28,17 +28,18 @@ def terminal_in_place_of_stderr(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(console, "_quiet", False)
-    monkeypatch.setattr(monitor, "tqdm", functools.partial(tqdm, mininterval=0))
+    monkeypatch.setattr(observers, "tqdm", functools.partial(tqdm, mininterval=0))
     return terminal
 
 
 def test_a_data_sets_bar_shows_how_many_pictures_a_minute_it_makes(monkeypatch):
     terminal = terminal_in_place_of_stderr(monkeypatch)
     now = 100.0
-    monkeypatch.setattr(dataset, "time", types.SimpleNamespace(perf_counter=lambda: now))
-    with dataset.Monitor(total=10, done=4) as follow:
+    monkeypatch.setattr(observers, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    with observers.PictureProgress(total=10, done=4) as follow:
         now += 30.0
-        follow.add(3)
+        follow.begin(observers.Group((), (), (), ("a", "b", "c", "c")))
+        follow.end(None)
         follow.pass_over(1)
         follow(optimize.Progress(2, 5, {}, None, None, None, None))
     last = terminal.getvalue().rpartition("\r")[2]
