@@ -111,6 +111,25 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
     return "\n".join(lines)
 
 
+def flags_page(values: flags.FlagValues, config: Config) -> str:
+    """What `flags_by_group` says, as a page of Markdown: docs/flags.md."""
+    about = """\
+# Flags
+
+`nst-jax --help` prints this with the defaults of the `--preset`. Here they are those of the preset
+`default`. A value that ends in `,...` may be several numbers, which make a picture each. Flags of
+settings are also the names that `Config.replace` takes in Python. `scripts/flags_page.py` makes this
+page.
+"""
+    lines = about.splitlines()
+    for group, names in groups().items():
+        lines += ["", f"## {group}", "", "| flag | meaning |", "|---|---|"]
+        for name in names:
+            meaning = _meaning(values, name, config).replace("|", "\\|").replace("<", "&lt;")
+            lines.append(f"| `{_usage(values, name)}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
 def _usage(values: flags.FlagValues, name: str) -> str:
     if name in _SWITCHES:
         return f"--{name}"

@@ -184,10 +184,10 @@ def patches(rng, height, width):
 
 
 @pytest.mark.parametrize(
-    ("options", "changes"),
+    ("how", "changes"),
     [
         ({"tile": 24}, {}),
-        ({}, {"remat": True}),
+        ({"remat": True}, {}),
         ({"mesh": "space:8"}, {}),
         ({"mesh": "style:2,space:4"}, {}),
         ({}, {"style_weight": 1e16, "content_weight": 5e14}),
@@ -196,16 +196,16 @@ def patches(rng, height, width):
 )
 @pytest.mark.parametrize("height", [48, 37])
 def test_it_gives_the_same_however_the_picture_is_looked_at(
-    vgg16, rng, monkeypatch, height, options, changes
+    vgg16, rng, monkeypatch, height, how, changes
 ):
     monkeypatch.setattr(objective, "prepare", lambda params, config: params)
     monkeypatch.setattr(partition, "COLUMNS", 8)
     content, *styles = patches(rng, height, 40), patches(rng, 20, 24), patches(rng, 24, 20)
-    if "mesh" in options:
-        sizes = sharding.parse_mesh(options["mesh"])
-        options = {"mesh": sharding.make_mesh(2, sizes=sizes)}
+    if "mesh" in how:
+        how = {"mesh": sharding.make_mesh(2, sizes=sharding.parse_mesh(how["mesh"]))}
+    placement = nst_jax.Placement(**how)
     plain = nst_jax.stylize(vgg16, content, styles, BANDS)
-    other = nst_jax.stylize(vgg16, content, styles, BANDS.replace(**changes), **options)
+    other = nst_jax.stylize(vgg16, content, styles, BANDS.replace(**changes), placement=placement)
     assert np.abs(np.asarray(plain.images) - np.asarray(content)).max() > 1 / 255
     np.testing.assert_allclose(other.images, plain.images, atol=1e-4)  # 0.03 grey levels
 

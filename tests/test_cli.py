@@ -47,7 +47,7 @@ def test_writes_every_file_of_a_run(run, pictures, tmp_path):
     recorded = json.loads((out / "config.json").read_text())
     assert recorded["network"] == "vgg16"
     assert recorded["config"]["steps"] == 2
-    assert recorded["config"]["style_layers"] == ["block1_conv1", "block2_conv1"]
+    assert recorded["config"]["style_layers"] == {"block1_conv1": 0.5, "block2_conv1": 0.5}
     assert recorded["versions"]["nst_jax"] == nst_jax.__version__
     *_, heading, first, second = err.splitlines()
     assert "step 2/2" in err and heading.split() == ["output", "loss", "steps", "seconds", "state"]
@@ -153,8 +153,8 @@ def test_a_diverging_style_is_named_and_the_exit_code_says_so(run, pictures, tmp
         (("--demo", "--steps=0"), "steps must be at least 1, got 0"),
         (("--demo", "--log_every=0"), "--log_every must be at least 1"),
         (("--demo", "--style_layers=block1_conv7"), "unknown layer 'block1_conv7'"),
-        (("--demo", "--style_layer_weights=1,x,1,1,1"), "--style_layer_weights must be numbers"),
-        (("--demo", "--style_layer_weights=1,2"), "one weight for each of the 5"),
+        (("--demo", "--style_layers=block1_conv1:x"), "--style_layers must be numbers"),
+        (("--demo", "--style_layers=block1_conv1:1,b"), "--style_layers must give each layer once"),
         (("--demo", "--size=8"), "at least"),
         (("--demo", "--weights=none.h5"), "none.h5"),
         (
@@ -383,7 +383,7 @@ def test_a_picture_to_start_from(run, pictures, tmp_path):
         (("--first_size=0",), "first_size must be at least 1"),
         (("--init=noize",), "did you mean 'noise'"),
         (("--seed=-1",), "--seed must be from 0"),
-        (("--content_layers=", "--style_layers="), "config must name a layer"),
+        (("--content_layers=", "--style_layers="), "config must have a term that looks at a layer"),
     ],
 )
 def test_bad_options_get_one_line(run, arguments, message, tmp_path, monkeypatch):

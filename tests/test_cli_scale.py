@@ -38,6 +38,29 @@ def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
     assert (code, err.strip()) == (1, "nst-jax: tile must be at least 15 for these layers, got 9")
 
 
+def test_strips_paint_what_the_whole_picture_does(run, pictures, tmp_path):
+    content, style, _ = pictures
+    painted = []
+    for name, *flag in (("whole",), ("strips", "--strips=3")):
+        out = tmp_path / name
+        code, err = run(
+            *(f"--content={content}", f"--styles={style}", f"--output_dir={out}"),
+            *(*FAST, "--mesh=style:1", *flag),
+        )
+        assert code == 0, err
+        with Image.open(out / "a__b.png") as picture:
+            painted.append(np.asarray(picture, np.int32))
+    assert np.abs(painted[0] - painted[1]).max() <= 1  # a level, where rounding falls otherwise
+    assert json.loads((out / "config.json").read_text())["strips"] == 3
+    for flags, told in (
+        (("--strips=0",), "strips must be a whole number, at least 1, got 0"),
+        (("--strips=2", "--remat"), "remat and strips exclude each other"),
+        (("--tile=64", "--mesh=style:1,space:2"), "tile and mesh exclude each other"),
+    ):
+        code, err = run("--demo", f"--output_dir={tmp_path / 'none'}", *flags)
+        assert code == 1 and told in err and err.count("\n") == 1, err
+
+
 def start_two(*flags, devices=4, second=(), program=("-m", "nst_jax")):
     """Two processes of one run on loopback, with so many CPU devices each; `second` goes to the
     second alone."""

@@ -84,6 +84,7 @@ EFFECTS = {
     "seed": "test_cli.py::test_another_seed_is_another_noise_to_start_from",
     "tile": "test_cli_scale.py::test_tiles_paint_what_the_whole_picture_does",
     "mesh": TWO,
+    "strips": "test_cli_scale.py::test_strips_paint_what_the_whole_picture_does",
     "distributed": "test_flags.py::test_the_cluster_tells_its_processes",
     "coordinator_address": TWO,
     "num_processes": "test_dataset.py::test_processes_that_never_meet_share_the_work",

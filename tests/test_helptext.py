@@ -1,6 +1,8 @@
 """What the command says of itself, on stdout."""
 
+import itertools
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -116,6 +118,13 @@ def test_every_flag_is_in_one_group_with_its_default():
         assert found[name][1].endswith("(default: none)"), name
     for name in options.RUN_FLAGS:
         assert found[name][1].count("(default: ") == 1, name
+
+
+def test_the_page_of_flags_is_what_they_say():
+    page = pathlib.Path(__file__).parent.parent / "docs" / "flags.md"
+    made = helptext.flags_page(flags.FLAGS, presets["default"])
+    assert page.read_text("utf-8") == made, "run scripts/flags_page.py"
+    assert made.count("| `--") == len([*itertools.chain(*helptext.groups().values())])
 
 
 def test_defaults_are_those_of_the_preset(parse):

@@ -77,10 +77,10 @@ def test_tiled_layers_are_those_of_the_whole_picture(vgg16, content, styles, jit
 @pytest.mark.parametrize("how", ["plain", "mesh", "tile"])
 def test_a_run_tells_the_losses_of_its_layers(vgg16, content, styles, how):
     seen = []
-    options = {
-        "plain": {},
-        "mesh": {"mesh": sharding.make_mesh(2, sizes={"style": 2, "space": 2})},
-        "tile": {"tile": 24},
+    placement = {
+        "plain": nst_jax.Placement(),
+        "mesh": nst_jax.Placement(mesh=sharding.make_mesh(2, sizes={"style": 2, "space": 2})),
+        "tile": nst_jax.Placement(tile=24),
     }[how]
     history = nst_jax.stylize(
         vgg16,
@@ -89,7 +89,7 @@ def test_a_run_tells_the_losses_of_its_layers(vgg16, content, styles, how):
         FAST,
         sweep={"content_weight": [1.0, 3.0]},
         callback=lambda progress: seen.append(progress.layer_losses()),
-        **options,
+        placement=placement,
     ).history
     assert len(seen) == 2
     # Terms are taken before a step: those of the second are of the pictures after the first.
@@ -104,7 +104,12 @@ def test_pictures_on_the_way_have_the_contents_colours_too(vgg16, content, style
     config = FAST.replace(color="luminance")
     mesh = sharding.make_mesh(2, sizes={"style": 2, "space": 2})
     result = nst_jax.stylize(
-        vgg16, content, styles, config, callback=lambda p: seen.append(p.images), mesh=mesh
+        vgg16,
+        content,
+        styles,
+        config,
+        callback=lambda p: seen.append(p.images),
+        placement=nst_jax.Placement(mesh=mesh),
     )
     np.testing.assert_allclose(seen[-1], result.images, atol=1e-6)
     assert np.ptp(np.asarray(seen[0]), axis=-1).max() > 0.2  # coloured

@@ -48,7 +48,7 @@ MAY_IMPORT = {
         *("config", "image", "color", "combining"),
         *("objective", "optimize", "partition", "sharding", "terms", "windows"),
     },
-    "preflight": {"config", "memory", "objective", "optimize", "stylize"},
+    "preflight": {"config", "memory", "objective", "optimize", "partition", "stylize"},
     "observers": {"console", "files", "optimize", "sharding", "stylize"},
     "checkpoints": {"console", "files", "observers", "optimize", "sharding"},
     "hdf5": set(),
@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "looks": {"files", "io", "observers", "optimize", "page", "stylize"},
     "runner": {
         *("checkpoints", "config", "console", "files", "observers", "preflight", "sharding"),
-        *("stopping", "stylize", "version"),
+        *("combining", "partition", "stopping", "stylize", "version"),
     },
     "jobs": {
         *("checkpoints", "combining", "console", "files", "io", "looks", "observers", "results"),

@@ -4,6 +4,7 @@ import pytest
 
 import nst_jax
 from nst_jax import examples, magnitudes, vgg
+from nst_jax.partition import Together, Windows
 
 
 def test_the_usual_sizes_are_those_of_pictures(vgg16, vgg19):
@@ -32,8 +33,8 @@ def test_the_usual_sizes_are_those_of_pictures(vgg16, vgg19):
         assert ratios["vgg16"][layer] == pytest.approx(ratios["vgg19"][layer], rel=0.05)
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_features_are_divided_in_the_objective(vgg16, rng, remat):
+@pytest.mark.parametrize("partition", [Together(), Windows(loop="scan")], ids=str)
+def test_features_are_divided_in_the_objective(vgg16, rng, partition):
     """Of losses quadratic in the features, the same as weights divided by their squares."""
     image, content, style = rng.random((3, 24, 32, 3), np.float32)
     usual = magnitudes.usual_sizes("vgg16")
@@ -41,20 +42,22 @@ def test_features_are_divided_in_the_objective(vgg16, rng, remat):
     config = nst_jax.presets["wasserstein"].replace(
         content_layers=("block2_last",),
         style_layers=dict(zip(layers, (2.0, 3.0), strict=True)),
-        remat=remat,
     )
     sizes = [usual["block1_conv1"], usual["block2_conv2"]]
     divided = config.replace(
         normalize_features=False,
-        remat=False,
         content_weight=0.015 / sizes[1] ** 2,
         style_layers=dict(zip(layers, (2 / sizes[0] ** 2, 3 / sizes[1] ** 2), strict=True)),
     )
     terms = []
-    for each in (config, divided):
-        targets = nst_jax.compute_targets(vgg16, content, [style], each)
-        found = jax.jit(nst_jax.objective_value)(image, vgg16, targets, each)[1]
-        by_layer = jax.jit(nst_jax.objective.layer_losses)(image, vgg16, targets, each)
+    for each, how in ((config, partition), (divided, Together())):
+        targets = nst_jax.compute_targets(vgg16, content, [style], each, partition=how)
+        value, layer_losses = (
+            jax.jit(function, static_argnames="partition")
+            for function in (nst_jax.objective_value, nst_jax.objective.layer_losses)
+        )
+        found = value(image, vgg16, targets, each, partition=how)[1]
+        by_layer = layer_losses(image, vgg16, targets, each, partition=how)
         terms.append({**found, **by_layer["style"]})
     for name, value in terms[0].items():
         np.testing.assert_allclose(value, terms[1][name], rtol=2e-4, err_msg=name)

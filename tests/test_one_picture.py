@@ -33,15 +33,15 @@ def plain(params, content, styles, config, **options):
 
 def on_a_mesh(*arguments):
     mesh = sharding.make_mesh(2, sizes=sharding.parse_mesh("style:2,space:4"))
-    return plain(*arguments, mesh=mesh)
+    return plain(*arguments, placement=nst_jax.Placement(mesh=mesh))
 
 
-def saving(params, content, styles, config):
-    return plain(params, content, styles, config.replace(remat=True))
+def saving(*arguments):
+    return plain(*arguments, placement=nst_jax.Placement(remat=True))
 
 
 def in_tiles(*arguments):
-    return plain(*arguments, tile=192)
+    return plain(*arguments, placement=nst_jax.Placement(tile=192))
 
 
 def beside_another(params, content, styles, config):

@@ -233,7 +233,11 @@ def combined(**parts):
         ({"style_layers": ("relu_1_1",)}, {}, "did you mean 'block1_conv1'"),
         ({"style_layers": ("Pool3",)}, {}, "did you mean 'block3_pool'"),
         ({"style_layers": ("BLOCK3_CONV2",)}, {}, "did you mean 'block3_conv2'"),
-        ({}, {"tile": 20}, "tile must be at least .* for these layers, got 20"),
+        (
+            {},
+            {"placement": nst_jax.Placement(tile=20)},
+            "tile must be at least .* for these layers, got 20",
+        ),
         ({"jitter": 2}, combined(masks=np.ones((2, 36, 48))), "use one or the other"),
         ({}, combined(style_masks=[None]), "one for each of 2, got 1"),
         (

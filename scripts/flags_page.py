@@ -1,0 +1,18 @@
+#!/usr/bin/env python
+"""Writes docs/flags.md, the page of all flags, from the flags themselves.
+
+.venv/bin/python scripts/flags_page.py
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from nst_jax import helptext
+from nst_jax.presets import presets
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "flags.md"
+
+if __name__ == "__main__":
+    flags.FLAGS(["nst-jax"])
+    PAGE.write_text(helptext.flags_page(flags.FLAGS, presets["default"]), encoding="utf-8")
