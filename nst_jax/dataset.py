@@ -75,12 +75,12 @@ def run(job: DataSetJob, params: Mapping, folder: pathlib.Path, *, described: Ma
         does not fit into memory, or what `stylize` refuses.
     """
     return runner.run(
-        lambda stopping: _run(job, params, folder, described, stopping),
+        lambda stopping: _paint_share(job, params, folder, described, stopping),
         left=f"what is finished is in {folder}; the same command goes on from there",
     )
 
 
-def _run(job, params, folder, described, stopping) -> int:
+def _paint_share(job, params, folder, described, stopping) -> int:
     settings = {
         **described,
         "network": vgg.network_name(params),

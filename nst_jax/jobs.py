@@ -154,12 +154,12 @@ def run(job: PictureJob, params: Mapping, delivery: Delivery, *, described: Mapp
     """
     again = "; the same command goes on from there" if delivery.checkpoint_dir else ""
     return runner.run(
-        lambda stopping: _run(job, params, delivery, described, stopping),
+        lambda stopping: _paint_groups(job, params, delivery, described, stopping),
         left=f"the pictures are as they were then{again}",
     )
 
 
-def _run(job, params, delivery, described, stopping) -> int:
+def _paint_groups(job, params, delivery, described, stopping) -> int:
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
