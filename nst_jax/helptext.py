@@ -118,8 +118,8 @@ def flags_page(values: flags.FlagValues, config: Config) -> str:
 
 `nst-jax --help` prints this with the defaults of the `--preset`. Here they are those of the preset
 `default`. A value that ends in `,...` may be several numbers, which make a picture each. Flags of
-settings are also the names that `Config.replace` takes in Python. `scripts/flags_page.py` makes this
-page.
+settings are also the names that `Config.replace` takes in Python. `scripts/flags_page.py` makes
+this page.
 """
     lines = about.splitlines()
     for group, names in groups().items():
