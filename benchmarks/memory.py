@@ -27,6 +27,7 @@ from benchmarks import common, flops, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, significant
 from nst_jax import objective, preflight, vgg
 from nst_jax.optimize import steps_per_dispatch
+from nst_jax.partition import Placement
 
 NAME = "memory"
 TITLE = "Memory of a step"
@@ -55,7 +56,7 @@ FLAGS = {
 
 def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
     """The row of one case."""
-    config = stepping.CONFIGS[case.optimizer].replace(precision=case.precision, remat=case.remat)
+    config = stepping.CONFIGS[case.optimizer].replace(precision=case.precision)
     params = jax.eval_shape(lambda key: vgg.init_params(key, case.model), jax.random.key(0))
     start = time.perf_counter()
     program = preflight.Plan(
@@ -63,6 +64,7 @@ def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
         shape=(case.height, case.width),
         outputs=case.styles,
         config=config,
+        placement=Placement(remat=case.remat),
     ).program_bytes()
     seconds = time.perf_counter() - start
     prepared = jax.eval_shape(lambda params: objective.prepare(params, config), params)

@@ -68,6 +68,7 @@ class Problem(NamedTuple):
     config: Config
     shared: tuple
     each: tuple
+    remat: bool = False
 
     def arguments(self) -> dict[str, Any]:
         return {"shared": self.shared, "each": self.each}
@@ -77,7 +78,7 @@ class Problem(NamedTuple):
         *,
         dispatches: int,
         mesh: jax.sharding.Mesh | None = None,
-        loss: optimize.Loss = objective.objective_value,
+        loss: optimize.Loss | None = None,
     ) -> tuple[optimize.State, list[float]]:
         """So many dispatches of the compiled program, of `loss` in place of the objective.
 
@@ -87,12 +88,13 @@ class Problem(NamedTuple):
         """
         ends = []
         states, _ = optimize.run(
-            loss,
+            loss or objective.value_by(nst_jax.Placement(remat=self.remat).partition),
             self.images,
             self.config.replace(steps=dispatches * optimize.steps_per_dispatch()),
             **self.arguments(),
             callback=lambda _: ends.append(time.perf_counter()),
             mesh=mesh,
+            lean=self.remat,
         )
         return states, np.diff(ends).tolist()
 
@@ -156,19 +158,20 @@ def picture(name: str, height: int, width: int) -> np.ndarray:
 def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
     """The butterfly, to be painted in `case.styles` styles; with kernels prepared as `stylize`
     does on one device."""
-    config = CONFIGS[case.optimizer].replace(precision=case.precision, remat=case.remat)
+    config = CONFIGS[case.optimizer].replace(precision=case.precision)
     content, *styles = (
         picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
     )
     if prepare:
         params = objective.prepare(params, config)
     # Two styles' statistics, repeated: no step is faster or slower for the numbers in them.
-    targets = nst_jax.compute_targets(params, content, styles, config)
+    within = nst_jax.Placement(remat=case.remat).partition
+    targets = nst_jax.compute_targets(params, content, styles, config, partition=within)
     which = np.arange(case.styles) % len(styles)
     targets = jax.tree.map(lambda leaf: leaf[which], targets)
     images = jnp.repeat(jnp.asarray(content)[None], case.styles, axis=0)
     numbers = optimize.batch_numbers(config, case.styles)
-    return Problem(images, config, (params,), (targets, numbers))
+    return Problem(images, config, (params,), (targets, numbers), case.remat)
 
 
 def measure(

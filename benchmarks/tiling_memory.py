@@ -116,7 +116,7 @@ def measure(options: flags.FlagValues, shape: Sequence[int], tile: int | None) -
         content,
         [style],
         config.replace(steps=length + -(-options.steps // length) * length),
-        tile=tile,
+        placement=nst_jax.Placement(tile=tile),
         callback=lambda progress: ends.append((progress.step, time.perf_counter())),
     )
     if result.diverged.any():

@@ -6,8 +6,12 @@
 The optimiser sees the image in grey levels, that is 255 times as large, with the gradient to
 match. So a learning rate, and every other constant of an optax transformation, is in grey levels
 as in the published experiments, whatever range the loss works in.
+
+What is optimised is the image itself, or a tree of parameters that a `Parametrization` renders to
+one.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,11 +30,49 @@ LEVELS = 255.0
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
+class Parametrization:
+    """An image by other parameters than its pixels: derive a class from this.
+
+    An object is passed on to compiled programs as it is: it must be hashable, and the same object
+    finds the program again.
+    """
+
+    def init(self, image: jax.Array) -> Any:
+        """The parameters, a tree of arrays, of an image `[H, W, 3]`."""
+        raise NotImplementedError
+
+    def render(self, tree: Any) -> jax.Array:
+        """The image `[H, W, 3]` of parameters. Pure, and differentiated."""
+        raise NotImplementedError
+
+    def clipped(self, tree: Any, image: jax.Array) -> Any:
+        """The parameters after a step, where `image` is what they render to, clipped to [0, 1].
+        Unless a class says otherwise they stay, and only the picture that is returned is clipped.
+        """
+        del image
+        return tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels(Parametrization):
+    """The image itself."""
+
+    def init(self, image):
+        return image
+
+    def render(self, tree):
+        return tree
+
+    def clipped(self, tree, image):
+        return image
+
+
 class State(NamedTuple):
     """Optimisation of one image; with a leading axis on every leaf, of many.
 
     Attributes:
-      image: `[H, W, 3]` in [0, 1], the last one whose step was finite.
+      tree: what is optimised, the last one whose step was finite: the image `[H, W, 3]` in [0, 1],
+        or other parameters of it.
       opt_state: of the optax transformation.
       step: number of steps taken.
       diverged: whether a step was not finite; from then on the image stays as it is.
@@ -45,7 +87,7 @@ class State(NamedTuple):
         `keep_better`.
     """
 
-    image: jax.Array
+    tree: Any
     opt_state: Any
     step: jax.Array
     diverged: jax.Array
@@ -97,11 +139,18 @@ class Checkpoint(NamedTuple):
     history: dict[str, np.ndarray]
 
 
-def init(image: jax.Array, optimizer: optax.GradientTransformation) -> State:
+def init(
+    image: jax.Array,
+    optimizer: optax.GradientTransformation,
+    *,
+    parametrization: Parametrization = Pixels(),
+) -> State:
     """State before the first step on `image` `[H, W, 3]`."""
+    tree = parametrization.init(image)
+    image = parametrization.render(tree)
     return State(
-        image=image,
-        opt_state=optimizer.init(LEVELS * image),
+        tree=tree,
+        opt_state=optimizer.init(_in_levels(tree)),
         step=jnp.zeros((), jnp.int32),
         diverged=jnp.zeros((), bool),
         average=optax.ema(0.0).init(image),
@@ -118,6 +167,7 @@ def step(
     loss: Callable[[jax.Array], tuple[jax.Array, dict[str, jax.Array]]],
     optimizer: optax.GradientTransformation,
     *,
+    parametrization: Parametrization = Pixels(),
     clip: bool = False,
     average_decay: jax.Array | float = 0.0,
 ) -> tuple[State, dict[str, jax.Array]]:
@@ -127,6 +177,7 @@ def step(
       state: from `init` or an earlier step.
       loss: `loss(image) -> (value, terms)`.
       optimizer: any optax transformation, with or without extra arguments.
+      parametrization: of what is optimised.
       clip: keep the image inside [0, 1].
       average_decay: of the average of the images.
 
@@ -134,13 +185,15 @@ def step(
       The next state, and the terms of the loss before the step. A step with a value, gradient
       or image that is not finite is not applied, and marks the state as diverged.
     """
-    (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.image)
+    image = parametrization.render(state.tree)
+    (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(image)
     moved = descend(
         state,
         value,
         gradient,
         optimizer,
-        value_fn=lambda levels: loss(levels / LEVELS)[0],
+        value_fn=lambda image: loss(image)[0],
+        parametrization=parametrization,
         clip=clip,
         average_decay=average_decay,
     )
@@ -154,39 +207,50 @@ def descend(
     optimizer: optax.GradientTransformation,
     *,
     value_fn: Callable[[jax.Array], jax.Array] | None = None,
+    parametrization: Parametrization = Pixels(),
     clip: bool = False,
     average_decay: jax.Array | float = 0.0,
 ) -> State:
-    """The next state, given the loss's value and gradient at the image; the rest as of `step`.
+    """The next state, given the loss's value and gradient `[H, W, 3]` at the image; the rest as of
+    `step`.
 
-    `value_fn` is the loss as a function of the image in grey levels, for optimisers that search
-    along a line.
+    `value_fn` is the loss as a function of the image, for optimisers that search along a line.
     """
-    levels = LEVELS * state.image
+    _, pull_back = jax.vjp(parametrization.render, state.tree)
+    (slope,) = pull_back(gradient)
+    slope = jax.tree.map(lambda leaf: leaf / LEVELS, slope)
+
+    def value_of(levels):
+        return value_fn(parametrization.render(_in_unit(levels)))
+
     update, opt_state = optax.with_extra_args_support(optimizer).update(
-        gradient / LEVELS,
+        slope,
         state.opt_state,
-        levels,
+        _in_levels(state.tree),
         value=value,
-        grad=gradient / LEVELS,
-        value_fn=value_fn,
+        grad=slope,
+        value_fn=None if value_fn is None else value_of,
     )
-    image = state.image + update / LEVELS
+    tree = jax.tree.map(lambda leaf, moved: leaf + moved / LEVELS, state.tree, update)
+    image = parametrization.render(tree)
     if clip:
         image = jnp.clip(image, 0.0, 1.0)
+        tree = parametrization.clipped(tree, image)
     # Of the update rather than the image: clipping may turn NaN into a number.
-    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient)) & jnp.all(jnp.isfinite(update))
+    finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
+    for leaf in jax.tree.leaves(update):
+        finite &= jnp.all(jnp.isfinite(leaf))
     diverged = state.diverged | ~finite
     picture, average = optax.ema(average_decay).update(image, state.average)
     # An image that has diverged stays as it is. Its optimiser does not matter any more: to keep
     # that would copy the whole history of L-BFGS at each step.
-    image, step, average, picture = jax.tree.map(
+    tree, step, average, picture = jax.tree.map(
         functools.partial(jnp.where, diverged),
-        (state.image, state.step, state.average, state.picture),
-        (image, state.step + 1, average, picture),
+        (state.tree, state.step, state.average, state.picture),
+        (tree, state.step + 1, average, picture),
     )
     return state._replace(
-        image=image,
+        tree=tree,
         opt_state=opt_state,
         step=step,
         diverged=diverged,
@@ -196,26 +260,42 @@ def descend(
     )
 
 
-def keep_better(state: State, value: jax.Array, *, average_decay: jax.Array | float = 0.0) -> State:
+def keep_better(
+    state: State,
+    value: jax.Array,
+    *,
+    parametrization: Parametrization = Pixels(),
+    average_decay: jax.Array | float = 0.0,
+) -> State:
     """The end of a run: the state, with its start as its picture where that is better.
 
     Args:
       state: after the last step.
       value: the loss of `state.picture`.
+      parametrization: of what is optimised.
       average_decay: of the average of the images. An average stays the picture, whatever its loss.
 
     Returns:
-      The state with its `value`. Where that is above the loss of the start, or not finite, image
+      The state with its `value`. Where that is above the loss of the start, or not finite, tree
       and picture are the start, and `kept_start` is one more. An image that has diverged stays the
       last finite one.
     """
     worse = ~state.diverged & ~(value <= state.start_value) & (average_decay == 0.0)
+    tree = parametrization.init(state.start)
     return state._replace(
-        image=jnp.where(worse, state.start, state.image),
+        tree=jax.tree.map(functools.partial(jnp.where, worse), tree, state.tree),
         picture=jnp.where(worse, state.start, state.picture),
         value=jnp.where(worse, state.start_value, value),
         kept_start=state.kept_start + worse,
     )
+
+
+def _in_levels(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: LEVELS * leaf, tree)
+
+
+def _in_unit(levels: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf / LEVELS, levels)
 
 
 def steps_per_dispatch() -> int:
@@ -227,19 +307,34 @@ def steps_per_dispatch() -> int:
     return 1 if jax.default_backend() == "cpu" else 25
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
-def _init_all(images, config, optimizer):
+@functools.partial(jax.jit, static_argnames=("optimizer", "parametrization"))
+def _init_all(images, config, *, optimizer, parametrization):
     def one(image, config):
-        return init(image, _transformation(optimizer, config, 0))
+        return init(image, _transformation(optimizer, config, 0), parametrization=parametrization)
 
     return jax.vmap(one)(images, config)
 
 
-_OPTIONS = {"static_argnames": ("loss", "optimizer", "length", "mesh"), "donate_argnames": "states"}
+_OPTIONS = {
+    "static_argnames": ("loss", "optimizer", "length", "mesh", "parametrization"),
+    "donate_argnames": "states",
+}
 
 
 @functools.partial(jax.jit, **_OPTIONS)
-def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh=None):
+def _advance(
+    states,
+    shared,
+    each,
+    config,
+    key,
+    *,
+    loss,
+    optimizer,
+    length,
+    mesh=None,
+    parametrization=Pixels(),
+):
     """`length` steps on every image in one program; terms are `[length, N]`."""
 
     def one(state, each, config):
@@ -252,11 +347,12 @@ def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh
             state,
             value,
             _transformation(optimizer, config, state.step),
+            parametrization=parametrization,
             clip=config.clip,
             average_decay=config.average_decay,
         )
 
-    picture = states.image.shape[1:]
+    picture = states.picture.shape[1:]
 
     def all_images(states, _):
         states = sharding.divide(mesh, states, picture=picture)
@@ -269,30 +365,41 @@ def _advance(states, shared, each, config, key, *, loss, optimizer, length, mesh
     return jax.lax.scan(all_images, states, length=length)
 
 
-def _with_value(state: State, value: jax.Array, config: Config) -> State:
+def _with_value(state: State, value: jax.Array, config: Config, parametrization) -> State:
     """The state at the end of a run. Where losses are drawn, each step has one of its own: the
     picture stays what it is."""
     if config.draws():
         return state._replace(value=value)
-    return keep_better(state, value, average_decay=config.average_decay)
+    return keep_better(
+        state, value, parametrization=parametrization, average_decay=config.average_decay
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "mesh"), donate_argnames="states")
-def _end(states, shared, each, config, *, loss, mesh=None):
+@functools.partial(
+    jax.jit, static_argnames=("loss", "mesh", "parametrization"), donate_argnames="states"
+)
+def _end(states, shared, each, config, *, loss, mesh, parametrization):
     """The states after the last step, each with its picture's value."""
 
     def one(state, each, config):
         value, _ = loss(state.picture, *shared, *each)
-        return _with_value(state, value, config)
+        return _with_value(state, value, config, parametrization)
 
-    picture = states.image.shape[1:]
+    picture = states.picture.shape[1:]
     states = jax.vmap(one)(sharding.divide(mesh, states, picture=picture), each, config)
     return sharding.keep(mesh, states, picture=picture)
 
 
-@functools.partial(jax.jit, donate_argnames="states")
-def _end_given_values(states, values, config):
-    return jax.vmap(_with_value)(states, values, config)
+@functools.partial(jax.jit, static_argnames="parametrization", donate_argnames="states")
+def _end_given_values(states, values, config, *, parametrization):
+    return jax.vmap(functools.partial(_with_value, parametrization=parametrization))(
+        states, values, config
+    )
+
+
+@functools.partial(jax.jit, static_argnames="parametrization")
+def _render_all(trees, *, parametrization):
+    return jax.vmap(parametrization.render)(trees)
 
 
 @functools.cache
@@ -310,8 +417,10 @@ def _program(lean):
     return _lean_advance() if lean and jax.default_backend() == "cpu" else _advance
 
 
-@functools.partial(jax.jit, static_argnames="optimizer", donate_argnames="states")
-def _descend_all(states, values, gradients, config, *, optimizer):
+@functools.partial(
+    jax.jit, static_argnames=("optimizer", "parametrization"), donate_argnames="states"
+)
+def _descend_all(states, values, gradients, config, *, optimizer, parametrization):
     """A step on every image, given values `[N]` and gradients `[N, H, W, 3]`."""
 
     def one(state, value, gradient, config):
@@ -320,6 +429,7 @@ def _descend_all(states, values, gradients, config, *, optimizer):
             value,
             gradient,
             _transformation(optimizer, config, state.step),
+            parametrization=parametrization,
             clip=config.clip,
             average_decay=config.average_decay,
         )
@@ -369,6 +479,7 @@ def start(
     *,
     optimizer: optax.GradientTransformation | None = None,
     sweep: Mapping[str, Any] | None = None,
+    parametrization: Parametrization = Pixels(),
     previous: State | None = None,
 ) -> State:
     """States before the first step on `images` `[N, H, W, 3]`.
@@ -384,19 +495,27 @@ def start(
     """
     if images.ndim != 4:
         raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
-    states = _init_all(images, batch_numbers(config, len(images), sweep=sweep), optimizer)
+    numbers = batch_numbers(config, len(images), sweep=sweep)
+    tree = jax.eval_shape(jax.vmap(parametrization.init), images)
+    if optimizer is None and config.optimizer.of_one_array and not jax.tree_util.all_leaves([tree]):
+        raise ValueError(
+            f"{type(config.optimizer).__name__} optimises one array, and "
+            f"{type(parametrization).__name__} has a tree of them"
+        )
+    states = _init_all(images, numbers, optimizer=optimizer, parametrization=parametrization)
     if previous is None:
         return states
 
     def taken_over(old):
-        if old.shape == previous.image.shape:
+        if old.shape == previous.picture.shape:
             old = image_lib.resample(old, *images.shape[1:3])
         return jnp.copy(old)  # the first step donates it, and `previous` is the caller's
 
     states = states._replace(
         diverged=taken_over(previous.diverged), kept_start=taken_over(previous.kept_start)
     )
-    if optimizer is not None or not config.optimizer.carries:
+    carries = config.optimizer.carries and isinstance(parametrization, Pixels)
+    if optimizer is not None or not carries:
         return states
     kept = jnp.all(previous.picture == previous.start, axis=(1, 2, 3))
 
@@ -416,6 +535,7 @@ def run(
     each: Sequence = (),
     optimizer: optax.GradientTransformation | None = None,
     sweep: Mapping[str, Any] | None = None,
+    parametrization: Parametrization = Pixels(),
     previous: State | None = None,
     resume: Checkpoint | None = None,
     key: jax.Array | None = None,
@@ -435,6 +555,7 @@ def run(
       images: `[N, H, W, 3]` in [0, 1], where to start.
       config: steps, optimiser and its numbers.
       sweep: `{address: [N]}`, numbers of the config, one an image in place of one for all.
+      parametrization: of what is optimised.
       shared: further arguments, the same for every image.
       each: further arguments with a leading axis N, one item an image.
       optimizer: an optax transformation in place of the configured one; pass the same object
@@ -456,7 +577,8 @@ def run(
       ValueError: images that are not `[N, H, W, 3]`, numbers of another length than N, or a
         checkpoint of another run.
     """
-    states = _begin(images, config, optimizer, sweep, previous, resume)
+    begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
+    states = _begin(images, config, previous, resume, begun)
     states, *rest = _placed(mesh, states, config, sweep, shared, each, key)
 
     def advance(states, left):
@@ -464,11 +586,12 @@ def run(
         if length > left:
             length = 1  # rather than compile a program for the rest
         options = {"loss": loss, "optimizer": optimizer, "length": length, "mesh": mesh}
-        return _program(lean)(states, *rest, **options)
+        return _program(lean)(states, *rest, **options, parametrization=parametrization)
 
     def end(states):
         shared, each, numbers, _ = rest
-        return _end(states, shared, each, numbers, loss=loss, mesh=mesh)
+        options = {"loss": loss, "mesh": mesh, "parametrization": parametrization}
+        return _end(states, shared, each, numbers, **options)
 
     states, history = _loop(advance, end, states, int(config.steps), callback, resume)
     return sharding.gather(mesh, states), history
@@ -477,8 +600,8 @@ def run(
 def _placed(mesh, states, config, sweep, shared, each, key):
     """The arguments of `_advance`, where the mesh has them."""
     key = jax.random.key(0) if key is None else key
-    numbers = batch_numbers(config, states.image.shape[0], sweep=sweep)
-    states = sharding.place(mesh, states, picture=states.image.shape[1:])
+    numbers = batch_numbers(config, states.picture.shape[0], sweep=sweep)
+    states = sharding.place(mesh, states, picture=states.picture.shape[1:])
     each, numbers = sharding.place(mesh, (tuple(each), numbers))
     shared, key = sharding.place(mesh, (tuple(shared), key), whole=True)
     return states, shared, each, numbers, key
@@ -492,6 +615,7 @@ def run_given_gradients(
     each: Sequence[Sequence] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     sweep: Mapping[str, Any] | None = None,
+    parametrization: Parametrization = Pixels(),
     previous: State | None = None,
     resume: Checkpoint | None = None,
     key: jax.Array | None = None,
@@ -505,14 +629,16 @@ def run_given_gradients(
         `config.draws()` it is also given `key=`, a random key of each step, or none for the last
         look.
       each: a sequence of arguments for each image.
-      images, config, optimizer, sweep, previous, resume, key, callback: as of `run`.
+      images, config, optimizer, sweep, parametrization, previous, resume, key, callback: as of
+        `run`.
 
     Raises:
       ValueError: as `run`, or an optimiser with a line search: it would need the loss itself.
     """
     if optimizer is None and config.optimizer.searches:
         raise ValueError("linesearch needs a loss that can be compiled as one program")
-    states = _begin(images, config, optimizer, sweep, previous, resume)
+    begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
+    states = _begin(images, config, previous, resume, begun)
     numbers = batch_numbers(config, len(images), sweep=sweep)
     key = jax.random.key(0) if key is None else key
     each = [()] * len(images) if each is None else each
@@ -530,22 +656,26 @@ def run_given_gradients(
 
     def advance(states, _):
         keys = [jax.random.fold_in(key, step) for step in states.step] if config.draws() else None
-        values, terms, gradients = look(states.image, keys)
-        states = _descend_all(states, values, gradients, numbers, optimizer=optimizer)
+        images = _render_all(states.tree, parametrization=parametrization)
+        values, terms, gradients = look(images, keys)
+        del images  # or its memory could not be donated
+        options = {"optimizer": optimizer, "parametrization": parametrization}
+        states = _descend_all(states, values, gradients, numbers, **options)
         return states, jax.tree.map(lambda *rows: np.stack(rows)[None], *terms)
 
     def end(states):
         values, *_ = look(states.picture)
-        return _end_given_values(states, values, numbers)
+        return _end_given_values(states, values, numbers, parametrization=parametrization)
 
     return _loop(advance, end, states, int(config.steps), callback, resume)
 
 
-def _begin(images, config, optimizer, sweep, previous, resume):
+def _begin(images, config, previous, resume, options):
     """States to take the next step from."""
     if resume is None:
-        return start(images, config, optimizer=optimizer, sweep=sweep, previous=previous)
-    wanted = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
+        return start(images, config, **options, previous=previous)
+    options = options | {"sweep": None}
+    wanted = jax.eval_shape(lambda images: start(images, config, **options), images)
     leaves, structure = jax.tree.flatten(wanted)
     found = jax.tree.leaves(resume.states)
     shapes, own = [[(x.shape, x.dtype) for x in tree] for tree in (leaves, found)]

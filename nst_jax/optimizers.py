@@ -160,6 +160,7 @@ class Optimizer:
       fixed_loss: whether it needs a loss that stays the same at every step.
       searches: whether a step looks at the loss more than once.
       carries: whether its state is arrays of the picture's shape, which go over to another scale.
+      of_one_array: whether it optimises a single array, and no tree of them.
       kept: how many arrays of the picture's shape its state has.
       passing: how many pictures a tiled run has in host memory beside that, at the most: where it
         started, gradients here and in the optimiser's hands and the one that is being added up,
@@ -178,6 +179,7 @@ class Optimizer:
     )
     fixed_loss: ClassVar[bool] = False
     carries: ClassVar[bool] = True
+    of_one_array: ClassVar[bool] = False
     passing: ClassVar[int] = 7
 
     @property
@@ -298,6 +300,7 @@ class LBFGS(Optimizer):
     linesearch: bool = option(False, help="line search of L-BFGS")
     fixed_loss = True
     carries = False
+    of_one_array = True
     passing = 12
 
     @property

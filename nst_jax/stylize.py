@@ -22,6 +22,7 @@ from nst_jax import color, combining, objective, optimize, partition, sharding, 
 from nst_jax import image as image_lib
 from nst_jax.combining import Combine
 from nst_jax.config import Config
+from nst_jax.optimize import Parametrization, Pixels
 from nst_jax.partition import Placement
 from nst_jax.terms import IMAGE, Tree, is_field, map_fields
 
@@ -73,6 +74,7 @@ def stylize(
     inputs: Mapping[str, Tree] | None = None,
     initial: jax.Array | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    parametrization: Parametrization = Pixels(),
     resume: optimize.Checkpoint | None = None,
     callback: Callable[[optimize.Progress], None] | None = None,
     placement: Placement = Placement(),
@@ -96,6 +98,7 @@ def stylize(
         the picture has the content's size; it is brought to `config.size` as the content is.
       initial: a picture `[h, w, 3]` to start from in place of `config.init`.
       optimizer: an optax transformation in place of the configured one, working in grey levels.
+      parametrization: of what is optimised: pixels, or other parameters of the pictures.
       resume: where a run of the same arguments stood, of the steps of all scales; it ends with
         the same picture, bit by bit, as if it had never stopped. The callback gets what it takes.
       callback: called with a `Progress` after each dispatch of the compiled program.
@@ -158,6 +161,7 @@ def stylize(
         initial=None if initial is None else checked("initial", initial),
         key=jax.random.key(0) if key is None else key,
         optimizer=optimizer,
+        parametrization=parametrization,
         callback=callback,
         placement=placement,
         on_window=on_window,
@@ -194,6 +198,7 @@ class _Run:
     initial: jax.Array | None
     key: jax.Array
     optimizer: optax.GradientTransformation | None
+    parametrization: Parametrization
     callback: Callable[[optimize.Progress], None] | None
     placement: Placement
     on_window: partition.OnWindow | None
@@ -232,6 +237,7 @@ def _paint_scale(
         options = {
             "optimizer": run.optimizer,
             "sweep": run.sweep,
+            "parametrization": run.parametrization,
             "previous": states,
             "resume": resume,
             "key": run.key,

@@ -9,7 +9,7 @@ import numpy as np
 
 import nst_jax
 from nst_jax import objective, partition, sharding, windows
-from nst_jax.partition import Together
+from nst_jax.partition import Together, Windows
 
 # Nothing but what a test adds.
 ALONE = basic.CONFIG.replace(size=None, content_layers=(), style_layers=(), tv_weight=0.0)
@@ -26,7 +26,7 @@ def pictures(rng, *shapes):
 
 
 @functools.partial(jax.jit, static_argnames="partition")
-def value_and_grad(image, params, targets, config, key=None, *, partition=None):
+def value_and_grad(image, params, targets, config, key=None, *, partition=Together()):
     value = functools.partial(objective.objective_value, key=key, partition=partition)
     return jax.value_and_grad(value, has_aux=True)(image, params, targets, config)
 
@@ -50,9 +50,10 @@ def in_strips(params, image, content, styles, config, *, key=None, **given):
 def in_scan(monkeypatch, params, image, content, styles, config, *, key=None, **given):
     """`value_and_grad` with rematerialisation, in narrow windows."""
     monkeypatch.setattr(partition, "COLUMNS", 12)
-    config = config.replace(remat=True)
-    targets = nst_jax.compute_targets(params, content, styles, config, **given)
-    return jax.jit(value_and_grad.__wrapped__)(image, params, targets, config, key)
+    scan = Windows(loop="scan")
+    targets = nst_jax.compute_targets(params, content, styles, config, partition=scan, **given)
+    look = jax.jit(value_and_grad.__wrapped__, static_argnames="partition")
+    return look(image, params, targets, config, key, partition=scan)
 
 
 def in_windows(params, image, content, styles, config, *, tile=28, key=None, **given):
@@ -69,7 +70,8 @@ def assert_paints_alike(params, content, styles, config, *, tile=28, **given):
     mesh = sharding.make_mesh(len(styles), sizes={"style": 1, "space": 4})
     ways = [{"mesh": mesh}] + ([] if tile is None else [{"tile": tile}])
     for way in ways:
-        found = nst_jax.stylize(params, content, styles, config, **given, **way)
+        placement = nst_jax.Placement(**way)
+        found = nst_jax.stylize(params, content, styles, config, **given, placement=placement)
         assert found.history.keys() == whole.history.keys()
         for name, values in whole.history.items():
             np.testing.assert_allclose(

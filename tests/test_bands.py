@@ -164,7 +164,7 @@ def test_a_configuration_chooses_it(rng, optimizer, choice, weights):
     step = gradient if weights is None else normalized_in_numpy(gradient, weights)
     if optimizer is Adam:
         step = step / (np.abs(step) + 1.0)
-    np.testing.assert_allclose(255 * (states.image[0] - images[0]), -2.0 * step, atol=1e-3)
+    np.testing.assert_allclose(255 * (states.tree[0] - images[0]), -2.0 * step, atol=1e-3)
 
 
 BANDS = basic.CONFIG.replace(

@@ -92,7 +92,7 @@ def test_the_timed_program_is_the_one_that_stylize_runs(vgg16, compilations):
         states, seconds = problem.run(dispatches=2)
         assert count() == 0
     assert len(seconds) == 1 and seconds[0] > 0
-    np.testing.assert_array_equal(states.image, result.images)
+    np.testing.assert_array_equal(states.tree, result.images)
 
 
 def test_step_time_prints_and_keeps_the_same_rows(tmp_path, capsys, monkeypatch):

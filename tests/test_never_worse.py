@@ -38,7 +38,7 @@ def test_what_ends_above_its_start_returns_the_start(problem):
     )
     assert history["total"][-1, 0] > history["total"][0, 0]  # the record is of what was tried
     np.testing.assert_array_equal(states.picture[0], images[0])
-    np.testing.assert_array_equal(states.image[0], images[0])
+    np.testing.assert_array_equal(states.tree[0], images[0])
     np.testing.assert_allclose(
         states.picture[1] - targets[1], 0.5**3 * (images - targets)[1], atol=1e-6
     )

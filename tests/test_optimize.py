@@ -35,7 +35,7 @@ def test_sgd_moves_by_grey_levels(problem):
     config = PLAIN.replace(learning_rate=0.1, steps=7)
     states, history = optimize.run(quadratic, images, config, each=(targets,))
     # x <- x - rate * (x - target): the error shrinks by 0.9 a step.
-    np.testing.assert_allclose(states.image - targets, 0.9**7 * (images - targets), atol=1e-6)
+    np.testing.assert_allclose(states.tree - targets, 0.9**7 * (images - targets), atol=1e-6)
     first = 0.5 * np.square(255 * (images - targets)).sum(axis=(1, 2, 3))
     expected = first * (0.9 ** (2 * np.arange(7)))[:, None]
     np.testing.assert_allclose(history["total"], expected, rtol=1e-4)
@@ -49,14 +49,14 @@ def test_momentum_is_the_heavy_ball(problem):
     for _ in range(6):
         velocity = 0.5 * velocity + (x - targets)
         x = x - 0.1 * velocity
-    np.testing.assert_allclose(states.image, x, atol=1e-6)
+    np.testing.assert_allclose(states.tree, x, atol=1e-6)
 
 
 def test_normalized_gradient_moves_by_the_learning_rate_on_average(problem):
     images, targets = problem
     config = PLAIN.replace(learning_rate=2.0, normalize_gradient="whole", steps=1)
     states, _ = optimize.run(quadratic, images, config, each=(targets,))
-    moved = 255 * (np.asarray(states.image) - images)
+    moved = 255 * (np.asarray(states.tree) - images)
     np.testing.assert_allclose(np.sqrt(np.square(moved).mean(axis=(1, 2, 3))), 2.0, rtol=1e-4)
 
 
@@ -77,14 +77,14 @@ def test_adam_is_optax_adam_in_grey_levels(problem, numbers):
     for _ in range(4):
         update, opt_state = adam.update(x - 255 * targets[1], opt_state, x)
         x = x + update
-    np.testing.assert_allclose(255 * states.image[1], x, atol=1e-3)
+    np.testing.assert_allclose(255 * states.tree[1], x, atol=1e-3)
 
 
 def test_lbfgs_solves_a_quadratic_fast(problem):
     images, targets = problem
     config = PLAIN.replace(optimizer=LBFGS(schedule="constant"), steps=10)
     states, _ = optimize.run(quadratic, images, config, each=(targets,))
-    np.testing.assert_allclose(states.image, targets, atol=1e-4)
+    np.testing.assert_allclose(states.tree, targets, atol=1e-4)
 
 
 def wells(image, centre):
@@ -99,7 +99,7 @@ def test_lbfgs_leaves_concave_regions(problem):
     config = PLAIN.replace(optimizer=LBFGS(history_size=5, schedule="constant"), steps=40)
     states, history = optimize.run(wells, centres + 1 / 255, config, each=(centres,))
     assert history["total"][0].min() > 100
-    np.testing.assert_allclose(255 * (states.image - centres), 20, atol=1e-2)
+    np.testing.assert_allclose(255 * (states.tree - centres), 20, atol=1e-2)
 
 
 def two_loops(pairs, g):
@@ -261,7 +261,7 @@ def test_any_optax_transformation_works(problem, optimizer):
     images, targets = problem
     states, history = optimize.run(quadratic, images, PLAIN, each=(targets,), optimizer=optimizer)
     assert (history["total"][-1] < history["total"][0]).all()
-    assert states.image.shape == images.shape
+    assert states.tree.shape == images.shape
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_numbers_can_differ_by_image(problem):
     sweep = {"learning_rate": np.array([0.1, 0.5])}
     states, _ = optimize.run(quadratic, images, config, each=(targets,), sweep=sweep)
     factors = np.array([0.9, 0.5])[:, None, None, None] ** 3
-    np.testing.assert_allclose(states.image - targets, factors * (images - targets), atol=1e-6)
+    np.testing.assert_allclose(states.tree - targets, factors * (images - targets), atol=1e-6)
     with pytest.raises(ValueError, match="a number for each of the 2"):
         optimize.run(quadratic, images, PLAIN, each=(targets,), sweep={"learning_rate": np.ones(3)})
 
@@ -349,10 +349,10 @@ def test_a_diverging_image_stops_alone_with_its_last_finite_picture(problem):
     states, history = optimize.run(treacherous, images, config, each=(targets, limits))
     calm, _ = optimize.run(treacherous, images, config, each=(targets, np.zeros(2, np.float32)))
     assert states.diverged.tolist() == [False, True]
-    np.testing.assert_array_equal(states.image[0], calm.image[0])
+    np.testing.assert_array_equal(states.tree[0], calm.tree[0])
     # 0.81^4 < 0.5: the step from there is not finite, so four steps were applied.
     np.testing.assert_allclose(
-        states.image[1] - targets[1], 0.9**4 * (images[1] - targets[1]), atol=1e-6
+        states.tree[1] - targets[1], 0.9**4 * (images[1] - targets[1]), atol=1e-6
     )
     assert states.step.tolist() == [10, 4]
     assert np.isfinite(history["total"][:, 0]).all()
@@ -414,7 +414,7 @@ def test_a_line_search_stays_where_the_loss_is_finite(problem):
     limits = np.array([0.0, 0.5 * start[1]], np.float32)
     states, history = optimize.run(treacherous, images, config, each=(targets, limits))
     calm, _ = optimize.run(treacherous, images, config, each=(targets, np.zeros(2, np.float32)))
-    np.testing.assert_array_equal(states.image[0], calm.image[0])
+    np.testing.assert_array_equal(states.tree[0], calm.tree[0])
     assert not states.diverged.any()
     # The NaN below the limit is never stepped into, and the limit all but reached.
     assert limits[1] <= history["total"][-1, 1] < 1.01 * limits[1]
@@ -463,9 +463,9 @@ def test_clip_keeps_the_range(problem):
     far = np.full_like(images, 3.0)
     config = PLAIN.replace(learning_rate=0.5, clip=True)
     states, _ = optimize.run(quadratic, images, config, each=(far,))
-    assert states.image.max() == 1.0
+    assert states.tree.max() == 1.0
     states, _ = optimize.run(quadratic, images, config.replace(clip=False), each=(far,))
-    assert states.image.max() > 2.0
+    assert states.tree.max() > 2.0
 
 
 def test_step_is_pure_and_jits(problem):

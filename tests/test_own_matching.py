@@ -76,7 +76,7 @@ def test_a_blend_is_one_of_losses(vgg16, rng):
 def test_what_it_cannot_do_is_refused_by_name(vgg16, rng):
     content, style = own.pictures(rng, (40, 48), (30, 41))
     with pytest.raises(ValueError, match="'nearest' doesn't add up over parts: leave out tile"):
-        nst_jax.stylize(vgg16, content, [style], CONFIG, tile=28)
+        nst_jax.stylize(vgg16, content, [style], CONFIG, placement=nst_jax.Placement(tile=28))
     with pytest.raises(ValueError, match="style_masks must go with terms that add up; 'nearest'"):
         nst_jax.stylize(
             *(vgg16, content, [style], CONFIG),

@@ -15,7 +15,8 @@ CONFIG = basic.CONFIG.replace(
 SHAPE = (120, 90)
 
 
-def plan(params, shape, outputs, config, **options):
+def plan(params, shape, outputs, config, *, tile=None, mesh=None, remat=False, **options):
+    options["placement"] = nst_jax.Placement(tile=tile, mesh=mesh, remat=remat)
     return preflight.Plan(params=params, shape=shape, outputs=outputs, config=config, **options)
 
 
@@ -25,7 +26,8 @@ def step_takes(monkeypatch):
 
     def step_takes(program_bytes):
         def of_plan(own):
-            options = {"regions": own.regions, "mesh": own.mesh, "sweep": own.sweep}
+            options = {"regions": own.regions, "sweep": own.sweep}
+            options |= {"mesh": own.placement.mesh, "remat": own.placement.remat}
             return program_bytes(own.params, own.shape, own.outputs, own.config, **options)
 
         monkeypatch.setattr(preflight.Plan, "program_bytes", of_plan)
@@ -78,25 +80,25 @@ def test_where_nothing_fits_it_says_so(vgg16, step_takes):
 
 
 @pytest.mark.parametrize(
-    ("available", "config", "named"),
+    ("available", "remat", "named"),
     [
-        (900, CONFIG, "--remat, --precision=bfloat16 or --tile=64 makes"),
-        (700, CONFIG, "--remat or --tile=64 makes"),
-        (500, CONFIG, "--tile=64 or --remat with --precision=bfloat16 makes"),
-        (500, CONFIG.replace(remat=True), "--precision=bfloat16 or --tile=64 makes"),
+        (900, False, "--remat, --precision=bfloat16 or --tile=64 makes"),
+        (700, False, "--remat or --tile=64 makes"),
+        (500, False, "--tile=64 or --remat with --precision=bfloat16 makes"),
+        (500, True, "--precision=bfloat16 or --tile=64 makes"),
     ],
 )
 def test_flags_are_named_with_which_it_would_fit(
-    vgg16, monkeypatch, step_takes, available, config, named
+    vgg16, monkeypatch, step_takes, available, remat, named
 ):
-    def program_bytes(params, shape, outputs, config, **_):
-        a_pixel = 1000 - 400 * config.remat - 200 * (config.network.precision == "bfloat16")
+    def program_bytes(params, shape, outputs, config, *, remat, **_):
+        a_pixel = 1000 - 400 * remat - 200 * (config.network.precision == "bfloat16")
         return outputs * shape[0] * shape[1] * a_pixel
 
     step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (64, 32))
     pixels = 3 * SHAPE[0] * SHAPE[1]
-    line = plan(vgg16, SHAPE, 3, config).advice(available=available * pixels)
+    line = plan(vgg16, SHAPE, 3, CONFIG, remat=remat).advice(available=available * pixels)
     assert line.endswith(f" fits; {named} this one fit")
 
 
@@ -112,8 +114,8 @@ def test_flags_are_named_with_which_it_would_fit(
 def test_flags_are_named_together_where_none_does_alone(
     vgg16, monkeypatch, step_takes, share, named
 ):
-    def program_bytes(params, shape, outputs, config, **_):
-        a_pixel = 1000 - 400 * config.remat - 200 * (config.network.precision == "bfloat16")
+    def program_bytes(params, shape, outputs, config, *, remat, **_):
+        a_pixel = 1000 - 400 * remat - 200 * (config.network.precision == "bfloat16")
         return outputs * shape[0] * shape[1] * a_pixel
 
     step_takes(program_bytes)
@@ -159,9 +161,8 @@ def test_on_a_mesh_the_content_is_looked_at_by_one_device(vgg16):
     need = plan(vgg16, (256, 40), 1, alone, mesh=mesh).targets_bytes()
     assert need > 2 * 4 * 64 * 256 * 40
     for part in ({"mesh": mesh}, {}):
-        config = CONFIG.replace(remat=not part)
-        found = plan(vgg16, (256, 40), 1, config, **part).run_bytes()
-        assert found >= plan(vgg16, (256, 40), 1, config, **part).targets_bytes()
+        look = plan(vgg16, (256, 40), 1, CONFIG, remat=not part, **part)
+        assert look.run_bytes() >= look.targets_bytes()
 
 
 def test_what_is_far_from_the_limit_is_not_compiled(vgg16, compilations):
@@ -181,9 +182,7 @@ def test_masks_are_counted(vgg16):
 def test_numbers_may_be_arrays(vgg16, step_takes):
     step_takes(lambda _, __, ___, config, **____: 10**9 - (config.network.precision == "bfloat16"))
     sweep = {"learning_rate": np.array([1.0, 2.0]), "style_weight": np.array([1.0, 2.0])}
-    line = plan(vgg16, SHAPE, 2, CONFIG.replace(remat=True), sweep=sweep).advice(
-        available=10**9 - 1
-    )
+    line = plan(vgg16, SHAPE, 2, CONFIG, remat=True, sweep=sweep).advice(available=10**9 - 1)
     assert "--precision=bfloat16" in line and "--remat" not in line
 
 
@@ -241,11 +240,11 @@ def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, no_flags, outpu
 
 
 def test_of_a_tiled_run_only_smaller_tiles_are_named(vgg16, monkeypatch, step_takes):
-    def program_bytes(params, shape, outputs, config, *, regions, mesh, sweep):
+    def program_bytes(params, shape, outputs, config, *, regions, mesh, sweep, remat):
         assert (regions, mesh) == (3, None)
         assert outputs == 1 or max(shape) <= 64  # windows are looked at one by one
         assert bool(sweep) == (outputs > 1)
-        return shape[0] * shape[1] * (500 if config.remat else 1000)
+        return shape[0] * shape[1] * (500 if remat else 1000)
 
     step_takes(program_bytes)
     monkeypatch.setattr(preflight, "TILES", (96, 64, 32))
@@ -257,7 +256,7 @@ def test_of_a_tiled_run_only_smaller_tiles_are_named(vgg16, monkeypatch, step_ta
     assert lines[0].startswith("2 pictures of 180x240 in windows of ")
     assert lines[0].endswith("; --remat or --tile=32 makes this one fit")
     assert all(line.endswith("; --remat makes this one fit") for line in lines[1:])
-    line = plan(vgg16, (240, 180), 2, CONFIG.replace(remat=True), tile=24, **given).advice(
+    line = plan(vgg16, (240, 180), 2, CONFIG, remat=True, tile=24, **given).advice(
         available=100_000
     )
     assert "makes this one fit" not in line

@@ -428,7 +428,7 @@ def test_the_first_steps_are_the_published_ones(rng, name):
         jnp.asarray(start)[None],
         config,
         callback=lambda progress: seen.append(
-            (255.0 * np.asarray(progress.images[0]), 255.0 * np.asarray(progress.states.image[0]))
+            (255.0 * np.asarray(progress.images[0]), 255.0 * np.asarray(progress.states.tree[0]))
         ),
     )
     steps = STEPS[name](255.0 * start.astype(np.float64))

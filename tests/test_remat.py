@@ -10,6 +10,7 @@ import pytest
 
 import nst_jax
 from nst_jax import objective, optimize, partition, preflight, windows
+from nst_jax.partition import Together, Windows
 from nst_jax.settings import turned
 from nst_jax.terms import WassersteinStyle
 
@@ -20,6 +21,9 @@ CONFIG = basic.CONFIG.replace(
     style_weight=1e6,
     tv_weight=1e-6,
 )
+
+
+SCAN = Windows(loop="scan")
 
 
 @pytest.fixture(autouse=True)
@@ -55,19 +59,22 @@ def test_targets_value_and_gradient_are_those_of_the_whole(vgg16, rng, width, ma
     images = jnp.stack([image] if masked else [image, image[:, ::-1]])
     key = jax.random.key(2) if "jitter" in changes else None
 
-    def value(images, params, targets, config):
-        value = functools.partial(objective.objective_value, key=key)
+    def value(images, params, targets, config, *, within):
+        value = functools.partial(objective.objective_value, key=key, partition=within)
         totals, terms = jax.vmap(value, in_axes=(0, None, 0, None))(images, params, targets, config)
         return jnp.sum(totals), terms
 
     found = []
-    for saving in (False, True):
-        config = CONFIG.replace(remat=saving, **changes)
+    config = CONFIG.replace(**changes)
+    for within in (Together(), SCAN):
         styles = [style, style[::-1]]
         targets = nst_jax.compute_targets(
-            vgg16, content, styles, config, combine=nst_jax.Combine(masks=masks)
+            *(vgg16, content, styles, config),
+            combine=nst_jax.Combine(masks=masks),
+            partition=within,
         )
-        gradient = jax.jit(jax.value_and_grad(value, has_aux=True))
+        look = functools.partial(value, within=within)
+        gradient = jax.jit(jax.value_and_grad(look, has_aux=True))
         found.append((targets, *gradient(images, vgg16, targets, config)))
     (targets, *one), (same_targets, *same) = found
     # Sums of as many positions, in another order.
@@ -78,12 +85,11 @@ def test_targets_value_and_gradient_are_those_of_the_whole(vgg16, rng, width, ma
 
 def test_all_blocks_are_loops(vgg16, rng):
     content, style = pictures(rng, (32, 104), (32, 32))
-    config = CONFIG.replace(remat=True, style_layers=("block1_conv1", "block3_last"))
+    config = CONFIG.replace(style_layers=("block1_conv1", "block3_last"))
     (target,) = objective.target_shapes(vgg16, content.shape[:2], config).terms["content"].values()
     assert target.values.shape == (16, 52, 128)
-    traced = jax.make_jaxpr(lambda x: objective.Objective.of(config).style_targets(vgg16, x))(
-        content
-    )
+    scanned = objective.Objective.of(config, partition=SCAN)
+    traced = jax.make_jaxpr(lambda x: scanned.style_targets(vgg16, x))(content)
     lengths = [eqn.params["length"] for eqn in traced.eqns if eqn.primitive.name == "scan"]
     assert lengths == [9, 5, 3]  # of 104, 52 and 26 columns
 
@@ -95,7 +101,11 @@ def test_it_takes_less_memory(vgg16, monkeypatch, precision):
     shape = (64, 1024)
     whole, strips = (
         preflight.Plan(
-            params=vgg16, shape=shape, outputs=1, config=config.replace(remat=saving)
+            params=vgg16,
+            shape=shape,
+            outputs=1,
+            config=config,
+            placement=nst_jax.Placement(remat=saving),
         ).program_bytes()
         for saving in (False, True)
     )
@@ -106,21 +116,20 @@ def test_it_takes_less_memory(vgg16, monkeypatch, precision):
 def test_windows_are_looked_at_strip_by_strip(vgg16, rng):
     content, image, style = pictures(rng, (40, 70), (40, 70), (30, 41))
     found = []
-    for saving in (False, True):
-        config = CONFIG.replace(remat=saving)
-        (targets,) = windows.compute_targets(vgg16, content, [style], config, tile=44)
-        found.append(windows.value_and_grad(np.asarray(image), vgg16, targets, config, tile=44))
+    for within in (Together(), SCAN):
+        options = {"tile": 44, "within": within}
+        (targets,) = windows.compute_targets(vgg16, content, [style], CONFIG, **options)
+        found.append(windows.value_and_grad(np.asarray(image), vgg16, targets, CONFIG, **options))
     assert_same(*found, error=1e-6)
 
 
 def test_pictures_of_another_size_are_refused(vgg16, rng):
     content, image, style = pictures(rng, (37, 53), (37, 60), (30, 41))
-    config = CONFIG.replace(remat=True)
-    targets = nst_jax.compute_targets(vgg16, content, [style], config)
+    targets = nst_jax.compute_targets(vgg16, content, [style], CONFIG, partition=SCAN)
     with pytest.raises(ValueError, match="image and content must be of one size"):
-        objective.objective_value(image, vgg16, targets, config)
+        objective.objective_value(image, vgg16, targets, CONFIG, partition=SCAN)
     with pytest.raises(ValueError, match="layer block2_conv1 needs images of at least 2"):
-        nst_jax.compute_targets(vgg16, content, [style[:1]], config)
+        nst_jax.compute_targets(vgg16, content, [style[:1]], CONFIG, partition=SCAN)
 
 
 def test_an_unknown_option_of_the_compiler_is_gone_without(monkeypatch):

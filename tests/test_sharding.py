@@ -45,13 +45,17 @@ def test_a_mesh_gives_what_one_device_gives(
     monkeypatch.setattr(objective, "prepare", lambda params, config: params)
     monkeypatch.setattr(partition, "COLUMNS", 8)
     content, *styles = pictures(rng, (height, 20), *[(16, 20)] * styles)
+    changes = dict(changes)
+    placement = nst_jax.Placement(remat=changes.pop("remat", False))
     config = CONFIG.replace(**changes)
-    one = nst_jax.stylize(vgg16, content, styles, config)
+    one = nst_jax.stylize(vgg16, content, styles, config, placement=placement)
     mesh = sharding.make_mesh(len(styles), sizes=mesh and sharding.parse_mesh(mesh))
     counts = []
     with compilations() as count:
         many = nst_jax.stylize(
-            vgg16, content, styles, config, mesh=mesh, callback=lambda _: counts.append(count())
+            *(vgg16, content, styles, config),
+            placement=placement.replace(mesh=mesh),
+            callback=lambda _: counts.append(count()),
         )
     # What a step gives is placed as the next one takes it; the last look at the loss comes after.
     assert counts[0] == counts[-2]
@@ -70,7 +74,7 @@ def test_on_a_cpu_one_device_convolves_otherwise_and_paints_nearly_the_same(vgg1
     mesh = sharding.make_mesh(1, devices=jax.devices()[:2])
     assert mesh.devices.shape == (1, 2)
     one = nst_jax.stylize(vgg16, content, [style], config)
-    many = nst_jax.stylize(vgg16, content, [style], config, mesh=mesh)
+    many = nst_jax.stylize(vgg16, content, [style], config, placement=nst_jax.Placement(mesh=mesh))
     np.testing.assert_allclose(many.history["total"], one.history["total"], rtol=1e-5)
     moved = np.linalg.norm(np.asarray(one.images) - np.asarray(content))
     error = np.linalg.norm(np.asarray(many.images) - np.asarray(one.images))
@@ -105,22 +109,22 @@ def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(
     vgg16, rng, monkeypatch, height, saving
 ):
     monkeypatch.setattr(partition, "COLUMNS", 8)
-    config = CONFIG.replace(remat=saving)
+    within = nst_jax.Placement(remat=saving).partition
     content, style = pictures(rng, (height, 24), (20, 28))
     mesh = sharding.make_mesh(1, sizes={"style": 1, "space": 8})
-    targets = objective.compute_targets(vgg16, content, [style], config)
-    states = optimize.start(content[None], config)
-    numbers = optimize.batch_numbers(config, 1)
+    targets = objective.compute_targets(vgg16, content, [style], CONFIG, partition=within)
+    states = optimize.start(content[None], CONFIG)
+    numbers = optimize.batch_numbers(CONFIG, 1)
     states = sharding.place(mesh, states, picture=content.shape)
     program = (
-        optimize._program(config)
+        optimize._program(saving)
         .lower(
             states,
             sharding.place(mesh, (vgg16,), whole=True),
             sharding.place(mesh, (targets, numbers)),
             numbers,
             jax.random.key(0),
-            loss=objective.objective_value,
+            loss=objective.value_by(within),
             optimizer=None,
             length=1,
             mesh=mesh,
@@ -153,7 +157,7 @@ def test_a_step_of_the_default_exchanges_rows_and_sums_alone(vgg16, rng, outputs
     mesh = sharding.make_mesh(outputs, sizes={"style": 2, "space": 4})
     states = optimize.start(jnp.stack([content] * outputs), config)
     numbers = optimize.batch_numbers(config, outputs)
-    program = optimize._program(config).lower(
+    program = optimize._program(lean=False).lower(
         sharding.place(mesh, states, picture=content.shape),
         sharding.place(mesh, (vgg16,), whole=True),
         sharding.place(mesh, (targets, numbers)),
@@ -221,7 +225,6 @@ def test_placing_divides_what_divides():
     assert whole.sharding.is_fully_replicated
 
 
-def test_tiles_and_meshes_exclude_each_other(vgg16):
-    content = np.zeros((32, 32, 3), np.float32)
+def test_tiles_and_meshes_exclude_each_other():
     with pytest.raises(ValueError, match="tile and mesh exclude each other"):
-        nst_jax.stylize(vgg16, content, [content], CONFIG, tile=24, mesh=sharding.make_mesh(1))
+        nst_jax.Placement(tile=24, mesh=sharding.make_mesh(1))

@@ -224,7 +224,7 @@ def test_lbfgs_in_tiles_paints_the_same(vgg16, rng):
     content, *styles = pictures(rng, (61, 45), (30, 22), (40, 51))
     config = SHALLOW.replace(size=None, steps=2, optimizer=LBFGS(history_size=3))
     whole = nst_jax.stylize(vgg16, content, styles, config)
-    tiled = nst_jax.stylize(vgg16, content, styles, config, tile=TILE)
+    tiled = nst_jax.stylize(vgg16, content, styles, config, placement=nst_jax.Placement(tile=TILE))
     for name, values in whole.history.items():
         # After a step the content's activations differ little from their targets.
         rtol = 2e-4 if name == "content" else 2e-5
@@ -249,7 +249,7 @@ def test_sgd_from_an_untiled_scale_to_a_tiled_one_with_a_weight_an_output(vgg16,
     tiled = nst_jax.stylize(
         *(vgg16, content, [style], config),
         sweep=sweep,
-        tile=TILE,
+        placement=nst_jax.Placement(tile=TILE),
         callback=lambda now: steps.append(now.step),
     )
     assert steps == [1, 2, 3, 4]
@@ -261,7 +261,7 @@ def test_sgd_from_an_untiled_scale_to_a_tiled_one_with_a_weight_an_output(vgg16,
 @pytest.mark.parametrize(
     ("tile", "changes", "message"),
     [
-        (0, {}, "tile must be a whole number of pixels, at least 1, got 0"),
+        (0, {}, "tile must be a whole number, at least 1, got 0"),
         (8, {}, "tile must be at least 11 for these layers, got 8"),
         (24, {"optimizer": LBFGS(linesearch=True)}, "linesearch needs a loss that"),
     ],
@@ -269,4 +269,7 @@ def test_sgd_from_an_untiled_scale_to_a_tiled_one_with_a_weight_an_output(vgg16,
 def test_bad_tiles_are_refused(vgg16, rng, tile, changes, message):
     content, style = pictures(rng, (61, 45), (30, 22))
     with pytest.raises(ValueError, match=message):
-        nst_jax.stylize(vgg16, content, [style], SHALLOW.replace(size=None, **changes), tile=tile)
+        nst_jax.stylize(
+            *(vgg16, content, [style], SHALLOW.replace(size=None, **changes)),
+            placement=nst_jax.Placement(tile=tile),
+        )
