@@ -67,7 +67,9 @@ def test_the_loss_falls_whole_in_parts_and_on_a_mesh(vgg16, pictures, kind, rate
     assert whole.images.min() >= 0 and whole.images.max() <= 1
     mesh = sharding.make_mesh(1, sizes={"style": 1, "space": 4})
     for placed in ({"tile": 32}, {"remat": True}, {"strips": 2}, {"mesh": mesh}):
-        found = paint(vgg16, pictures, parametrization=kind, placement=nst_jax.Placement(**placed))
+        found = paint(
+            vgg16, pictures, config, parametrization=kind, placement=nst_jax.Placement(**placed)
+        )
         # Rounding alone, which steps of one length magnify: 1e-4 seen.
         np.testing.assert_allclose(
             found.history["total"], whole.history["total"], rtol=1e-3, err_msg=str(placed)
