@@ -75,7 +75,7 @@ def check_settings(path: pathlib.Path, settings: Mapping) -> None:
         return
 
     def flat(settings):
-        settings = settings.pop("config", {}) | settings
+        settings |= settings.pop("config", {}) | settings  # in this order, and the former's values
         return {name: value for name, value in settings.items() if name not in PLACEMENT}
 
     try:

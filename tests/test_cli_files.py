@@ -85,11 +85,18 @@ def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
     "arguments",
     [
         (),
-        ("--steps=7", "--noclip", "--linesearch", "--seed=3", "--tile=99", "--mesh=style:2"),
-        ("--content_layers=", "--content_weight=0,1e-3,0.1", "--momentum=0.30000000000000004"),
-        ("--demo", "--style_layers=block1_conv1,block2_last", "--style_layer_weights=0.1,3e-7"),
+        ("--steps=7", "--noclip", "--schedule=constant", "--seed=3", "--tile=99", "--mesh=style:2"),
+        ("--optimizer=sgd", "--content_weight=0,1e-3,0.1", "--momentum=0.30000000000000004"),
+        ("--demo", "--style_layers=block1_conv1:0.1,block2_last:3e-7", "--tv_weight=0"),
+        ("--content_layers=", "--optimizer=lbfgs", "--linesearch", "--style_loss=wasserstein"),
         ("--styles=a.png,b c.png", "--masks=x.png,y.png", "--style_masks=,z.png"),
-        ("--mixing=0.7,0.3;0.5,0.5", "--weights=w.h5", "--init=style", "--beta1=0.1,0.2"),
+        (
+            "--mixing=0.7,0.3;0.5,0.5",
+            "--weights=w.h5",
+            "--init=style",
+            "--optimizer=adam",
+            "--beta1=0.1,0.2",
+        ),
     ],
 )
 def test_the_settings_of_a_recipe_are_those_it_was_made_from(preset, arguments):

@@ -256,7 +256,7 @@ def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painte
 
 def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
     def refuse(plan, **_):
-        assert (plan.styles, plan.contents, plan.tile) == ([(48, 48)] * 3, 3, None)
+        assert (plan.styles, plan.contents, plan.placement.tile) == ([(48, 48)] * 3, 3, None)
         raise preflight.DoesNotFit(
             f"{plan.outputs} pictures of {plan.shape} take too much: a --size of 10 fits"
         )
