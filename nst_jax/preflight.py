@@ -358,9 +358,9 @@ def _flags_that_fit(plan: Plan, available: int, *, tiles: Sequence[int]) -> list
     savings = {}
     if not plan.placement.remat:
         savings["--remat"] = lambda plan: plan.placed(remat=True, strips=1)
-    if plan.config.flat().get("precision", "bfloat16") != "bfloat16":
-        savings["--precision=bfloat16"] = lambda plan: plan.replace(
-            config=plan.config.replace(precision="bfloat16")
+    if plan.config.flat().get("dtype", "bfloat16") != "bfloat16":
+        savings["--dtype=bfloat16"] = lambda plan: plan.replace(
+            config=plan.config.replace(dtype="bfloat16", precision=None)
         )
 
     def fits(flags, tile=plan.placement.tile):

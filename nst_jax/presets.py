@@ -17,7 +17,8 @@ _PLAIN = VGGExtractor(
     pooling="max",
     pooling_correction=True,
     padding="zeros",
-    precision="float32",
+    dtype="float32",
+    precision="highest",
     normalize_features=False,
 )
 
@@ -143,7 +144,8 @@ _WASSERSTEIN = Config(
         pooling="max",
         pooling_correction=True,
         padding="replicate",
-        precision="float32",
+        dtype="float32",
+        precision="highest",
         normalize_features=True,
     ),
     optimizer=Adam(

@@ -78,7 +78,11 @@ class Job:
         """What config.json says of the settings and of what they are computed with."""
         placed = {name: getattr(self.placement, name) for name in ("tile", "remat", "strips")}
         placed["mesh"] = self.mesh and dict(self.mesh)
-        return placed | {"config": self.config.to_dict(), **environment()}
+        network = self.config.network
+        if hasattr(network, "resolved"):  # what None stood for here, whatever it will later
+            network = network.resolved()
+        config = self.config.replace(network=network)
+        return placed | {"config": config.to_dict(), **environment()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -87,12 +87,19 @@ POOLING_CORRECTIONS = {"max": 1.0, "average": 2.0, "l2": 0.78}
 # see zeros there, as in training.
 PADDINGS = ("zeros", "replicate")
 
-# What each precision asks of a layer. float32 has to be asked for: a TPU else multiplies it in
-# bfloat16, and newer GPUs in TF32.
-PRECISIONS = {
-    "float32": {"dtype": jnp.float32, "precision": jax.lax.Precision.HIGHEST},
-    "bfloat16": {"dtype": jnp.bfloat16},
-}
+# In which kernels and activations are stored, and how they are multiplied, by JAX's names.
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PRECISIONS = ("default", "high", "highest")
+
+
+def resolved_precision(dtype: str | None, precision: str | None) -> tuple[str, str]:
+    """The type and the precision of products that None stands for, the same on every backend until
+    a measurement speaks for another: float32, and its products in full. These have to be asked
+    for: a TPU else multiplies float32 in bfloat16, and newer GPUs in TF32."""
+    dtype = "float32" if dtype is None else dtype
+    if precision is None:
+        precision = "highest" if dtype == "float32" else "default"
+    return dtype, precision
 
 
 def replicate_border(x: jax.Array) -> jax.Array:
@@ -138,7 +145,8 @@ class VGG(nn.Module):
       pooling: a name in `POOLINGS`.
       pooling_correction: whether pooling is followed by its factor in `POOLING_CORRECTIONS`.
       padding: a name in `PADDINGS`, of the first convolution.
-      precision: a name in `PRECISIONS`.
+      dtype: a name in `DTYPES`, of kernels and activations.
+      precision: a name in `PRECISIONS`, of their products.
       classes: width of the last dense layer.
     """
 
@@ -146,7 +154,8 @@ class VGG(nn.Module):
     pooling: str = "max"
     pooling_correction: bool = True
     padding: str = "zeros"
-    precision: str = "float32"
+    dtype: str = "float32"
+    precision: str = "highest"
     classes: int = CLASSES
 
     @nn.compact
@@ -192,7 +201,10 @@ class VGG(nn.Module):
     def _chain(self, strips):
         """The layers from the image upwards, as (name, function), made when they are reached; of
         a picture in `strips`, if they are given."""
-        options = PRECISIONS[self.precision]
+        options = {
+            "dtype": DTYPES[self.dtype],
+            "precision": jax.lax.Precision[self.precision.upper()],
+        }
         for block, (depth, channels) in enumerate(
             zip(self.convolutions, CHANNELS, strict=True), start=1
         ):
@@ -386,7 +398,8 @@ def features(
     pooling: str = "max",
     pooling_correction: bool = True,
     padding: str = "zeros",
-    precision: str = "float32",
+    dtype: str | None = None,
+    precision: str | None = None,
 ) -> dict[str, jax.Array]:
     """Activations of `layers`; the network runs only as deep as the deepest of them.
 
@@ -400,18 +413,20 @@ def features(
       padding: of the first convolution, "zeros" as in training, or "replicate", which repeats
         the border pixels and reduces artefacts at the edges, as the same source does. Deeper
         convolutions pad with zeros.
-      precision: "float32", in every product and on every backend, or "bfloat16": the images as
-        the first convolution takes them, the kernels and every activation are rounded to it.
+      dtype: "float32", or "bfloat16": the images as the first convolution takes them, the kernels
+        and every activation are rounded to it. None is float32.
+      precision: of products, by JAX's names: "highest", "high" or "default". None is "highest"
+        for float32, on every backend, and "default" for bfloat16.
 
     Returns:
       `{layer: [..., h, w, C]}` in the order of `layers`, under the names that were given; for
-      the layers of the head `[..., C]`. Arrays are of the type that `precision` names, so that
+      the layers of the head `[..., C]`. Arrays are of the type that `dtype` names, so that
       what is made of them may read half the memory; `predictions` are float32 always.
 
     Raises:
-      ValueError: unknown layer, pooling, padding or precision, images of another shape or integer
-        type, a picture too small for the deepest layer, or a head asked for that `params` don't
-        hold.
+      ValueError: unknown layer, pooling, padding, dtype or precision, images of another shape or
+        integer type, a picture too small for the deepest layer, or a head asked for that `params`
+        don't hold.
       TypeError: one name in place of a sequence of `layers`.
     """
     images = jnp.asarray(images)
@@ -421,6 +436,7 @@ def features(
         pooling=pooling,
         pooling_correction=pooling_correction,
         padding=padding,
+        dtype=dtype,
         precision=precision,
     )
     found = run.apply({"params": params}, images, layers=tuple(dict.fromkeys(resolved.values())))
@@ -463,15 +479,25 @@ def network(params: Mapping, **options) -> VGG:
     Raises:
       ValueError: as of `features`.
     """
-    for name, choices in (("pooling", POOLINGS), ("padding", PADDINGS), ("precision", PRECISIONS)):
+    dtype, precision = resolved_precision(options["dtype"], options["precision"])
+    options = options | {"dtype": dtype, "precision": precision}
+    for name, choices in (
+        *(("pooling", POOLINGS), ("padding", PADDINGS)),
+        *(("dtype", DTYPES), ("precision", PRECISIONS)),
+    ):
         check_choice(name, options[name], choices)
-    if options["precision"] != "float32" and any("winograd" in own for own in params.values()):
+    if not suits_winograd(dtype, precision) and any("winograd" in own for own in params.values()):
         raise ValueError(
-            f"precision {options['precision']} needs parameters as they were loaded, "
-            "got those of `prepare`, which are for float32"
+            f"dtype {dtype} in precision {precision} needs parameters as they were loaded, got "
+            "those of `prepare`, which are for float32 in highest"
         )
     classes = params["predictions"]["bias"].shape[0] if "predictions" in params else CLASSES
     return VGG(CONVOLUTIONS[network_name(params)], classes=classes, **options)
+
+
+def suits_winograd(dtype: str, precision: str) -> bool:
+    """Whether parameters of `prepare` may be used."""
+    return (dtype, precision) == ("float32", "highest")
 
 
 def prepare(params: Mapping, *, layers: Sequence[str]) -> dict:

@@ -29,7 +29,12 @@ def test_layouts_and_pooling_change_no_value(vgg16):
 
     def features(x):
         run = vgg.network(
-            vgg16, pooling="max", pooling_correction=True, padding="zeros", precision="float32"
+            vgg16,
+            pooling="max",
+            pooling_correction=True,
+            padding="zeros",
+            dtype="float32",
+            precision="highest",
         )
         x = run.apply({"params": vgg16}, x, layers=(layers[-1],))
         return jnp.sum(jnp.square(x[layers[-1]]))

@@ -447,9 +447,9 @@ def test_precision_is_a_flag(run, pictures, tmp_path):
     totals = {}
     for precision in ("float32", "bfloat16"):
         out = tmp_path / precision
-        code, err = run(*arguments, f"--output_dir={out}", f"--precision={precision}")
+        code, err = run(*arguments, f"--output_dir={out}", f"--dtype={precision}")
         assert code == 0, err
-        assert json.loads((out / "config.json").read_text())["config"]["precision"] == precision
+        assert json.loads((out / "config.json").read_text())["config"]["dtype"] == precision
         line, *_ = (out / "metrics.jsonl").read_text().splitlines()
         totals[precision] = json.loads(line)["total"]
     assert 0 < abs(totals["bfloat16"] / totals["float32"] - 1) < 0.03

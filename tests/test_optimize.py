@@ -173,7 +173,7 @@ def test_a_step_that_raises_the_loss_is_taken_again_a_quarter_as_long(problem):
     losses = states[1]["total"] / states[1]["total"][0]
     np.testing.assert_allclose(losses, [[1] * 2, [4] * 2, [1 / 16] * 2, [1 / 4] * 2], rtol=1e-3)
     left = (images - targets) / 16
-    np.testing.assert_allclose(states[0].image - targets, left, atol=1e-6)
+    np.testing.assert_allclose(states[0].tree - targets, left, atol=1e-6)
     states, history = optimize.run(
         quadratic, images, PLAIN.replace(steps=40), each=(targets,), optimizer=limited
     )
@@ -292,7 +292,7 @@ def test_an_image_alone_and_among_others_ends_the_same(problem):
     together, _ = optimize.run(quadratic, images, config, each=(targets,))
     for n in range(2):
         alone, _ = optimize.run(quadratic, images[n : n + 1], config, each=(targets[n : n + 1],))
-        np.testing.assert_allclose(together.image[n], alone.image[0], atol=1e-6)
+        np.testing.assert_allclose(together.tree[n], alone.tree[0], atol=1e-6)
 
 
 def test_numbers_can_differ_by_image(problem):
@@ -442,7 +442,7 @@ def test_a_chunk_of_steps_equals_single_steps(problem, monkeypatch, changes, opt
         quadratic, images, config, **arguments, callback=lambda p: seen.append(p.step)
     )
     assert seen == [3, 6, 7, 8]
-    np.testing.assert_allclose(chunked.image, single.image, atol=1e-6)
+    np.testing.assert_allclose(chunked.tree, single.tree, atol=1e-6)
     np.testing.assert_allclose(many["total"], one["total"], rtol=1e-5)
 
 
@@ -453,7 +453,7 @@ def test_a_lowered_program_is_a_dispatch_of_run(problem):
     arguments = optimize.start(images, config), (), (targets,), optimize.batch_numbers(config, 2)
     found, terms = compiled(*arguments, jax.random.key(0))
     expected, history = optimize.run(quadratic, images, config, each=(targets,))
-    np.testing.assert_allclose(found.image, expected.image, atol=1e-6)
+    np.testing.assert_allclose(found.tree, expected.tree, atol=1e-6)
     np.testing.assert_allclose(terms["total"], history["total"], rtol=1e-5)
     assert compiled.memory_analysis().argument_size_in_bytes >= images.nbytes + targets.nbytes
 
@@ -475,7 +475,7 @@ def test_step_is_pure_and_jits(problem):
     loss = functools.partial(quadratic, target=targets[0])
     plain, terms = optimize.step(state, loss, optimizer)
     jitted, _ = jax.jit(lambda state: optimize.step(state, loss, optimizer))(state)
-    np.testing.assert_allclose(plain.image, jitted.image, atol=1e-6)
+    np.testing.assert_allclose(plain.tree, jitted.tree, atol=1e-6)
     assert plain.step == 1 and state.step == 0 and "total" in terms
 
 

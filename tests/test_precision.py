@@ -22,7 +22,7 @@ CONFIG = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     style_layers=("block1_conv1", "block2_conv1"),
 )
 WASSERSTEIN = WassersteinStyle(weight=50.0, layers=("block1_conv1", "block2_conv1"))
-HALF = CONFIG.replace(precision="bfloat16")
+HALF = CONFIG.replace(dtype="bfloat16")
 MASKS = np.stack([np.tile(np.linspace(0, 1, 48), (36, 1)), np.tile(np.linspace(1, 0, 48), (36, 1))])
 
 
@@ -53,7 +53,7 @@ def psnr(a, b):
 def test_features_are_of_the_precision_and_near_numpy_in_float64(vgg16, content):
     layers = ("block1_conv1", "block2_pool", "block3_conv1")
     expected = oracle.features(vgg16, content)
-    found = nst_jax.features(vgg16, content, layers=layers, precision="bfloat16")
+    found = nst_jax.features(vgg16, content, layers=layers, dtype="bfloat16")
     single = nst_jax.features(vgg16, content, layers=layers)
     for layer in layers:
         assert found[layer].dtype == jnp.bfloat16 and single[layer].dtype == jnp.float32
@@ -92,7 +92,7 @@ def test_every_product_of_a_step_says_its_precision(vgg16, content, styles, conf
         # A product of float32 that does not say so is one of bfloat16 on a TPU.
         assert precision == highest or types == {"bfloat16"}, (name, types, precision)
         if name == "conv_general_dilated":
-            assert types == {config["precision"]}
+            assert types == {config["dtype"] or "float32"}
         assert len(types) == 1, "mixed operands are multiplied in float32"
 
 

@@ -82,17 +82,17 @@ def test_where_nothing_fits_it_says_so(vgg16, step_takes):
 @pytest.mark.parametrize(
     ("available", "remat", "named"),
     [
-        (900, False, "--remat, --precision=bfloat16 or --tile=64 makes"),
+        (900, False, "--remat, --dtype=bfloat16 or --tile=64 makes"),
         (700, False, "--remat or --tile=64 makes"),
-        (500, False, "--tile=64 or --remat with --precision=bfloat16 makes"),
-        (500, True, "--precision=bfloat16 or --tile=64 makes"),
+        (500, False, "--tile=64 or --remat with --dtype=bfloat16 makes"),
+        (500, True, "--dtype=bfloat16 or --tile=64 makes"),
     ],
 )
 def test_flags_are_named_with_which_it_would_fit(
     vgg16, monkeypatch, step_takes, available, remat, named
 ):
     def program_bytes(params, shape, outputs, config, *, remat, **_):
-        a_pixel = 1000 - 400 * remat - 200 * (config.network.precision == "bfloat16")
+        a_pixel = 1000 - 400 * remat - 200 * (config.network.dtype == "bfloat16")
         return outputs * shape[0] * shape[1] * a_pixel
 
     step_takes(program_bytes)
@@ -107,7 +107,7 @@ def test_flags_are_named_with_which_it_would_fit(
     [
         (1.1, "--tile=64"),
         (0.7, "--remat with --tile=64"),
-        (0.5, "--remat with --precision=bfloat16 with --tile=64"),
+        (0.5, "--remat with --dtype=bfloat16 with --tile=64"),
         (0.3, None),
     ],
 )
@@ -115,7 +115,7 @@ def test_flags_are_named_together_where_none_does_alone(
     vgg16, monkeypatch, step_takes, share, named
 ):
     def program_bytes(params, shape, outputs, config, *, remat, **_):
-        a_pixel = 1000 - 400 * remat - 200 * (config.network.precision == "bfloat16")
+        a_pixel = 1000 - 400 * remat - 200 * (config.network.dtype == "bfloat16")
         return outputs * shape[0] * shape[1] * a_pixel
 
     step_takes(program_bytes)
@@ -180,10 +180,10 @@ def test_masks_are_counted(vgg16):
 
 
 def test_numbers_may_be_arrays(vgg16, step_takes):
-    step_takes(lambda _, __, ___, config, **____: 10**9 - (config.network.precision == "bfloat16"))
+    step_takes(lambda _, __, ___, config, **____: 10**9 - (config.network.dtype == "bfloat16"))
     sweep = {"learning_rate": np.array([1.0, 2.0]), "style_weight": np.array([1.0, 2.0])}
     line = plan(vgg16, SHAPE, 2, CONFIG, remat=True, sweep=sweep).advice(available=10**9 - 1)
-    assert "--precision=bfloat16" in line and "--remat" not in line
+    assert "--dtype=bfloat16" in line and "--remat" not in line
 
 
 def test_where_the_compiler_tells_nothing_there_is_advice_still(vgg16, monkeypatch):

@@ -144,7 +144,8 @@ COMMON = {
     "pooling_correction": True,
     "normalize_features": False,
     "padding": "zeros",
-    "precision": "float32",
+    "dtype": "float32",
+    "precision": "highest",
     "remat": False,
     "linesearch": False,
     "history_size": 100,
@@ -184,6 +185,8 @@ KERAS = {
 
 # The project's own.
 DEFAULT = {
+    "dtype": None,  # that of the backend
+    "precision": None,
     "first_size": 128,
     "scale_factor": 2.0,
     "first_steps": 150,

@@ -101,7 +101,7 @@ def test_lbfgs_on_a_mesh_is_that_on_one_device(rng, linesearch):
     many, same = optimize.run(rough, images, config, each=(wanted,), mesh=mesh)
     assert np.all(history["total"][-1] < 0.9 * history["total"][0])
     np.testing.assert_allclose(same["total"], history["total"], rtol=1e-5)
-    np.testing.assert_allclose(many.image, one.image, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(many.tree, one.tree, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "saving"), [(32, False), (40, False), (37, False), (32, True)])

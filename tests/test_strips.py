@@ -79,7 +79,7 @@ def test_strips_give_what_the_whole_gives(vgg16, rng, height, counts, changes):
         assert_same(look(partition=Together(count)), wanted)
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"prepared": True}])
+@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"prepared": True}])
 def test_precisions_and_prepared_parameters(vgg16, rng, changes):
     image, content, style = own.pictures(rng, (45, 38), (45, 38), (30, 41))
     changes = dict(changes)

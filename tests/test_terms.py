@@ -134,7 +134,7 @@ def test_a_weight_of_0_for_some_outputs_is_a_term_of_all(vgg16, rng):
     [
         ({"pooling": "average"}, "targets must be of the objective's network, .*pooling='average'"),
         ({"normalize_features": True}, "targets must be of the objective's network"),
-        ({"precision": "bfloat16"}, "targets must be of the objective's network"),
+        ({"dtype": "bfloat16"}, "targets must be of the objective's network"),
         (
             {"style_layers": ("block1_conv1",)},
             "targets must be of the objective's terms and layers, content: block2_conv1; style: "

@@ -209,7 +209,8 @@ def test_classify_gives_probabilities(rng, monkeypatch):
         ({"layers": ("fc1",)}, "needs weights with the head"),
         ({"pooling": "mex"}, "one of max, average, l2, got 'mex'; did you mean 'max'"),
         ({"padding": "zero"}, "one of zeros, replicate, got 'zero'; did you mean 'zeros'"),
-        ({"precision": "float16"}, "one of float32, bfloat16, got 'float16'; did you mean"),
+        ({"dtype": "float16"}, "one of float32, bfloat16, got 'float16'; did you mean"),
+        ({"precision": "low"}, "precision must be one of default, high, highest, got 'low'"),
         ({"images": np.zeros((64, 64, 3), np.uint8)}, "floating point"),
         ({"images": np.zeros((64, 64), np.float32)}, r"\[H, W, 3\]"),
         ({"images": np.zeros((64, 64, 4), np.float32)}, r"\[H, W, 3\]"),
@@ -247,5 +248,5 @@ def test_prepared_parameters_are_for_float32(vgg16, rng):
     prepared = vgg.prepare(vgg16, layers=layers)
     picture = rng.random((8, 8, 3), np.float32)
     assert vgg.features(prepared, picture, layers=layers)["block1_conv2"].dtype == jnp.float32
-    with pytest.raises(ValueError, match="precision bfloat16 needs parameters as they were"):
-        vgg.features(prepared, picture, layers=layers, precision="bfloat16")
+    with pytest.raises(ValueError, match="dtype bfloat16 in precision default needs parameters as"):
+        vgg.features(prepared, picture, layers=layers, dtype="bfloat16")
