@@ -209,6 +209,14 @@ class Objective:
 
     # The loss.
 
+    def beside(self, targets: Targets) -> dict[str, dict[str, Tree]]:
+        """What `Term.sums` is given of the targets, of a whole picture."""
+        of_styles = {term.name for term in self.terms if term.refers == "style"}
+        return {
+            name: fields_of(tree) if name in of_styles else tree
+            for name, tree in targets.terms.items()
+        }
+
     def measure(self, params, image, fields, at, **options) -> Sums:
         """`partition.measure` of these terms."""
         return partition.measure(
@@ -538,8 +546,8 @@ def objective_value(
         any partition will do.
 
     Returns:
-      The total, and its weighted terms: `{"total", "content", "style", ...}`, scalars of which
-      those of the terms sum to the first.
+      The total, and `{"total": ..., term: ...}`, scalars of which those of the terms, weighted, sum
+      to the first.
 
     Raises:
       ValueError: an image that is not `[H, W, 3]`, targets of several outputs, another size,
@@ -589,7 +597,7 @@ def _parts(objective, image, params, targets, key):
     targets = one_output(targets)
     check_made(targets, objective, image.shape)
     at = objective.at(params, image.shape, key)
-    shift, moved, fields = objective.shift(key), None, fields_of(targets.terms)
+    shift, moved, fields = objective.shift(key), None, objective.beside(targets)
     if shift is not None:
         moved = jnp.roll(image, shift, axis=(0, 1))
         content = jnp.roll(targets.picture.values, shift, axis=(0, 1))
@@ -604,7 +612,7 @@ def moved_fields(fields, content):
     picture itself stays, for it is compared before a jitter moves it."""
 
     def own(name, layer, tree):
-        return fields[name][layer] if layer == IMAGE else fields_of(tree)
+        return fields[name][layer] if layer == IMAGE else tree
 
     return fields | {
         name: {layer: own(name, layer, tree) for layer, tree in layers.items()}

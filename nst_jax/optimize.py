@@ -111,8 +111,8 @@ class Progress(NamedTuple):
       kept_start: `[N]`, NumPy: scales done that returned their start, see `keep_better`.
       states: of all images, the optimiser's memory with them; valid during the call only.
       layer_losses: in a run of `stylize`, a function that finds for each of these images what
-        every layer adds to its loss, `[{"content": {layer: loss}, "style": {layer: loss}}, ...]`,
-        as of `objective.layer_losses`. All processes have to call it.
+        every layer adds to its loss, `[{term: {layer: loss}}, ...]`, as of
+        `objective.layer_losses`. All processes have to call it.
     """
 
     step: int

@@ -41,7 +41,16 @@ import numpy as np
 
 from nst_jax import strips
 from nst_jax.extractor import Network
-from nst_jax.terms import IMAGE, At, Field, Term, is_field
+from nst_jax.terms import (
+    IMAGE,
+    At,
+    Field,
+    Term,
+    fields_of,
+    is_field,
+    with_fields,
+    without_fields,
+)
 
 COLUMNS = 64  # the most columns of a scanned window, in each segment, unless a partition says
 
@@ -254,7 +263,8 @@ def measure(
       terms: those to ask.
       extractor, params: the network.
       image: the picture or the window.
-      fields: the targets' `Field`s, `{term: {layer: tree}}`, cut to the window.
+      fields: what terms look at of their targets, `{term: {layer: tree}}`, its `Field`s cut to the
+        window.
       at: the whole picture.
       masks: of regions, `{layer: Field [h, w, regions]}`.
       own: `{layer: [h, w]}`, 1 at the positions that count and 0 elsewhere; None is all.
@@ -389,14 +399,15 @@ def _measured_in_strips(term, layer, x, height, target, masks, own, at) -> Measu
     weights = None if own is None else own[layer]
     if weights is None and not regional and count * rows > height:
         weights = jnp.ones((height, x.shape[2]))
-    beside = (target, masks[layer] if regional else None, weights)
+    others = without_fields(target)
+    beside = (fields_of(target), masks[layer] if regional else None, weights)
     beside = jax.tree.map(lambda leaf: strips.divide(leaf, count, rows), beside)
 
     def one(x, beside, first):
         target, mask, weights = beside
         origin = at.origin[layer] + jnp.stack([first, jnp.int32(0)])
         return _measured(
-            *(term, layer, x, target),
+            *(term, layer, x, with_fields(target, others)),
             {layer: mask} if regional else None,
             None if weights is None else {layer: weights},
             dataclasses.replace(at, origin={**at.origin, layer: origin}),
@@ -416,18 +427,19 @@ def _by_segment(parts, keep, extractor, params, x, fields, at, masks, own, tile)
     segments = extractor.cuts(params, layers)
     for number, (below, names) in enumerate(segments):
         here = [(term, layer) for term, layer in parts if layer in names]
-        beside = {}
+        beside, others = {}, {}
         for term, layer in here:
-            beside.setdefault(layer, {"fields": {}})["fields"][term.name] = fields.get(
-                term.name, {}
-            ).get(layer)
+            target = fields.get(term.name, {}).get(layer)
+            beside.setdefault(layer, {"fields": {}})["fields"][term.name] = fields_of(target)
+            others[term.name, layer] = without_fields(target)
             for name, tree in (("masks", masks), ("own", own)):
                 if tree is not None and layer in tree:
                     beside[layer][name] = tree[layer]
         last = number == len(segments) - 1
         above = () if last else (segments[number + 1][0],)
         segment = _Segment(
-            extractor, below, here, tuple(name for name in keep if name in names), above, at
+            *(extractor, below, here, others),
+            *(tuple(name for name in keep if name in names), above, at),
         )
         sums, found, raw = _over_windows(segment, params, x, beside, tile)
         yield sums, found
@@ -441,6 +453,7 @@ class _Segment:
     Attributes:
       below: the layer that it starts from; None is the picture.
       pairs: of a term and a layer, to measure.
+      others: what these look at of their targets, but for `Field`s, `{(term, layer): tree}`.
       keep: layers to return whole.
       above: layers to go on from.
     """
@@ -448,6 +461,7 @@ class _Segment:
     extractor: Network
     below: str | None
     pairs: Sequence[tuple[Term, str]]
+    others: Mapping[tuple[str, str], Tree]
     keep: tuple[str, ...]
     above: tuple[str, ...]
     at: At
@@ -489,7 +503,7 @@ class _Segment:
                 term,
                 layer,
                 found[layer],
-                beside[layer]["fields"][term.name],
+                with_fields(beside[layer]["fields"][term.name], self.others[term.name, layer]),
                 masks if masks is None else {layer: masks},
                 own if own is None else {layer: own},
                 at,

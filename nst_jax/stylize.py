@@ -33,8 +33,8 @@ class Result(NamedTuple):
     Attributes:
       images: `[N, H, W, 3]`, one picture an output; without `config.clip` values may leave
         [0, 1].
-      history: `{"total", "content", "style", "tv"}`, of the terms that there are, NumPy
-        `[steps, N]`, weighted, each before its step; the steps of every scale, one after the other.
+      history: `{"total": ..., term: ...}` by the terms' names, NumPy `[steps, N]`, weighted, each
+        before its step; the steps of every scale, one after the other.
       diverged: `[N]` of bool, NumPy: outputs that met a value that is not finite; their picture
         is the last one before it.
       kept_start: `[N]`, NumPy: at how many scales the last picture's loss was above the first

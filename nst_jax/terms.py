@@ -73,6 +73,16 @@ def without_fields(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: None if is_field(leaf) else leaf, tree, is_leaf=is_field)
 
 
+def with_fields(fields: Tree, others: Tree) -> Tree:
+    """The tree of which these are `fields_of` and `without_fields`."""
+    return jax.tree.map(
+        lambda field, other: other if field is None else field,
+        fields,
+        others,
+        is_leaf=lambda leaf: leaf is None or is_field(leaf),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class At:
     """The picture that is looked at: always the whole one, also where a part of it is measured.
@@ -142,8 +152,9 @@ class Term:
           x: `[h, w, C]`, a part that lies inside the picture.
           weights: `[h, w]`, at least 0; None is 1 everywhere. A position of weight 0 must add
             exactly nothing.
-          target: the layer's target with its `Field`s alone, cut to the part; None while a style
-            is measured.
+          target: the layer's target, its `Field`s cut to the part; None while a style is measured.
+            Of a style's target the `Field`s alone: sums are taken once, and a blend or a mask has
+            several of its other arrays.
           at: the whole picture.
 
         Returns:

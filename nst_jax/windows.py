@@ -33,7 +33,7 @@ from nst_jax.objective import (
     one_output,
 )
 from nst_jax.partition import Partition, Together
-from nst_jax.terms import IMAGE, Field, Tree, fields_of, map_fields, without_fields
+from nst_jax.terms import IMAGE, Field, Tree, map_fields, without_fields
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "layers", "keep", "within"))
@@ -254,7 +254,7 @@ def value_and_grad(
     linear = [term for term in objective.terms if term.linear and not (masked and term.regions)]
     passes = windows.passes(objective.terms)
     windows.total = (len(windows.passes(bent)) + len(passes)) * len(windows.grid)
-    fields, shift = fields_of(targets.terms), objective.shift(key)
+    fields, shift = objective.beside(targets), objective.shift(key)
     moved, picture = image, None
     if config.jitter:
         shift = np.zeros(2, np.int32) if shift is None else np.asarray(shift)
@@ -310,7 +310,7 @@ def layer_losses(
     image = np.asarray(image)
     windows = _Windows(Objective.of(config, partition=within), params, config, image.shape, tile)
     check_made(targets, windows.objective, image.shape)
-    fields, picture = fields_of(targets.terms), targets.picture
+    fields, picture = windows.objective.beside(targets), targets.picture
     bare = _without_fields(targets)
     terms = windows.objective.terms
     with partition.on_device():

@@ -47,10 +47,7 @@ def test_its_value_is_that_of_numpy(vgg16, rng):
     targets = nst_jax.compute_targets(vgg16, content, [style], CONFIG)
     total, found = nst_jax.objective_value(jnp.asarray(image), vgg16, targets, CONFIG)
     layers = ("block1_conv1", "block2_conv1")
-    seen = [
-        nst_jax.features(vgg16, picture, layers=layers, precision="float32")
-        for picture in (image, style)
-    ]
+    seen = [nst_jax.features(vgg16, picture, layers=layers) for picture in (image, style)]
     expected = 0.0
     for layer in layers:
         means = [

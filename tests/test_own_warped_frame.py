@@ -121,3 +121,54 @@ def test_inputs_of_another_term_or_size_are_refused(vgg16, rng):
     ):
         with pytest.raises(ValueError, match=message):
             nst_jax.stylize(vgg16, content, [style], CONFIG, inputs=inputs)
+
+
+@settings
+class Towards(terms.Term):
+    """How far each channel of a layer is from a level that the run gives."""
+
+    name: str = option("towards")
+    weight: Any = number(1.0)
+    layers: Any = weighted(("block1_conv1", "block2_conv1"))
+    refers = "run"
+    linear = True
+    regions = True
+
+    def target(self, layer, measured, at):
+        return {"level": measured["level"][: at.channels[layer]]}
+
+    def sums(self, layer, x, weights, target, at):
+        squares = jnp.sum(jnp.square(x / 300 - target["level"][None, None]), axis=-1)
+        return jnp.sum(squares if weights is None else weights * squares)
+
+    def loss(self, sums, target, at):
+        # The data are at hand here, too.
+        return {
+            layer: own / at.positions[layer] / target[layer]["level"].size
+            for layer, own in sums.items()
+        }
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_sums_see_arrays_of_the_run_that_have_no_positions(vgg16, rng, monkeypatch, masked):
+    image, content, *styles = own.pictures(rng, (37, 53), (37, 53), (30, 41), (30, 41))
+    config = own.ALONE.replace(terms=(Towards(),))
+    given = {"inputs": {"towards": {"level": rng.random(128, np.float32)}}}
+    if masked:
+        given["combine"] = nst_jax.Combine(masks=rng.random((2, 37, 53), np.float32))
+    else:
+        styles = styles[:1]
+    targets = nst_jax.compute_targets(vgg16, content, styles, config, **given)
+    wanted = own.value_and_grad(image, vgg16, targets, config)
+    if not masked:
+        features = nst_jax.features(vgg16, image, layers=("block1_conv1", "block2_conv1"))
+        level = given["inputs"]["towards"]["level"].astype(np.float64)
+        expected = sum(
+            np.mean((np.asarray(x, np.float64) / 300 - level[: x.shape[-1]]) ** 2)
+            for x in features.values()
+        )
+        np.testing.assert_allclose(wanted[0][0], expected, rtol=1e-5)
+    arguments = (vgg16, image, content, styles, config)
+    own.assert_same(own.in_scan(monkeypatch, *arguments, **given), wanted)
+    own.assert_same(own.in_strips(*arguments, **given), wanted)
+    own.assert_same(own.in_windows(*arguments, **given), wanted)

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from test_own_network import NETWORK
 
 import nst_jax
-from nst_jax import objective, sharding, strips, vgg
+from nst_jax import objective, sharding, strips, vgg, windows
 from nst_jax.partition import Together, Windows
+from nst_jax.settings import turned
+from nst_jax.terms import WassersteinStyle
 
-CONFIG = nst_jax.Config(
+CONFIG = basic.CONFIG.replace(
     size=None,
     content_layers=("block2_conv1",),
     style_layers=("block1_conv1", "block2_conv2", "block3_conv1"),
@@ -23,8 +26,11 @@ CONFIG = nst_jax.Config(
 )
 
 
+WASSERSTEIN = turned(CONFIG.term("style"), WassersteinStyle)
+
+
 @functools.partial(jax.jit, static_argnames="partition")
-def everything(image, params, targets, config, *, key=None, partition=None):
+def everything(image, params, targets, config, *, key=None, partition):
     """Values and gradient of the objective, and what each layer adds."""
     value = functools.partial(objective.objective_value, key=key, partition=partition)
     layers = objective.layer_losses(image, params, targets, config, partition=partition)
@@ -55,7 +61,7 @@ CASES = {
     "odd": (37, (2, 3), {}),
     "even": (64, (8,), {"padding": "replicate", "style_layers": ("block1_conv2", "block2_pool")}),
     "jitter": (45, (3,), {"pooling": "average", "padding": "replicate", "jitter": 3}),
-    "empty": (21, (8,), {"pooling": "l2", "style_loss": "wasserstein", "masks": True}),
+    "empty": (21, (8,), {"pooling": "l2", "style": WASSERSTEIN, "masks": True}),
     "scaled": (51, (2,), {"normalize_features": True, "style_layers": ("block4_conv1",)}),
 }
 
@@ -66,10 +72,11 @@ def test_strips_give_what_the_whole_gives(vgg16, rng, height, counts, changes):
     image, content, *styles = own.pictures(rng, *[(height, 38)] * 2, (30, 41), (40, 33))
     changes = dict(changes)
     masked = changes.pop("masks", False)
-    given = {"masks": rng.random((2, height, 38), np.float32)} if masked else {}
+    masks = rng.random((2, height, 38), np.float32) if masked else None
     config = CONFIG.replace(**changes)
     targets = nst_jax.compute_targets(
-        vgg16, content, styles if masked else styles[:1], config, **given
+        *(vgg16, content, styles if masked else styles[:1], config),
+        combine=nst_jax.Combine(masks=masks),
     )
     look = functools.partial(
         everything, image, vgg16, targets, config, key=jax.random.key(2) if config.jitter else None
@@ -85,7 +92,7 @@ def test_precisions_and_prepared_parameters(vgg16, rng, changes):
     changes = dict(changes)
     prepared = changes.pop("prepared", False)
     config = CONFIG.replace(**changes)
-    params = vgg.prepare(vgg16, layers=config.style_layers) if prepared else vgg16
+    params = vgg.prepare(vgg16, layers=config["style_layers"]) if prepared else vgg16
     targets = nst_jax.compute_targets(params, content, [style], config)
     wanted, found = (
         everything(image, params, targets, config, partition=Together(count)) for count in (1, 3)
@@ -175,12 +182,12 @@ def test_on_a_mesh_strips_exchange_rows_and_sums_alone(vgg16, rng, styles, paddi
 
 def test_bad_partitions_are_refused(vgg16, rng):
     for count in (0, -1, 2.0, True, None):
-        with pytest.raises(ValueError, match="strips must be a whole number of at least 1, got"):
+        with pytest.raises(ValueError, match="strips must be a whole number, at least 1, got"):
             Together(count)
     with pytest.raises(ValueError, match="loop must be one of host, scan, got 'device'"):
         Windows(tile=64, loop="device")
     for loop, tile in (("host", None), ("host", 0), ("scan", 0), ("scan", 1.5)):
-        with pytest.raises(ValueError, match="tile must be a whole number of at least 1, got"):
+        with pytest.raises(ValueError, match="tile must be a whole number, at least 1, got"):
             Windows(tile=tile, loop=loop)
     image, style = own.pictures(rng, (20, 24), (20, 24))
     targets = nst_jax.compute_targets(vgg16, image, [style], CONFIG)
@@ -189,25 +196,32 @@ def test_bad_partitions_are_refused(vgg16, rng):
             look(image, vgg16, targets, CONFIG, partition=Windows(tile=64))
         with pytest.raises(TypeError, match="partition must be a Together or a Windows, got True"):
             look(image, vgg16, targets, CONFIG, partition=True)
-    own_network = CONFIG.replace(extractor=NETWORK, content_layers=("fine",), style_layers=())
+    own_network = CONFIG.replace(network=NETWORK, content_layers=("fine",), style_layers=())
     message = r"Together\(strips=2\) needs a network with in_strips, and Extractor has none"
     with pytest.raises(ValueError, match=message):
         objective.objective_value(image, vgg16, targets, own_network, partition=Together(2))
 
 
-def test_a_scan_is_what_rematerialisation_is(vgg16, rng):
-    image, style = own.pictures(rng, (20, 24), (20, 24))
-    targets = nst_jax.compute_targets(vgg16, image, [style], CONFIG)
-    same = [
-        str(
-            jax.make_jaxpr(functools.partial(objective.objective_value, partition=partition))(
-                image, vgg16, objective.one_output(targets), config
-            )
-        )
-        for config, partition in (
-            (CONFIG.replace(remat=True), None),
-            (CONFIG, Windows(loop="scan")),
-            (CONFIG, Together()),
-        )
-    ]
-    assert same[0] == same[1] != same[2]
+def test_a_placement_says_which_partition(vgg16, rng):
+    assert nst_jax.Placement().partition == Together()
+    assert nst_jax.Placement(strips=8).partition == Together(8)
+    assert nst_jax.Placement(remat=True).partition == Windows(loop="scan")
+    with pytest.raises(ValueError, match="remat and strips exclude each other"):
+        nst_jax.Placement(remat=True, strips=2)
+    with pytest.raises(ValueError, match="strips must be a whole number, at least 1, got 0"):
+        nst_jax.Placement(strips=0)
+    with pytest.raises(TypeError, match="remat must be True or False, got 1"):
+        nst_jax.Placement(remat=1)
+
+
+def test_a_window_of_the_host_may_be_in_strips(vgg16, rng):
+    image, content, style = own.pictures(rng, (60, 75), (60, 75), (50, 41))
+    config = CONFIG.replace(style_layers=("block1_conv1", "block2_conv1"))
+    (targets,) = windows.compute_targets(
+        vgg16, content, [style], config, tile=40, within=Together(2)
+    )
+    found = windows.value_and_grad(
+        np.asarray(image), vgg16, targets, config, tile=40, within=Together(2)
+    )
+    whole = nst_jax.compute_targets(vgg16, content, [style], config)
+    own.assert_same(found, own.value_and_grad(image, vgg16, whole, config))
