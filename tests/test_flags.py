@@ -19,7 +19,7 @@ from nst_jax import options, weights
 from nst_jax.optimizers import Adam
 from nst_jax.presets import presets
 from nst_jax.stylize import fit_shape
-from nst_jax.terms import TotalVariation, WassersteinStyle
+from nst_jax.terms import TERMS, TotalVariation, WassersteinStyle
 
 
 def another(address):
@@ -43,6 +43,9 @@ def with_kinds_for(address):
     """The flags that choose a part which has the setting, and the configuration of these."""
     if address in presets["default"].flat():
         return ()
+    owner = options.ADDRESSES[address][0].owner
+    if owner in TERMS and presets["default"].term(owner) is None:
+        return (f"--{owner}_weight=1",)
     for flag, kinds in options.KINDS.items():
         for kind, made in kinds.items():
             if address in {name for name, *_ in fields_of(flag, made)}:

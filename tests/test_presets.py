@@ -18,6 +18,7 @@ from test_bands import normalized_in_numpy
 import nst_jax
 from nst_jax import optimize, options
 from nst_jax.config import addresses
+from nst_jax.terms import TERMS
 
 # The package has a dictionary of this name.
 presets_module = importlib.import_module("nst_jax.presets")
@@ -139,7 +140,6 @@ COMMON = {
     "scale_factor": 2**0.5,
     "style_layers": dict.fromkeys(FIRST, 0.2),
     "tv_form": "keras",
-    "tv_weight": 0.0,
     "pooling": "max",
     "pooling_correction": True,
     "normalize_features": False,
@@ -308,7 +308,8 @@ def test_every_preset_is_held_against_its_source_here():
 def test_every_field_is_the_published_one(name):
     found = options.settings_by_flag(nst_jax.presets[name])
     assert PUBLISHED[name].keys() <= found.keys()
-    expected = COMMON | PUBLISHED[name]
+    absent = {f"{term}_weight": 0.0 for term in TERMS}
+    expected = absent | COMMON | PUBLISHED[name]
     assert found == {flag: expected[flag] for flag in found}
 
 
