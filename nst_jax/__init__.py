@@ -4,9 +4,8 @@ Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` for one and `[N, H
 """
 
 from nst_jax import image, losses
-from nst_jax.combining import Combine
 from nst_jax.config import Config
-from nst_jax.objective import Targets, compute_targets, objective_value
+from nst_jax.objective import Combine, Targets, compute_targets, objective_value
 from nst_jax.optimize import Progress
 from nst_jax.partition import Placement
 from nst_jax.presets import presets

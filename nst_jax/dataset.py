@@ -26,13 +26,13 @@ import numpy as np
 from tqdm import tqdm
 
 from nst_jax import files, io, objective, results, runner, sharding, vgg
-from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.console import complain, say, shows_progress
 from nst_jax.manifest import Manifest, check_settings
+from nst_jax.objective import Combine
 from nst_jax.observers import Group, Observers, Picture, PictureProgress
 from nst_jax.pairs import Batch, Pair, Source, pair, plan
-from nst_jax.stopping import Stopping
+from nst_jax.runner import Stopping
 from nst_jax.stylize import check_content, fit_shape, scales
 
 # Pictures painted at once on each device: on a CPU more of them gain nothing, see `batch_scaling`

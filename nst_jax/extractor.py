@@ -10,9 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from nst_jax import magnitudes, vgg
+from nst_jax import vgg
 from nst_jax.settings import option, settings
-from nst_jax.strips import Strips
 
 Tree = Mapping
 
@@ -105,7 +104,7 @@ class VGGExtractor:
       precision: of products, by JAX's names. "highest" is all of float32, also on a TPU, which
         would else multiply in bfloat16. None is "highest" for float32, "default" for bfloat16.
       normalize_features: divide each layer's activations by their usual size, see
-        `nst_jax.magnitudes`.
+        `usual_sizes`.
     """
 
     pooling: str = option("max", choices=tuple(vgg.POOLINGS), help="pooling of the network")
@@ -149,7 +148,7 @@ class VGGExtractor:
         return self._scaled(params, vgg.features(params, image, layers=layers, **self._options()))
 
     def _scaled(self, params, features):
-        return magnitudes.normalized(params, features) if self.normalize_features else features
+        return normalized(params, features) if self.normalize_features else features
 
     def geometry(self, params, layer, shape):
         image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
@@ -177,7 +176,7 @@ class VGGExtractor:
         """`{layer: [S, h, w, C]}` of a picture in strips.
 
         Args:
-          x: `[S, h, W, 3]`, from `nst_jax.strips.divide`. `h` is a multiple of the stride of each
+          x: `[S, h, W, 3]`, from `nst_jax.vgg.divide_rows`. `h` is a multiple of the stride of each
             layer.
           layers: to return.
           height: of the picture. Rows of the strips beyond it come back as zeros.
@@ -187,7 +186,7 @@ class VGGExtractor:
             {"params": params},
             x,
             layers=tuple(dict.fromkeys(names.values())),
-            part=Strips(height),
+            part=vgg.Strips(height),
         )
         return self._scaled(params, {name: found[own] for name, own in names.items()})
 
@@ -249,3 +248,39 @@ class VGGExtractor:
         )
         scaled = self._scaled(params, {name: found[names[name]] for name in layers})
         return scaled, {name: found[names[name]] for name in raw}
+
+
+# How large activations usually are. Those of the Oxford networks, whose images are of 0-255, are
+# from 5 to 2000, where those of the networks that many published weights were tuned for are near
+# one at every layer. Root mean square of the activations, with the bundled weights and max
+# pooling, over six pictures at 256x256: Tuebingen's Neckarfront, The Starry Night, The Scream, and
+# the three built-in ones. Of the built-in ones alone it is a fifth larger, at every layer of either
+# network.
+_USUAL = {
+    "vgg16": (
+        *(64.2, 312.5, 367.3),
+        *(433.4, 693.8, 965.0),
+        *(866.1, 851.5, 770.6, 1094.4),
+        *(553.3, 314.9, 116.0, 174.2),
+        *(83.8, 37.8, 8.0, 11.4),
+    ),
+    "vgg19": (
+        *(60.0, 265.7, 311.7),
+        *(305.3, 414.6, 585.4),
+        *(459.0, 478.8, 790.3, 1428.8, 1859.3),
+        *(1391.9, 1065.7, 601.8, 239.7, 372.2),
+        *(178.3, 80.7, 32.4, 7.3, 10.4),
+    ),
+}
+
+
+def usual_sizes(model: str) -> dict[str, float]:
+    """The usual root mean square of each layer of `model` ("vgg16" or "vgg19")."""
+    return dict(zip(vgg.layer_names(model), _USUAL[model], strict=True))
+
+
+def normalized(params: Mapping, features: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """`features` `{layer: [..., h, w, C]}` of the network of `params`, divided by what is usual."""
+    model = vgg.network_name(params)
+    usual = usual_sizes(model)
+    return {name: value / usual[vgg.resolve_layer(model, name)] for name, value in features.items()}

@@ -13,8 +13,8 @@ import numpy as np
 
 from nst_jax import console, files, io, looks, results, runner, vgg
 from nst_jax.checkpoints import Checkpoints
-from nst_jax.combining import Combine
 from nst_jax.console import complain, say
+from nst_jax.objective import Combine
 from nst_jax.observers import Group, Observers, Picture, Records, StepProgress
 from nst_jax.results import Output
 from nst_jax.stylize import Result, check_content, fit_shape, steps_at_scales

@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import strips
+from nst_jax import vgg
 from nst_jax.extractor import Network
 from nst_jax.terms import (
     IMAGE,
@@ -308,7 +308,7 @@ def measure(
                 *(fields.get(term.name, {}).get(layer), masks, own, at),
             )
         for layer in _network_layers_of(whole):
-            features[layer] = strips.join(in_strips[layer], rows[layer])
+            features[layer] = vgg.join_rows(in_strips[layer], rows[layer])
     else:
         look = functools.partial(extractor, layers=_network_layers_of(asked))
         scanned = isinstance(partition, Windows)
@@ -364,7 +364,7 @@ def activations(
     check_partition(partition, extractor)
     if _strips_of(partition) > 1:
         rows, found = _in_strips(extractor, params, image, layers, partition.strips)
-        return {layer: strips.join(own, rows[layer]) for layer, own in found.items()}
+        return {layer: vgg.join_rows(own, rows[layer]) for layer, own in found.items()}
     if not _scans(partition, extractor):
         return extractor(params, image, layers)
     found = {}
@@ -387,7 +387,7 @@ def _in_strips(extractor, params, image, layers, count):
     # Pooling has to meet the same rows in each strip.
     stride = math.lcm(*(own.stride for own in geometry.values()))
     rows = -(-height // (count * stride)) * stride
-    x = strips.divide(image, count, rows, repeat=True)
+    x = vgg.divide_rows(image, count, rows, repeat=True)
     found = extractor.in_strips(params, x, layers, height=height)
     return {layer: own.shape[0] for layer, own in geometry.items()}, found
 
@@ -401,7 +401,7 @@ def _measured_in_strips(term, layer, x, height, target, masks, own, at) -> Measu
         weights = jnp.ones((height, x.shape[2]))
     others = without_fields(target)
     beside = (fields_of(target), masks[layer] if regional else None, weights)
-    beside = jax.tree.map(lambda leaf: strips.divide(leaf, count, rows), beside)
+    beside = jax.tree.map(lambda leaf: vgg.divide_rows(leaf, count, rows), beside)
 
     def one(x, beside, first):
         target, mask, weights = beside

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nst_jax import color, combining, objective, optimize, partition, sharding, windows
+from nst_jax import color, objective, optimize, partition, sharding, windows
 from nst_jax import image as image_lib
-from nst_jax.combining import Combine
 from nst_jax.config import Config
+from nst_jax.objective import Combine
 from nst_jax.optimize import Parametrization, Pixels
 from nst_jax.partition import Placement
 from nst_jax.terms import IMAGE, Tree, is_field, map_fields
@@ -123,7 +123,7 @@ def stylize(
     if drawing and optimizer is None and config.optimizer.fixed_loss:
         kind = type(config.optimizer).__name__
         raise ValueError(f"{kind} needs a loss that stays the same; {drawing[0]!r} draws anew")
-    rows = combining.check_combination(
+    rows = objective.check_combination(
         combine, terms.terms, len(styles), jitter=config.jitter, contents=len(contents)
     )
     pictures = len(contents) * rows
@@ -337,7 +337,7 @@ def check_content(
         pictures.append((style, of_styles, over))
     for _, _, over in pictures:
         for name, mask in over.items():
-            combining.check_mask(name, mask)
+            objective.check_mask(name, mask)
     for size in scales(config):
         here = config.replace(size=size, first_size=None)
         for picture, asked, over in pictures:

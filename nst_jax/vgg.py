@@ -15,6 +15,7 @@ Layers carry Keras' names. A convolution's name stands for its activation after 
 hidden dense layers and `predictions` for the class probabilities.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,6 @@ import jax.numpy as jnp
 
 from nst_jax import winograd
 from nst_jax.settings import check_choice, nearest
-from nst_jax.strips import Strips
 
 CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
@@ -100,6 +100,69 @@ def resolved_precision(dtype: str | None, precision: str | None) -> tuple[str, s
     if precision is None:
         precision = "highest" if dtype == "float32" else "default"
     return dtype, precision
+
+
+# A picture as horizontal strips in the batch dimension: `[H, W, C]` as `[S, h, W, C]`. A network
+# runs on all of them at once. Before a convolution, `Strips.halo` takes a row from each neighbour.
+# The strips may hold more rows than the picture has. `Strips.inside` makes these rows zeros, so
+# that convolutions see there what they see beyond the border of a whole picture.
+
+
+def divide_rows(x: jax.Array, count: int, rows: int, *, repeat: bool = False) -> jax.Array:
+    """`[H, ...]` as `[count, rows, ...]`. Rows that are missing are zeros, or with `repeat` the
+    last row of `x` again."""
+    missing = ((0, count * rows - x.shape[0]), *[(0, 0)] * (x.ndim - 1))
+    if missing[0][1]:
+        x = jnp.pad(x, missing, mode="edge" if repeat else "constant")
+    return x.reshape(count, rows, *x.shape[1:])
+
+
+def join_rows(x: jax.Array, height: int) -> jax.Array:
+    """`[S, h, ...]` as `[height, ...]`: the inverse of `divide_rows`."""
+    return x.reshape(-1, *x.shape[2:])[:height]
+
+
+def _shift(rows: jax.Array, by: int) -> jax.Array:
+    """Each row moved `by` strips on, and zeros where none comes from.
+
+    On a mesh the compiler makes this one exchange between neighbours; of a roll it makes more.
+    """
+    zero = jnp.zeros((), rows.dtype)
+    return jax.lax.pad(rows, zero, [(by, -by, 0), *[(0, 0, 0)] * (rows.ndim - 1)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Strips:
+    """What a network has to know of a layer `[S, h, W, C]` in strips.
+
+    Attributes:
+      height: the layer's rows in the whole picture.
+    """
+
+    height: int
+
+    def halo(self, x: jax.Array, *, repeat: bool = False) -> jax.Array:
+        """Strips `[S, h + 2, W, C]` with a row of each neighbour. Beyond the first and the last
+        strip are zeros, or with `repeat` the strip's own border row."""
+        first, last = x[:, :1], x[:, -1:]
+        above, below = _shift(last, 1), _shift(first, -1)
+        if repeat:
+            index = jnp.arange(len(x)).reshape(-1, *[1] * (x.ndim - 1))
+            above = jnp.where(index > 0, above, first)
+            below = jnp.where(index < len(x) - 1, below, last)
+        return jnp.concatenate([above, x, below], axis=1)
+
+    def inside(self, x: jax.Array) -> jax.Array:
+        """`x` with zeros in the rows that the whole picture doesn't have."""
+        count, rows = x.shape[:2]
+        if count * rows == self.height:
+            return x
+        index = jnp.arange(count * rows).reshape(count, rows, *[1] * (x.ndim - 2))
+        return jnp.where(index < self.height, x, 0)
+
+    def pooled(self) -> "Strips":
+        """The same of the layer that a pooling makes."""
+        return Strips(self.height // 2)
 
 
 def replicate_border(x: jax.Array) -> jax.Array:

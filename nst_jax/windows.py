@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_jax import partition
-from nst_jax.combining import Combine
 from nst_jax.config import Config
 from nst_jax.objective import (
+    Combine,
     Objective,
     Targets,
     assembled,

@@ -26,26 +26,23 @@ MAY_IMPORT = {
     "report": {"files", "image", "io"},
     "examples": {"image"},
     "winograd": set(),
-    "strips": set(),
-    "vgg": {"settings", "strips", "winograd"},
+    "vgg": {"settings", "winograd"},
     "deep_color": set(),
     "memory": set(),
     "profiles": {"files"},
     "io": {"deep_color", "files", "memory", "profiles"},
-    "magnitudes": {"vgg"},
     "terms": {"losses", "settings"},
-    "extractor": {"magnitudes", "settings", "strips", "vgg"},
-    "partition": {"extractor", "strips", "terms"},
-    "combining": {"image", "terms"},
+    "extractor": {"settings", "vgg"},
+    "partition": {"extractor", "terms", "vgg"},
     "objective": {
-        *("combining", "config", "extractor", "image", "partition", "terms"),
+        *("config", "extractor", "image", "partition", "terms"),
     },
-    "windows": {"combining", "config", "objective", "partition", "terms"},
+    "windows": {"config", "objective", "partition", "terms"},
     "sharding": {"terms"},
     "optimizers": {"image", "settings"},
     "optimize": {"config", "image", "sharding"},
     "stylize": {
-        *("config", "image", "color", "combining"),
+        *("config", "image", "color"),
         *("objective", "optimize", "partition", "sharding", "terms", "windows"),
     },
     "preflight": {"config", "memory", "objective", "optimize", "partition", "stylize"},
@@ -58,7 +55,6 @@ MAY_IMPORT = {
     "convert": {"vgg", "weights"},
     "fetch": set(),
     "compilation": {"fetch"},
-    "stopping": set(),
     "results": {
         *("console", "files", "image", "io", "observers", "page", "report", "sharding"),
         "stylize",
@@ -69,15 +65,15 @@ MAY_IMPORT = {
     "looks": {"files", "io", "observers", "optimize", "page", "stylize"},
     "runner": {
         *("checkpoints", "config", "console", "files", "observers", "preflight", "sharding"),
-        *("combining", "partition", "stopping", "stylize", "version"),
+        *("objective", "partition", "stylize", "version"),
     },
     "jobs": {
-        *("checkpoints", "combining", "console", "files", "io", "looks", "observers", "results"),
+        *("checkpoints", "console", "files", "io", "looks", "objective", "observers", "results"),
         *("runner", "stylize", "vgg"),
     },
     "dataset": {
-        *("combining", "config", "console", "files", "io", "manifest", "objective", "observers"),
-        *("pairs", "results", "runner", "sharding", "stopping", "stylize", "vgg"),
+        *("config", "console", "files", "io", "manifest", "objective", "observers"),
+        *("pairs", "results", "runner", "sharding", "stylize", "vgg"),
     },
     "options": {
         *("config", "dataset", "io", "looks", "optimizers", "presets", "settings", "terms"),
@@ -87,8 +83,8 @@ ANY = {"__init__", "__main__", "cli"}
 SUBJECT = "name_or_path"  # what a function is about rather than an option, though it has a default
 PURE = {
     *("image", "color", "winograd", "vgg", "losses", "terms", "objective", "optimize"),
-    *("combining", "config", "extractor", "magnitudes", "optimizers", "partition", "settings"),
-    *("sharding", "strips", "windows"),
+    *("config", "extractor", "optimizers", "partition", "settings"),
+    *("sharding", "windows"),
 }
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import examples, magnitudes, vgg
+from nst_jax import examples, extractor, vgg
 from nst_jax.partition import Together, Windows
 
 
@@ -19,7 +19,7 @@ def test_the_usual_sizes_are_those_of_pictures(vgg16, vgg19):
             lambda params, x, layers=layers: nst_jax.features(params, x, layers=layers)
         )
         found = features(params, pictures)
-        usual = magnitudes.usual_sizes(model)
+        usual = extractor.usual_sizes(model)
         assert usual.keys() == set(layers)
         ratios[model] = {
             layer: np.sqrt(np.mean(np.square(found[layer], dtype=np.float64))) / usual[layer]
@@ -37,7 +37,7 @@ def test_the_usual_sizes_are_those_of_pictures(vgg16, vgg19):
 def test_features_are_divided_in_the_objective(vgg16, rng, partition):
     """Of losses quadratic in the features, the same as weights divided by their squares."""
     image, content, style = rng.random((3, 24, 32, 3), np.float32)
-    usual = magnitudes.usual_sizes("vgg16")
+    usual = extractor.usual_sizes("vgg16")
     layers = ("block1_conv1", "block2_last")
     config = nst_jax.presets["wasserstein"].replace(
         content_layers=("block2_last",),

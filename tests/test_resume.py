@@ -17,7 +17,7 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import looks, runner, stopping
+from nst_jax import looks, runner
 
 KILLS = 20
 
@@ -121,7 +121,7 @@ def test_a_second_signal_ends_it_at_once(waiting):
     program = f"""
 import ctypes, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # or a background job would ignore it
-from nst_jax.stopping import Stopping
+from nst_jax.runner import Stopping
 with Stopping() as stopping:
     print("ready", flush=True)
     while not stopping.received:
@@ -147,14 +147,14 @@ with Stopping() as stopping:
 
 def test_where_both_signals_are_ignored_nothing_listens():
     """As in a shell's background jobs, or under nohup."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in stopping.SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in runner.SIGNALS}
     threads, descriptors = threading.active_count(), len(os.listdir("/dev/fd"))
     try:
-        with stopping.Stopping() as asked:
-            for number in stopping.SIGNALS:
+        with runner.Stopping() as asked:
+            for number in runner.SIGNALS:
                 signal.raise_signal(number)
         assert asked.received is None
-        assert [signal.getsignal(n) for n in stopping.SIGNALS] == [signal.SIG_IGN] * 2
+        assert [signal.getsignal(n) for n in runner.SIGNALS] == [signal.SIG_IGN] * 2
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

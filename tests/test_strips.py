@@ -12,7 +12,7 @@ import pytest
 from test_own_network import NETWORK
 
 import nst_jax
-from nst_jax import objective, sharding, strips, vgg, windows
+from nst_jax import objective, sharding, vgg, windows
 from nst_jax.partition import Together, Windows
 from nst_jax.settings import turned
 from nst_jax.terms import WassersteinStyle
@@ -132,10 +132,10 @@ def test_a_batch_of_pictures(vgg16, rng):
 @pytest.mark.parametrize("repeat", [False, True])
 def test_a_halo_is_the_rows_of_the_whole(rng, repeat):
     x = rng.random((10, 3, 2), np.float32)
-    found = strips.Strips(10).halo(strips.divide(x, 5, 2), repeat=repeat)
+    found = vgg.Strips(10).halo(vgg.divide_rows(x, 5, 2), repeat=repeat)
     wanted = np.pad(x, ((1, 1), (0, 0), (0, 0)), mode="edge" if repeat else "constant")
     np.testing.assert_array_equal(found, [wanted[2 * n : 2 * n + 4] for n in range(5)])
-    np.testing.assert_array_equal(strips.join(strips.divide(x, 4, 3), 10), x)
+    np.testing.assert_array_equal(vgg.join_rows(vgg.divide_rows(x, 4, 3), 10), x)
 
 
 @pytest.mark.parametrize(("styles", "padding"), [(1, "zeros"), (2, "replicate")])
