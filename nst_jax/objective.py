@@ -67,37 +67,13 @@ class Combine:
 def checked_combination(
     combine: Combine,
     terms: Sequence[Term],
-    content: jax.Array,
-    styles: Sequence[jax.Array],
-    *,
-    jitter: int,
-) -> Combine:
-    """How one content and its styles are combined, as arrays, if they can be.
-
-    Raises:
-      TypeError, ValueError: what `nst_jax.compute_targets` refuses of these.
-    """
-    image_lib.check_image("content", content, single=True)
-    check_combination(combine, terms, len(styles), jitter=jitter)
-    for index, style in enumerate(styles):
-        image_lib.check_image(f"styles[{index}]", style, single=True)
-    size = content.shape[:2]
-    return Combine(
-        mixing=None if combine.mixing is None else check_mixing(combine.mixing, len(styles)),
-        masks=None if combine.masks is None else check_masks(combine.masks, len(styles), size=size),
-        style_masks=check_style_masks(combine.style_masks, styles),
-    )
-
-
-def check_combination(
-    combine: Combine,
-    terms: Sequence[Term],
     styles: int,
     *,
     jitter: int,
     contents: int = 1,
-) -> int:
-    """The outputs of a content, if so many styles and contents can be combined like that.
+) -> Combine:
+    """The same with arrays, masks with their axis of outputs, if so many styles and contents can be
+    combined like that.
 
     Raises:
       ValueError: what `nst_jax.compute_targets` refuses of these, but for the masks' sizes.
@@ -125,22 +101,63 @@ def check_combination(
                 raise ValueError(
                     f"masks must go with terms that have regions; {term.name!r} has none"
                 )
-    for index, mask in enumerate([] if style_masks is None else style_masks):
-        if mask is not None:
-            check_mask(f"style_masks[{index}]", mask)
-            for term in of_styles:
-                if not term.additive:
-                    raise ValueError(
-                        f"style_masks must go with terms that add up; {term.name!r} does not"
-                    )
+    if style_masks is not None:
+        style_masks = [
+            mask if mask is None else check_mask(f"style_masks[{index}]", mask)
+            for index, mask in enumerate(style_masks)
+        ]
+        for term in of_styles:
+            if not term.additive and any(mask is not None for mask in style_masks):
+                raise ValueError(
+                    f"style_masks must go with terms that add up; {term.name!r} does not"
+                )
     if masks is not None:
-        return len(check_masks(masks, styles))
+        masks = check_masks(masks, styles)
     if mixing is not None:
         mixing = check_mixing(mixing, styles)
         for term in of_styles:
             term.check_mixing(mixing)
-        return len(mixing)
+    return combine.replace(mixing=mixing, masks=masks, style_masks=style_masks)
+
+
+def rows_of(combine: Combine, styles: int) -> int:
+    """The outputs of a content, of a checked combination of so many styles."""
+    if combine.masks is not None:
+        return len(combine.masks)
+    if combine.mixing is not None:
+        return len(combine.mixing)
     return 1 if combine.paired else styles
+
+
+def checked_pictures(
+    objective: "Objective",
+    content: jax.Array,
+    styles: Sequence[jax.Array],
+    combine: Combine,
+    inputs: Mapping[str, Tree] | None,
+) -> tuple[Combine, dict[str, Tree]]:
+    """The combination and the data of a run, if they go with the pictures.
+
+    Raises:
+      TypeError, ValueError: what `compute_targets` refuses.
+    """
+    image_lib.check_image("content", content, single=True)
+    combine = checked_combination(combine, objective.terms, len(styles), jitter=objective.jitter)
+    for index, style in enumerate(styles):
+        image_lib.check_image(f"styles[{index}]", style, single=True)
+    if combine.masks is not None and combine.masks.shape[2:] != content.shape[:2]:
+        height, width = content.shape[:2]
+        raise ValueError(
+            f"masks must be [{len(styles)} styles, {height}, {width}], the content's size, or that "
+            f"with a leading axis of outputs, got {np.shape(combine.masks)}"
+        )
+    for index, (mask, style) in enumerate(zip(combine.style_masks or (), styles, strict=False)):
+        if mask is not None and mask.shape != style.shape[:2]:
+            raise ValueError(
+                f"style_masks[{index}] must have its style's size {style.shape[:2]}, got "
+                f"{mask.shape}"
+            )
+    return combine, check_inputs(objective, inputs, content.shape)
 
 
 def check_mixing(mixing: jax.Array, styles: int) -> np.ndarray:
@@ -169,11 +186,8 @@ def check_mask(name: str, mask: jax.Array) -> np.ndarray:
     return mask
 
 
-def check_masks(
-    masks: jax.Array, styles: int, *, size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """`masks` as `[outputs, styles, H, W]`, if it is that or one output's, over the content of
-    `size` (of any, where that is None)."""
+def check_masks(masks: jax.Array, styles: int) -> np.ndarray:
+    """`masks` as `[outputs, styles, H, W]`, if it is that or one output's."""
     # Of one output each style has a place, of several each output has a style somewhere.
     masks = [check_mask(f"masks[{index}]", mask) for index, mask in enumerate(masks)]
     shapes = {mask.shape for mask in masks}
@@ -183,36 +197,12 @@ def check_masks(
     found = masks.shape
     if masks.ndim == 3:
         masks = masks[None]
-    if (
-        masks.ndim != 4
-        or not masks.size
-        or masks.shape[1] != styles
-        or (size is not None and masks.shape[2:] != tuple(size))
-    ):
-        height, width = ("H", "W") if size is None else size
+    if masks.ndim != 4 or not masks.size or masks.shape[1] != styles:
         raise ValueError(
-            f"masks must be [{styles} styles, {height}, {width}], the content's size, or that "
-            f"with a leading axis of outputs, got {found}"
+            f"masks must be [{styles} styles, H, W], the content's size, or that with a leading "
+            f"axis of outputs, got {found}"
         )
     return masks
-
-
-def check_style_masks(
-    masks: Sequence[jax.Array | None] | None, styles: Sequence[jax.Array]
-) -> list[np.ndarray | None]:
-    """One mask or None a style, as arrays, if each mask has its style's size."""
-    found = []
-    for index, style in enumerate(styles):
-        mask = None if masks is None else masks[index]
-        if mask is not None:
-            mask = check_mask(f"style_masks[{index}]", mask)
-            if mask.shape != style.shape[:2]:
-                raise ValueError(
-                    f"style_masks[{index}] must have its style's size {style.shape[:2]}, "
-                    f"got {mask.shape}"
-                )
-        found.append(mask)
-    return found
 
 
 class Made(NamedTuple):
@@ -533,6 +523,24 @@ def compute_targets(
         another size than its picture, out of [0, 1] or without any weight, or masks together with
         mixing or jitter, or inputs of other terms or of another size.
     """
+    objective = Objective.of(config, partition=partition)
+    combine, inputs = checked_pictures(objective, content, styles, combine, inputs)
+    return find_targets(
+        *(params, content, styles, config), combine=combine, inputs=inputs, partition=partition
+    )
+
+
+def find_targets(
+    params: Mapping,
+    content: jax.Array,
+    styles: Sequence[jax.Array],
+    config: Config,
+    *,
+    combine: Combine,
+    inputs: Mapping[str, Tree],
+    partition: Partition = Together(),
+) -> Targets:
+    """`compute_targets` of what is checked."""
     return assembled(
         params,
         content,
@@ -554,22 +562,19 @@ def assembled(
     config: Config,
     *,
     combine: Combine,
-    inputs: Mapping[str, Tree] | None,
+    inputs: Mapping[str, Tree],
     of_style: Callable[[jax.Array, jax.Array | None], dict],
     of_content: Callable[[jax.Array], dict],
 ) -> Targets:
     """Targets of every output, of what is found of a style and its mask and of a content.
 
     Args:
-      params, content, styles, config, combine, inputs: as of `compute_targets`, and what it
-        refuses of them is refused.
+      params, content, styles, config, combine, inputs: as of `compute_targets`, checked.
       of_style, of_content: give `{term: {layer: tree}}`.
     """
-    objective = Objective.of(config)
-    combine = checked_combination(combine, objective.terms, content, styles, jitter=config.jitter)
-    inputs = check_inputs(objective, inputs, content.shape)
-    objective.at(params, content.shape)
-    each = [of_style(style, mask) for style, mask in zip(styles, combine.style_masks, strict=True)]
+    Objective.of(config).at(params, content.shape)
+    masks = combine.style_masks or [None] * len(styles)
+    each = [of_style(style, mask) for style, mask in zip(styles, masks, strict=True)]
     content = jnp.asarray(content)
     return _each_output(
         params,

@@ -123,16 +123,14 @@ def stylize(
     if drawing and optimizer is None and config.optimizer.fixed_loss:
         kind = type(config.optimizer).__name__
         raise ValueError(f"{kind} needs a loss that stays the same; {drawing[0]!r} draws anew")
-    rows = objective.check_combination(
+    combine = objective.checked_combination(
         combine, terms.terms, len(styles), jitter=config.jitter, contents=len(contents)
     )
-    pictures = len(contents) * rows
+    pictures = len(contents) * objective.rows_of(combine, len(styles))
     outputs = _swept(sweep, pictures)
     optimize.batch_numbers(config, outputs, sweep=sweep)
-    check_content(
-        params,
-        contents[0].shape,
-        config,
+    _check_fits(
+        *(params, contents[0].shape, config),
         styles=[style.shape for style in styles],
         combine=combine,
         tile=placement.tile,
@@ -324,20 +322,27 @@ def check_content(
         too small for the deepest one at some scale, a tile too small for the layers, or masks of
         another shape than their picture, out of [0, 1] or without any weight.
     """
+    for kind, masks in (("masks", combine.masks), ("style_masks", combine.style_masks)):
+        for index, mask in enumerate(() if masks is None else masks):
+            if mask is not None:
+                objective.check_mask(f"{kind}[{index}]", mask)
+    _check_fits(params, shape, config, styles=styles, combine=combine, tile=tile)
+
+
+def _check_fits(params, shape, config, *, styles, combine, tile):
+    """Refuses pictures and masks that are too small, or that do not go together, at some scale."""
     terms = objective.Objective.of(config)
     of_styles = terms.of_terms(lambda term: term.refers == "style")
     if not terms.layers():
         raise ValueError("config must have a term that looks at a layer of the network")
-    masks = () if combine.masks is None else combine.masks
-    over = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
-    pictures = [(shape, terms, over)]
+    masks = [] if combine.masks is None else combine.masks
+    if np.ndim(masks) == 4:
+        masks = np.reshape(masks, (-1, *np.shape(masks)[2:]))
+    pictures = [(shape, terms, {f"masks[{index}]": mask for index, mask in enumerate(masks)})]
     for index, style in enumerate(styles):
         mask = None if combine.style_masks is None else combine.style_masks[index]
         over = {} if mask is None else {f"style_masks[{index}]": mask}
         pictures.append((style, of_styles, over))
-    for _, _, over in pictures:
-        for name, mask in over.items():
-            objective.check_mask(name, mask)
     for size in scales(config):
         here = config.replace(size=size, first_size=None)
         for picture, asked, over in pictures:
@@ -395,17 +400,17 @@ def _targets(run, config, sized, tile):
     """Targets of contents x styles, or of pairs; pictures in, so that colours can be kept. With a
     tile, a list of one output's each."""
     within = run.placement.partition
-    compute = functools.partial(objective.compute_targets, partition=within)
+    find = functools.partial(objective.find_targets, partition=within)
     if tile is not None:
-        compute = functools.partial(windows.compute_targets, tile=tile, within=within)
+        find = functools.partial(windows.find_targets, tile=tile, within=within)
     height, width = sized[0].shape[:2]
     styles, combine = [fit(style, config) for style in run.styles], run.combine
     if combine.masks is not None:
-        combine = combine.replace(masks=_fit_mask("masks", combine.masks, height, width))
+        combine = combine.replace(masks=image_lib.resize_mask(combine.masks, height, width))
     if combine.style_masks is not None:
         own = [
-            mask if mask is None else _fit_mask(f"style_masks[{index}]", mask, *style.shape[:2])
-            for index, (mask, style) in enumerate(zip(combine.style_masks, styles, strict=True))
+            mask if mask is None else image_lib.resize_mask(mask, *style.shape[:2])
+            for mask, style in zip(combine.style_masks, styles, strict=True)
         ]
         combine = combine.replace(style_masks=own)
     styles_of = [[style] for style in styles] if combine.paired else [styles] * len(sized)
@@ -419,8 +424,7 @@ def _targets(run, config, sized, tile):
         own = _of_content(inputs, number, len(sized))
         if config.color == "luminance":
             own = map_fields(_grey, own)
-        each = combine.replace(paired=False)
-        parts.append(compute(run.params, content, coloured, config, combine=each, inputs=own))
+        parts.append(find(run.params, content, coloured, config, combine=combine, inputs=own))
     if tile is not None:
         return [targets for part in parts for targets in part]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -477,13 +481,6 @@ def _of_content(inputs, number, contents):
         return dataclasses.replace(field, values=field.values[number * count :][:count])
 
     return map_fields(own, inputs)
-
-
-def _fit_mask(name: str, mask: jax.Array, height: int, width: int) -> jax.Array:
-    """A mask `[..., h, w]` of a picture's shape brought to its size."""
-    mask = jnp.asarray(mask, jnp.float32)
-    _check_mask_shape(name, mask, height, width)
-    return image_lib.resize_mask(mask, height, width)
 
 
 def _check_mask_shape(name: str, mask: jax.Array, height: int, width: int) -> None:

@@ -29,6 +29,7 @@ from nst_jax.objective import (
     Targets,
     assembled,
     check_made,
+    checked_pictures,
     moved_fields,
     one_output,
 )
@@ -342,6 +343,29 @@ def compute_targets(
     Raises:
       ValueError: as `objective.compute_targets`, or a tile too small for the layers.
     """
+    objective = Objective.of(config, partition=within)
+    combine, inputs = checked_pictures(objective, content, styles, combine, inputs)
+    return find_targets(
+        *(params, content, styles, config),
+        tile=tile,
+        within=within,
+        combine=combine,
+        inputs=inputs,
+    )
+
+
+def find_targets(
+    params: Mapping,
+    content: jax.Array,
+    styles: Sequence[jax.Array],
+    config: Config,
+    *,
+    tile: int,
+    within: Partition = Together(),
+    combine: Combine,
+    inputs: Mapping[str, Tree],
+) -> list[Targets]:
+    """`compute_targets` of what is checked."""
     objective, content = Objective.of(config, partition=within), np.asarray(content)
     found = assembled(
         params,
