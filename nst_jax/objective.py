@@ -838,21 +838,21 @@ def target_shapes(
     inputs: Mapping[str, Tree] | None = None,
 ) -> Targets:
     """The shapes of one output's targets, for a picture of `shape` `(H, W)`; with so many regions
-    of masks, if any."""
+    of masks, if any, and `inputs` of that size, arrays or `jax.ShapeDtypeStruct`s."""
 
-    def targets(params, content):
+    def targets(params, content, inputs):
         style = Objective.of(config).style_targets(params, content)
         contents = Objective.of(config).content_targets(params, content)
         masks = jnp.zeros((1, regions, *shape)) if regions else None
         picture = Field(content, IMAGE, "picture") if config.jitter else None
         styles = [style] * max(regions, 1)
         found = _each_output(
-            params, styles, contents, picture, None, masks, inputs or {}, config, shape=shape
+            params, styles, contents, picture, None, masks, inputs, config, shape=shape
         )
         return jax.tree.map(lambda leaf: leaf[0], found)
 
     image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
-    return jax.eval_shape(targets, params, image)
+    return jax.eval_shape(targets, params, image, dict(inputs or {}))
 
 
 def one_output(targets: Targets) -> Targets:

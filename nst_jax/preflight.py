@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from nst_jax.config import Config
 from nst_jax.memory import GIB
 from nst_jax.partition import Placement
 from nst_jax.stylize import check_content, fit_shape, scales
+from nst_jax.terms import Field, map_fields
 
 TILES = (2048, 1024, 512, 256)
 
@@ -52,6 +53,7 @@ class Plan:
       contents: how many different ones, all of that shape, the outputs are of.
       sweep: as of `stylize`.
       regions: of each output's masks, if it has any.
+      inputs: as of `stylize`; of arrays only the shape matters.
       placement: as of `stylize`. On a mesh memory is that of one device; but CPU devices share
         the host's, of which it is what all take.
     """
@@ -64,6 +66,7 @@ class Plan:
     contents: int = 1
     sweep: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     regions: int = 0
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     placement: Placement = Placement()
 
     def replace(self, **changes) -> "Plan":
@@ -137,7 +140,16 @@ class Plan:
         )
 
     def _targets(self, config):
-        return objective.target_shapes(self.params, self.shape[:2], config, regions=self.regions)
+        inputs = map_fields(self._sized, self.inputs)
+        return objective.target_shapes(
+            *(self.params, self.shape[:2], config), regions=self.regions, inputs=inputs
+        )
+
+    def _sized(self, field: Field) -> Field:
+        """A `Field` of the run's data as one output has it, of a picture of `shape`."""
+        _, _, *rest = np.shape(field.values)[field.per_output :]
+        values = jax.ShapeDtypeStruct((*self.shape[:2], *rest), jnp.float32)
+        return dataclasses.replace(field, values=values, per_output=False)
 
     def _network(self):
         """The parameters as `stylize` hands them to its programs."""

@@ -45,7 +45,9 @@ MAY_IMPORT = {
         *("config", "image", "color"),
         *("objective", "optimize", "partition", "sharding", "terms", "windows"),
     },
-    "preflight": {"config", "memory", "objective", "optimize", "partition", "stylize"},
+    "preflight": {
+        *("config", "memory", "objective", "optimize", "partition", "stylize", "terms"),
+    },
     "observers": {"console", "files", "optimize", "sharding", "stylize"},
     "checkpoints": {"console", "files", "observers", "optimize", "sharding"},
     "hdf5": set(),

@@ -8,7 +8,7 @@ import own
 import pytest
 
 import nst_jax
-from nst_jax import terms
+from nst_jax import preflight, terms
 from nst_jax.settings import number, option, settings, weighted
 from nst_jax.terms import IMAGE, Field, GramStyle
 
@@ -172,3 +172,16 @@ def test_sums_see_arrays_of_the_run_that_have_no_positions(vgg16, rng, monkeypat
     own.assert_same(own.in_scan(monkeypatch, *arguments, **given), wanted)
     own.assert_same(own.in_strips(*arguments, **given), wanted)
     own.assert_same(own.in_windows(*arguments, **given), wanted)
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_data_of_the_run_are_counted_before_it(vgg16, rng, outputs):
+    """Two frames of three colours and their masks, float32, beside the other targets."""
+    inputs = frames(rng, 40, 48, outputs=outputs)
+    plan = preflight.Plan(
+        params=vgg16, shape=(80, 96), outputs=2, config=CONFIG, styles=[(40, 48)], inputs=inputs
+    )
+    without = plan.replace(config=CONFIG.replace(temporal=None), inputs={})
+    picture = 80 * 96 * 4
+    assert plan.kept_bytes() - without.kept_bytes() == 2 * (3 + 1) * picture
+    assert plan.run_bytes() >= without.run_bytes() + 2 * 2 * (3 + 1) * picture
