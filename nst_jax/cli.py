@@ -144,9 +144,9 @@ def answer() -> bool:
             raise ValueError("--show_config needs the file of a picture, got ''")
         show_config(FLAGS.show_config)
     elif FLAGS.list_layers:
-        print(helptext.list_layers(network()))
+        print(helptext.list_layers(network()), flush=True)
     elif FLAGS.list_presets:
-        print(helptext.list_presets())
+        print(helptext.list_presets(), flush=True)
     else:
         return False
     return True
@@ -319,6 +319,8 @@ def _main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return _failed(130)
+    except BrokenPipeError:
+        raise
     # A backend that doesn't start is no more than a RuntimeError.
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
         logging.debug("the error in full", exc_info=True)
@@ -361,11 +363,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         remaining = FLAGS(argv)
         if FLAGS.helpfull:
-            print(FLAGS.get_help())
+            print(FLAGS.get_help(), flush=True)
             sys.exit(0)
         if FLAGS.help or FLAGS.helpshort:
             check_choice("--preset", FLAGS.preset, presets)
-            print(helptext.flags_by_group(FLAGS, presets[FLAGS.preset]))
+            print(helptext.flags_by_group(FLAGS, presets[FLAGS.preset]), flush=True)
             sys.exit(0)
         return remaining
     except flags.UnrecognizedFlagError as error:
@@ -378,4 +380,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of the `nst-jax` command."""
-    app.run(_main, flags_parser=_parse)
+    try:
+        app.run(_main, flags_parser=_parse)
+    except BrokenPipeError:  # whoever read stdout, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

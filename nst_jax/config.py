@@ -79,13 +79,15 @@ class Config:
       size: side of the pictures in pixels, for content and styles alike; None keeps the size
         that each has.
       size_of: the side meant, "longer" or "height".
-      first_size: a coarse-to-fine run starts at this side, and comes to `size` in equal factors.
-        None is a single scale, and so is a `first_size` nearer to `size` than the square root of
-        `scale_factor`.
+      first_size: a coarse-to-fine run starts at this side and grows to `size` in equal factors.
+        None is a single scale. There is also a single scale where `size / first_size` is below the
+        square root of `scale_factor`.
       scale_factor: how much larger each scale is than the one before, as nearly as a whole number
         of scales allows.
-      steps: number of optimisation steps, at each scale.
-      first_steps: number of steps at the first scale; None is `steps`.
+      steps: number of optimisation steps at each scale after the first; at the first too, where
+        `first_steps` is None.
+      first_steps: number of steps at the first scale, which is also the only one of a run with a
+        single scale. None is `steps`.
       clip: keep the picture inside [0, 1] after each step.
       average_decay: of the bias-corrected exponential average of the iterates, which is the
         result; 0 is the last iterate.
@@ -97,8 +99,8 @@ class Config:
         the content's chroma; "match" first gives the style the content's mean and covariance
         of colours.
 
-    Numbers of NumPy's become Python's; JAX's tracers pass unlooked-at, and so does what `jax.tree`
-    and `jax.vmap` put in place of numbers.
+    NumPy's numbers become Python's. Tracers, and what `jax.tree` or `jax.vmap` puts in place of
+    numbers, are not checked.
 
     Raises:
       ValueError, TypeError: a value that no run could use; the message names the field.
@@ -126,7 +128,8 @@ class Config:
         none=True,
         unit="PIXELS",
         group="Size of the pictures",
-        help="coarse to fine: start at this side, pixels, and grow to the size in equal factors",
+        help="coarse to fine: start at this side, pixels, and grow to the size in equal factors; "
+        "as large as --size, it is a single scale",
     )
     scale_factor: float = option(
         2.0,
@@ -172,7 +175,8 @@ class Config:
         low=0,
         below=1,
         group="Optimiser",
-        help="of the average of the iterates that is the result; 0 is the last one",
+        help="decay of the average of all iterates, which becomes the picture; 0 takes the last "
+        "iterate",
     )
     clip: bool = option(True, group="Optimiser", help="keep the picture in its range at each step")
     jitter: int = option(
@@ -248,8 +252,9 @@ class Config:
 
         Args:
           changes: by flat address, `style_weight=9`; or whole parts, `optimizer=Adam()`,
-            `tv=TotalVariation(weight=2)`, and None takes a term out. A weight for a term that is
-            not there puts it in, if it is one that comes with the package.
+            `tv=TotalVariation(weight=2)`, which take over nothing of the old ones. None takes a
+            term out, and so does a weight of 0. A weight for a term that is not there adds the
+            package's usual one, with its class's defaults.
 
         Raises:
           TypeError: an unknown name, answered with the nearest; or a field that the chosen term,

@@ -116,13 +116,13 @@ class VGGExtractor:
         None,
         choices=tuple(vgg.DTYPES),
         none=True,
-        help="of kernels and activations, none is float32",
+        help="of kernels and activations; left out, float32",
     )
     precision: str | None = option(
         None,
         choices=vgg.PRECISIONS,
         none=True,
-        help="of products, none is highest for float32 and default for bfloat16",
+        help="of products; left out, highest for float32 and default for bfloat16",
     )
     normalize_features: bool = option(
         False, help="divide each layer's activations by their usual size in the network"

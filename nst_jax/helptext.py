@@ -117,9 +117,10 @@ def flags_page(values: flags.FlagValues, config: Config) -> str:
 # Flags
 
 `nst-jax --help` prints this with the defaults of the `--preset`. Here they are those of the preset
-`default`. A value that ends in `,...` may be several numbers, which make a picture each. Flags of
-settings are also the names that `Config.replace` takes in Python. `scripts/flags_page.py` makes
-this page.
+`default`. A value that ends in `,...` may be several numbers, which make a picture each. Most flags
+of settings are also names for `Config.replace`. In Python `--style_loss=wasserstein` is
+`style=WassersteinStyle()`, and `--optimizer=adam` is `optimizer=Adam()`. `scripts/flags_page.py`
+makes this page.
 """
     lines = about.splitlines()
     for group, names in groups().items():

@@ -502,7 +502,7 @@ def compute_targets(
     """Targets of every output: what the terms keep of the content and of the styles.
 
     Args:
-      params: parameter tree of VGG16 or VGG19.
+      params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
       content: `[H, W, 3]`.
       styles: pictures `[h, w, 3]`, each of its own size.
       config: terms and network.
@@ -715,7 +715,7 @@ def objective_value(
 
     Args:
       image: `[H, W, 3]` in [0, 1], of the content's shape.
-      params: parameter tree of VGG16 or VGG19.
+      params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
       targets: one output's, from `compute_targets`; those of a single output may be passed
         with their leading axis of one.
       config: terms and network, those that the targets were made with.

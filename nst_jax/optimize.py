@@ -31,10 +31,12 @@ Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class Parametrization:
-    """An image by other parameters than its pixels: derive a class from this.
+    """Describes an image by other parameters than its pixels: derive a class from this.
 
-    An object is passed on to compiled programs as it is: it must be hashable, and the same object
-    finds the program again.
+    `init` and `render` must be pure. The object must be hashable, and the same object finds the
+    compiled program again. Learning rates are 1/255 of a parameter's unit. Leaves that are not
+    `[H, W, C]` need `normalize_gradient="none"`, and L-BFGS takes a single array. Each scale begins
+    with `init` of the resampled picture.
     """
 
     def init(self, image: jax.Array) -> Any:
@@ -549,9 +551,9 @@ def run(
     call with other numbers, or another number of steps, compiles nothing.
 
     Args:
-      loss: `loss(image, *shared, *each) -> (value, terms)`; a function that stays the same
-        object between calls, since it is what the compiled program is found by. With
-        `config.draws()` it is also given `key=`, a random key of each step; at the last look none.
+      loss: `loss(image, *shared, *each) -> (value, terms)`. Pass the same function object in each
+        call: the compiled program is found by it. If `config.draws()`, each step also passes a
+        random `key=`; the last look passes none.
       images: `[N, H, W, 3]` in [0, 1], where to start.
       config: steps, optimiser and its numbers.
       sweep: `{address: [N]}`, numbers of the config, one an image in place of one for all.
@@ -570,8 +572,8 @@ def run(
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
       before its step. After the last step each picture's loss is found once more, and the picture
-      gives way to the start where that is better, see `keep_better`. With jitter or an average
-      the last picture is returned as it is.
+      gives way to the start where that is better, see `keep_better`. With jitter, a term that
+      draws, or an average, the last picture is returned as it is.
 
     Raises:
       ValueError: images that are not `[N, H, W, 3]`, numbers of another length than N, or a

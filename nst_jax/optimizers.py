@@ -60,13 +60,12 @@ def _normalized(array: jax.Array) -> jax.Array:
 def scale_by_convex_lbfgs(memory_size: int) -> optax.GradientTransformation:
     """`optax.scale_by_lbfgs`, where a step along which the gradient did not grow is passed over.
 
-    Without a line search there are such steps, and their negative curvature would lead upwards.
-    In their place the pair of step and change before is given again, to the place in the memory
-    that it has already, so that the memory stays as it is. So does `torch.optim.LBFGS`'s.
+    Such steps occur without a line search. Their negative curvature would lead upwards. So the
+    pair before such a step is stored again in its own place, and the memory stays as it is.
+    `torch.optim.LBFGS` skips such pairs, too.
 
-    While there is no pair yet, as at the first step, the step is the gradient over its root mean
-    square, a grey level far: a gradient's own length depends on the loss's units and says nothing
-    of how far to go.
+    Before the first pair a step is the gradient over its root mean square, one grey level long: a
+    gradient's own length depends on the loss's units.
 
     Jorge Nocedal, Stephen J. Wright: "Numerical Optimization", 2nd edition, Springer 2006,
     section 18.3, on skipping updates; https://doi.org/10.1007/978-0-387-40065-5
@@ -153,22 +152,22 @@ class Optimizer:
     """What every optimiser has.
 
     Attributes:
-      learning_rate: in grey levels (of a range of 255).
+      learning_rate: in grey levels (of a range of 255); with L-BFGS the share of its step, and a
+        line search does not use it.
       schedule: of the learning rate: "constant", "exponential" (times decay_rate every
         decay_steps, smoothly) or "cosine" (to zero at the last step).
       decay_rate, decay_steps: of the exponential schedule.
-      fixed_loss: whether it needs a loss that stays the same at every step.
+      fixed_loss: whether it refuses terms that draw anew at each step.
       searches: whether a step looks at the loss more than once.
       carries: whether its state is arrays of the picture's shape, which go over to another scale.
       of_one_array: whether it optimises a single array, and no tree of them.
       kept: how many arrays of the picture's shape its state has.
-      passing: how many pictures a tiled run has in host memory beside that, at the most: where it
-        started, gradients here and in the optimiser's hands and the one that is being added up,
-        the last ones for whoever follows, and what the step takes meanwhile.
+      passing: most pictures that a tiled run keeps in host memory beside that state: its start,
+        gradients, the last pictures for the callback, and what a step needs meanwhile.
     """
 
     learning_rate: Any = number(
-        1.0, above=0, unit="LEVELS", help="grey levels (of 255); of L-BFGS the share of its step"
+        1.0, above=0, unit="LEVELS", help="grey levels (of 255); with L-BFGS a share of its step"
     )
     schedule: str = option(
         "cosine", choices=("constant", "exponential", "cosine"), help="of the learning rate"
@@ -242,7 +241,7 @@ class _Normalized(Optimizer):
 
 @settings
 class SGD(_Normalized):
-    """Stochastic gradient descent, of a loss that need not be drawn.
+    """Gradient descent with momentum. The loss need not be random.
 
     Attributes:
       momentum: 0 is none.
@@ -268,9 +267,9 @@ class Adam(_Normalized):
       beta1, beta2, epsilon: as of the paper; epsilon too is for gradients by grey levels.
     """
 
-    beta1: Any = number(0.9, low=0, below=1, help="of Adam, of the first moment")
-    beta2: Any = number(0.999, low=0, below=1, help="of Adam, of the second moment")
-    epsilon: Any = number(1e-8, low=0, help="of Adam")
+    beta1: Any = number(0.9, low=0, below=1, help="Adam's decay of the first moment")
+    beta2: Any = number(0.999, low=0, below=1, help="Adam's decay of the second moment")
+    epsilon: Any = number(1e-8, low=0, help="Adam's epsilon")
 
     @property
     def kept(self):

@@ -26,7 +26,7 @@ RUN_FLAGS = {
     "pairing": (
         flags.DEFINE_string,
         None,
-        "of a data set: all contents in all styles, zip, the first in the first and so on, or "
+        "of a data set: all, each content in each style; zip, the first in the first and so on; "
         "random, each content in one style drawn by the seed (default: all)",
     ),
     "batch_size": (
@@ -89,8 +89,8 @@ RUN_FLAGS = {
     "strips": (
         flags.DEFINE_integer,
         1,
-        "horizontal strips that a picture is looked at in, all at once: the same result; 8 suit a "
-        "TPU",
+        "horizontal strips that a picture is looked at in, all at once: the same up to rounding; "
+        "8 suit a TPU; not with --remat",
     ),
     "mesh": (
         flags.DEFINE_string,
@@ -198,7 +198,8 @@ QUESTION_FLAGS = {
 for _name, (_define, _default, _help) in (RUN_FLAGS | QUESTION_FLAGS).items():
     _define(_name, _default, _help)
 for _name, _kinds in KINDS.items():
-    flags.DEFINE_string(_name, None, ", ".join(_kinds) + PRESETS_DEFAULT)
+    _what = "how the picture is optimised" if _name == "optimizer" else "how losses are taken"
+    flags.DEFINE_string(_name, None, f"{_what}: {', '.join(_kinds)}{PRESETS_DEFAULT}")
 for _name in ADDRESSES:
     _define, _help = _definition(_name)
     _define(_name, None, _help + PRESETS_DEFAULT)

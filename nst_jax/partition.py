@@ -12,9 +12,9 @@ sees beyond its border, and when. Two values say it:
 a loop inside the program, with as many columns at their sides as its convolutions see. The gradient
 keeps only what goes into a segment and computes the rest again, after Tianqi Chen
 et al.: "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174.
-These windows divide the width, since a mesh divides the height. They are a loop, for where a
-compiler sees the same computation twice it does it once and keeps the result; XLA's of a CPU also
-across the barriers of `jax.checkpoint`, but not that of two loops.
+These windows divide the width, since a mesh divides the height. They run in a loop because a
+compiler computes equal expressions once and keeps the result. XLA on a CPU does so even across the
+barriers of `jax.checkpoint`, but not across two loops.
 
 `Windows(loop="host")` runs one program window after window, see `nst_jax.windows`. Windows overlap
 by the receptive field of the deepest layer, so each sees what it needs. `Grid` says where they lie:
@@ -124,8 +124,8 @@ Partition = Together | Windows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where the pictures of a run are looked at, and in which parts. It changes no result but by
-    rounding.
+    """Where the pictures of a run are looked at, and in which parts. It changes each step by
+    rounding alone. Over many steps rounding grows: the picture is as good, with other details.
 
     Attributes:
       tile: the longest side, in pixels, of the windows in which larger pictures are looked at, in
@@ -138,7 +138,7 @@ class Placement:
       mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one.
 
     Raises:
-      TypeError, ValueError: values of another kind, or two that exclude each other.
+      TypeError, ValueError: values of another kind; tile with mesh, or remat with strips.
     """
 
     tile: int | None = None

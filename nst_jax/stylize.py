@@ -85,14 +85,15 @@ def stylize(
     The outputs are contents x styles, those of the first content first, or as `combine` says.
 
     Args:
-      params: parameter tree of VGG16 or VGG19.
+      params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
       content: `[H, W, 3]`; or several of one shape, a sequence or `[M, H, W, 3]`.
       styles: pictures `[h, w, 3]`, each of its own shape.
       config: what to do. Pictures are brought to `config.size`, none changes its shape.
       key: random key (`jax.random.key`) of the noise to start from, of the jitter and of terms that
         draw; None is key 0. Every output starts from the same noise.
       sweep: `{address: [N]}`, a number for each of the N outputs in place of the config's one for
-        all, `{"style_weight": [10.0, 30.0]}`. A single output is painted N times.
+        all, `{"style_weight": [10.0, 30.0]}`. A single output is painted once for each. Steps,
+        layers and bands cannot be swept.
       combine: how styles and contents are combined to outputs.
       inputs: data for terms of `config.terms` that refer to the run, `{term: tree}`. A `Field` of
         the picture has the content's size; it is brought to `config.size` as the content is.
@@ -103,18 +104,18 @@ def stylize(
         the same picture, bit by bit, as if it had never stopped. The callback gets what it takes.
       callback: called with a `Progress` after each dispatch of the compiled program.
       placement: where and in which parts pictures are looked at: tiles, strips, rematerialisation,
-        a mesh of devices. The same result up to rounding.
+        a mesh of devices. It changes each step by rounding alone.
       on_window: called with the number of windows done and of all in a step, for each window.
 
     Returns:
       A `Result`.
 
     Raises:
-      TypeError: pictures that are not floating point.
+      TypeError: pictures that are not floating point, or a sweep of what is no number.
       ValueError: pictures of another shape or range, too small for the deepest layer, an
         unknown layer, styles that can't be combined so, a sweep of another length than the
-        outputs, a tile that is too small for the layers or meets a line
-        search, or a checkpoint of another run.
+        outputs, a tile that is too small for the layers or meets a line search or a term that
+        doesn't add up, L-BFGS with a term that draws, or a checkpoint of another run.
     """
     contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]

@@ -152,9 +152,9 @@ class Term:
           x: `[h, w, C]`, a part that lies inside the picture.
           weights: `[h, w]`, at least 0; None is 1 everywhere. A position of weight 0 must add
             exactly nothing.
-          target: the layer's target, its `Field`s cut to the part; None while a style is measured.
-            Of a style's target the `Field`s alone: sums are taken once, and a blend or a mask has
-            several of its other arrays.
+          target: the layer's target, its `Field`s cut to the part. While a style is measured it is
+            None. From a style's target only the `Field`s come: sums are taken once, and a blend or
+            a mask has several targets.
           at: the whole picture.
 
         Returns:

@@ -230,7 +230,7 @@ def value_and_grad(
 
     Args:
       image: `[H, W, 3]` in [0, 1], NumPy, or what NumPy can look at.
-      params: parameter tree of VGG16 or VGG19.
+      params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
       targets: one output's, from `compute_targets` of this module or of `objective`.
       config: terms and network.
       tile: the longest side of a window, in pixels.

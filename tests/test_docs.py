@@ -118,7 +118,7 @@ def test_python_of_the_guide(folder, small, capsys):
     assert "did you mean 'style_weight'?" in capsys.readouterr().out
     assert len(list(folder.glob("painted_*.png"))) == 2
     assert (folder / "saved").is_dir()
-    for name in ("result", "sweep", "large", "own_term", "own_network"):
+    for name in ("result", "sweep", "large", "logits", "own_term", "own_network"):
         assert np.all(np.isfinite(found[name].images)), name
         assert found[name].images.shape[1:] == (48, 48, 3), name
     # The first step from the content is the style's alone: the pictures still agree.

@@ -51,6 +51,17 @@ def test_help_is_on_stdout_and_no_error(parse, flag):
     assert (code, err) == (0, "") and out.startswith("Neural style transfer")
 
 
+@pytest.mark.parametrize("flag", ["--help", "--list_presets"])
+def test_a_reader_that_has_enough_is_no_error(flag):
+    """As of `nst-jax --help | head -1`."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "nst_jax", flag], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    program.stdout.close()
+    assert (program.stderr.read(), program.wait(timeout=300)) == (b"", 0)
+    program.stderr.close()
+
+
 def test_every_flag_that_there_is_on_stdout_and_no_error(parse):
     code, out, err = parse("--helpfull")
     assert (code, err) == (0, "")
