@@ -193,18 +193,14 @@ class Config:
         # What nobody asked for is not there.
         terms = tuple(term for term in self.terms if not _is_zero(term.weight) and term.layers)
         object.__setattr__(self, "terms", terms)
-        for name in [term.name for term in terms]:
-            if name in {field.name for field in dataclasses.fields(self)}:
-                raise ValueError(f"a term must not be called as a setting is, got {name!r}")
-        if not isinstance(self.optimizer, Optimizer):
+        if not _is_optimizer(self.optimizer):
             raise TypeError(
                 f"optimizer must be {_listed(OPTIMIZERS.values())} of nst_jax.optimizers, got "
                 f"{self.optimizer!r}; a transformation of optax goes to stylize(optimizer=)"
             )
-        if not (callable(self.network) and hasattr(self.network, "geometry")):
+        if isinstance(self.network, type) or not hasattr(self.network, "geometry"):
             raise TypeError(
-                "network must be an extractor, see nst_jax.extractor, got "
-                f"{type(self.network).__name__}"
+                f"network must be an extractor, see nst_jax.extractor, got {self.network!r}"
             )
         if self.first_size is not None and self.size is None:
             raise ValueError("first_size needs a size to end at, got size None")
@@ -254,7 +250,7 @@ class Config:
           changes: by flat address, `style_weight=9`; or whole parts, `optimizer=Adam()`,
             `tv=TotalVariation(weight=2)`, which take over nothing of the old ones. None takes a
             term out, and so does a weight of 0. A weight for a term that is not there adds the
-            package's usual one, with its class's defaults.
+            package's usual one, as the default has it.
 
         Raises:
           TypeError: an unknown name, answered with the nearest; or a field that the chosen term,
@@ -270,9 +266,11 @@ class Config:
             if name in terms or name in TERMS or isinstance(changes[name], Term):
                 terms[name] = changes.pop(name)
         for name in [name for name in TERMS if f"{name}_weight" in changes and name not in terms]:
-            terms[name] = next(iter(TERMS[name].values()))()
+            terms[name] = _usual_term(name)
         terms = {name: term for name, term in terms.items() if term is not None}
         for name, term in terms.items():
+            if not isinstance(term, Term):
+                raise TypeError(f"{name} must be a term or None, got {term!r}")
             check_term(term)
             if term.name != name:
                 raise ValueError(
@@ -322,7 +320,10 @@ class Config:
 
         An extractor that is no `settings` class is told by its type's name alone.
         """
-        values = {name: _plain(value) for name, value in self.flat().items()}
+        values = {
+            name: _plain(value, whole=addresses(self)[name].field.metadata.get("whole", False))
+            for name, value in self.flat().items()
+        }
         kinds = {name: type(getattr(self, name)).__name__ for name in _PARTS}
         return {"terms": {term.name: type(term).__name__ for term in self.terms}} | kinds | values
 
@@ -349,6 +350,8 @@ def from_dict(values: Mapping[str, Any], *, types: Iterable[type] = ()) -> Confi
             raise ValueError(f"types must have the class {kind!r}, got {_listed(known.values())}")
         return known[kind]()
 
+    if not isinstance(values, Mapping):
+        raise ValueError(f"config must be what Config.to_dict told, got {type(values).__name__}")
     try:
         values = dict(values)
         parts = {name: make(values.pop(name)) for name in _PARTS}
@@ -358,13 +361,19 @@ def from_dict(values: Mapping[str, Any], *, types: Iterable[type] = ()) -> Confi
             # As it is, for a weight of 0 would take it out before its own is set.
             terms.append(with_numbers(term, {"name": name, "weight": 1.0}))
         config = Config(terms=tuple(terms), **parts)
+        missing = [address for address in addresses(config) if address not in values]
+        if missing:
+            raise KeyError(f"{missing[0]!r} is missing")
         return config.replace(
             **{
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in values.items()
             }
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        told = error.args[0] if "missing" in str(error) else f"{error} is missing"
+        raise ValueError(f"config must be what Config.to_dict told: {told}") from None
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"config must be what Config.to_dict told: {error}") from None
 
 
@@ -379,12 +388,26 @@ def _check_terms(terms: Any) -> None:
             raise ValueError(f"terms must differ in their names, got {name!r} twice")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, whole: bool = False) -> Any:
+    if whole and value is not None:  # what went through JAX is float32
+        return int(value)
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]
     return value if isinstance(value, str | bool | int | float | None) else float(value)
+
+
+def _usual_term(name: str) -> Term:
+    """The package's term of that name as the default has it, or else as its class has it."""
+    usual = {term.name: term for term in _TERMS}
+    return usual[name] if name in usual else next(iter(TERMS[name].values()))()
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether a value is an optimiser that can run."""
+    bare = Optimizer.transformation
+    return is_settings(value) and getattr(type(value), "transformation", bare) is not bare
 
 
 def _is_zero(weight: Any) -> bool:
@@ -407,14 +430,18 @@ def _fields(value: Any) -> dict[str, dataclasses.Field]:
 def _addresses(cls: type, parts: Mapping[str, Any]) -> dict[str, Address]:
     own = {f.name: f for f in dataclasses.fields(cls) if f.metadata["type"] != "nested"}
     found = {name: Address(None, field) for name, field in own.items()}
+    terms = [name for name in parts if name not in _PARTS]
     for owner, part in parts.items():
         prefix = "" if owner in _PARTS else f"{owner}_"
         for name, field in _fields(part).items():
             if prefix + name in found:
-                raise ValueError(
-                    f"two settings are called {prefix + name!r}: name the term {owner!r} otherwise"
-                )
+                owners = [each for each in (owner, found[prefix + name].owner) if each in terms]
+                whose = f"name the term {owners[0]!r} otherwise" if owners else f"see {owner}"
+                raise ValueError(f"two settings are called {prefix + name!r}: {whose}")
             found[prefix + name] = Address(owner, field)
+    for name in terms:
+        if name in found or name in _PARTS or name == "terms":
+            raise ValueError(f"a term must not be called as a setting is, got {name!r}")
     return found
 
 
@@ -452,9 +479,12 @@ def check_sweep(config: Config, address: str) -> None:
     known = addresses(config)
     if address not in known:
         raise TypeError(_without(address, _parts_of(config), known))
-    about = known[address].field.metadata
-    if about["type"] != "number" or not about["leaf"] or about.get("per_run"):
+    owner, field = known[address]
+    about = field.metadata
+    if owner == "network" or about["type"] != "number" or not about["leaf"] or about.get("per_run"):
         raise TypeError(f"sweep must be of numbers of an output, got {address!r}")
+    if owner == "optimizer" and field.name in config.optimizer.idle:
+        raise ValueError(f"sweep of {address!r} changes nothing in {config.optimizer}")
 
 
 def _parts_of(config):
@@ -467,7 +497,7 @@ def _without(address: str, parts: Mapping[str, Any], known: Iterable[str]) -> st
     """Why a config has no such address."""
     others = known_addresses().get(address)
     if not others:
-        return f"Config has no field {address!r}{nearest(address, [*known, *parts])}"
+        return f"Config has no field {address!r}{nearest(address, {*known, *parts} - {address})}"
     owner = others[0].owner
     if owner in parts:
         kind = type(parts[owner]).__name__

@@ -92,7 +92,7 @@ def _paint_share(job, params, folder, described, stopping) -> int:
     check_settings(folder / "config.json", settings)
     manifest = Manifest(folder, process=job.process)
     # What even a square could not be painted with is no file's fault.
-    check_content(params, (512, 512), job.config)
+    check_content(params, (512, 512), job.config, tile=job.placement.tile)
     pairs = pair(job.contents, job.styles, pairing=job.pairing, seed=job.seed)
     # Shared out before anything is known of files and devices: a file that is bad to one process
     # may be mended before another starts, and each may have other devices.

@@ -405,7 +405,7 @@ class Objective:
             if term.refers == "style" and term.mix == "losses" and targets.rows is not None:
                 each = jax.vmap(lambda target: term.loss(own, target, at))(target)
                 return {part: jnp.vdot(targets.rows, values) for part, values in each.items()}
-            return term.loss(own, target, at)
+            return _checked_parts(term, term.loss(own, target, at))
 
         own = {layer: found[layer].sums for layer in term.layers}  # in the term's own order
         shares = {layer: measured.share for layer, measured in found.items()}
@@ -441,6 +441,14 @@ class Objective:
         if key is None or not self.jitter:
             return None
         return jax.random.randint(key, (2,), -self.jitter, self.jitter + 1)
+
+
+def _checked_parts(term, parts):
+    if not isinstance(parts, Mapping) or any(np.shape(value) for value in parts.values()):
+        raise TypeError(
+            f"the loss of the term {term.name!r} must be {{part: scalar}}, got {parts!r}"
+        )
+    return parts
 
 
 def _share_of(part, shares):

@@ -468,11 +468,16 @@ def batch_numbers(config: Config, count: int, *, sweep: Mapping[str, Any] | None
             config.replace(**{address: value})  # each must be valid
         checked[address] = values
 
-    def batch(number):
+    def batch(path, number):
         number = np.asarray(number, np.float32)  # this and device_put compile nothing
+        if number.shape not in ((), (count,)):
+            raise ValueError(
+                f"config{jax.tree_util.keystr(path)} must be a number, got an array of shape "
+                f"{number.shape}; several are a sweep="
+            )
         return jax.device_put(np.broadcast_to(number, (count,)))
 
-    return jax.tree.map(batch, config.with_sweep(checked))
+    return jax.tree.map_with_path(batch, config.with_sweep(checked))
 
 
 def start(

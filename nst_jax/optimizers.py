@@ -158,6 +158,8 @@ class Optimizer:
         decay_steps, smoothly) or "cosine" (to zero at the last step).
       decay_rate, decay_steps: of the exponential schedule.
       fixed_loss: whether it refuses terms that draw anew at each step.
+      rate: what a learning rate of 1 is: a grey level, or a whole step of its own.
+      idle: names of fields that change nothing as the others stand.
       searches: whether a step looks at the loss more than once.
       carries: whether its state is arrays of the picture's shape, which go over to another scale.
       of_one_array: whether it optimises a single array, and no tree of them.
@@ -176,10 +178,16 @@ class Optimizer:
     decay_steps: Any = number(
         100.0, above=0, unit="STEPS", help="steps for one factor of the exponential schedule"
     )
+    rate: ClassVar[str] = "level"
     fixed_loss: ClassVar[bool] = False
     carries: ClassVar[bool] = True
     of_one_array: ClassVar[bool] = False
     passing: ClassVar[int] = 7
+
+    @property
+    def idle(self) -> frozenset[str]:
+        exponential = self.schedule == "exponential"
+        return frozenset() if exponential else frozenset({"decay_rate", "decay_steps"})
 
     @property
     def searches(self) -> bool:
@@ -293,6 +301,7 @@ class LBFGS(Optimizer):
       linesearch: zoom line search instead of the learning rate.
     """
 
+    rate = "step"
     history_size: int = option(
         100, low=1, whole=True, unit="STEPS", help="past steps that L-BFGS keeps"
     )
@@ -301,6 +310,11 @@ class LBFGS(Optimizer):
     carries = False
     of_one_array = True
     passing = 12
+
+    @property
+    def idle(self):
+        searched = {"learning_rate", "schedule", "decay_rate", "decay_steps"}
+        return frozenset(searched) if self.linesearch else super().idle
 
     @property
     def searches(self):

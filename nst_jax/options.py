@@ -1,5 +1,6 @@
 """The flags of the command line, and the configuration that they make."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from absl import flags
 
 from nst_jax import dataset, io, looks
-from nst_jax.config import INITS, Config, known_addresses
+from nst_jax.config import INITS, Config, check_sweep, known_addresses
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, turned
@@ -235,10 +236,11 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
             if not several:
                 raise ValueError(f"--{name} must be a number, or several, got none")
             given[name] = next(filter(None, several), several[0])  # a weight of 0 is no term
-            if len(several) > 1:
+            if len(several) > 1 and any(several):
                 sweep[name] = several
     config = config.replace(**given)
     for name, several in sweep.items():
+        check_sweep(config, name)
         for value in several:
             config.replace(**{name: value})  # each must be valid
     return config, sweep
@@ -247,7 +249,10 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
 def _of_kind(config: Config, flag: str, kind: type) -> Config:
     """`config` with a part of that kind, which takes over what both kinds have."""
     if flag == "optimizer":
-        return config.replace(**{flag: turned(config.optimizer, kind)})
+        optimizer = turned(config.optimizer, kind)
+        if kind.rate != config.optimizer.rate:  # a rate of the one says nothing to the other
+            optimizer = dataclasses.replace(optimizer, learning_rate=kind().learning_rate)
+        return config.replace(optimizer=optimizer)
     name = flag.removesuffix("_loss")
     term = config.term(name)
     return config.replace(**{name: kind() if term is None else turned(term, kind)})

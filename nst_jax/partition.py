@@ -32,6 +32,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -83,7 +84,7 @@ class Together:
     strips: int = 1
 
     def __post_init__(self):
-        _check_count("strips", self.strips)
+        object.__setattr__(self, "strips", _checked_count("strips", self.strips))
 
 
 LOOPS = ("host", "scan")
@@ -115,7 +116,7 @@ class Windows:
         if self.loop not in LOOPS:
             raise ValueError(f"loop must be one of {', '.join(LOOPS)}, got {self.loop!r}")
         if self.tile is not None or self.loop == "host":
-            _check_count("tile", self.tile)
+            object.__setattr__(self, "tile", _checked_count("tile", self.tile))
 
 
 Partition = Together | Windows
@@ -148,10 +149,15 @@ class Placement:
 
     def __post_init__(self):
         if self.tile is not None:
-            _check_count("tile", self.tile)
-        _check_count("strips", self.strips)
-        if not isinstance(self.remat, bool):
+            object.__setattr__(self, "tile", _checked_count("tile", self.tile))
+        object.__setattr__(self, "strips", _checked_count("strips", self.strips))
+        if not isinstance(self.remat, bool | np.bool_):
             raise TypeError(f"remat must be True or False, got {self.remat!r}")
+        object.__setattr__(self, "remat", bool(self.remat))
+        if not isinstance(self.mesh, jax.sharding.Mesh | None):
+            raise TypeError(
+                f"mesh must be one of nst_jax.sharding.make_mesh, or None, got {self.mesh!r}"
+            )
         if self.tile is not None and self.mesh is not None:
             raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
         if self.remat and self.strips > 1:
@@ -167,9 +173,14 @@ class Placement:
         return Windows(loop="scan") if self.remat else Together(self.strips)
 
 
-def _check_count(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _checked_count(name, value) -> int:
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+    return count
 
 
 def check_partition(partition: Partition, extractor: Network) -> None:

@@ -85,7 +85,7 @@ def settings(cls: type) -> type:
     Raises:
       TypeError: a field declared in another way.
     """
-    own_check = cls.__dict__.get("__post_init__")
+    own_check = cls.__dict__.get("__post_init__", getattr(cls, "_own_check", None))
 
     def __post_init__(self):
         for field in fields:
@@ -94,7 +94,7 @@ def settings(cls: type) -> type:
         if own_check is not None:
             own_check(self)
 
-    cls.__post_init__ = __post_init__
+    cls.__post_init__, cls._own_check = __post_init__, own_check
     cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
     fields = dataclasses.fields(cls)
     for field in fields:
@@ -133,7 +133,7 @@ def settings(cls: type) -> type:
         for name, keys in zip(shares, names, strict=True):
             weights = getattr(self, name)
             if isinstance(weights, tuple):  # JAX may ask for a tree of something else
-                object.__setattr__(self, name, dict(zip(keys, weights, strict=True)))
+                object.__setattr__(self, name, Weights(zip(keys, weights, strict=True)))
         return self
 
     def key(self):
@@ -150,6 +150,19 @@ def settings(cls: type) -> type:
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     _SETTINGS.add(cls)
     return cls
+
+
+class Weights(dict):
+    """Weights by name, which stay as they are."""
+
+    def _refuse(self, *_, **__):
+        raise TypeError("weights are frozen: give others by replace")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self):
+        return Weights, (dict(self),)
 
 
 _SETTINGS: set[type] = set()
@@ -202,10 +215,10 @@ def check_value(field: dataclasses.Field, value: Any, *, name: str | None = None
     """
     about, name = field.metadata, field.name if name is None else name
     if about["type"] == "weighted":
-        return {
-            each: _checked_number(f"{name}[{each!r}]", weight, about)
+        return Weights(
+            (each, _checked_number(f"{name}[{each!r}]", weight, about))
             for each, weight in _with_weights(name, value).items()
-        }
+        )
     if "choices" in about:
         if not (value is None and about.get("none")):
             check_choice(name, value, about["choices"])
@@ -293,17 +306,17 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 def _with_weights(name: str, value: Any) -> dict[str, Any]:
     """`{name: weight}`; equal shares for a tuple of names."""
-    if isinstance(value, Mapping):
-        return dict(value)
     wanted = f"{name} must be a tuple of names, or weights by name, got {value!r}"
-    if isinstance(value, str):
+    if isinstance(value, str | set | frozenset):  # of which the order is not said
         raise TypeError(wanted)
     try:
         names = tuple(value)
     except TypeError:
         raise TypeError(wanted) from None
-    if not all(isinstance(each, str) for each in names):
+    if not all(isinstance(each, str) and each for each in names):
         raise TypeError(wanted)
+    if isinstance(value, Mapping):
+        return dict(value)
     if len(set(names)) != len(names):
         raise ValueError(f"{name} must name each layer once, got {names!r}")
     return {each: 1.0 / len(names) for each in names}

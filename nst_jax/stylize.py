@@ -20,7 +20,7 @@ import optax
 
 from nst_jax import color, objective, optimize, partition, sharding, windows
 from nst_jax import image as image_lib
-from nst_jax.config import Config
+from nst_jax.config import Config, addresses
 from nst_jax.objective import Combine
 from nst_jax.optimize import Parametrization, Pixels
 from nst_jax.partition import Placement
@@ -55,6 +55,8 @@ def _in_host_memory_if_tiled(function):
 
     @functools.wraps(function)
     def wrapped(*arguments, placement=Placement(), **options):
+        if not isinstance(placement, Placement):
+            raise TypeError(f"placement must be Placement, got {placement!r}")
         with contextlib.nullcontext() if placement.tile is None else partition.on_host():
             return function(*arguments, placement=placement, **options)
 
@@ -117,6 +119,7 @@ def stylize(
         outputs, a tile that is too small for the layers or meets a line search or a term that
         doesn't add up, L-BFGS with a term that draws, or a checkpoint of another run.
     """
+    _check_types(config, combine, placement, optimizer, parametrization, resume)
     contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
     terms = objective.Objective.of(config)
@@ -129,12 +132,16 @@ def stylize(
     )
     pictures = len(contents) * objective.rows_of(combine, len(styles))
     outputs = _swept(sweep, pictures)
+    for address in sweep or {} if optimizer is not None else ():
+        if address in addresses(config) and addresses(config)[address].owner == "optimizer":
+            raise ValueError(f"sweep of {address!r} changes nothing beside optimizer=")
     optimize.batch_numbers(config, outputs, sweep=sweep)
     _check_fits(
         *(params, contents[0].shape, config),
         styles=[style.shape for style in styles],
         combine=combine,
         tile=placement.tile,
+        searches=optimizer is None and config.optimizer.searches,
     )
     inputs = objective.check_inputs(terms, inputs, contents[0].shape)
     _check_outputs_of(inputs, pictures)
@@ -327,10 +334,16 @@ def check_content(
         for index, mask in enumerate(() if masks is None else masks):
             if mask is not None:
                 objective.check_mask(f"{kind}[{index}]", mask)
-    _check_fits(params, shape, config, styles=styles, combine=combine, tile=tile)
+    _check_fits(
+        *(params, shape, config),
+        styles=styles,
+        combine=combine,
+        tile=tile,
+        searches=config.optimizer.searches,
+    )
 
 
-def _check_fits(params, shape, config, *, styles, combine, tile):
+def _check_fits(params, shape, config, *, styles, combine, tile, searches):
     """Refuses pictures and masks that are too small, or that do not go together, at some scale."""
     terms = objective.Objective.of(config)
     of_styles = terms.of_terms(lambda term: term.refers == "style")
@@ -353,6 +366,11 @@ def _check_fits(params, shape, config, *, styles, combine, tile):
                 _check_mask_shape(name, mask, height, width)
             if tile is not None:
                 asked.grid(params, (height, width), tile)
+                if max(height, width) > tile and searches:
+                    raise ValueError(
+                        "linesearch needs a loss that can be compiled as one program: leave out "
+                        "tile"
+                    )
 
 
 def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
@@ -497,10 +515,34 @@ def _check_mask_shape(name: str, mask: jax.Array, height: int, width: int) -> No
 
 def _swept(sweep: Mapping[str, jax.Array] | None, outputs: int) -> int:
     """The outputs, of which a single one is painted once for each number of a sweep."""
+    if not isinstance(sweep, Mapping | None):
+        raise TypeError(f"sweep must be {{address: numbers}}, got {sweep!r}")
+    for address, values in (sweep or {}).items():
+        if not np.size(values):
+            raise ValueError(f"sweep[{address!r}] must hold numbers, got none")
     if outputs > 1 or not sweep:
         return outputs
     first, *_ = sweep.values()
     return np.size(first)
+
+
+def _check_types(config, combine, placement, optimizer, parametrization, resume):
+    """Refuses arguments of another kind than they are documented to be."""
+    for name, value, kind in (
+        ("config", config, Config),
+        ("combine", combine, Combine),
+        ("placement", placement, Placement),
+        ("parametrization", parametrization, Parametrization),
+        ("resume", resume, optimize.Checkpoint | None),
+    ):
+        if not isinstance(value, kind):
+            wanted = getattr(kind, "__name__", "a Checkpoint or None")
+            raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            "optimizer must be a transformation of optax, got "
+            f"{optimizer!r}; one of nst_jax.optimizers goes to config.replace(optimizer=)"
+        )
 
 
 def _repeated(targets, outputs: int):

@@ -198,12 +198,18 @@ def check_term(term: Any) -> None:
     ]
     if missing:
         raise TypeError(f"a term must have {missing[0]!r}, and {kind} has none")
+    if not isinstance(term.name, str) or not term.name.isidentifier():
+        raise ValueError(f"the name of a term must be like 'style' or 'my_term', got {term.name!r}")
     if term.name == "total":
         raise ValueError("a term must not be called 'total', which is the sum of all")
     if term.refers not in ("style", "content", "run", None):
         raise ValueError(
             f"{kind}.refers must be 'style', 'content', 'run' or None, got {term.refers!r}"
         )
+    if term.mix not in ("targets", "losses"):
+        raise ValueError(f"{kind}.mix must be 'targets' or 'losses', got {term.mix!r}")
+    if not isinstance(term.reach, int) or term.reach < 0:
+        raise ValueError(f"{kind}.reach must be a whole number, at least 0, got {term.reach!r}")
 
 
 @settings

@@ -14,8 +14,8 @@ import pytest
 
 import nst_jax
 from nst_jax.config import addresses, from_dict
-from nst_jax.extractor import Extractor
-from nst_jax.optimizers import LBFGS, SGD, Adam
+from nst_jax.extractor import Extractor, VGGExtractor
+from nst_jax.optimizers import LBFGS, SGD, Adam, Optimizer
 from nst_jax.settings import number, option, settings, turned, weighted
 from nst_jax.terms import Content, GramStyle, Term, TotalVariation, WassersteinStyle
 
@@ -53,6 +53,70 @@ def test_every_field_has_one_address():
     with pytest.raises(KeyError):
         config["beta1"]
     assert config.term("none") is None
+
+
+def test_nothing_of_it_can_be_changed_in_place():
+    layers = nst_jax.Config().term("style").layers
+    for change in (
+        lambda: layers.__setitem__("block1_conv1", 9.0),
+        lambda: layers.update(block1_conv1=9.0),
+        lambda: layers.pop("block1_conv1"),
+    ):
+        with pytest.raises(TypeError, match="weights are frozen"):
+            change()
+    leaves, structure = jax.tree.flatten(nst_jax.Config())
+    with pytest.raises(TypeError, match="weights are frozen"):
+        jax.tree.unflatten(structure, leaves).term("style").layers["block1_conv1"] = 9.0
+
+
+def test_a_class_derived_from_another_keeps_its_checks():
+    @settings
+    class Child(nst_jax.Config):
+        pass
+
+    with pytest.raises(TypeError, match="optimizer must be SGD"):
+        Child(optimizer=5)
+    assert Child(terms=(Content(weight=0),)).terms == ()
+
+
+def test_whole_numbers_are_whole_in_json_whatever_they_went_through():
+    told = jax.jit(lambda config: config)(nst_jax.Config()).to_dict()
+    assert told["steps"] == 80 and isinstance(told["steps"], int)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": "default"}, "config must be Config, got 'default'"),
+        ({"combine": {}}, "combine must be Combine, got {}"),
+        ({"placement": None}, "placement must be Placement, got None"),
+        ({"parametrization": None}, "parametrization must be Parametrization, got None"),
+        ({"optimizer": SGD()}, r"one of nst_jax.optimizers goes to config.replace\(optimizer=\)"),
+        ({"resume": (2, None, {})}, "resume must be a Checkpoint or None"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(vgg16, rng, options, message):
+    picture = rng.random((32, 32, 3), np.float32)
+    given = {"config": nst_jax.Config(size=None, first_size=None)} | options
+    with pytest.raises(TypeError, match=message):
+        nst_jax.stylize(vgg16, picture, [picture], **given)
+    with pytest.raises(TypeError, match="mesh must be one of nst_jax.sharding.make_mesh"):
+        nst_jax.Placement(mesh="style:2")
+    assert nst_jax.Placement(tile=np.int64(64), strips=np.int32(2), remat=np.False_).tile == 64
+
+
+def test_a_sweep_that_the_optimiser_does_not_read_is_refused(vgg16, rng):
+    picture = rng.random((32, 32, 3), np.float32)
+    config = nst_jax.Config(size=None, first_size=None)
+    with pytest.raises(ValueError, match="sweep of 'learning_rate' changes nothing beside optim"):
+        nst_jax.stylize(
+            *(vgg16, picture, [picture], config),
+            sweep={"learning_rate": [0.1, 0.2]},
+            optimizer=optax.sgd(1.0),
+        )
+    searching = config.replace(optimizer=LBFGS(linesearch=True))
+    with pytest.raises(ValueError, match="sweep of 'learning_rate' changes nothing in LBFGS"):
+        nst_jax.stylize(vgg16, picture, [picture], searching, sweep={"learning_rate": [0.1, 0.2]})
 
 
 def test_numbers_are_the_leaves_of_a_pytree():
@@ -101,6 +165,10 @@ def test_whole_parts_are_replaced_and_taken_out():
 
 def test_what_nobody_asked_for_is_not_there():
     config = nst_jax.Config()
+    # And comes back as it was in the default.
+    assert (
+        config.replace(tv_weight=0).replace(tv_weight=config["tv_weight"]).flat() == config.flat()
+    )
     assert config.replace(tv_weight=0) == config.replace(tv=None)
     assert config.replace(content_layers=()) == config.replace(content=None)
     assert config.replace(tv=None).replace(tv_weight=0) == config.replace(tv=None)
@@ -155,10 +223,15 @@ def test_two_fields_of_one_address_are_refused():
         name: str = option("first")
         size: Any = number(1.0)
 
-    with pytest.raises(ValueError, match="two settings are called 'first_size': name the term"):
+    with pytest.raises(ValueError, match="called 'first_size': name the term 'first' otherwise"):
         nst_jax.Config().replace(first=Size())  # beside the config's own
     with pytest.raises(ValueError, match="a term must not be called as a setting is, got 'size'"):
         nst_jax.Config(terms=(Means(name="size"),))
+    with pytest.raises(ValueError, match="called as a setting is, got 'momentum'"):
+        nst_jax.Config(terms=(Means(name="momentum"),))
+    for name in (5, "", "my term", None):
+        with pytest.raises(ValueError, match="the name of a term must be like 'style'"):
+            nst_jax.Config(terms=(Means(name=name),))
     with pytest.raises(ValueError, match="must differ in their names, got 'means' twice"):
         nst_jax.Config(terms=(Means(), Means()))
 
@@ -170,7 +243,16 @@ def test_two_fields_of_one_address_are_refused():
         ({"terms": {"style": "os"}, "network": "VGGExtractor", "optimizer": "SGD"}, "class 'os'"),
         (nst_jax.Config().to_dict() | {"stpes": 3}, "no field 'stpes'; did you mean 'steps'"),
         (nst_jax.Config().to_dict() | {"steps": -3}, "steps must be at least 1, got -3"),
-        ([1], "config must be what Config.to_dict told"),
+        ([1], "config must be what Config.to_dict told, got list"),
+        ("abc", "config must be what Config.to_dict told, got str"),
+        (
+            {k: v for k, v in nst_jax.Config().to_dict().items() if k != "style_normalization"},
+            "told: 'style_normalization' is missing",
+        ),
+        (
+            {k: v for k, v in nst_jax.Config().to_dict().items() if k != "network"},
+            "told: 'network' is missing",
+        ),
     ],
 )
 def test_what_told_no_config_is_refused(told, message):
@@ -183,8 +265,13 @@ def test_what_told_no_config_is_refused(told, message):
     [
         ({"optimizer": "adam"}, TypeError, "optimizer must be SGD, Adam, LBFGS .*got 'adam'"),
         ({"optimizer": optax.sgd(1.0)}, TypeError, r"goes to stylize\(optimizer=\)"),
-        ({"network": "vgg19"}, TypeError, "network must be an extractor, .*got str"),
-        ({"style": "gram"}, TypeError, "a term must be an object of a class derived from .*'gram'"),
+        ({"network": "vgg19"}, TypeError, "network must be an extractor, .*got 'vgg19'"),
+        ({"style": "gram"}, TypeError, "^style must be a term or None, got 'gram'$"),
+        ({"optimizer": Optimizer()}, TypeError, "optimizer must be SGD, Adam, LBFGS"),
+        ({"network": VGGExtractor}, TypeError, "network must be an extractor, .*VGGExtractor"),
+        ({"style_layers": {5: 1.0}}, TypeError, "style_layers must be a tuple of names"),
+        ({"style_layers": {"a"}}, TypeError, "style_layers must be a tuple of names"),
+        ({"mine": 3}, TypeError, "no field 'mine'"),
         ({"terms": GramStyle()}, TypeError, "terms must be a tuple of terms, got Gram"),
         ({"pooling": "AVG"}, ValueError, "did you mean 'average'"),
         ({"schedule": "x"}, ValueError, "schedule must be one of .*; did you mean '"),
@@ -317,6 +404,9 @@ def test_trees_of_a_configuration_need_not_be_valid():
     [
         ({"style_wieght": [1, 2]}, TypeError, "no field 'style_wieght'; did you mean 'style_wei"),
         ({"beta1": [0.1, 0.2]}, TypeError, "no 'beta1': its optimizer is SGD"),
+        ({"decay_rate": [0.1, 0.2]}, ValueError, "sweep of 'decay_rate' changes nothing in SGD"),
+        ({"style_weight": []}, ValueError, r"sweep\['style_weight'\] must hold numbers, got none"),
+        ([1, 2], TypeError, r"sweep must be {address: numbers}, got \[1, 2\]"),
         ({"steps": [1, 2]}, TypeError, "sweep must be of numbers of an output, got 'steps'"),
         ({"size": [1, 2]}, TypeError, "sweep must be of numbers of an output, got 'size'"),
         ({"style_layers": [1, 2]}, TypeError, "sweep must be of numbers of an output, got 'styl"),

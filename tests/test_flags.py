@@ -165,8 +165,12 @@ def test_a_flag_sets_its_field_and_nothing_else(address):
 @pytest.mark.parametrize("address", list(filter(options.takes_several, options.ADDRESSES)))
 def test_a_number_with_several_values_is_explored(address):
     text, value = another(address)
-    _, sweep = parsed(*with_kinds_for(address), f"--{address}{text},{text[1:]}")
+    read = ("--schedule=exponential",) if address.startswith("decay_") else ()
+    _, sweep = parsed(*with_kinds_for(address), *read, f"--{address}{text},{text[1:]}")
     assert sweep == {address: (value, value)}
+    if read:
+        with pytest.raises(ValueError, match=f"sweep of '{address}' changes nothing in SGD"):
+            parsed(f"--{address}{text},{text[1:]}")
 
 
 def test_a_flag_chooses_a_kind_and_what_both_have_stays():
@@ -206,11 +210,21 @@ def test_what_the_chosen_parts_do_not_have_is_refused(arguments, message):
         parsed(*arguments)
 
 
+def test_a_learning_rate_goes_over_where_it_means_the_same():
+    adam, _ = parsed("--preset=keras", "--optimizer=adam")
+    lbfgs, _ = parsed("--preset=keras", "--optimizer=lbfgs")
+    assert adam["learning_rate"] == 100 and lbfgs["learning_rate"] == 1
+    given, _ = parsed("--preset=keras", "--optimizer=lbfgs", "--learning_rate=0.5")
+    assert given["learning_rate"] == 0.5
+
+
 def test_a_weight_of_0_takes_a_term_out_and_another_puts_one_in():
     without, _ = parsed("--tv_weight=0")
     assert without == presets["default"].replace(tv=None)
     added, _ = parsed("--preset=gatys", "--tv_weight=3", "--tv_form=l1")
     assert added.term("tv") == TotalVariation(weight=3.0, form="l1")
+    none, sweep = parsed("--tv_weight=0,0")
+    assert none == without and sweep == {}
     swept, sweep = parsed("--tv_weight=0,3")
     assert swept["tv_weight"] == 3 and sweep == {"tv_weight": (0.0, 3.0)}
 

@@ -21,6 +21,7 @@ KERAS = GATYS.replace(
     content_weight=2.5e-8,
     style_weight=1e-6,
     tv_weight=1e-6,
+    tv_form="keras",
 )
 
 

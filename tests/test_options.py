@@ -100,7 +100,7 @@ def test_a_transformation_of_the_users_own_is_used(vgg16, content, styles):
 def test_structure_changes_the_objective_and_its_descent_still_works(
     vgg16, content, styles, change
 ):
-    config = FAST.replace(tv_weight=1e-3, learning_rate=0.5)
+    config = FAST.replace(tv_weight=1e-3, tv_form="keras", learning_rate=0.5)
     noisy = content[::-1]
     values = []
     for each in (config, config.replace(**change)):

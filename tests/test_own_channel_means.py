@@ -89,7 +89,11 @@ def test_masks_and_style_masks(vgg16, rng, monkeypatch):
 def test_it_paints_beside_other_terms(vgg16, rng):
     content, *styles = own.pictures(rng, (40, 48), (30, 41), (40, 33))
     config = CONFIG.replace(
-        content_layers=("block2_conv1",), content_weight=0.1, tv_weight=1e-6, jitter=2
+        content_layers=("block2_conv1",),
+        content_weight=0.1,
+        tv_weight=1e-6,
+        tv_form="keras",
+        jitter=2,
     )
     whole = own.assert_paints_alike(vgg16, content, styles, config)
     assert whole.history.keys() == {"total", "content", "tv", "means"}

@@ -34,6 +34,7 @@ CONFIG = basic.CONFIG.replace(
     style_layers=("fine", "coarse"),
     style_weight=1e5,
     tv_weight=1e-6,
+    tv_form="keras",
 )
 
 

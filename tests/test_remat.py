@@ -20,6 +20,7 @@ CONFIG = basic.CONFIG.replace(
     style_layers={"block1_conv1": 0.7, "block2_conv1": 0.3},
     style_weight=1e6,
     tv_weight=1e-6,
+    tv_form="keras",
 )
 
 

@@ -17,6 +17,7 @@ CONFIG = basic.CONFIG.replace(
     style_layers=("block1_conv1", "block2_conv1"),
     content_weight=0.05,
     tv_weight=1e-6,
+    tv_form="keras",
     size=None,
     steps=20,
 )

@@ -22,6 +22,7 @@ CONFIG = basic.CONFIG.replace(
     content_layers=("block2_conv1",),
     style_layers=("block1_conv1", "block2_conv2", "block3_conv1"),
     style_weight=1e3,
+    tv_form="keras",
     tv_weight=1e-9,  # its gradient must not hide that of the network
 )
 

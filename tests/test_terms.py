@@ -13,6 +13,7 @@ import pytest
 
 import nst_jax
 from nst_jax import losses, objective, optimize, sharding, terms, windows
+from nst_jax.partition import Together, Windows
 from nst_jax.settings import number, option, settings, weighted
 from nst_jax.terms import Content, Field, GramStyle, TotalVariation, WassersteinStyle
 
@@ -21,6 +22,7 @@ CONFIG = basic.CONFIG.replace(
     content_layers=("block2_conv1",),
     style_layers=("block1_conv1", "block2_conv1"),
     tv_weight=1e-6,
+    tv_form="keras",
 )
 EACH = (
     Content(weight=2.0, layers={"block4_conv2": 0.25, "block1_conv1": 3.0}, reduction="sum"),
@@ -104,19 +106,18 @@ def pictures(rng, *shapes):
     return [rng.random((*shape, 3), np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("changes", [{}, {"remat": True}])
-def test_a_total_variation_of_weight_0_is_not_in_the_program(vgg16, rng, changes):
+@pytest.mark.parametrize("partition", [Together(), Windows(loop="scan")])
+def test_a_total_variation_of_weight_0_is_not_in_the_program(vgg16, rng, partition):
     content, style = pictures(rng, (33, 45), (30, 40))
 
     def differences(config):
         targets = nst_jax.compute_targets(vgg16, content, [style], config)
-        slope = jax.jit(jax.grad(objective.objective_value, has_aux=True))
+        slope = jax.jit(jax.grad(objective.value_by(partition), has_aux=True))
         text = slope.lower(content, vgg16, targets, config).as_text()
         return len(re.findall(r"tensor<32x44x3xf32>", text))
 
-    config = CONFIG.replace(**changes)
-    assert differences(config) > 10
-    assert differences(config.replace(tv_weight=0.0)) == 0
+    assert differences(CONFIG) > 10
+    assert differences(CONFIG.replace(tv_weight=0.0)) == 0
 
 
 def test_a_weight_of_0_for_some_outputs_is_a_term_of_all(vgg16, rng):

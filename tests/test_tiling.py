@@ -19,6 +19,7 @@ SHALLOW = basic.CONFIG.replace(
     style_layers=("block1_conv1", "block2_conv1"),
     content_weight=0.3,
     tv_weight=1e-6,
+    tv_form="keras",
 )
 TILE = 24
 
@@ -91,7 +92,12 @@ LOSSES = {
         "style_layers": {"block1_conv1": 3.0, "block2_conv1": 0.5},
     },
     "content alone": {"style_layers": (), "tv_weight": 0.0},
-    "keras' variation": {"content_layers": (), "style_layers": (), "tv_weight": 1.0},
+    "keras' variation": {
+        "content_layers": (),
+        "style_layers": (),
+        "tv_weight": 1.0,
+        "tv_form": "keras",
+    },
     "nine-point variation": {
         "content_layers": (),
         "style_layers": (),
@@ -136,14 +142,14 @@ def test_blends_and_jitter(vgg16, rng):
 def test_default_layers(vgg16, rng):
     """Radius 62 and stride 16; the picture is one window wide."""
     image, content, style = pictures(rng, (219, 90), (219, 90), (40, 50))
-    config = basic.CONFIG.replace(tv_weight=1e-6)
+    config = basic.CONFIG.replace(tv_weight=1e-6, tv_form="keras")
     assert_equal_untiled(vgg16, image, content, [style], config, tile=173)
 
 
 def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
     """Winograd's kernels, whose rounding depends on where a window puts their tiles."""
     image, content, style = pictures(rng, (229, 100), (229, 100), (40, 50))
-    config = basic.CONFIG.replace(tv_weight=1e-6)
+    config = basic.CONFIG.replace(tv_weight=1e-6, tv_form="keras")
     params = objective.prepare(vgg19, config)
     assert params is not vgg19
     whole = objective.compute_targets(params, content, [style], config)
