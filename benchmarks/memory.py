@@ -56,7 +56,9 @@ FLAGS = {
 
 def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
     """The row of one case."""
-    config = stepping.CONFIGS[case.optimizer].replace(dtype=case.precision, precision=None)
+    config = stepping.CONFIGS[case.optimizer].replace(
+        dtype=case.precision, precision=vgg.resolved_precision(case.precision, None)[1]
+    )
     params = jax.eval_shape(lambda key: vgg.init_params(key, case.model), jax.random.key(0))
     start = time.perf_counter()
     program = preflight.Plan(

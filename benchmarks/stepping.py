@@ -158,7 +158,8 @@ def picture(name: str, height: int, width: int) -> np.ndarray:
 def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
     """The butterfly, to be painted in `case.styles` styles; with kernels prepared as `stylize`
     does on one device."""
-    config = CONFIGS[case.optimizer].replace(dtype=case.precision, precision=None)
+    dtype, precision = vgg.resolved_precision(case.precision, None)
+    config = CONFIGS[case.optimizer].replace(dtype=dtype, precision=precision)
     content, *styles = (
         picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
     )

@@ -55,7 +55,7 @@ def test_strips_paint_what_the_whole_picture_does(run, pictures, tmp_path):
     for flags, told in (
         (("--strips=0",), "strips must be a whole number, at least 1, got 0"),
         (("--strips=2", "--remat"), "remat and strips exclude each other"),
-        (("--tile=64", "--mesh=style:1,space:2"), "tile and mesh exclude each other"),
+        (("--tile=200", "--mesh=style:1,space:2"), "tile and mesh exclude each other"),
     ):
         code, err = run("--demo", f"--output_dir={tmp_path / 'none'}", *flags)
         assert code == 1 and told in err and err.count("\n") == 1, err
@@ -117,7 +117,8 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
         assert np.abs(one - two).max() <= 1  # a level, where rounding falls otherwise
     pages = [(tmp_path / n / "report.html").read_text("utf-8") for n in ("one", "two")]
     layers = [re.findall(r'"block\d_conv\d": ([\d.e+-]+)', page) for page in pages]
-    assert len(layers[0]) == 2 * 2 * 3  # layers of two outputs after the first and the last step
+    # Layers of two outputs after the first and the last step, and their weights in the settings.
+    assert len(layers[0]) == 2 * 2 * 3 + 3
     np.testing.assert_allclose(*(np.array(values, float) for values in layers), rtol=1e-3)
     lines = [
         [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]

@@ -98,7 +98,7 @@ def test_all_blocks_are_loops(vgg16, rng):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_takes_less_memory(vgg16, monkeypatch, precision):
     monkeypatch.setattr(partition, "COLUMNS", 64)
-    config = CONFIG.replace(precision=precision)
+    config = CONFIG.replace(dtype=precision)
     shape = (64, 1024)
     whole, strips = (
         preflight.Plan(
