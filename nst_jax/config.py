@@ -35,6 +35,7 @@ from nst_jax.terms import (
     Term,
     TotalVariation,
     check_term,
+    check_terms,
 )
 
 INITS = ("content", "noise", "style")
@@ -189,7 +190,7 @@ class Config:
     )
 
     def __post_init__(self):
-        _check_terms(self.terms)
+        check_terms(self.terms)
         # What nobody asked for is not there.
         terms = tuple(term for term in self.terms if not _is_zero(term.weight) and term.layers)
         object.__setattr__(self, "terms", terms)
@@ -228,10 +229,11 @@ class Config:
           KeyError: this config has no such field.
         """
         return getattr(
-            self._owner(addresses(self)[address].owner), addresses(self)[address].field.name
+            self.part(addresses(self)[address].owner), addresses(self)[address].field.name
         )
 
-    def _owner(self, name: str | None) -> Any:
+    def part(self, name: str | None) -> Any:
+        """The optimiser, the network, or the term of that name or None; of None the config."""
         if name is None:
             return self
         return getattr(self, name) if name in _PARTS else self.term(name)
@@ -239,7 +241,7 @@ class Config:
     def flat(self) -> dict[str, Any]:
         """Every value by its flat address."""
         return {
-            address: getattr(self._owner(found.owner), found.field.name)
+            address: getattr(self.part(found.owner), found.field.name)
             for address, found in addresses(self).items()
         }
 
@@ -260,7 +262,7 @@ class Config:
         own = {field.name for field in dataclasses.fields(self)}
         whole = {name: changes.pop(name) for name in tuple(changes) if name in own}
         found = whole.pop("terms", self.terms)
-        _check_terms(found)
+        check_terms(found)
         terms = {term.name: term for term in found}
         for name in tuple(changes):
             if name in terms or name in TERMS or isinstance(changes[name], Term):
@@ -297,11 +299,11 @@ class Config:
         Raises:
           TypeError: no such address, or one that is no number.
         """
-        config = self
+        config, known = self, addresses(self)
         for address, values in sweep.items():
             check_sweep(self, address)
-            found = addresses(self)[address]
-            part = with_numbers(config._owner(found.owner), {found.field.name: values})
+            found = known[address]
+            part = with_numbers(config.part(found.owner), {found.field.name: values})
             if found.owner is None:
                 config = part
             elif found.owner in _PARTS:
@@ -320,8 +322,9 @@ class Config:
 
         An extractor that is no `settings` class is told by its type's name alone.
         """
+        known = addresses(self)
         values = {
-            name: _plain(value, whole=addresses(self)[name].field.metadata.get("whole", False))
+            name: _plain(value, whole=known[name].field.metadata.get("whole", False))
             for name, value in self.flat().items()
         }
         kinds = {name: type(getattr(self, name)).__name__ for name in _PARTS}
@@ -363,7 +366,7 @@ def from_dict(values: Mapping[str, Any], *, types: Iterable[type] = ()) -> Confi
         config = Config(terms=tuple(terms), **parts)
         missing = [address for address in addresses(config) if address not in values]
         if missing:
-            raise KeyError(f"{missing[0]!r} is missing")
+            raise KeyError(missing[0])
         return config.replace(
             **{
                 name: tuple(value) if isinstance(value, list) else value
@@ -371,21 +374,9 @@ def from_dict(values: Mapping[str, Any], *, types: Iterable[type] = ()) -> Confi
             }
         )
     except KeyError as error:
-        told = error.args[0] if "missing" in str(error) else f"{error} is missing"
-        raise ValueError(f"config must be what Config.to_dict told: {told}") from None
+        raise ValueError(f"config must be what Config.to_dict told: {error} is missing") from None
     except (TypeError, AttributeError) as error:
         raise ValueError(f"config must be what Config.to_dict told: {error}") from None
-
-
-def _check_terms(terms: Any) -> None:
-    if not isinstance(terms, tuple | list):
-        raise TypeError(f"terms must be a tuple of terms, got {terms!r}")
-    for term in terms:
-        check_term(term)
-    names = [term.name for term in terms]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"terms must differ in their names, got {name!r} twice")
 
 
 def _plain(value: Any, *, whole: bool = False) -> Any:
@@ -451,8 +442,7 @@ def addresses(config: Config) -> dict[str, Address]:
     Raises:
       ValueError: two fields of one address.
     """
-    parts = {term.name: term for term in config.terms}
-    return _addresses(type(config), parts | {name: getattr(config, name) for name in _PARTS})
+    return _addresses(type(config), _parts_of(config))
 
 
 @functools.cache
@@ -470,11 +460,11 @@ def known_addresses() -> dict[str, tuple[Address, ...]]:
     return {address: tuple(each) for address, each in found.items()}
 
 
-def check_sweep(config: Config, address: str) -> None:
-    """Refuses an address that takes no number for each output.
+def check_sweep(config: Config, address: str, *, values: Iterable[Any] = ()) -> None:
+    """Refuses an address that takes no number for each output, and values that it may not have.
 
     Raises:
-      TypeError: it does not.
+      TypeError, ValueError: it does not, or may not, or nothing would read it.
     """
     known = addresses(config)
     if address not in known:
@@ -485,6 +475,8 @@ def check_sweep(config: Config, address: str) -> None:
         raise TypeError(f"sweep must be of numbers of an output, got {address!r}")
     if owner == "optimizer" and field.name in config.optimizer.idle:
         raise ValueError(f"sweep of {address!r} changes nothing in {config.optimizer}")
+    for value in values:
+        check_value(field, value, name=address)
 
 
 def _parts_of(config):

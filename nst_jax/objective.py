@@ -32,7 +32,7 @@ from nst_jax.terms import (
     Field,
     Term,
     Tree,
-    check_term,
+    check_terms,
     fields_of,
     is_field,
     without_fields,
@@ -271,12 +271,7 @@ class Objective:
     partition: Partition = Together()
 
     def __post_init__(self):
-        for term in self.terms:
-            check_term(term)
-        names = [term.name for term in self.terms]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"terms must differ in their names, got {name!r} twice")
+        check_terms(self.terms)
         check_partition(self.partition, self.extractor)
 
     @classmethod

@@ -457,15 +457,13 @@ def batch_numbers(config: Config, count: int, *, sweep: Mapping[str, Any] | None
     """
     checked = {}
     for address, values in (sweep or {}).items():
-        check_sweep(config, address)
         values = np.asarray(values)
+        check_sweep(config, address, values=values.ravel())
         if values.shape != (count,):
             raise ValueError(
                 f"sweep[{address!r}] must have a number for each of the {count} outputs, got an "
                 f"array of shape {values.shape}"
             )
-        for value in values:
-            config.replace(**{address: value})  # each must be valid
         checked[address] = values
 
     def batch(path, number):

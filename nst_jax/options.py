@@ -240,22 +240,18 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
                 sweep[name] = several
     config = config.replace(**given)
     for name, several in sweep.items():
-        check_sweep(config, name)
-        for value in several:
-            config.replace(**{name: value})  # each must be valid
+        check_sweep(config, name, values=several)
     return config, sweep
 
 
 def _of_kind(config: Config, flag: str, kind: type) -> Config:
     """`config` with a part of that kind, which takes over what both kinds have."""
-    if flag == "optimizer":
-        optimizer = turned(config.optimizer, kind)
-        if kind.rate != config.optimizer.rate:  # a rate of the one says nothing to the other
-            optimizer = dataclasses.replace(optimizer, learning_rate=kind().learning_rate)
-        return config.replace(optimizer=optimizer)
     name = flag.removesuffix("_loss")
-    term = config.term(name)
-    return config.replace(**{name: kind() if term is None else turned(term, kind)})
+    before = config.part(name)
+    part = kind() if before is None else turned(before, kind)
+    if name == "optimizer" and kind.rate != before.rate:  # a rate of one says nothing to the other
+        part = dataclasses.replace(part, learning_rate=kind().learning_rate)
+    return config.replace(**{name: part})
 
 
 def settings_by_flag(config: Config) -> dict[str, Any]:
@@ -264,7 +260,7 @@ def settings_by_flag(config: Config) -> dict[str, Any]:
     values = config.flat()
     found = {}
     for flag, kinds in KINDS.items():
-        part = config.optimizer if flag == "optimizer" else config.term(flag.removesuffix("_loss"))
+        part = config.part(flag.removesuffix("_loss"))
         if type(part) in kinds.values():
             found[flag] = next(name for name, kind in kinds.items() if type(part) is kind)
     for address in ADDRESSES:

@@ -119,7 +119,7 @@ def stylize(
         outputs, a tile that is too small for the layers or meets a line search or a term that
         doesn't add up, L-BFGS with a term that draws, or a checkpoint of another run.
     """
-    _check_types(config, combine, placement, optimizer, parametrization, resume)
+    _check_types(config, combine, optimizer, parametrization, resume)
     contents = _several(content)
     styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
     terms = objective.Objective.of(config)
@@ -526,12 +526,11 @@ def _swept(sweep: Mapping[str, jax.Array] | None, outputs: int) -> int:
     return np.size(first)
 
 
-def _check_types(config, combine, placement, optimizer, parametrization, resume):
+def _check_types(config, combine, optimizer, parametrization, resume):
     """Refuses arguments of another kind than they are documented to be."""
     for name, value, kind in (
         ("config", config, Config),
         ("combine", combine, Combine),
-        ("placement", placement, Placement),
         ("parametrization", parametrization, Parametrization),
         ("resume", resume, optimize.Checkpoint | None),
     ):

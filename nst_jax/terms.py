@@ -212,6 +212,22 @@ def check_term(term: Any) -> None:
         raise ValueError(f"{kind}.reach must be a whole number, at least 0, got {term.reach!r}")
 
 
+def check_terms(terms: Any) -> None:
+    """Refuses what is no sequence of terms with names of their own.
+
+    Raises:
+      TypeError, ValueError: what is no term, or two terms of one name.
+    """
+    if not isinstance(terms, tuple | list):
+        raise TypeError(f"terms must be a tuple of terms, got {terms!r}")
+    for term in terms:
+        check_term(term)
+    names = [term.name for term in terms]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"terms must differ in their names, got {name!r} twice")
+
+
 @settings
 class Content(Term):
     """Squared differences of the activations from the content picture's, equation 1 of Gatys et al.
