@@ -254,8 +254,8 @@ class VGGExtractor:
 # from 5 to 2000, where those of the networks that many published weights were tuned for are near
 # one at every layer. Root mean square of the activations, with the bundled weights and max
 # pooling, over six pictures at 256x256: Tuebingen's Neckarfront, The Starry Night, The Scream, and
-# the three built-in ones. Of the built-in ones alone it is a fifth larger, at every layer of either
-# network.
+# the three built-in ones. It is a fifth larger for the built-in ones alone, at every layer of
+# either network.
 _USUAL = {
     "vgg16": (
         *(64.2, 312.5, 367.3),

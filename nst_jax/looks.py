@@ -1,7 +1,7 @@
 """What can be looked at while a run goes on, or after it: snapshots, an animation, TensorBoard, a
 report page, a trace of a few steps.
 
-Each is an `Observer`. Of several processes all observe, and the first one writes.
+Each is an `Observer`. With several processes all of them observe, and the first one writes.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """What observes a run: the protocol, and what runs of the command have, their progress and records.
 
 An `Observer` is told of every group of outputs that is begun, of each dispatch of the optimisation,
-and of the pictures that the group ends with. Of several processes all observe, since to bring a
-divided picture together takes all of them.
+and of the pictures that the group ends with. With several processes all of them observe, since it
+takes all to bring a divided picture together.
 """
 
 import contextlib
