@@ -43,7 +43,8 @@ from benchmarks.pastiche_side import Pastiche, Picture
 from benchmarks.reporting import JSON_FLAG, Column, Report, ratio, significant
 from benchmarks.stepping import Case
 from benchmarks.torch_side import TorchSide, import_torch
-from nst_jax import io, optimize
+from nst_jax import optimize
+from nst_jax.files.images import write_image
 
 NAME = "against_torch"
 TITLE = "Seconds of a step against PyTorch"
@@ -228,7 +229,7 @@ def pastiches(case: Case, images: np.ndarray, exact, *, folder: Path) -> Method:
 def _written(name: str, height: int, width: int, folder: Path) -> Picture:
     pixels = stepping.picture(name, height, width)
     path = folder / f"{name}.png"
-    io.write_image(path, pixels)
+    write_image(path, pixels)
     return Picture(name, path, pixels)
 
 

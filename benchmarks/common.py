@@ -18,7 +18,9 @@ from absl import app, flags, logging
 from jax.extend import backend
 from PIL import Image, ImageDraw, ImageFont
 
-from nst_jax import io, runner, vgg
+from nst_jax import vgg
+from nst_jax.cli import run as cli_run
+from nst_jax.files.images import read_image, to_uint8
 
 FAILED = 1
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
@@ -141,7 +143,7 @@ def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
     packages = filter(installed, packages)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **runner.environment(packages=packages),
+        **cli_run.environment(packages=packages),
         # Of an accelerator, the versions of its libraries, on several lines.
         "runtime": " ".join(backend.get_backend().platform_version.split()),
         "processor": processor(),
@@ -205,7 +207,7 @@ def read_folder(folder: str) -> dict[str, np.ndarray]:
     paths = [path for path in sorted(Path(folder).iterdir()) if not path.name.startswith(".")]
     if not paths:
         raise ValueError(f"{folder}: holds no picture")
-    return {path.stem: io.read_image(path) for path in paths if path.is_file()}
+    return {path.stem: read_image(path) for path in paths if path.is_file()}
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], headings: Sequence[str], cell: int) -> np.ndarray:
@@ -219,7 +221,7 @@ def grid(rows: Sequence[Sequence[np.ndarray]], headings: Sequence[str], cell: in
         left = gap + column * (cell + gap)
         draw.text((left, 4), heading, fill="black", font=font)
         for number, row in enumerate(rows):
-            picture = Image.fromarray(io.to_uint8(row[column]))
+            picture = Image.fromarray(to_uint8(row[column]))
             top = head + number * (cell + gap)
             across, down = cell - picture.width, cell - picture.height
             sheet.paste(picture, (left + across // 2, top + down // 2))

@@ -36,8 +36,8 @@ from absl import flags
 
 import nst_jax
 from benchmarks import common, quality, reporting
-from nst_jax import io
 from nst_jax.config import Config
+from nst_jax.files.images import write_image
 from nst_jax.settings import check_choice
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -245,9 +245,9 @@ def run(
             if output_dir:
                 for method, picture in pictures.items():
                     name = f"{content.name}__{style.name}__{method}.png"
-                    io.write_image(Path(output_dir, name), picture)
+                    write_image(Path(output_dir, name), picture)
                 sheet = common.grid(rows, ("content", "style", *names), size)
-                io.write_image(Path(output_dir, "grid.png"), sheet)
+                write_image(Path(output_dir, "grid.png"), sheet)
     _print_summary(report)
     return report
 

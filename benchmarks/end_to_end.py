@@ -26,8 +26,9 @@ from absl import flags
 import nst_jax
 from benchmarks import common, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, significant
-from nst_jax import io, vgg
+from nst_jax import vgg
 from nst_jax.config import Config
+from nst_jax.files.images import write_image
 from nst_jax.settings import check_choice
 
 NAME = "end_to_end"
@@ -64,7 +65,7 @@ def paint(params, config: Config, height: int, width: int, styles: int) -> tuple
         start = time.perf_counter()
         result = nst_jax.stylize(params, content, pictures, config)
         for index, image in enumerate(np.asarray(result.images)):
-            io.write_image(Path(folder, f"{index}.png"), image)
+            write_image(Path(folder, f"{index}.png"), image)
         return time.perf_counter() - start, len(result.history["total"])
 
 

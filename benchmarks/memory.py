@@ -25,7 +25,8 @@ from absl import flags
 
 from benchmarks import common, flops, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, significant
-from nst_jax import objective, preflight, vgg
+from nst_jax import objective, vgg
+from nst_jax.cli import preflight
 from nst_jax.optimize import steps_per_dispatch
 from nst_jax.partition import Placement
 

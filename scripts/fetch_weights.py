@@ -12,7 +12,7 @@ files are there, 1 on failure, 130 on Ctrl-C.
 import program
 from absl import flags
 
-from nst_jax import fetch
+from nst_jax.weights import fetch
 
 
 def define_flags() -> None:

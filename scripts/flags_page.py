@@ -8,11 +8,11 @@ from pathlib import Path
 
 from absl import flags
 
-from nst_jax import helptext
+from nst_jax.cli.help import flags_page
 from nst_jax.presets import presets
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "flags.md"
 
 if __name__ == "__main__":
     flags.FLAGS(["nst-jax"])
-    PAGE.write_text(helptext.flags_page(flags.FLAGS, presets["default"]), encoding="utf-8")
+    PAGE.write_text(flags_page(flags.FLAGS, presets["default"]), encoding="utf-8")

@@ -25,10 +25,15 @@ from absl import flags
 from assignment import contests, document, experiments, sections
 
 import nst_jax
-from nst_jax import console, examples, files, image, io, jobs, vgg, weights
-from nst_jax.compilation import keep_programs
+from nst_jax import examples, image, vgg
+from nst_jax.cli import console
+from nst_jax.cli.compilation import keep_programs
+from nst_jax.cli.run import digest
+from nst_jax.coarse_to_fine import fit
+from nst_jax.files.atomic import replacing, unique
+from nst_jax.files.images import read_image
 from nst_jax.settings import check_choice
-from nst_jax.stylize import fit
+from nst_jax.weights.load import sha256
 
 QUICK = {"size": 32, "steps": 30, "marks": 4, "measured": 2}  # seconds, and no conclusions
 
@@ -62,9 +67,9 @@ def define_flags() -> None:
 
 def read(paths: list[str], size: int) -> dict[str, np.ndarray]:
     """Pictures by the names of their files, brought to the size."""
-    names = files.unique([Path(path).stem for path in paths])
+    names = unique([Path(path).stem for path in paths])
     return {
-        name: np.asarray(fit(io.read_image(path), nst_jax.Config(size=size)))
+        name: np.asarray(fit(read_image(path), nst_jax.Config(size=size)))
         for name, path in zip(names, paths, strict=True)
     }
 
@@ -157,9 +162,9 @@ def described(setting: experiments.Setting) -> dict:
         "models": list(setting.models),
         "configs": {name: config.to_dict() for name, config in configs.items()},
         "versions": {"nst_jax": nst_jax.__version__, "jax": jax.__version__},
-        "weights": {model: weights.sha256(model) for model in setting.models},
+        "weights": {model: sha256(model) for model in setting.models},
     } | {
-        kind: [[name, jobs.digest(picture)] for name, picture in named.items()]
+        kind: [[name, digest(picture)] for name, picture in named.items()]
         for kind, named in pictures.items()
     }
     return json.loads(json.dumps(described))
@@ -208,7 +213,7 @@ def write_report(
         "report.html": document.to_html(blocks, folder, title=title),
     }
     for name, text in contents.items():
-        with files.replacing(folder / name) as file:
+        with replacing(folder / name) as file:
             file.write(text.encode())
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from nst_jax import cli
+from nst_jax.cli import main as command
 
 
 def main():
@@ -25,7 +25,7 @@ def main():
             os.dup2(log, 1)
             os.dup2(log, 2)
             sys.argv = ["nst-jax", *json.loads(line)]
-            cli.main()
+            command.main()
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 

@@ -17,7 +17,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import nst_jax  # noqa: E402  (after the settings)
-from nst_jax import cli  # noqa: E402
+from nst_jax.cli.main import _main  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,7 +87,7 @@ def run(capsys):
         with flagsaver.flagsaver():
             # The cache would be this process's from here on.
             remaining = flags.FLAGS(["nst-jax", "--nocompilation_cache", *arguments])
-            code = cli._main(remaining)
+            code = _main(remaining)
         captured = capsys.readouterr()
         assert captured.out == ""  # stdout is for what was asked for
         return code, captured.err

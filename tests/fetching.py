@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nst_jax import fetch
+from nst_jax.weights import fetch
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)

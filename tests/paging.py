@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nst_jax import page
+from nst_jax.cli.look import report_page
 
 NASTY = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">.png'
 
@@ -21,7 +21,9 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
 
     def shown(label):
         image = painted(rng, 90, 120)
-        return page.Embedded(label, page.data_uri(image, longest=120), image.shape[:2])
+        return report_page.Embedded(
+            label, report_page.data_uri(image, longest=120), image.shape[:2]
+        )
 
     content = shown("content")
     styles = [shown(label) for label in labels]
@@ -36,7 +38,7 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
             for k in at[::10]
         ]
         outputs.append(
-            page.Card(
+            report_page.Card(
                 label=label,
                 stem=f"content__{label}",
                 content=content,
@@ -46,7 +48,7 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
                 layers=layers,
             )
         )
-    return page.Run(
+    return report_page.Run(
         state=state,
         step=step,
         steps=steps,
@@ -54,8 +56,8 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
         inputs=[("content", content), *(("style", style) for style in styles)],
         outputs=outputs,
         pictures=count,
-        scales=[page.Scale((45, 60), step // 2, step // 2, (2.0, 1), 5.0)]
-        + [page.Scale((90, 120), step, step - step // 2, (3.0, 1), 7.0)],
+        scales=[report_page.Scale((45, 60), step // 2, step // 2, (2.0, 1), 5.0)]
+        + [report_page.Scale((90, 120), step, step - step // 2, (3.0, 1), 7.0)],
         settings={"network": "vgg19", "seed": 0, "config": {"steps": steps, "layers": ("a", "b")}},
         refresh=refresh,
         written=1_600_000_000.0,

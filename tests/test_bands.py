@@ -217,7 +217,7 @@ def test_on_a_mesh_over_the_height_it_exchanges_border_rows_and_single_numbers()
 
     def update(gradient):
         found = jax.vmap(lambda g: normalized(g, (0.5, 0.8, 1.0)))(gradient)
-        return sharding.keep(mesh, found, picture=(64, 24, 3))
+        return sharding.constrain_evenly(mesh, found, picture=(64, 24, 3))
 
     text = jax.jit(update).lower(gradient).compile().as_text()
     assert re.search(r" collective-permute(-start)?\(", text)

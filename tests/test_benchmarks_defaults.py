@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import defaults
-from nst_jax import examples, io
+from nst_jax import examples
+from nst_jax.files.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,8 +43,8 @@ def test_the_highest_loss_is_taken_scale_by_scale():
 
 
 def test_presets_and_another_checkout_are_compared(tmp_path):
-    io.write_image(tmp_path / "contents" / "butterfly.png", examples.butterfly((64, 96)))
-    io.write_image(tmp_path / "styles" / "rainbow.png", examples.rainbow((80, 64)))
+    write_image(tmp_path / "contents" / "butterfly.png", examples.butterfly((64, 96)))
+    write_image(tmp_path / "styles" / "rainbow.png", examples.rainbow((80, 64)))
     out, path = tmp_path / "out", tmp_path / "result.json"
     ended = run(
         f"--contents={tmp_path}/contents",
@@ -63,8 +64,8 @@ def test_presets_and_another_checkout_are_compared(tmp_path):
     assert own["steps"] == [2] and own["loss"] == other["loss"] != lbfgs["loss"]
     assert report["summary"]["other"]["loss_ratio"] == 1
     assert own["highest_over_first"] >= 1 and own["own_loss"] > 0
-    picture = io.read_image(out / "butterfly__rainbow__default.png")
-    np.testing.assert_array_equal(io.read_image(out / "butterfly__rainbow__other.png"), picture)
+    picture = read_image(out / "butterfly__rainbow__default.png")
+    np.testing.assert_array_equal(read_image(out / "butterfly__rainbow__other.png"), picture)
     np.testing.assert_allclose(defaults.checkerboard(picture), own["checkerboard"], atol=0.5)
     assert (out / "grid.png").is_file()
     for found in (own, lbfgs, other):

@@ -10,7 +10,8 @@ import pytest
 
 import nst_jax
 from benchmarks import common, quality
-from nst_jax import examples, io
+from nst_jax import examples
+from nst_jax.files.images import read_image, write_image
 from nst_jax.optimizers import SGD
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,9 +29,9 @@ def run(*arguments, **environment):
 
 @pytest.fixture
 def folders(tmp_path):
-    io.write_image(tmp_path / "contents" / "butterfly.png", examples.butterfly((64, 96)))
-    io.write_image(tmp_path / "styles" / "rainbow.png", examples.rainbow((80, 64)))
-    io.write_image(tmp_path / "styles" / "triangles.png", examples.triangles(64))
+    write_image(tmp_path / "contents" / "butterfly.png", examples.butterfly((64, 96)))
+    write_image(tmp_path / "styles" / "rainbow.png", examples.rainbow((80, 64)))
+    write_image(tmp_path / "styles" / "triangles.png", examples.triangles(64))
     return f"--contents={tmp_path}/contents", f"--styles={tmp_path}/styles"
 
 
@@ -72,13 +73,13 @@ def test_the_table_the_file_and_the_pictures_agree(tmp_path, folders, vgg19):
         assert found["seconds"] > 0 and found["setup_seconds"] > 0
         assert report["summary"][method]["mean_loss"] == found["loss"]
         # What the file holds has the loss that the table says it has.
-        picture = io.read_image(out / f"butterfly__rainbow__{method}.png")
+        picture = read_image(out / f"butterfly__rainbow__{method}.png")
         assert picture.shape == (32, 48, 3)
         content, style = (
             quality.write_sized({name: pixels}, tmp_path / "sized", 48)[0]
             for name, pixels in (
-                ("content", io.read_image(tmp_path / "contents" / "butterfly.png")),
-                ("style", io.read_image(tmp_path / "styles" / "rainbow.png")),
+                ("content", read_image(tmp_path / "contents" / "butterfly.png")),
+                ("style", read_image(tmp_path / "styles" / "rainbow.png")),
             )
         )
         found_again = quality.own_loss(vgg19, content, style, picture)
@@ -86,7 +87,7 @@ def test_the_table_the_file_and_the_pictures_agree(tmp_path, folders, vgg19):
         before = quality.own_loss(vgg19, content, style, content.pixels)
         assert found["loss"] < before
     # Three columns and one row of cells of 48 pixels.
-    assert io.read_image(out / "grid.jpg").shape == (28 + 56, 8 + 3 * 56, 3)
+    assert read_image(out / "grid.jpg").shape == (28 + 56, 8 + 3 * 56, 3)
 
 
 def test_the_history_tells_when_a_loss_was_reached(vgg19, tmp_path, monkeypatch):

@@ -10,20 +10,19 @@ import pytest
 from benchmarking import parse, run, table
 
 from benchmarks import common, end_to_end, reporting, start_up, suite, tables
-from nst_jax import io
+from nst_jax.files.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_end_to_end_counts_the_pictures_that_it_wrote(capsys, monkeypatch):
     written = []
-    write_image = io.write_image
 
     def write(path, image):
         write_image(path, image)
-        written.append(io.read_image(path).shape)
+        written.append(read_image(path).shape)
 
-    monkeypatch.setattr(io, "write_image", write)
+    monkeypatch.setattr(end_to_end, "write_image", write)
     found = run(
         end_to_end, "--sizes=32x48", "--styles=2", "--model=vgg16", "--steps=1", "--repeats=2"
     )

@@ -9,7 +9,7 @@ from benchmarking import parse, run, table
 
 import nst_jax
 from benchmarks import common, device_scaling, processes, reporting, tiling_memory
-from nst_jax import preflight
+from nst_jax.cli import preflight
 
 SMALL = ("--model=vgg16", "--steps=1")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nst_jax import vgg, weights
+from nst_jax import vgg
+from nst_jax.weights.load import BUNDLED_FOLDER, load_params, verify_checksum, verify_params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = ("vgg16", "vgg19")
@@ -27,7 +28,7 @@ def build_weights():
 
 
 def test_vgg16_holds_the_published_first_values_of_every_layer(build_weights):
-    params = weights.load_params("vgg16")
+    params = load_params("vgg16")
     published = build_weights.VGG16_FIRST_VALUES
     assert published.keys() == params.keys()
     for layer, (kernel, bias) in published.items():
@@ -36,7 +37,7 @@ def test_vgg16_holds_the_published_first_values_of_every_layer(build_weights):
 
 
 def test_vgg19_holds_the_published_first_values_within_the_8_bit_error(build_weights):
-    kernel = np.asarray(weights.load_params("vgg19")["block1_conv1"]["kernel"])
+    kernel = np.asarray(load_params("vgg19")["block1_conv1"]["kernel"])
     np.testing.assert_allclose(
         kernel[0, :, 0, 0], build_weights.VGG19_FIRST_VALUES, atol=build_weights.VGG19_TOLERANCE
     )
@@ -76,14 +77,14 @@ def quantized_tensors(build_weights):
 
 def test_onnx_kernels_are_transposed_and_the_classifier_left(build_weights, onnx_tensors):
     params = build_weights.params_from_onnx(onnx_tensors)
-    assert weights.verify_params(params) == "vgg16"
+    assert verify_params(params) == "vgg16"
     source = onnx_tensors["functional_1/block2_conv1_1/convolution/ReadVariableOp:0"]
     assert params["block2_conv1"]["kernel"][2, 1, 60, 100] == source[100, 60, 2, 1]
 
 
 def test_quantized_kernels_are_looked_up(build_weights, quantized_tensors):
     params = build_weights.params_from_quantized(quantized_tensors)
-    assert weights.verify_params(params) == "vgg19"
+    assert verify_params(params) == "vgg19"
     index = quantized_tensors["block5_conv4_W_q"][500, 300, 0, 2]
     assert params["block5_conv4"]["kernel"][0, 2, 300, 500] == index / 256
 
@@ -124,9 +125,9 @@ def test_two_builds_from_the_same_wheels_give_the_same_files(
         assert first == second
     for model in MODELS:
         path = tmp_path / "first" / f"{model}.h5"
-        weights.verify_checksum(path)
+        verify_checksum(path)
         assert build_weights.same_params(path, tmp_path / "second" / f"{model}.h5")
-        assert not build_weights.same_params(path, weights.BUNDLED_FOLDER / f"{model}.h5")
+        assert not build_weights.same_params(path, BUNDLED_FOLDER / f"{model}.h5")
 
 
 def test_a_wheel_with_another_checksum_is_refused(build_weights, tmp_path):

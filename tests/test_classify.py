@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax import fetch, image, io, vgg, weights
+from nst_jax import image, vgg
+from nst_jax.files.images import write_image
+from nst_jax.weights import fetch
+from nst_jax.weights.load import save_params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAMES = ("tench", "goldfish", "great_white_shark", "hammerhead", "stingray", "cock", "hen")
@@ -46,10 +49,10 @@ def picture(rng):
 def files(tmp_path, params, picture):
     """Weights, class index and picture: the values of --weights, --class_index, --image."""
     paths = [tmp_path / name for name in ("head.h5", "index.json", "picture.png")]
-    weights.save_params(paths[0], params)
+    save_params(paths[0], params)
     index = {str(number): [f"n{number:08}", name] for number, name in enumerate(NAMES)}
     paths[1].write_text(json.dumps(index))
-    io.write_image(paths[2], picture)
+    write_image(paths[2], picture)
     return paths
 
 

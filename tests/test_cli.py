@@ -11,7 +11,10 @@ from commandline import FAST
 from PIL import Image
 
 import nst_jax
-from nst_jax import cli, report, results, runner
+from nst_jax.cli import outputs as cli_outputs
+from nst_jax.cli.look import contact_sheet
+from nst_jax.cli.main import BAD_INPUT, _parse
+from nst_jax.cli.run import DIVERGED
 
 STYLES = ("rainbow", "triangles")  # of --demo
 
@@ -136,7 +139,7 @@ def test_a_diverging_style_is_named_and_the_exit_code_says_so(run, pictures, tmp
         "--learning_rate=1e30",
         "--steps=4",
     )
-    assert code == runner.DIVERGED
+    assert code == DIVERGED
     assert "b: stopped at a value that is not finite" in err
     assert re.search(r"a__b\.png .* 1 +\d+\.\d  diverged\n", err), err
     assert (tmp_path / "a__b.png").exists()
@@ -171,7 +174,7 @@ def test_a_diverging_style_is_named_and_the_exit_code_says_so(run, pictures, tmp
 def test_bad_input_gets_one_line(run, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, err = run(*arguments)
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert message in err
     assert err.startswith("nst-jax: ") and err.count("\n") == 1, err
 
@@ -184,7 +187,7 @@ def test_an_unknown_flag_ends_without_a_traceback():
         timeout=300,
         check=False,
     )
-    assert done.returncode == cli.BAD_INPUT
+    assert done.returncode == BAD_INPUT
     assert done.stderr == "nst-jax: unknown flag --stlyes; did you mean 'styles'?\n"
 
 
@@ -196,7 +199,7 @@ def test_an_error_in_full_is_there_for_the_asking():
         timeout=300,
         check=False,
     )
-    assert done.returncode == cli.BAD_INPUT and done.stdout == ""
+    assert done.returncode == BAD_INPUT and done.stdout == ""
     assert "Traceback (most recent call last):" in done.stderr
     assert "ValueError: steps must be at least 1, got 0" in done.stderr
     assert done.stderr.splitlines()[-1] == "nst-jax: steps must be at least 1, got 0"
@@ -216,8 +219,8 @@ def test_an_error_in_full_is_there_for_the_asking():
 )
 def test_a_flag_of_another_kind_ends_with_one_line(flag, message, capsys):
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        cli._parse(["nst-jax", flag])
-    assert ended.value.code == cli.BAD_INPUT
+        _parse(["nst-jax", flag])
+    assert ended.value.code == BAD_INPUT
     assert capsys.readouterr().err == f"nst-jax: {message}\n"
 
 
@@ -238,13 +241,11 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
     content, style, _ = pictures
     sheets = []
 
-    draw = report.contact_sheet
-
-    def contact_sheet(*arguments, **options):
-        sheets.append((options["style_labels"], draw(*arguments, **options)))
+    def drawn(*arguments, **options):
+        sheets.append((options["style_labels"], contact_sheet(*arguments, **options)))
         return sheets[-1][1]
 
-    monkeypatch.setattr(results.report, "contact_sheet", contact_sheet)
+    monkeypatch.setattr(cli_outputs, "contact_sheet", drawn)
     code, err = run(
         f"--content={content}",
         f"--styles={style}",
@@ -389,7 +390,7 @@ def test_a_picture_to_start_from(run, pictures, tmp_path):
 def test_bad_options_get_one_line(run, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, err = run("--demo", *arguments)
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert message in err and err.count("\n") == 1, err
 
 
@@ -415,7 +416,7 @@ def test_bad_input_leaves_the_files_of_an_earlier_run_alone(run, pictures, tmp_p
         (f"--content={a}", "--content_layers=", "--style_layers="),
     ):
         code, err = run(f"--styles={c}", f"--output_dir={out}", "--overwrite", *FAST, *arguments)
-        assert code == cli.BAD_INPUT and err.count("\n") == 1, err
+        assert code == BAD_INPUT and err.count("\n") == 1, err
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before, arguments
     arguments = (f"--content={a}", f"--styles={c}", f"--output_dir={out}", "--overwrite", *FAST)
     code, err = run(*arguments, "--steps=3")
@@ -463,7 +464,7 @@ def test_a_mask_of_another_shape_is_refused(run, pictures, tmp_path):
         f"--content={content}", f"--styles={styles[0]},{styles[1]}", f"--masks={masks}", *FAST,
         f"--output_dir={tmp_path / 'o'}",
     )  # fmt: skip
-    assert code == cli.BAD_INPUT and "masks[0] must have the shape of its picture" in err
+    assert code == BAD_INPUT and "masks[0] must have the shape of its picture" in err
 
 
 def test_contents_of_one_shape_and_several_resolutions(run, pictures, tmp_path, rng):

@@ -16,8 +16,15 @@ from commandline import FAST
 from disk import closed_folder, room_for
 from PIL import Image
 
-from nst_jax import cli, console, io, jobs, observers, options, results, weights
+from nst_jax.cli import console
+from nst_jax.cli.flags import config_from_flags
+from nst_jax.cli.look.observers import Picture
+from nst_jax.cli.main import BAD_INPUT, RECIPE_FLAGS, _main, recipe
+from nst_jax.cli.outputs import sheet_names
+from nst_jax.cli.run import PictureJob
+from nst_jax.files.images import FORMATS, read_text, write_image
 from nst_jax.presets import presets
+from nst_jax.weights.load import BUNDLED_FOLDER, CHECKSUMS, sha256
 
 
 @pytest.fixture
@@ -26,7 +33,7 @@ def ask(capsys):
 
     def ask(*arguments):
         with flagsaver.flagsaver():
-            code = cli._main(flags.FLAGS(["nst-jax", *arguments]))
+            code = _main(flags.FLAGS(["nst-jax", *arguments]))
         return code, *capsys.readouterr()
 
     return ask
@@ -43,7 +50,7 @@ def names(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("kind", io.FORMATS)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
     """Byte by byte, in every format, whatever the files are called."""
     content, *styles = pictures
@@ -57,13 +64,13 @@ def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
     quoted = '"' + strange.name.replace('"', '""') + '"'
     code, err = run(f"--content={quoted}", *arguments, "--seed=7", "--init=b.png")
     assert code == 0, err
-    suffix = io.FORMATS[kind].suffix
+    suffix = FORMATS[kind].suffix
     made = {name: data for name, data in names(folder / "out").items() if "__" in name}
     assert set(made) == {f"{strange.stem}__b{suffix}", f"{strange.stem}__c{suffix}"}
     picture = folder / "out" / f"{strange.stem}__b{suffix}"
     code, out, err = ask(f"--show_config={picture}")
     assert code == 0 and out.count("\n") == 1
-    assert err.startswith("made with ") and weights.sha256("vgg16") in err
+    assert err.startswith("made with ") and sha256("vgg16") in err
     assert f"jax {jax.__version__}" in err and "; on 8 x cpu (cpu)" in err
     program, *again = shlex.split(out)
     assert program == "nst-jax" and "--first_size=128" in again and "--clip" in again
@@ -103,9 +110,9 @@ def test_the_settings_of_a_recipe_are_those_it_was_made_from(preset, arguments):
     def read(*arguments):
         with flagsaver.flagsaver():
             flags.FLAGS(["nst-jax", *arguments])
-            others = {name: flags.FLAGS[name].value for name in cli.RECIPE_FLAGS}
-            config, sweep = options.config_from_flags()
-            return config, sweep, others, cli.recipe(config, sweep)
+            others = {name: flags.FLAGS[name].value for name in RECIPE_FLAGS}
+            config, sweep = config_from_flags()
+            return config, sweep, others, recipe(config, sweep)
 
     first = read(f"--preset={preset}", *arguments)
     assert read(*first[-1]) == first
@@ -118,7 +125,7 @@ def test_nothing_is_overwritten_unless_asked_for(run, pictures, folder):
     assert code == 0, err
     before = names(folder / "out")
     code, err = run(*arguments, "--steps=3")
-    assert code == cli.BAD_INPUT and names(folder / "out") == before
+    assert code == BAD_INPUT and names(folder / "out") == before
     assert err == (
         "nst-jax: out/a__b.png and 4 more would be overwritten: choose another --output_dir, "
         "or --overwrite\n"
@@ -126,7 +133,7 @@ def test_nothing_is_overwritten_unless_asked_for(run, pictures, folder):
     for other in before.keys() - {"config.json"}:
         (folder / "out" / other).unlink()
     code, err = run(*arguments, "--format=jpg")
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert err.startswith("nst-jax: out/config.json would be overwritten: ")
     code, err = run(*arguments, "--steps=3", "--overwrite")
     assert code == 0, err
@@ -139,7 +146,7 @@ def test_quiet_leaves_the_errors(run, pictures, folder):
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--quiet")
     assert run(*arguments) == (0, "")
     code, err = run(*arguments)
-    assert code == cli.BAD_INPUT and err.startswith("nst-jax: out/a__b.png and 4 more")
+    assert code == BAD_INPUT and err.startswith("nst-jax: out/a__b.png and 4 more")
     code, err = run(*arguments, "--overwrite", "--preset=assignment", "--learning_rate=1e30")
     assert (
         code == 3 and err.startswith("nst-jax: a__b: stopped at a value") and err.count("\n") == 1
@@ -155,7 +162,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run, pictures, folder, room, 
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--format=png16")
     with room_for(room):
         code, err = run(*arguments, "--overwrite")
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert err.splitlines()[-1] == f"nst-jax: out/{lost}: cannot be written: File too large"
     assert (folder / "out" / lost).read_bytes() == b"what was there"
     assert not list((folder / "out").glob(".*"))
@@ -170,7 +177,7 @@ def test_a_folder_that_takes_nothing_is_told_before_anything_is_computed(
     before = set(folder.iterdir())
     for bad in (closed_folder(folder), content, content / "below"):
         code, err = run(*arguments, f"--{flag}={bad}")
-        assert code == cli.BAD_INPUT and err.startswith(f"nst-jax: {bad}: cannot be written: ")
+        assert code == BAD_INPUT and err.startswith(f"nst-jax: {bad}: cannot be written: ")
         assert err.count("\n") == 1
     assert set(folder.iterdir()) - {folder / "closed"} == before
 
@@ -193,7 +200,7 @@ def test_a_folder_that_takes_nothing_is_told_before_anything_is_computed(
 def test_what_cannot_be_written_or_read_is_told_first(run, pictures, folder, arguments, message):
     content, style, _ = pictures
     code, err = run(f"--content={content}", f"--styles={style}", *arguments)
-    assert code == cli.BAD_INPUT and err.startswith(f"nst-jax: {message}"), err
+    assert code == BAD_INPUT and err.startswith(f"nst-jax: {message}"), err
     assert err.count("\n") == 1 and not (folder / "out").exists()
 
 
@@ -214,24 +221,24 @@ def test_names_too_long_for_a_disk_are_shortened(run, pictures, folder):
 
 def test_no_picture_takes_the_name_of_any_contents_sheet():
     contents = [
-        observers.Picture(name, np.zeros(shape, np.float32))
+        Picture(name, np.zeros(shape, np.float32))
         for name, shape in (("a", (60, 80, 3)), ("a__b", (80, 60, 3)))
     ]
-    style = observers.Picture("b__contact_sheet", np.zeros((9, 9, 3), np.float32))
-    job = jobs.PictureJob(contents=contents, styles=[style], config=presets["default"])
+    style = Picture("b__contact_sheet", np.zeros((9, 9, 3), np.float32))
+    job = PictureJob(contents=contents, styles=[style], config=presets["default"])
     (output,) = job.outputs(contents[:1])  # a group of one shape, as `run` makes them
-    assert results.sheet_names(contents)["a__b"][0] == "a__b__contact_sheet.png"
+    assert sheet_names(contents)["a__b"][0] == "a__b__contact_sheet.png"
     assert output.stem == "a__b__contact_sheet_2"
 
 
 def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkeypatch):
-    monkeypatch.setitem(io.FORMATS, "jpg", io.FORMATS["jpg"]._replace(longest_text=99))
+    monkeypatch.setitem(FORMATS, "jpg", FORMATS["jpg"]._replace(longest_text=99))
     content, style, _ = pictures
     arguments = (f"--content={content}", f"--styles={style}", *FAST)
     code, err = run(*arguments, "--format=jpg")
     assert code == 0 and "the settings are too long for the metadata of a jpg: left out" in err
-    assert io.read_text(folder / "out" / "a__b.jpg") is None
-    assert io.read_text(folder / "out" / "contact_sheet.png") is not None
+    assert read_text(folder / "out" / "a__b.jpg") is None
+    assert read_text(folder / "out" / "contact_sheet.png") is not None
 
 
 @pytest.mark.parametrize(
@@ -239,9 +246,9 @@ def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkey
 )
 def test_a_picture_without_settings_is_one_line(ask, tmp_path, text):
     path = tmp_path / "a.png"
-    io.write_image(path, np.zeros((40, 40, 3), np.float32), text=text)
+    write_image(path, np.zeros((40, 40, 3), np.float32), text=text)
     wanted = f"nst-jax: {path}: holds no settings of nst-jax in its metadata\n"
-    assert ask(f"--show_config={path}") == (cli.BAD_INPUT, "", wanted)
+    assert ask(f"--show_config={path}") == (BAD_INPUT, "", wanted)
 
 
 @pytest.mark.parametrize(
@@ -258,23 +265,23 @@ def test_settings_that_would_move_the_terminal_are_not_shown(ask, tmp_path, chan
     settings = {"flags": ["--size=9"], "versions": {"jax": "1"}, "devices": 1}
     settings |= {"device": "cpu", "platform": "cpu", "weights_sha256": "0"}
     picture = np.zeros((40, 40, 3), np.float32)
-    io.write_image(path, picture, text=json.dumps(settings))
+    write_image(path, picture, text=json.dumps(settings))
     made = "made with jax 1; on 1 x cpu (cpu); weights' SHA-256 0\n"
     assert ask(f"--show_config={path}") == (0, "nst-jax --size=9\n", made)
-    io.write_image(path, picture, text=json.dumps(settings | changes))
+    write_image(path, picture, text=json.dumps(settings | changes))
     wanted = f"nst-jax: {path}: holds no settings of nst-jax in its metadata\n"
-    assert ask(f"--show_config={path}") == (cli.BAD_INPUT, "", wanted)
+    assert ask(f"--show_config={path}") == (BAD_INPUT, "", wanted)
 
 
 def test_the_digest_is_that_of_the_file(tmp_path):
-    sums = (weights.BUNDLED_FOLDER / weights.CHECKSUMS).read_text()
+    sums = (BUNDLED_FOLDER / CHECKSUMS).read_text()
     for model in ("vgg16", "vgg19"):
-        assert f"{weights.sha256(model)}  {model}.h5" in sums
-        assert weights.sha256(weights.BUNDLED_FOLDER / f"{model}.h5") == weights.sha256(model)
+        assert f"{sha256(model)}  {model}.h5" in sums
+        assert sha256(BUNDLED_FOLDER / f"{model}.h5") == sha256(model)
     (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
-    assert weights.sha256(pathlib.Path(tmp_path / "a")).startswith("ba7816bf8f01cfea414140de5dae")
+    assert sha256(pathlib.Path(tmp_path / "a")).startswith("ba7816bf8f01cfea414140de5dae")
     with pytest.raises(ValueError, match="none.h5: no such file"):
-        weights.sha256("none.h5")
+        sha256("none.h5")
 
 
 @pytest.mark.parametrize("flag", ["--noquiet", "--quiet"])

@@ -15,7 +15,8 @@ import pytest
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import optimize, preflight, windows
+from nst_jax import optimize, windows
+from nst_jax.cli import preflight
 
 
 def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
@@ -168,10 +169,10 @@ def test_several_processes_refuse_together_what_does_not_fit_one_of_them(picture
     content, style, _ = pictures
     flags = (f"--content={content}", f"--styles={style}", *FAST, f"--output_dir={tmp_path / 'o'}")
     program = (
-        "import sys; from nst_jax import cli, preflight\n"
+        "import sys; from nst_jax.cli import main, preflight\n"
         "preflight.available_bytes = lambda: 5_000_000 if sys.argv[-1][-1] == '0' else 2**40\n"
         "preflight._flags_that_fit = lambda *_, **__: []\n"  # each would be compiled
-        "cli.main()"
+        "main.main()"
     )
     processes = start_two(*flags, program=("-c", program))
     try:

@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written_breaks_nothing():
 
 def test_importing_the_package_sets_up_no_cache(tmp_path):
     code = (
-        "import json, jax, nst_jax.cli, nst_jax.compilation; jax.jit(lambda x: x + 1)(1);"
+        "import json, jax, nst_jax.cli.main; jax.jit(lambda x: x + 1)(1);"
         "print(json.dumps(jax.config.jax_compilation_cache_dir))"
     )
     assert run(tmp_path, code=code) is None

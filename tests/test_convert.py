@@ -15,7 +15,9 @@ import oracle
 import pytest
 from safetensors.numpy import save_file
 
-from nst_jax import convert, vgg, weights
+from nst_jax import vgg
+from nst_jax.weights import convert
+from nst_jax.weights.load import load_params, save_params
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -75,7 +77,7 @@ def keras_files(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["weights", "nameless", "model"])
 def test_files_of_keras_3_load_as_keras_holds_them(keras_files, kind):
     files, params = keras_files
-    assert_same(weights.load_params(files[kind]), params)
+    assert_same(load_params(files[kind]), params)
 
 
 def test_files_of_keras_3_without_head_load(keras_files, tmp_path):
@@ -84,7 +86,7 @@ def test_files_of_keras_3_without_head_load(keras_files, tmp_path):
     path = tmp_path / "a.weights.h5"
     model = keras.applications.VGG19(weights=None, include_top=False)
     model.save_weights(path)
-    params = weights.load_params(path)
+    params = load_params(path)
     assert vgg.network_name(params) == "vgg19"
     kernel = model.get_layer("block5_conv3").get_weights()[0]
     np.testing.assert_array_equal(params["block5_conv3"]["kernel"], kernel)
@@ -95,7 +97,7 @@ def test_files_of_keras_3_are_converted(keras_files, tmp_path, kind):
     files, params = keras_files
     path = tmp_path / "converted.h5"
     assert convert.convert(files[kind], path) == "vgg16"
-    assert_same(weights.load_params(path), params)
+    assert_same(load_params(path), params)
     with h5py.File(path) as file:
         assert "layer_names" in file.attrs
 
@@ -103,7 +105,7 @@ def test_files_of_keras_3_are_converted(keras_files, tmp_path, kind):
 def test_a_file_of_ours_is_converted_to_half_precision(keras_files, tmp_path):
     _, params = keras_files
     full, half = tmp_path / "full.h5", tmp_path / "half.h5"
-    weights.save_params(full, params)
+    save_params(full, params)
     convert.convert(full, half, dtype="float16")
     rounded = {
         layer: {
@@ -112,7 +114,7 @@ def test_a_file_of_ours_is_converted_to_half_precision(keras_files, tmp_path):
         }
         for layer, arrays in params.items()
     }
-    assert_same(weights.load_params(half), rounded)
+    assert_same(load_params(half), rounded)
 
 
 def test_the_head_is_left_out_or_insisted_on(keras_files, tmp_path):
@@ -120,11 +122,11 @@ def test_the_head_is_left_out_or_insisted_on(keras_files, tmp_path):
     path = tmp_path / "converted.h5"
     convert.convert(files["weights"], path, head=False)
     body = {layer: params[layer] for layer in params if layer not in vgg.HEAD_LAYERS}
-    assert_same(weights.load_params(path), body)
+    assert_same(load_params(path), body)
     with pytest.raises(ValueError, match="converted.h5: has no head, that is no fc1, fc2"):
         convert.convert(path, tmp_path / "again.h5", head=True)
     convert.convert(files["weights"], path, head=True, overwrite=True)
-    assert_same(weights.load_params(path), params)
+    assert_same(load_params(path), params)
 
 
 def drop_layer(layers):
@@ -176,14 +178,14 @@ def test_a_file_of_keras_3_with_wrong_contents_is_refused(keras_files, tmp_path,
     with h5py.File(path, "r+") as file:
         change(file["layers"])
     with pytest.raises(ValueError, match=message) as error:
-        weights.load_params(path)
+        load_params(path)
     assert str(error.value).startswith(f"{path}: ")
 
 
 def test_a_vgg16_file_of_keras_3_is_no_vgg19(keras_files):
     files, _ = keras_files
     with pytest.raises(ValueError, match="of vgg19: missing: block3_conv4/kernel, .*block5_conv4"):
-        weights.load_params(files["weights"], model="vgg19")
+        load_params(files["weights"], model="vgg19")
 
 
 # torchvision
@@ -196,7 +198,7 @@ def test_names_and_axes_of_torchvision_become_ours(tmp_path, model, head):
     save_file(foreign.torchvision_state(params), tmp_path / "a.safetensors")
     path = tmp_path / "a.h5"
     assert convert.convert(tmp_path / "a.safetensors", path) == model
-    loaded = weights.load_params(path)
+    loaded = load_params(path)
     # The first layer changes in value too: next section.
     assert loaded.pop("block1_conv1")["kernel"].shape == (3, 3, 3, 64)
     del params["block1_conv1"]
@@ -208,7 +210,7 @@ def test_the_head_reads_the_same_features_in_either_order(tmp_path):
     state = foreign.torchvision_state(params)
     save_file(state, tmp_path / "a.safetensors")
     convert.convert(tmp_path / "a.safetensors", tmp_path / "a.h5")
-    fc1 = weights.load_params(tmp_path / "a.h5")["fc1"]
+    fc1 = load_params(tmp_path / "a.h5")["fc1"]
     features = np.random.default_rng(1).random((7, 7, 512), np.float32)
     wanted = state["classifier.0.weight"] @ features.transpose(2, 0, 1).ravel()
     np.testing.assert_allclose(features.ravel() @ fc1["kernel"], wanted, rtol=2e-5, atol=2e-5)
@@ -221,7 +223,7 @@ def test_other_floating_point_types_are_widened(tmp_path, dtype):
     save_file(state, tmp_path / "a.safetensors")
     convert.convert(tmp_path / "a.safetensors", tmp_path / "a.h5")
     bias = params["block5_conv3"]["bias"].astype(dtype).astype(np.float32)
-    loaded = weights.load_params(tmp_path / "a.h5")["block5_conv3"]
+    loaded = load_params(tmp_path / "a.h5")["block5_conv3"]
     np.testing.assert_array_equal(loaded["bias"], bias)
 
 
@@ -263,7 +265,7 @@ def test_a_torchvision_file_of_the_wrong_network_or_with_nan_is_refused(tmp_path
 @pytest.fixture(scope="module", params=MODELS)
 def first_layers(request):
     """block1_conv1 of the original network in torchvision's form, and converted to ours."""
-    theirs = foreign.without_preprocessing(weights.load_params(request.param))["block1_conv1"]
+    theirs = foreign.without_preprocessing(load_params(request.param))["block1_conv1"]
     return theirs, dict(zip(("kernel", "bias"), convert.fold_normalization(**theirs), strict=True))
 
 
@@ -300,7 +302,7 @@ def test_folding_is_off_in_the_outermost_ring_by_little_and_by_what_is_said(
 
 def test_folding_back_gives_the_original_weights(first_layers):
     for model in MODELS:
-        params = weights.load_params(model)
+        params = load_params(model)
         theirs = foreign.without_preprocessing(params)["block1_conv1"]
         kernel, bias = convert.fold_normalization(**theirs)
         np.testing.assert_allclose(kernel, params["block1_conv1"]["kernel"], rtol=1e-6)
@@ -314,7 +316,7 @@ def test_another_mean_and_deviation_are_folded_where_they_are_given(tmp_path):
     convert.convert(
         tmp_path / "a.safetensors", tmp_path / "a.h5", mean=mean, std=(1 / 255, 1 / 255, 1 / 255)
     )
-    first = weights.load_params(tmp_path / "a.h5")["block1_conv1"]
+    first = load_params(tmp_path / "a.h5")["block1_conv1"]
     wanted = params["block1_conv1"]["kernel"][:, :, ::-1]  # only RGB to BGR is left to do
     np.testing.assert_allclose(first["kernel"], wanted, rtol=1e-6)
     np.testing.assert_allclose(first["bias"], params["block1_conv1"]["bias"], rtol=1e-6)
@@ -387,7 +389,7 @@ def test_an_unreadable_file_gives_one_line_that_names_it(state_file, damage, mes
 
 def test_a_kernel_damaged_in_an_hdf5_file_leaves_no_output(tmp_path):
     path = tmp_path / "a.h5"
-    weights.save_params(path, foreign.random_params("vgg16"), dtype="float16")
+    save_params(path, foreign.random_params("vgg16"), dtype="float16")
     with h5py.File(path) as file:
         chunk = file["block5_conv3/block5_conv3_W_1:0"].id.get_chunk_info(0)
     data = bytearray(path.read_bytes())
@@ -405,7 +407,7 @@ def test_an_output_is_replaced_only_on_request(state_file):
         convert.convert(state_file, output)
     assert output.read_text() == "precious"
     convert.convert(state_file, output, overwrite=True)
-    assert vgg.network_name(weights.load_params(output)) == "vgg16"
+    assert vgg.network_name(load_params(output)) == "vgg16"
 
 
 def test_wrong_options_are_refused(state_file):
@@ -438,7 +440,7 @@ def test_a_missing_package_is_named_with_what_installs_it(state_file, monkeypatc
 def test_conversion_holds_one_layer_at_a_time(state_file, source):
     if source == "keras":
         path = state_file.with_name("keras.h5")
-        weights.save_params(path, foreign.random_params("vgg16"))
+        save_params(path, foreign.random_params("vgg16"))
     else:
         path = state_file
     largest = 4 * 3 * 3 * 512 * 512
@@ -474,7 +476,7 @@ def test_the_script_converts_and_says_what_it_wrote(state_file):
     size = output.stat().st_size / 1e6
     assert result.stdout == f"{output}: vgg16, {size:.1f} MB\n"
     wanted = foreign.random_params("vgg16")["block4_conv1"]["bias"]
-    np.testing.assert_array_equal(weights.load_params(output)["block4_conv1"]["bias"], wanted)
+    np.testing.assert_array_equal(load_params(output)["block4_conv1"]["bias"], wanted)
 
 
 @pytest.mark.parametrize(

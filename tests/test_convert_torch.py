@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from nst_jax import convert, vgg, weights
+from nst_jax import vgg
+from nst_jax.weights import convert
+from nst_jax.weights.load import load_params
 
 pytestmark = pytest.mark.torch
 CLASSES = 7
@@ -37,7 +39,7 @@ def state(torch):
 def convert_and_load(path):
     output = path.with_suffix(".h5")
     convert.convert(path, output, overwrite=True)
-    return weights.load_params(output)
+    return load_params(output)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

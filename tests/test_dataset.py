@@ -15,9 +15,14 @@ import pytest
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import cli, dataset, preflight, runner
-from nst_jax.pairs import expand
-from nst_jax.stylize import Result
+from nst_jax.cli import preflight
+from nst_jax.cli import run as cli_run
+from nst_jax.cli.dataset import run as dataset_run
+from nst_jax.cli.dataset.pairs import expand
+from nst_jax.cli.dataset.run import BAD_FILES, DataSetJob
+from nst_jax.cli.main import BAD_INPUT
+from nst_jax.cli.run import DIVERGED
+from nst_jax.coarse_to_fine import Result
 
 ONE_DEVICE = "--mesh=style:1"
 
@@ -42,13 +47,13 @@ def folders(tmp_path, rng, monkeypatch):
 @pytest.fixture
 def painted(monkeypatch):
     """How many pictures each program that ran had."""
-    sizes, stylize = [], runner.stylize
+    sizes, stylize = [], cli_run.stylize
 
     def counting(params, contents, styles, *arguments, **options):
         sizes.append(len(contents))
         return stylize(params, contents, styles, *arguments, **options)
 
-    monkeypatch.setattr(runner, "stylize", counting)
+    monkeypatch.setattr(cli_run, "stylize", counting)
     return sizes
 
 
@@ -152,7 +157,7 @@ def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
     (folders / "in" / "e.png").symlink_to("nowhere.png")
     for share in ([3, 3, 3], []):
         code, err = run(*arguments(batch_size=3))
-        assert (code, painted) == (dataset.BAD_FILES, share), err
+        assert (code, painted) == (BAD_FILES, share), err
         painted.clear()
         assert "nst-jax: 5 bad files, named in manifest.jsonl, are passed over, and 15 pic" in err
         lines = (folders / "out" / "manifest.jsonl").read_text().splitlines()
@@ -169,7 +174,7 @@ def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
         assert made == {name.rpartition("/")[2] for name in NAMES}
     save(folders / "in" / "d.jpg", rng, 60, 80)  # mended
     code, err = run(*arguments(batch_size=3))
-    assert (code, painted) == (dataset.BAD_FILES, [3]), err
+    assert (code, painted) == (BAD_FILES, [3]), err
     assert "4 bad files" in err and (folders / "out" / "d__t.png").exists()
 
 
@@ -210,9 +215,9 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
             np.stack(contents), {"total": zeros[None]}, zeros.astype(bool), zeros.astype(int), zeros
         )
 
-    monkeypatch.setattr(runner, "stylize", stylize)
+    monkeypatch.setattr(cli_run, "stylize", stylize)
     contents, styles = (expand([item], flag="", output_dir="out") for item in ("in", "styles"))
-    job = dataset.DataSetJob(
+    job = DataSetJob(
         contents=contents,
         styles=styles,
         pairing="all",
@@ -227,7 +232,7 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
         """What the process has made in a folder of its own, where it sees nothing of the other."""
         monkeypatch.setattr(jax, "local_device_count", lambda: devices)
         out = folders / f"out{process}"
-        dataset.run(dataclasses.replace(job, process=process), vgg16, out, described={})
+        dataset_run.run(dataclasses.replace(job, process=process), vgg16, out, described={})
         (manifest,) = out.glob("manifest*.jsonl")
         outputs = [line["output"] for line in manifest_lines(manifest) if "output" in line]
         assert sorted(outputs) == sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
@@ -245,7 +250,7 @@ def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painte
     huge = ("--preset=gatys", "--style_weight=1e38", "--content=in/a.png", "--pairing=all")
     for share in ([2], []):
         code, err = run(*arguments(*huge))
-        assert (code, painted) == (runner.DIVERGED, share), err
+        assert (code, painted) == (DIVERGED, share), err
         assert "2 pictures stopped at a value that is not finite" in err
         painted.clear()
     lines = (folders / "out" / "manifest.jsonl").read_text().splitlines()
@@ -292,7 +297,7 @@ def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
 )
 def test_what_makes_no_sense_is_one_line(run, folders, bad, message):
     code, err = run(*arguments(*bad))
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert message in err and err.count("\n") == 1, err
     assert not (folders / "out").exists()
 

@@ -18,7 +18,13 @@ from PIL import Image
 
 import nst_jax
 from benchmarks import common
-from nst_jax import cli, examples, io, options, report, weights
+from nst_jax import examples
+from nst_jax.cli import main as cli_main
+from nst_jax.cli import outputs as cli_outputs
+from nst_jax.cli.flags import QUESTION_FLAGS
+from nst_jax.cli.main import _main, _parse
+from nst_jax.files.images import write_image
+from nst_jax.weights.load import load_params
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -79,7 +85,7 @@ def folder(tmp_path, monkeypatch):
         "paintings/more/two.jpg": triangles,
     }
     for name, image in pictures.items():
-        io.write_image(tmp_path / name, image)
+        write_image(tmp_path / name, image)
     left = np.repeat(np.uint8([[255, 0]]), 32, axis=1).repeat(64, axis=0)
     Image.fromarray(left).save(tmp_path / "left.png")
     Image.fromarray(255 - left).save(tmp_path / "right.png")
@@ -137,8 +143,8 @@ def test_python_of_the_guide(folder, small, capsys):
 
 def test_commands_of_the_guide(folder, monkeypatch, capsys):
     # Slow, and tested elsewhere.
-    monkeypatch.setattr(report, "loss_curves", lambda *_: None)
-    monkeypatch.setattr(weights, "load_params", functools.cache(weights.load_params))
+    monkeypatch.setattr(cli_outputs, "loss_curves", lambda *_: None)
+    monkeypatch.setattr(cli_main, "load_params", functools.cache(load_params))
     page = GUIDE / "command_line.md"
     ran = []
     for program, *arguments in commands(page):
@@ -148,14 +154,14 @@ def test_commands_of_the_guide(folder, monkeypatch, capsys):
             smaller.append("--tile=32")
         with flagsaver.flagsaver():
             try:
-                code = cli._main(cli._parse(["nst-jax", *smaller]))
+                code = _main(_parse(["nst-jax", *smaller]))
             except SystemExit as ended:
                 code = ended.code
         out, err = capsys.readouterr()
         line = shlex.join(arguments)
         assert code == 0, f"{line}: {err}"
         asked = {argument.removeprefix("--").partition("=")[0] for argument in arguments}
-        assert bool(out) == bool(asked & {"help", *options.QUESTION_FLAGS}), line
+        assert bool(out) == bool(asked & {"help", *QUESTION_FLAGS}), line
         for output in (a.partition("=")[2] for a in arguments if a.startswith("--output_dir=")):
             assert list((folder / output).rglob("*.png")), line
             ran.append(output)

@@ -16,7 +16,7 @@ import pytest
 from fetching import CONTENT, NAME, OTHER, failure_from, fetch_from, md5, size
 from http_server import Answer, serving
 
-from nst_jax import fetch
+from nst_jax.weights import fetch
 
 STORAGE = "https://storage.googleapis.com"
 KERAS = f"{STORAGE}/tensorflow/keras-applications"

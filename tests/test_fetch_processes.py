@@ -9,7 +9,7 @@ from pathlib import Path
 from fetching import CONTENT, NAME, fetch_from, md5, size
 from http_server import Answer, serving
 
-from nst_jax import fetch
+from nst_jax.weights import fetch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = REPOSITORY / "scripts" / "fetch_weights.py"

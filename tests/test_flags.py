@@ -15,16 +15,24 @@ from absl.testing import flagsaver
 from commandline import FAST
 from PIL import Image
 
-from nst_jax import options, weights
+from nst_jax.cli.flags import (
+    ADDRESSES,
+    KINDS,
+    QUESTION_FLAGS,
+    RUN_FLAGS,
+    config_from_flags,
+    takes_several,
+)
+from nst_jax.coarse_to_fine import fit_shape
 from nst_jax.optimizers import Adam
 from nst_jax.presets import presets
-from nst_jax.stylize import fit_shape
 from nst_jax.terms import TERMS, TotalVariation, WassersteinStyle
+from nst_jax.weights.load import BUNDLED_FOLDER, sha256
 
 
 def another(address):
     """A value of a setting that is not its preset's, as text and as what is kept of it."""
-    (_, field), *_ = options.ADDRESSES[address]
+    (_, field), *_ = ADDRESSES[address]
     about, now = field.metadata, presets["default"].flat().get(address, field.default)
     if "choices" in about:
         (value, *_) = (choice for choice in about["choices"] if choice != now)
@@ -43,10 +51,10 @@ def with_kinds_for(address):
     """The flags that choose a part which has the setting, and the configuration of these."""
     if address in presets["default"].flat():
         return ()
-    owner = options.ADDRESSES[address][0].owner
+    owner = ADDRESSES[address][0].owner
     if owner in TERMS and presets["default"].term(owner) is None:
         return (f"--{owner}_weight=1",)
-    for flag, kinds in options.KINDS.items():
+    for flag, kinds in KINDS.items():
         for kind, made in kinds.items():
             if address in {name for name, *_ in fields_of(flag, made)}:
                 return (f"--{flag}={kind}",)
@@ -134,8 +142,8 @@ EFFECTS = {
 
 
 def test_every_flag_has_a_test_of_what_it_does():
-    settings = {*options.KINDS, *options.ADDRESSES}
-    assert EFFECTS.keys() == settings | {*options.RUN_FLAGS, *options.QUESTION_FLAGS}
+    settings = {*KINDS, *ADDRESSES}
+    assert EFFECTS.keys() == settings | {*RUN_FLAGS, *QUESTION_FLAGS}
     for flag, test in EFFECTS.items():
         named.check(test, about=flag)
 
@@ -143,10 +151,10 @@ def test_every_flag_has_a_test_of_what_it_does():
 def parsed(*arguments):
     with flagsaver.flagsaver():
         flags.FLAGS(["nst-jax", *arguments])
-        return options.config_from_flags()
+        return config_from_flags()
 
 
-@pytest.mark.parametrize("address", options.ADDRESSES)
+@pytest.mark.parametrize("address", ADDRESSES)
 def test_a_flag_sets_its_field_and_nothing_else(address):
     kinds = with_kinds_for(address)
     before, _ = parsed(*kinds)
@@ -162,7 +170,7 @@ def test_a_flag_sets_its_field_and_nothing_else(address):
     assert config == before.replace(**expected) and not sweep
 
 
-@pytest.mark.parametrize("address", list(filter(options.takes_several, options.ADDRESSES)))
+@pytest.mark.parametrize("address", list(filter(takes_several, ADDRESSES)))
 def test_a_number_with_several_values_is_explored(address):
     text, value = another(address)
     read = ("--schedule=exponential",) if address.startswith("decay_") else ()
@@ -237,7 +245,7 @@ def test_the_size_is_of_the_side_named():
 
 def test_the_network_is_the_one_named_or_in_the_file(run, pictures, tmp_path):
     own = tmp_path / "own.h5"
-    shutil.copy(weights.BUNDLED_FOLDER / "vgg16.h5", own)
+    shutil.copy(BUNDLED_FOLDER / "vgg16.h5", own)
     with h5py.File(own, "r+") as file:
         kernel = file["block1_conv1/block1_conv1_W_1:0"]
         kernel[...] = kernel[...][..., ::-1]  # another order of the first channels
@@ -260,7 +268,7 @@ def test_the_network_is_the_one_named_or_in_the_file(run, pictures, tmp_path):
         assert np.abs(made[name] - made["sixteen"]).max() > 1, name
     found = json.loads((tmp_path / "own" / "config.json").read_text())
     assert (found["network"], found["weights"]) == ("vgg16", str(own))
-    assert found["weights_sha256"] == weights.sha256(own) != weights.sha256("vgg16")
+    assert found["weights_sha256"] == sha256(own) != sha256("vgg16")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import hdf5
+from nst_jax.weights import hdf5
 
 
 @pytest.fixture

@@ -14,7 +14,17 @@ from absl import flags
 from absl.testing import flagsaver
 
 import nst_jax
-from nst_jax import cli, helptext, options, vgg
+from nst_jax import vgg
+from nst_jax.cli.flags import (
+    ADDRESSES,
+    KINDS,
+    QUESTION_FLAGS,
+    RUN_FLAGS,
+    settings_by_flag,
+    takes_several,
+)
+from nst_jax.cli.help import flags_by_group, flags_page, groups
+from nst_jax.cli.main import BAD_INPUT, _main, _parse
 from nst_jax.presets import descriptions, presets
 
 
@@ -25,7 +35,7 @@ def parse(capsys):
     def parse(*arguments):
         with flagsaver.flagsaver():
             try:
-                code = cli._parse(["nst-jax", *arguments]) and None
+                code = _parse(["nst-jax", *arguments]) and None
             except SystemExit as ended:
                 code = ended.code
         return code, *capsys.readouterr()
@@ -80,7 +90,7 @@ def test_help_of_the_command_itself():
     )
     assert (done.returncode, done.stderr) == (0, "")
     config = presets["default"]
-    assert done.stdout == helptext.flags_by_group(flags.FLAGS, config, width=80) + "\n"
+    assert done.stdout == flags_by_group(flags.FLAGS, config, width=80) + "\n"
 
 
 def assert_shown(text, value):
@@ -103,20 +113,20 @@ def assert_shown(text, value):
 
 def test_every_flag_is_in_one_group_with_its_default():
     ours = {
-        *options.RUN_FLAGS,
-        *options.KINDS,
-        *options.ADDRESSES,
-        *options.QUESTION_FLAGS,
+        *RUN_FLAGS,
+        *KINDS,
+        *ADDRESSES,
+        *QUESTION_FLAGS,
     }
-    grouped = [name for names in helptext.groups().values() for name in names]
+    grouped = [name for names in groups().values() for name in names]
     assert len(set(grouped)) == len(grouped)
     assert set(grouped) == ours | {"help", "flagfile", "verbosity", "helpfull"}
     config = presets["default"]
-    found = entries(helptext.flags_by_group(flags.FLAGS, config, width=100))
+    found = entries(flags_by_group(flags.FLAGS, config, width=100))
     assert list(found) == grouped
     for name, (_, text) in found.items():
         assert len(text) > 5, name
-    for name, wanted in options.settings_by_flag(config).items():
+    for name, wanted in settings_by_flag(config).items():
         assert_shown(re.search(r"\(default: ([^()]*)\)$", found[name][1])[1], wanted)
     # What the preset does not have has the default of whoever does.
     assert found["beta1"][1].endswith("(default: 0.9)")
@@ -124,18 +134,18 @@ def test_every_flag_is_in_one_group_with_its_default():
     assert found["size"][0] == "PIXELS" and found["learning_rate"][0] == "LEVELS,..."
     assert found["content_weight"][0] == "X,..." and found["clip"][0] == ""
     several = {name for name, (value, _) in found.items() if value.endswith(",...")}
-    assert several == set(filter(options.takes_several, options.ADDRESSES))
+    assert several == set(filter(takes_several, ADDRESSES))
     for name in ("tile", "animate", "save_every", "checkpoint_dir", "weights", "masks", "content"):
         assert found[name][1].endswith("(default: none)"), name
-    for name in options.RUN_FLAGS:
+    for name in RUN_FLAGS:
         assert found[name][1].count("(default: ") == 1, name
 
 
 def test_the_page_of_flags_is_what_they_say():
     page = pathlib.Path(__file__).parent.parent / "docs" / "flags.md"
-    made = helptext.flags_page(flags.FLAGS, presets["default"])
+    made = flags_page(flags.FLAGS, presets["default"])
     assert page.read_text("utf-8") == made, "run scripts/flags_page.py"
-    assert made.count("| `--") == len([*itertools.chain(*helptext.groups().values())])
+    assert made.count("| `--") == len([*itertools.chain(*groups().values())])
 
 
 def test_defaults_are_those_of_the_preset(parse):
@@ -144,7 +154,7 @@ def test_defaults_are_those_of_the_preset(parse):
     assert entries(out)["optimizer"][1].endswith("(default: lbfgs)")
     assert entries(out)["steps"][1].endswith("(default: 1000)")
     code, out, err = parse("--preset=gatis", "--help")
-    assert (code, out) == (cli.BAD_INPUT, "") and "did you mean 'gatys'" in err
+    assert (code, out) == (BAD_INPUT, "") and "did you mean 'gatys'" in err
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
@@ -156,7 +166,7 @@ def test_help_fits_the_terminal(monkeypatch, parse, width):
     widest = max(len(line) for line in body if " " in line.strip())
     assert widest <= min(width, 100)
     assert widest > min(width, 100) - 15  # and makes use of it
-    wide = entries(helptext.flags_by_group(flags.FLAGS, presets["default"], width=100))
+    wide = entries(flags_by_group(flags.FLAGS, presets["default"], width=100))
     for name, words in entries(out).items():  # long ones may be broken
         assert "".join(words).replace(" ", "") == "".join(wide[name]).replace(" ", ""), name
 
@@ -164,7 +174,7 @@ def test_help_fits_the_terminal(monkeypatch, parse, width):
 def test_every_preset_is_described_by_what_it_changes(run, capsys):
     assert descriptions.keys() == presets.keys()
     with flagsaver.flagsaver():
-        assert cli._main(flags.FLAGS(["nst-jax", "--list_presets"])) == 0
+        assert _main(flags.FLAGS(["nst-jax", "--list_presets"])) == 0
     out = capsys.readouterr().out
     *listed, common = re.split(r"\n(?=\S)", out)
     fields = {}
@@ -174,9 +184,9 @@ def test_every_preset_is_described_by_what_it_changes(run, capsys):
         fields[name] = dict(word.split("=") for word in words if re.fullmatch(r"\w+=\S+", word))
         assert " ".join(descriptions[name].split()) in " ".join(words)
     assert list(fields) == list(presets)
-    plain = options.settings_by_flag(nst_jax.Config())
+    plain = settings_by_flag(nst_jax.Config())
     for name, config in presets.items():
-        own = options.settings_by_flag(config)
+        own = settings_by_flag(config)
         if name != "default":
             own = {k: v for k, v in own.items() if k not in plain or v != plain[k]}
         assert fields[name].keys() == own.keys()
@@ -187,9 +197,9 @@ def test_every_preset_is_described_by_what_it_changes(run, capsys):
 
 @pytest.mark.parametrize("flag", ["--model=vgg16", "--model=vgg19", "--weights=vgg16.h5"])
 def test_the_layers_of_the_network(capsys, flag, monkeypatch):
-    monkeypatch.chdir(nst_jax.weights.BUNDLED_FOLDER)
+    monkeypatch.chdir(nst_jax.weights.load.BUNDLED_FOLDER)
     with flagsaver.flagsaver():
-        assert cli._main(flags.FLAGS(["nst-jax", "--list_layers", flag])) == 0
+        assert _main(flags.FLAGS(["nst-jax", "--list_layers", flag])) == 0
     _, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
     model = "vgg19" if "19" in flag else "vgg16"
     assert [row[0] for row in rows] == list(vgg.layer_names(model))
@@ -206,14 +216,14 @@ def test_the_layers_of_the_network(capsys, flag, monkeypatch):
 def test_flags_from_a_file(parse, tmp_path):
     (tmp_path / "flags").write_text("# a comment\n--size=77\n--styles=a.png,b.png\n\n--noclip\n")
     with flagsaver.flagsaver():
-        cli._parse(["nst-jax", f"--flagfile={tmp_path / 'flags'}", "--steps=3"])
+        _parse(["nst-jax", f"--flagfile={tmp_path / 'flags'}", "--steps=3"])
         values = [flags.FLAGS[name].value for name in ("size", "styles", "clip", "steps")]
     assert values == [77, ["a.png", "b.png"], False, 3]
     code, out, err = parse("--flagfile=none")
-    assert (code, out) == (cli.BAD_INPUT, "") and err.count("\n") == 1 and "none" in err
+    assert (code, out) == (BAD_INPUT, "") and err.count("\n") == 1 and "none" in err
     (tmp_path / "flags").write_text("--szie=77\n")
     code, _, err = parse(f"--flagfile={tmp_path / 'flags'}")
-    assert (code, err) == (cli.BAD_INPUT, "nst-jax: unknown flag --szie; did you mean 'size'?\n")
+    assert (code, err) == (BAD_INPUT, "nst-jax: unknown flag --szie; did you mean 'size'?\n")
 
 
 @pytest.mark.parametrize(
@@ -223,5 +233,5 @@ def test_flags_from_a_file(parse, tmp_path):
 def test_a_wrong_flag_is_answered_with_the_nearest(parse, wrong, right):
     code, out, err = parse(wrong)
     name = wrong[2:].split("=")[0]
-    assert (code, out) == (cli.BAD_INPUT, "")
+    assert (code, out) == (BAD_INPUT, "")
     assert err == f"nst-jax: unknown flag --{name}; did you mean '{right}'?\n"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from nst_jax import io
+from nst_jax.files.images import ImageError, read_image, to_uint8, write_image
 
 HEIGHT, WIDTH = 36, 44
 
@@ -29,15 +29,15 @@ def grey(values):
 
 
 def check(path, expected, atol=1e-6):
-    image = io.read_image(path)
+    image = read_image(path)
     assert image.dtype == np.float32 and image.min() >= 0 and image.max() <= 1
     np.testing.assert_allclose(image, expected, rtol=0, atol=atol)
 
 
 def refused(path, words, **options):
     """The file is refused by one line that starts with its name and says `words`."""
-    with pytest.raises(io.ImageError, match=words) as caught:
-        io.read_image(path, **options)
+    with pytest.raises(ImageError, match=words) as caught:
+        read_image(path, **options)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -209,7 +209,7 @@ def test_sixteen_bit_grey(tmp_path, rng, mode):
     else:
         Image.fromarray(samples).save(path)
     check(path, grey(samples / 65535), atol=1e-7)
-    assert io.read_image(path)[0, 0, 0] == np.float32(32768 / 65535)
+    assert read_image(path)[0, 0, 0] == np.float32(32768 / 65535)
 
 
 def test_sixteen_bit_grey_with_transparent_value(tmp_path, rng):
@@ -297,7 +297,7 @@ def test_profile_of_sixteen_bit_grey(tmp_path):
     samples = samples.round().astype(np.uint16)
     Image.fromarray(samples).save(tmp_path / "a.png", icc_profile=LINEAR_GREY)
     check(tmp_path / "a.png", grey(srgb_encode(samples / 65535)), atol=1.5 / 255)
-    assert len(np.unique(io.read_image(tmp_path / "a.png"))) > 1000
+    assert len(np.unique(read_image(tmp_path / "a.png"))) > 1000
 
 
 def test_profile_that_is_srgb_changes_nothing(tmp_path, rng):
@@ -358,7 +358,7 @@ def test_too_small(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "a.png")
     refused(tmp_path / "a.png", f"at least 32 pixels on each side, got {size[0]} x {size[1]}")
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    assert io.read_image(tmp_path / "a.png").shape == (32, 32, 3)
+    assert read_image(tmp_path / "a.png").shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("side", [17_400, 60_000])
@@ -382,12 +382,12 @@ def test_max_pixels(tmp_path, monkeypatch, name):
         for limit in (1, HEIGHT * WIDTH // 2, HEIGHT * WIDTH - 1):
             refused(path, f"max_pixels = {limit:,} pixels", max_pixels=limit)
             assert Image.MAX_IMAGE_PIXELS == 1000
-        assert io.read_image(path, max_pixels=HEIGHT * WIDTH).shape == (HEIGHT, WIDTH, 3)
+        assert read_image(path, max_pixels=HEIGHT * WIDTH).shape == (HEIGHT, WIDTH, 3)
     assert Image.MAX_IMAGE_PIXELS == 1000
     with pytest.raises(ValueError, match="max_pixels: wanted a positive number, got 0"):
-        io.read_image(path, max_pixels=0)
+        read_image(path, max_pixels=0)
     with pytest.raises(TypeError, match="positional"):
-        io.read_image(path, 10_000)
+        read_image(path, 10_000)
 
 
 def test_to_uint8_rounds_and_clips():
@@ -407,32 +407,32 @@ def test_to_uint8_rounds_and_clips():
     expected = [0, 0, 0, 0, 1, 128, 255, 255, 255, 255, 0]
     image = np.broadcast_to(np.array(values)[:, None, None], (len(values), 1, 3))
     for dtype in (np.float32, np.float64):
-        rounded = io.to_uint8(image.astype(dtype))
+        rounded = to_uint8(image.astype(dtype))
         assert rounded.dtype == np.uint8 and rounded[:, 0, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_to_uint8_inverts_division_by_255(dtype):
     every = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 1, 3))
-    np.testing.assert_array_equal(io.to_uint8((every / 255).astype(dtype)), every)
+    np.testing.assert_array_equal(to_uint8((every / 255).astype(dtype)), every)
 
 
 def test_to_uint8_refuses():
     with pytest.raises(TypeError, match="image: wanted float16.*got uint8"):
-        io.to_uint8(np.zeros((2, 2, 3), np.uint8))
+        to_uint8(np.zeros((2, 2, 3), np.uint8))
     with pytest.raises(ValueError, match=r"image: wanted the shape .* got \[2, 2, 4\]"):
-        io.to_uint8(np.zeros((2, 2, 4), np.float32))
+        to_uint8(np.zeros((2, 2, 4), np.float32))
     with pytest.raises(ValueError, match=r"image: wanted the shape .* got \[2, 3\]"):
-        io.to_uint8(np.zeros((2, 3), np.float32))
-    assert io.to_uint8(np.zeros((5, 4, 2, 2, 3), np.float32)).shape == (5, 4, 2, 2, 3)
+        to_uint8(np.zeros((2, 3), np.float32))
+    assert to_uint8(np.zeros((5, 4, 2, 2, 3), np.float32)).shape == (5, 4, 2, 2, 3)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "a.TIFF"])
 def test_write_and_read_exactly(tmp_path, rng, name):
     image = levels(rng, 3).astype(np.float32) / 255
     path = tmp_path / "new" / "folder" / name
-    io.write_image(path, image)
-    np.testing.assert_array_equal(io.read_image(path), image)
+    write_image(path, image)
+    np.testing.assert_array_equal(read_image(path), image)
     assert [p.name for p in path.parent.iterdir()] == [name]
 
 
@@ -442,33 +442,33 @@ def test_write_jpeg(tmp_path, name):
     image = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     image[:, 0::2, 0] = 1
     image[:, 1::2, 2] = 1
-    io.write_image(str(tmp_path / name), image)
+    write_image(str(tmp_path / name), image)
     with Image.open(tmp_path / name) as saved:
         assert saved.format == "JPEG"
-    assert np.abs(io.read_image(tmp_path / name) - image).mean() < 0.03
+    assert np.abs(read_image(tmp_path / name) - image).mean() < 0.03
 
 
 def test_write_clips_and_does_not_wrap(tmp_path):
     image = np.full((HEIGHT, WIDTH, 3), 1.2, np.float32)
     image[:, ::2] = -0.1
-    io.write_image(tmp_path / "a.png", image)
-    np.testing.assert_array_equal(io.read_image(tmp_path / "a.png"), image > 0)
+    write_image(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), image > 0)
 
 
 def test_write_refuses(tmp_path):
     image = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for name in ("a.xyz", "a", "a.gif"):
-        with pytest.raises(io.ImageError, match=r": wanted one of \.png, \.jpg, .* got ") as caught:
-            io.write_image(tmp_path / name, image)
+        with pytest.raises(ImageError, match=r": wanted one of \.png, \.jpg, .* got ") as caught:
+            write_image(tmp_path / name, image)
         assert str(caught.value).startswith(str(tmp_path / name))
     for wrong in (image[None], image[..., 0], image[:0]):
         with pytest.raises(ValueError, match="image: wanted the shape"):
-            io.write_image(tmp_path / "a.png", wrong)
+            write_image(tmp_path / "a.png", wrong)
     with pytest.raises(TypeError, match="image: wanted float16"):
-        io.write_image(tmp_path / "a.png", image.astype(np.uint8))
+        write_image(tmp_path / "a.png", image.astype(np.uint8))
     # WebP has no side above 16383.
-    with pytest.raises(io.ImageError, match="cannot be written: "):
-        io.write_image(tmp_path / "a.webp", np.zeros((1, 16384, 3), np.float32))
+    with pytest.raises(ImageError, match="cannot be written: "):
+        write_image(tmp_path / "a.webp", np.zeros((1, 16384, 3), np.float32))
     assert not list(tmp_path.iterdir())
 
 
@@ -481,8 +481,8 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(io.ImageError, match="cannot be written: No space left") as caught:
-        io.write_image(path, np.zeros((HEIGHT, WIDTH, 3), np.float32))
+    with pytest.raises(ImageError, match="cannot be written: No space left") as caught:
+        write_image(path, np.zeros((HEIGHT, WIDTH, 3), np.float32))
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
     assert path.read_bytes() == b"what was there"
     assert list(tmp_path.iterdir()) == [path]
@@ -493,7 +493,7 @@ def test_write_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
     for path in (tmp_path / "file" / "a.png", tmp_path / "folder.png"):
-        with pytest.raises(io.ImageError, match="cannot be written: ") as caught:
-            io.write_image(path, image)
+        with pytest.raises(ImageError, match="cannot be written: ") as caught:
+            write_image(path, image)
         assert str(caught.value).startswith(f"{path}: ")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from nst_jax import io, memory
+from nst_jax.files import host_memory
+from nst_jax.files.images import ImageError, _bytes_a_pixel, read_image, read_shape
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -38,24 +39,24 @@ def promise(path, side, *, bits=8, colour_type=2):
 def test_what_does_not_fit_is_refused_before_it_is_decoded(tmp_path, monkeypatch, kind, need):
     path = tmp_path / "a.png"
     promise(path, 6000, **kind)
-    monkeypatch.setattr(memory, "host_bytes", lambda: 2**30)
-    for read in (io.read_image, io.read_shape):
-        with pytest.raises(io.ImageError) as caught:
+    monkeypatch.setattr(host_memory, "host_bytes", lambda: 2**30)
+    for read in (read_image, read_shape):
+        with pytest.raises(ImageError) as caught:
             read(path)
         assert str(caught.value) == (
             f"{path}: reading its 6000 x 6000 pixels would take {need} GiB of memory, "
             "and there are 1.00 GiB"
         )
     for there_are in (int((float(need) + 0.01) * 2**30), None):
-        monkeypatch.setattr(memory, "host_bytes", lambda there_are=there_are: there_are)
-        with pytest.raises(io.ImageError, match="cannot be read"):  # it gets to the pixels
-            io.read_image(path)
+        monkeypatch.setattr(host_memory, "host_bytes", lambda there_are=there_are: there_are)
+        with pytest.raises(ImageError, match="cannot be read"):  # it gets to the pixels
+            read_image(path)
 
 
 def test_a_small_picture_is_read_whatever_there_is(tmp_path, monkeypatch):
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
-    monkeypatch.setattr(memory, "host_bytes", lambda: 0)
-    assert io.read_image(tmp_path / "a.png").shape == (200, 300, 3)
+    monkeypatch.setattr(host_memory, "host_bytes", lambda: 0)
+    assert read_image(tmp_path / "a.png").shape == (200, 300, 3)
 
 
 PEAK = """
@@ -97,7 +98,7 @@ def test_reading_takes_no_more_than_is_held_against_it(tmp_path, mode, suffix, o
     path = tmp_path / f"a.{suffix}"
     picture.save(path, **options)
     with Image.open(path) as opened:
-        need = side * side * io._bytes_a_pixel(opened)
+        need = side * side * _bytes_a_pixel(opened)
     del picture
     # In a process of its own: in one that has worked, what is read finds room that was there.
     done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from nst_jax import deep_color, io
+from nst_jax.files import deep_color
+from nst_jax.files.images import FORMATS, ImageError, read_text, read_with_alpha, write_image
 
 HEIGHT, WIDTH = 100, 44  # of more rows than are compressed together
 
@@ -95,7 +96,7 @@ DEEP = {"a.png": png_samples, "a.tiff": tiff_samples}
 def test_sixteen_bits(tmp_path, picture, alpha, name, transparent):
     path = tmp_path / name
     picture[0, 0], picture[0, 1], picture[0, 2] = np.nan, -1, 2
-    io.write_image(path, picture, bits=16, alpha=alpha if transparent else None, text="so")
+    write_image(path, picture, bits=16, alpha=alpha if transparent else None, text="so")
     wanted = np.clip(np.nan_to_num(picture), 0, 1)
     if transparent:
         wanted = np.concatenate([wanted, alpha[..., None]], axis=-1)
@@ -105,19 +106,19 @@ def test_sixteen_bits(tmp_path, picture, alpha, name, transparent):
     with Image.open(path) as seen:  # and as everyone else sees it, by the upper byte
         assert seen.mode == ("RGBA" if transparent else "RGB") and seen.format in ("PNG", "TIFF")
         np.testing.assert_array_equal(np.asarray(seen), found >> 8)
-    assert io.read_text(path) == "so"
+    assert read_text(path) == "so"
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
 def test_alpha_comes_back(tmp_path, picture, alpha, name):
-    io.write_image(tmp_path / name, picture, alpha=alpha)
+    write_image(tmp_path / name, picture, alpha=alpha)
     with Image.open(tmp_path / name) as seen:
         assert seen.mode == "RGBA"
         pixels = np.asarray(seen)
     # The colours of what is not to be seen, too.
     np.testing.assert_array_equal(pixels[..., :3], np.rint(255 * picture))
     np.testing.assert_array_equal(pixels[..., 3], np.rint(255 * alpha))
-    image, found = io.read_with_alpha(tmp_path / name)
+    image, found = read_with_alpha(tmp_path / name)
     np.testing.assert_allclose(found, np.rint(255 * alpha) / 255, atol=1e-6)
     opaque = found[..., None]
     on_white = np.rint(255 * picture) / 255 * opaque + 1 - opaque
@@ -125,38 +126,38 @@ def test_alpha_comes_back(tmp_path, picture, alpha, name):
 
 
 def test_alpha_of_what_is_opaque_and_of_a_transparent_grey(tmp_path, picture):
-    io.write_image(tmp_path / "a.png", picture, alpha=np.ones((HEIGHT, WIDTH), np.float32))
-    assert io.read_with_alpha(tmp_path / "a.png")[1] is None
-    io.write_image(tmp_path / "a.png", picture)
-    assert io.read_with_alpha(tmp_path / "a.png")[1] is None
+    write_image(tmp_path / "a.png", picture, alpha=np.ones((HEIGHT, WIDTH), np.float32))
+    assert read_with_alpha(tmp_path / "a.png")[1] is None
+    write_image(tmp_path / "a.png", picture)
+    assert read_with_alpha(tmp_path / "a.png")[1] is None
     grey = np.full((40, 50), 700, np.uint16)
     grey[3:9] = 9
     Image.fromarray(grey).save(tmp_path / "b.png", transparency=9)
-    _, alpha = io.read_with_alpha(tmp_path / "b.png")
+    _, alpha = read_with_alpha(tmp_path / "b.png")
     np.testing.assert_array_equal(alpha, grey != 9)
 
 
 def test_a_jpeg_goes_without_alpha_but_with_everything_else(tmp_path, picture, alpha):
-    io.write_image(tmp_path / "a.jpg", picture, alpha=alpha, text="x" * 65_000)
+    write_image(tmp_path / "a.jpg", picture, alpha=alpha, text="x" * 65_000)
     with Image.open(tmp_path / "a.jpg") as seen:
         assert seen.mode == "RGB" and seen.layers == 3
         assert all(sampling[1:3] == (1, 1) for sampling in seen.layer)  # 4:4:4
         reference = bytes_io.BytesIO()
         Image.new("RGB", (8, 8)).save(reference, "JPEG", quality=95)
         assert seen.quantization == Image.open(reference).quantization
-    assert io.read_text(tmp_path / "a.jpg") == "x" * 65_000
-    with pytest.raises(io.ImageError, match="a.jpg: cannot be written: EXIF data is too long"):
-        io.write_image(tmp_path / "a.jpg", picture, text="x" * 66_000)
+    assert read_text(tmp_path / "a.jpg") == "x" * 65_000
+    with pytest.raises(ImageError, match="a.jpg: cannot be written: EXIF data is too long"):
+        write_image(tmp_path / "a.jpg", picture, text="x" * 66_000)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tiff"])
 def test_everything_is_tagged_as_srgb(tmp_path, picture, name, bits):
     if bits == 16 and name in ("a.jpg", "a.webp"):
-        with pytest.raises(io.ImageError, match="wanted 8 bits a channel, or 16 in PNG and TIFF"):
-            io.write_image(tmp_path / name, picture, bits=bits)
+        with pytest.raises(ImageError, match="wanted 8 bits a channel, or 16 in PNG and TIFF"):
+            write_image(tmp_path / name, picture, bits=bits)
         return
-    io.write_image(tmp_path / name, picture, bits=bits)
+    write_image(tmp_path / name, picture, bits=bits)
     with Image.open(tmp_path / name) as seen:
         if name == "a.png":
             assert seen.info["srgb"] == 0
@@ -177,37 +178,37 @@ def test_the_profile_holds_no_time(monkeypatch):
     assert made[24:36] != first[24:36] and made[36:] == first[36:]
 
 
-@pytest.mark.parametrize("kind", io.FORMATS)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_equal_pictures_are_equal_files_and_carry_their_text(tmp_path, picture, kind):
-    suffix = io.FORMATS[kind].suffix
+    suffix = FORMATS[kind].suffix
     text = '{"a": "\\u00e9 \'quoted\'"}' * 50
     paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for path in paths:
         deep_color.srgb_profile.cache_clear()
-        io.write_image(path, picture, bits=io.FORMATS[kind].bits, text=text)
+        write_image(path, picture, bits=FORMATS[kind].bits, text=text)
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert io.read_text(paths[0]) == text
+    assert read_text(paths[0]) == text
 
 
 def test_no_text_and_none_to_read(tmp_path, picture):
-    io.write_image(tmp_path / "a.png", picture)
-    assert io.read_text(tmp_path / "a.png") is None
+    write_image(tmp_path / "a.png", picture)
+    assert read_text(tmp_path / "a.png") is None
     (tmp_path / "b.png").write_bytes(b"none")
-    with pytest.raises(io.ImageError, match="b.png: not an image"):
-        io.read_text(tmp_path / "b.png")
+    with pytest.raises(ImageError, match="b.png: not an image"):
+        read_text(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH, 1), (HEIGHT, WIDTH - 1), (1, HEIGHT, WIDTH)])
 def test_alpha_of_another_shape_is_refused(tmp_path, picture, shape):
     with pytest.raises(ValueError, match=r"alpha: wanted the shape \[100, 44\], got \[") as caught:
-        io.write_image(tmp_path / "a.png", picture, alpha=np.ones(shape, np.float32))
+        write_image(tmp_path / "a.png", picture, alpha=np.ones(shape, np.float32))
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["jpg", "webp"])
 def test_the_longest_side_of_a_format_is_its_own(tmp_path, kind):
-    suffix, longest = io.FORMATS[kind].suffix, io.FORMATS[kind].longest_side
-    io.write_image(tmp_path / f"a{suffix}", np.zeros((1, longest, 3), np.float32))
-    with pytest.raises(io.ImageError, match="cannot be written"):
-        io.write_image(tmp_path / f"b{suffix}", np.zeros((1, longest + 36, 3), np.float32))
+    suffix, longest = FORMATS[kind].suffix, FORMATS[kind].longest_side
+    write_image(tmp_path / f"a{suffix}", np.zeros((1, longest, 3), np.float32))
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / f"b{suffix}", np.zeros((1, longest + 36, 3), np.float32))
     assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]

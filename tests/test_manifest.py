@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from nst_jax.manifest import Manifest, check_settings
-from nst_jax.pairs import Pair
+from nst_jax.cli.dataset.manifest import Manifest, check_settings
+from nst_jax.cli.dataset.pairs import Pair
 
 PAIRS = [Pair(f"{name}.jpg", "s.jpg", f"{name}__s.png") for name in "abc"]
 

@@ -10,7 +10,7 @@ import pytest
 import nst_jax
 from benchmarks.defaults import checkerboard
 from nst_jax import optimize
-from nst_jax.checkpoints import Checkpoints
+from nst_jax.files.checkpoints import Checkpoints
 
 PLAIN = basic.CONFIG.replace(
     normalize_gradient="none", momentum=0.0, schedule="constant", clip=False, steps=3
@@ -176,10 +176,10 @@ def test_the_preset_lbfgs_keeps_its_loss_within_a_fifth_of_the_lowest(vgg19, rng
 
 
 def test_the_records_say_so(run, tmp_path):
-    from nst_jax import io
+    from nst_jax.files.images import read_image, write_image
 
     picture = tmp_path / "disc.png"
-    io.write_image(picture, disc())
+    write_image(picture, disc())
     code, err = run(
         f"--content={picture}",
         f"--styles={picture}",
@@ -196,5 +196,5 @@ def test_the_records_say_so(run, tmp_path):
     assert last["kept_start"] == 2
     assert "no better at 2 scales: start kept" in (tmp_path / "out" / "report.html").read_text()
     np.testing.assert_array_equal(
-        io.read_image(tmp_path / "out" / "disc__disc.png"), io.read_image(picture)
+        read_image(tmp_path / "out" / "disc__disc.png"), read_image(picture)
     )

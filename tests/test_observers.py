@@ -13,8 +13,20 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import cli, files, io, looks, observers, page
-from nst_jax.stylize import Result
+from nst_jax.cli.look import observers, report_page
+from nst_jax.cli.look.observers import (
+    FRAMES,
+    Animation,
+    Group,
+    Observers,
+    Report,
+    Snapshots,
+    TensorBoard,
+)
+from nst_jax.cli.main import BAD_INPUT
+from nst_jax.coarse_to_fine import Result
+from nst_jax.files.atomic import FileError
+from nst_jax.files.images import to_uint8
 
 # Two scales of four steps each.
 TWO_SCALES = ("--first_size=24", "--scale_factor=2", "--steps=4", "--first_steps=4")
@@ -26,15 +38,15 @@ TERMS = ("total", "content", "style", "tv")
 def followed(monkeypatch):
     """For each dispatch of a run: step, pictures, and what the report's file held afterwards."""
     seen = []
-    call = observers.Observers.__call__
+    call = Observers.__call__
 
     def follow(self, progress):
         call(self, progress)
-        paths = [o._path for o in self._observers if isinstance(o, looks.Report)]
+        paths = [o._path for o in self._observers if isinstance(o, Report)]
         text = paths[0].read_text("utf-8") if paths else None
         seen.append((progress.step, np.array(progress.images), text))
 
-    monkeypatch.setattr(observers.Observers, "__call__", follow)
+    monkeypatch.setattr(Observers, "__call__", follow)
     return seen
 
 
@@ -85,7 +97,7 @@ def test_everything_that_a_run_can_show(run, pictures, tmp_path, followed):
         for step in (2, 4, 6, 8):
             found = pixels(out / stem / f"step_{step:06d}.png")
             assert found.shape == ((18, 24, 3) if step <= 4 else (36, 48, 3))
-            np.testing.assert_array_equal(found, io.to_uint8(by_step[step][number]))
+            np.testing.assert_array_equal(found, to_uint8(by_step[step][number]))
         final = pixels(out / f"{stem}.png")
         np.testing.assert_array_equal(found, final)
 
@@ -138,14 +150,14 @@ def test_everything_that_a_run_can_show(run, pictures, tmp_path, followed):
 
 def test_a_run_that_stops_leaves_a_page_that_says_so(run, pictures, tmp_path, monkeypatch):
     content, style, _ = pictures
-    call = observers.Observers.__call__
+    call = Observers.__call__
 
     def stop(self, progress):
         call(self, progress)
         if progress.step == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(observers.Observers, "__call__", stop)
+    monkeypatch.setattr(Observers, "__call__", stop)
     arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'o'}")
     code, err = run(*arguments, *FAST, *TWO_SCALES, "--report", "--animate=webp")
     assert code == 130
@@ -159,7 +171,7 @@ def test_nothing_is_shown_unasked_and_bad_input_leaves_a_page_alone(run, picture
     (tmp_path / "report.html").write_text("old")
     arguments = (f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path}")
     code, err = run(*arguments, *FAST, "--report", "--size=1")
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     code, err = run(*arguments, *FAST)
     assert code == 0, err
     assert (tmp_path / "report.html").read_text() == "old"
@@ -174,7 +186,7 @@ def test_nothing_is_shown_unasked_and_bad_input_leaves_a_page_alone(run, picture
     ],
 )
 def test_bad_flags_get_one_line(run, flag, message):
-    assert run("--demo", flag) == (cli.BAD_INPUT, f"nst-jax: {message}\n")
+    assert run("--demo", flag) == (BAD_INPUT, f"nst-jax: {message}\n")
 
 
 def test_without_tensorboardx_one_line_says_how_to_get_it(run, pictures, tmp_path, monkeypatch):
@@ -185,7 +197,7 @@ def test_without_tensorboardx_one_line_says_how_to_get_it(run, pictures, tmp_pat
         f"--tensorboard_dir={tmp_path / 'board'}",
     )  # fmt: skip
     line = "nst-jax: --tensorboard_dir needs tensorboardX: pip install 'nst-jax[tensorboard]'\n"
-    assert (code, err) == (cli.BAD_INPUT, line)
+    assert (code, err) == (BAD_INPUT, line)
 
 
 def in_no_room(monkeypatch, function, room):
@@ -203,13 +215,13 @@ def in_no_room(monkeypatch, function, room):
 def test_a_full_disk_for_tensorboard_is_one_line(run, pictures, tmp_path, monkeypatch, room):
     content, style, _ = pictures
     board = tmp_path / "board"
-    monkeypatch.setattr(looks.TensorBoard, "SECONDS", 0.0)
-    in_no_room(monkeypatch, (looks.TensorBoard, "__call__"), room)
+    monkeypatch.setattr(TensorBoard, "SECONDS", 0.0)
+    in_no_room(monkeypatch, (TensorBoard, "__call__"), room)
     code, err = run(
         f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path / 'out'}", *FAST,
         f"--tensorboard_dir={board}", "--log_every=1", "--steps=4",
     )  # fmt: skip
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert err.splitlines()[-1] == f"nst-jax: {board}: cannot be written: File too large"
     assert "Traceback" not in err and "step 4/4" not in err
     assert (tmp_path / "out" / "a__b.png").exists()
@@ -220,10 +232,10 @@ def test_a_page_that_cannot_be_written_leaves_the_pictures(run, pictures, tmp_pa
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--steps=3")
     code, err = run(*arguments, f"--output_dir={tmp_path / 'whole'}", "--save_every=1")
     assert code == 0, err
-    in_no_room(monkeypatch, (looks.Report, "_write"), 100)
+    in_no_room(monkeypatch, (Report, "_write"), 100)
     out = tmp_path / "out"
     code, err = run(*arguments, f"--output_dir={out}", "--report")
-    assert code == cli.BAD_INPUT
+    assert code == BAD_INPUT
     assert err.splitlines()[-1] == f"nst-jax: {out}/report.html: cannot be written: File too large"
     kept = pixels(out / "a__b.png")
     np.testing.assert_array_equal(kept, pixels(tmp_path / "whole" / "a__b" / "step_000001.png"))
@@ -231,9 +243,9 @@ def test_a_page_that_cannot_be_written_leaves_the_pictures(run, pictures, tmp_pa
 
 def test_many_losses_on_a_full_disk_end_too(tmp_path):
     """Without a flush: what tensorboardX keeps goes out to the disk by itself."""
-    board = looks.TensorBoard(str(tmp_path), log_every=1, pictures_every=None)
+    board = TensorBoard(str(tmp_path), log_every=1, pictures_every=None)
     board.begin(group("x"))
-    with room_for(2000), pytest.raises(files.FileError) as caught:
+    with room_for(2000), pytest.raises(FileError) as caught:
         for progress in dispatches(1000):
             board(progress, None)
     assert str(caught.value) == f"{tmp_path}: cannot be written: File too large"
@@ -250,7 +262,7 @@ ENDS = Result(
 
 def group(*stems):
     picture = SimpleNamespace(name="x", image=np.random.default_rng(0).random((8, 8, 3)))
-    return observers.Group([picture], [picture] * len(stems), stems, stems)
+    return Group([picture], [picture] * len(stems), stems, stems)
 
 
 def dispatches(steps, length=1, shape=(4, 4, 3)):
@@ -279,7 +291,7 @@ def dispatches(steps, length=1, shape=(4, 4, 3)):
     [(10, 1, [10, 20, 30]), (7, 1, [7, 14, 21, 28]), (10, 25, [25, 30]), (99, 1, [])],
 )
 def test_snapshots_are_of_the_first_step_that_can_be_seen(tmp_path, every, length, expected):
-    snapshots = looks.Snapshots(tmp_path, every=every)
+    snapshots = Snapshots(tmp_path, every=every)
     snapshots.begin(group("x"))
     for progress in dispatches(30, length):
         snapshots(progress, lambda progress=progress: progress.images)
@@ -289,7 +301,7 @@ def test_snapshots_are_of_the_first_step_that_can_be_seen(tmp_path, every, lengt
 
 def animated(tmp_path, steps, length=1, suffix="webp"):
     """Brightness of each frame, of 255."""
-    animation = looks.Animation(tmp_path, suffix=suffix)
+    animation = Animation(tmp_path, suffix=suffix)
     animation.begin(group("x"))
     for progress in dispatches(steps, length):
         animation(progress, lambda progress=progress: progress.images)
@@ -305,7 +317,7 @@ def animated(tmp_path, steps, length=1, suffix="webp"):
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
 def test_frames_are_few_and_evenly_spread(tmp_path, suffix):
     found = animated(tmp_path, 240, suffix=suffix)
-    assert len(found) == looks.FRAMES
+    assert len(found) == FRAMES
     np.testing.assert_allclose(np.diff(found), 255 / 59, atol=3)
     assert found[0] < 4 and found[-1] == pytest.approx(255, abs=2)
     assert len(animated(tmp_path / "short", 5, suffix=suffix)) == 5
@@ -313,7 +325,7 @@ def test_frames_are_few_and_evenly_spread(tmp_path, suffix):
 
 
 def test_frames_take_no_more_memory_than_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(looks, "FRAME_BYTES", 16 * 48)
+    monkeypatch.setattr(observers, "FRAME_BYTES", 16 * 48)
     found = animated(tmp_path, 240)
     assert 8 <= len(found) <= 17
     gaps = np.diff(found)
@@ -324,17 +336,17 @@ def report(tmp_path, monkeypatch, steps, seconds, cost):
     """Steps at which the page was written, by a clock that each step and each page puts forward."""
     clock, written = [0.0], []
     times = SimpleNamespace(perf_counter=lambda: clock[0], time=lambda: clock[0])
-    monkeypatch.setattr(looks, "time", times)
-    render = page.render
+    monkeypatch.setattr(observers, "time", times)
+    render = report_page.render
 
     def rendered(run):
         clock[0] += cost
         written.append(run.step)
         return render(run)
 
-    monkeypatch.setattr(page, "render", rendered)
+    monkeypatch.setattr(report_page, "render", rendered)
     path = tmp_path / "report.html"
-    observer = looks.Report(path, settings={}, log_every=1, outputs=1)
+    observer = Report(path, settings={}, log_every=1, outputs=1)
     observer.begin(group("x"))
     for progress in dispatches(steps):
         clock[0] += seconds
@@ -350,8 +362,8 @@ def test_the_page_is_renewed_every_few_seconds(tmp_path, monkeypatch):
 
 
 def test_what_the_page_holds_is_bounded_and_keeps_both_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(looks.Report, "ROWS", 50)
-    monkeypatch.setattr(looks.Report, "LAYERS", 20)
+    monkeypatch.setattr(Report, "ROWS", 50)
+    monkeypatch.setattr(Report, "LAYERS", 20)
     _, observer, path = report(tmp_path, monkeypatch, 300, seconds=5.0, cost=0.0)
     assert not observer.end(ENDS)
     assert observer.close(None) == [path]
@@ -366,7 +378,7 @@ def test_what_the_page_holds_is_bounded_and_keeps_both_ends(tmp_path, monkeypatc
 
 def test_a_value_that_is_not_finite_is_null(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
-    observer = looks.Report(path, settings={}, log_every=1, outputs=1)
+    observer = Report(path, settings={}, log_every=1, outputs=1)
     observer.begin(group("x"))
     for progress in dispatches(3):
         progress.terms |= {"total": np.full((1, 1), np.nan)}
@@ -384,7 +396,7 @@ def test_the_first_page_of_a_run_that_goes_on_shows_the_losses_before(tmp_path):
     *before, now = dispatches(5)
     terms = {name: np.concatenate([p.terms[name] for p in before]) for name in TERMS}
     path = tmp_path / "report.html"
-    observer = looks.Report(path, settings={}, log_every=100, outputs=1)
+    observer = Report(path, settings={}, log_every=100, outputs=1)
     observer.begin(group("x")._replace(history=terms))
     now.steps = 99
     observer(now, lambda: now.images)
@@ -403,10 +415,10 @@ def test_a_run_found_to_be_over_writes_what_is_missing_or_no_whole_page(tmp_path
         animation.parent.mkdir()
         animation.write_bytes(b"there")
     before = path.read_text() if state else None
-    board = looks.TensorBoard(str(tmp_path / "board"), log_every=1, pictures_every=None)
-    page_of = looks.Report(path, settings={}, log_every=2, outputs=1)
-    kinds = [looks.Animation(tmp_path, suffix="gif"), board, page_of]
-    with observers.Observers(kinds) as watch:
+    board = TensorBoard(str(tmp_path / "board"), log_every=1, pictures_every=None)
+    page_of = Report(path, settings={}, log_every=2, outputs=1)
+    kinds = [Animation(tmp_path, suffix="gif"), board, page_of]
+    with Observers(kinds) as watch:
         watch.begin(group("x")._replace(history=history))
         watch.end(ENDS._replace(diverged=np.ones(1, bool)))
     assert not (tmp_path / "board").exists()

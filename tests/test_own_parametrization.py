@@ -138,7 +138,7 @@ def test_coarse_to_fine_begins_each_scale_from_the_last_picture(vgg16, pictures)
 
 
 def test_it_goes_on_where_it_stood(vgg16, pictures, tmp_path):
-    from nst_jax.checkpoints import Checkpoints
+    from nst_jax.files.checkpoints import Checkpoints
 
     whole = paint(vgg16, pictures, parametrization=Bands())
 

@@ -8,7 +8,8 @@ import own
 import pytest
 
 import nst_jax
-from nst_jax import preflight, terms
+from nst_jax import terms
+from nst_jax.cli import preflight
 from nst_jax.settings import number, option, settings, weighted
 from nst_jax.terms import IMAGE, Field, GramStyle
 

@@ -37,7 +37,7 @@ def test_the_wheel_carries_weights_types_and_licence(distributions):
     names = set(zipfile.ZipFile(distributions[0]).namelist())
     for name in ("vgg16.h5", "vgg19.h5", "SHA256SUMS", "README.md"):
         assert f"nst_jax/bundled/{name}" in names
-    assert {"nst_jax/py.typed", "nst_jax/page.css", "nst_jax/page.js"} <= names
+    assert {"nst_jax/py.typed", "nst_jax/cli/look/page.css"} <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/", "weights/")) for name in names)
 
@@ -55,7 +55,7 @@ def test_only_what_is_compared_with_is_of_one_release(distributions):
 def test_the_sdist_carries_what_builds_and_tests_it(distributions):
     with tarfile.open(distributions[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    modules = {f"nst_jax/{path.name}" for path in (ROOT / "nst_jax").glob("*.py")}
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nst_jax").rglob("*.py")}
     assert modules <= names
     wanted = {"weights/vgg16.h5", "weights/vgg19.h5", "scripts/demo.sh", "tests/conftest.py"}
     wanted |= {"docs/guide/python.md", "docs/notebook.ipynb", "scripts/docs_hooks.py", "mkdocs.yml"}
@@ -68,8 +68,8 @@ def test_the_wheel_runs_the_demo_away_from_the_checkout(distributions, tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import nst_jax.cli; "
-        "assert nst_jax.__file__.startswith(sys.path[0]); nst_jax.cli.main()"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import nst_jax.cli.main; "
+        "assert nst_jax.__file__.startswith(sys.path[0]); nst_jax.cli.main.main()"
     )
     done = subprocess.run(
         [

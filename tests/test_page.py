@@ -11,7 +11,7 @@ import pytest
 from paging import NASTY, painted, run_of
 from PIL import Image
 
-from nst_jax import charts, page
+from nst_jax.cli.look import charts, report_page
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 
@@ -50,7 +50,7 @@ class Parsed(HTMLParser):
 
 @pytest.mark.parametrize("state", ["running", "finished", "stopped"])
 def test_the_page_is_whole_and_asks_for_nothing(state):
-    text = page.render(run_of(3, state=state))
+    text = report_page.render(run_of(3, state=state))
     parsed = Parsed(text)
     assert [tag for tag, _ in parsed.elements[:2]] == ["html", "head"]
     for tag, attributes in parsed.elements:
@@ -73,7 +73,7 @@ def test_the_page_is_whole_and_asks_for_nothing(state):
 def test_pictures_are_inside(rng):
     images = [painted(rng, 90, 160), painted(rng, 160, 90)]
     for image in images:
-        uri = page.data_uri(image, longest=80)
+        uri = report_page.data_uri(image, longest=80)
         kind, _, data = uri.partition(",")
         assert kind == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
@@ -81,7 +81,7 @@ def test_pictures_are_inside(rng):
             small = Image.fromarray((255 * image).round().astype(np.uint8)).resize(picture.size)
             difference = np.asarray(picture, float) - np.asarray(small, float)
             assert np.abs(difference).mean() < 12
-    found = Parsed(page.render(run_of(2))).all("img")
+    found = Parsed(report_page.render(run_of(2))).all("img")
     assert len(found) == 2 * 3 + 3  # before, after and style of each; and the inputs
     for image in found:
         with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
@@ -92,7 +92,7 @@ def test_pictures_are_inside(rng):
 
 def test_names_are_text():
     run = run_of(2, labels=[NASTY, "b & c"])
-    text = page.render(run)
+    text = report_page.render(run)
     parsed = Parsed(text)
     assert len(parsed.all("script")) == 2  # ours
     assert NASTY in parsed.texts["strong"] and "b & c" in parsed.texts["strong"]
@@ -103,7 +103,7 @@ def test_names_are_text():
 def test_the_numbers_are_there_as_json_and_as_curves():
     run = run_of(2, steps=40)
     run.outputs[1].metrics["style"][3] = None
-    parsed = Parsed(page.render(run))
+    parsed = Parsed(report_page.render(run))
     data = json.loads(parsed.texts["script"][0])
     for found, output in zip(data["outputs"], run.outputs, strict=True):
         assert found["metrics"] == output.metrics
@@ -132,7 +132,7 @@ def test_a_logarithmic_curve_has_equal_steps_for_equal_factors():
 def test_a_texture_has_no_before():
     run = run_of(1)
     texture = run.outputs[0]._replace(content=None)
-    parsed = Parsed(page.render(page.dataclasses.replace(run, outputs=[texture])))
+    parsed = Parsed(report_page.render(report_page.dataclasses.replace(run, outputs=[texture])))
     assert not parsed.all("input")
 
 

@@ -8,7 +8,7 @@ from browser import browser, wait_for
 from paging import NASTY, run_of
 from PIL import Image
 
-from nst_jax import page
+from nst_jax.cli.look import report_page
 
 pytestmark = pytest.mark.browser
 
@@ -19,7 +19,7 @@ CUT = "parseFloat(document.querySelector('.compare').style.getPropertyValue('--c
 
 
 def write(path, run):
-    path.write_text(page.render(run), "utf-8")
+    path.write_text(report_page.render(run), "utf-8")
     return path
 
 

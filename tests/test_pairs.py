@@ -7,7 +7,7 @@ import math
 import pytest
 
 from nst_jax import sharding
-from nst_jax.pairs import Source, expand, names_several, pair, plan
+from nst_jax.cli.dataset.pairs import Source, expand, names_several, pair, plan
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_batch_is_filled_across_contents_and_styles():
 @pytest.mark.parametrize("processes", [1, 2, 5])
 def test_processes_share_all_of_it_and_none_twice(count, processes):
     shares = [
-        list(sharding.share(count, process=process, processes=processes))
+        list(sharding.share_of_process(count, process=process, processes=processes))
         for process in range(processes)
     ]
     assert sum(shares, []) == list(range(count))

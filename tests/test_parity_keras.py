@@ -9,7 +9,8 @@ import pytest
 
 import nst_jax
 from benchmarks import parity
-from nst_jax import vgg, weights
+from nst_jax import vgg
+from nst_jax.weights.load import open_params
 
 MODELS = ("vgg16", "vgg19")
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,7 +129,7 @@ def test_probabilities_equal_keras(with_head):
 def test_keras_loads_what_we_save_with_head(with_head, keras, tmp_path):
     model, written, _ = with_head
     path = tmp_path / "ours.h5"
-    with weights.open_params(written) as params:
+    with open_params(written) as params:
         nst_jax.save_params(path, params)
         network = getattr(keras.applications, model.upper())(weights=path)
         path.unlink()

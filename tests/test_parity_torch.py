@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import convert, examples, vgg
+from nst_jax import examples, vgg
+from nst_jax.weights import convert
 
 pytestmark = pytest.mark.torch
 

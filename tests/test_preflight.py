@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import memory, objective, preflight, sharding
+from nst_jax import objective, sharding
+from nst_jax.cli import preflight
+from nst_jax.files import host_memory
 from nst_jax.optimizers import LBFGS
 
 CONFIG = basic.CONFIG.replace(
@@ -219,7 +221,7 @@ def test_limits_of_nested_control_groups_count(tmp_path, monkeypatch, own, there
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text(f"1:name=systemd:/other\n0::{own}\n")
     (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:       5 kB\n")
-    monkeypatch.setattr(memory, "ROOT", tmp_path)
+    monkeypatch.setattr(host_memory, "ROOT", tmp_path)
     assert preflight.available_bytes() == there_are
 
 
@@ -324,7 +326,7 @@ def test_beside_an_accelerator_the_host_is_asked_by_itself(vgg16, monkeypatch, s
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     there = {"device": 999, "host": 5000}
     monkeypatch.setattr(preflight, "available_bytes", lambda: there["device"])
-    monkeypatch.setattr(memory, "host_bytes", lambda: there["host"])
+    monkeypatch.setattr(host_memory, "host_bytes", lambda: there["host"])
     with pytest.raises(preflight.DoesNotFit, match="in windows of"):
         plan(vgg16, SHAPE, 1, CONFIG, tile=64).check()
     there["device"] = 1000

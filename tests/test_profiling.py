@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from nst_jax.cli.profiling import Profile
 
-from nst_jax import looks
 from nst_jax.optimize import Progress
 
 
@@ -45,7 +45,7 @@ def follow(profile, dispatches, events):
     ],
 )
 def test_steady_steps_of_the_last_scale_are_traced(tmp_path, profiler, dispatches, expected):
-    with looks.Profile(tmp_path, (8, 8)) as profile:
+    with Profile(tmp_path, (8, 8)) as profile:
         assert follow(profile, dispatches, profiler) == expected
     assert profiler == (["start", "stop"] if expected else [])
     assert profile.traced == sum(dispatches[number][0] for number in expected)
@@ -55,14 +55,14 @@ def test_a_file_in_place_of_the_folder_is_refused_by_the_name_of_the_option(tmp_
     (tmp_path / "file").touch()
     for folder, why in (("file", "File exists"), ("file/deep", "Not a directory")):
         with pytest.raises(ValueError) as caught:
-            looks.Profile(tmp_path / folder, (8, 8))
+            Profile(tmp_path / folder, (8, 8))
         assert str(caught.value) == (
             f"profile_dir must be a folder, or a place for one, got '{tmp_path / folder}': {why}"
         )
 
 
 def test_a_run_that_fails_while_traced_ends_the_trace(tmp_path, profiler):
-    with pytest.raises(KeyboardInterrupt), looks.Profile(tmp_path, (8, 8)) as profile:
+    with pytest.raises(KeyboardInterrupt), Profile(tmp_path, (8, 8)) as profile:
         follow(profile, [(1, 8)] * 3, profiler)
         raise KeyboardInterrupt
     assert profiler == ["start", "stop"]
@@ -70,7 +70,7 @@ def test_a_run_that_fails_while_traced_ends_the_trace(tmp_path, profiler):
 
 def test_a_trace_is_a_file_for_xprof_and_one_for_perfetto(tmp_path):
     step = jax.jit(lambda x: x @ x)
-    with looks.Profile(tmp_path / "deep" / "trace", (8, 8)) as profile:
+    with Profile(tmp_path / "deep" / "trace", (8, 8)) as profile:
         for number in range(1, 9):
             jax.block_until_ready(step(np.eye(64, dtype=np.float32)))
             images = SimpleNamespace(shape=(1, 8, 8, 3))

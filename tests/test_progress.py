@@ -12,7 +12,10 @@ from commandline import FAST
 from tqdm import tqdm
 
 import nst_jax
-from nst_jax import console, objective, observers, optimize
+from nst_jax import objective, optimize
+from nst_jax.cli import console, progress
+from nst_jax.cli.look.observers import Group
+from nst_jax.cli.progress import PictureProgress
 
 
 def terminal_in_place_of_stderr(monkeypatch):
@@ -28,17 +31,17 @@ def terminal_in_place_of_stderr(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(console, "_quiet", False)
-    monkeypatch.setattr(observers, "tqdm", functools.partial(tqdm, mininterval=0))
+    monkeypatch.setattr(progress, "tqdm", functools.partial(tqdm, mininterval=0))
     return terminal
 
 
 def test_a_data_sets_bar_shows_how_many_pictures_a_minute_it_makes(monkeypatch):
     terminal = terminal_in_place_of_stderr(monkeypatch)
     now = 100.0
-    monkeypatch.setattr(observers, "time", types.SimpleNamespace(perf_counter=lambda: now))
-    with observers.PictureProgress(total=10, done=4) as follow:
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    with PictureProgress(total=10, done=4) as follow:
         now += 30.0
-        follow.begin(observers.Group((), (), (), ("a", "b", "c", "c")))
+        follow.begin(Group((), (), (), ("a", "b", "c", "c")))
         follow.end(None)
         follow.pass_over(1)
         follow(optimize.Progress(2, 5, {}, None, None, None, None))

@@ -5,8 +5,8 @@ import json
 import pytest
 from disk import room_for
 
-from nst_jax import files
-from nst_jax.observers import Records
+from nst_jax.cli.look.observers import Records
+from nst_jax.files.atomic import FileError
 
 
 def line(step):
@@ -16,7 +16,7 @@ def line(step):
 def test_records_that_outgrow_the_disk_are_told_by_their_name(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with (
-        pytest.raises(files.FileError) as caught,
+        pytest.raises(FileError) as caught,
         room_for(1000),
         Records(tmp_path, {}) as records,
     ):
@@ -30,7 +30,7 @@ def test_records_that_outgrow_the_disk_are_told_by_their_name(tmp_path):
 
 def test_so_are_those_that_do_not_fit_when_they_are_closed(tmp_path):
     with (
-        pytest.raises(files.FileError, match="metrics.jsonl: cannot be written: File too large"),
+        pytest.raises(FileError, match="metrics.jsonl: cannot be written: File too large"),
         room_for(1000),
         Records(tmp_path, {}) as records,
     ):

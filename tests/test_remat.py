@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, optimize, partition, preflight, windows
+from nst_jax import objective, optimize, partition, windows
+from nst_jax.cli import preflight
 from nst_jax.partition import Together, Windows
 from nst_jax.settings import turned
 from nst_jax.terms import WassersteinStyle

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nst_jax import files, report
+from nst_jax.cli.look.charts import loss_curves
+from nst_jax.cli.look.contact_sheet import _write, contact_sheet
+from nst_jax.files.atomic import FileError
 
 
 def plain(height, width, colour):
@@ -33,7 +35,7 @@ def sheet_of(count, content_shape=(48, 64), style_shapes=((30, 40),), **options)
         for i, colour in enumerate(others[:count])
     ]
     outputs = [plain(*content_shape, colour) for colour in others[count:]]
-    sheet = report.contact_sheet(plain(*content_shape, content), styles, outputs, **options)
+    sheet = contact_sheet(plain(*content_shape, content), styles, outputs, **options)
     return sheet, content, others[:count], others[count:]
 
 
@@ -108,13 +110,13 @@ def test_accents_are_dropped_rather_than_the_letter():
 @pytest.fixture
 def drawn(monkeypatch):
     """The rows of text that reach the drawing, in order: (text, whether it fits its place)."""
-    found, write = [], report._write
+    found, write = [], _write
 
     def spy(sheet, text, font, top, left, width, grey):
         found.append((text, font.getlength(text) <= width))
         write(sheet, text, font, top, left, width, grey)
 
-    monkeypatch.setattr(report, "_write", spy)
+    monkeypatch.setattr("nst_jax.cli.look.contact_sheet._write", spy)
     return found
 
 
@@ -148,9 +150,7 @@ def test_long_names_have_three_rows_and_then_lose_their_middle(drawn):
 
 def test_contact_sheet_does_not_quantise():
     value = np.float32(0.3 + 1e-3)  # between two of 256 levels
-    sheet = report.contact_sheet(
-        plain(8, 8, value), [plain(8, 8, 0.0)], [plain(8, 8, 1.0)], cell=64
-    )
+    sheet = contact_sheet(plain(8, 8, value), [plain(8, 8, 0.0)], [plain(8, 8, 1.0)], cell=64)
     assert (np.abs(sheet - value) < 1e-6).all(-1).sum() == 64 * 64
 
 
@@ -192,7 +192,7 @@ IMAGE = plain(8, 8, 0.5)
 )
 def test_contact_sheet_refuses(arguments, options, error, line):
     with pytest.raises(error, match=line):
-        report.contact_sheet(*arguments, **options)
+        contact_sheet(*arguments, **options)
 
 
 def history_of(steps, count, total_variation=0.0):
@@ -217,7 +217,7 @@ def texts_of(path):
 def test_loss_curves_writes_a_picture(tmp_path, steps, count):
     path = tmp_path / "loss_curves.png"
     labels = [f"style {i}" for i in range(count)]
-    report.loss_curves(path, history_of(steps, count), labels, title="A title")
+    loss_curves(path, history_of(steps, count), labels, title="A title")
     with Image.open(path) as image:
         assert image.format == "PNG" and min(image.size) > 250
         assert np.asarray(image.convert("L")).std() > 5
@@ -226,9 +226,9 @@ def test_loss_curves_writes_a_picture(tmp_path, steps, count):
 
 def test_terms_that_are_zero_are_left_out(tmp_path):
     path = tmp_path / "a.svg"
-    report.loss_curves(path, history_of(9, 1, total_variation=3.0), ["a"])
+    loss_curves(path, history_of(9, 1, total_variation=3.0), ["a"])
     assert {"total", "content", "style", "tv"} < set(texts_of(path))
-    report.loss_curves(path, history_of(9, 1, total_variation=0.0), ["a"])
+    loss_curves(path, history_of(9, 1, total_variation=0.0), ["a"])
     assert "content" in texts_of(path) and "tv" not in texts_of(path)
 
 
@@ -238,13 +238,13 @@ def test_values_without_a_logarithm_leave_a_gap(tmp_path, bad, all_of_it):
     history = history_of(10, 2)
     for values in history.values():
         values[0 if all_of_it else 5 :, 0 if not all_of_it else slice(None)] = bad
-    report.loss_curves(tmp_path / "a.png", history, ["a", "b"])
+    loss_curves(tmp_path / "a.png", history, ["a", "b"])
     with Image.open(tmp_path / "a.png") as image:
         assert np.asarray(image.convert("L")).std() > 1
 
 
 def test_labels_are_not_read_as_formulas(tmp_path):
-    report.loss_curves(tmp_path / "a.svg", history_of(3, 2), [r"$\frac$", "_b"], title="$x^$")
+    loss_curves(tmp_path / "a.svg", history_of(3, 2), [r"$\frac$", "_b"], title="$x^$")
     assert {r"$\frac$", "_b", "$x^$"} < set(texts_of(tmp_path / "a.svg"))
 
 
@@ -257,8 +257,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError("disk full")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(files.FileError, match="loss_curves.png: cannot be written: disk full"):
-        report.loss_curves(path, history_of(3, 1), ["a"])
+    with pytest.raises(FileError, match="loss_curves.png: cannot be written: disk full"):
+        loss_curves(path, history_of(3, 1), ["a"])
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -267,7 +267,7 @@ def test_no_global_state_of_pyplot(tmp_path):
     import matplotlib.pyplot as plt
 
     before = plt.get_fignums()
-    report.loss_curves(tmp_path / "a.png", history_of(3, 1), ["a"])
+    loss_curves(tmp_path / "a.png", history_of(3, 1), ["a"])
     assert plt.get_fignums() == before
 
 
@@ -276,7 +276,7 @@ def test_without_matplotlib_one_line_says_how_to_get_it(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     line = r"loss_curves.png needs matplotlib: pip install 'nst-jax\[plots\]'"
     with pytest.raises(ImportError, match=line):
-        report.loss_curves(tmp_path / "loss_curves.png", history_of(3, 1), ["a"])
+        loss_curves(tmp_path / "loss_curves.png", history_of(3, 1), ["a"])
     assert not list(tmp_path.iterdir())
 
 
@@ -300,5 +300,5 @@ def test_without_matplotlib_one_line_says_how_to_get_it(tmp_path, monkeypatch):
 )
 def test_loss_curves_refuses(tmp_path, history, labels, line):
     with pytest.raises(ValueError, match=line):
-        report.loss_curves(tmp_path / "a.png", history, labels)
+        loss_curves(tmp_path / "a.png", history, labels)
     assert not list(tmp_path.iterdir())

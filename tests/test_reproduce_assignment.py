@@ -26,8 +26,9 @@ from assignment import (
 )
 
 import nst_jax
-from nst_jax import examples, weights
+from nst_jax import examples
 from nst_jax.optimizers import LBFGS, SGD, Adam
+from nst_jax.weights import load
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = REPOSITORY / "scripts" / "reproduce_assignment.py"
@@ -192,7 +193,7 @@ def test_work_of_other_code_is_refused_by_what_differs(tmp_path, monkeypatch):
     ) in refused(contests, "ADAM_RATE", 7.0)
     assert "differs in versions.jax (" in refused(jax, "__version__", "0.0.0")
     assert "differs in versions.nst_jax (" in refused(nst_jax, "__version__", "0.0.0")
-    assert "differs in weights.vgg16 (" in refused(weights, "sha256", lambda model: "0")
+    assert "differs in weights.vgg16 (" in refused(load, "sha256", lambda model: "0")
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(ValueError, match="settings.json: damaged, --output_dir takes another"):
         reproduce_assignment.check_folder(setting)

@@ -17,7 +17,10 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
-from nst_jax import looks, runner
+from nst_jax.cli import run as cli_run
+from nst_jax.cli.look.observers import Report
+from nst_jax.cli.run import environment
+from nst_jax.cli.signals import SIGNALS, Stopping
 
 KILLS = 20
 
@@ -121,7 +124,7 @@ def test_a_second_signal_ends_it_at_once(waiting):
     program = f"""
 import ctypes, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # or a background job would ignore it
-from nst_jax.runner import Stopping
+from nst_jax.cli.signals import Stopping
 with Stopping() as stopping:
     print("ready", flush=True)
     while not stopping.received:
@@ -147,14 +150,14 @@ with Stopping() as stopping:
 
 def test_where_both_signals_are_ignored_nothing_listens():
     """As in a shell's background jobs, or under nohup."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in runner.SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     threads, descriptors = threading.active_count(), len(os.listdir("/dev/fd"))
     try:
-        with runner.Stopping() as asked:
-            for number in runner.SIGNALS:
+        with Stopping() as asked:
+            for number in SIGNALS:
                 signal.raise_signal(number)
         assert asked.received is None
-        assert [signal.getsignal(n) for n in runner.SIGNALS] == [signal.SIG_IGN] * 2
+        assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_IGN] * 2
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -174,13 +177,13 @@ def killed_at_the_end(folder, page):
 def test_after_the_last_step_what_is_missing_or_running_is_written(run, job, tmp_path, monkeypatch):
     flags = ("--steps=4", "--log_every=2", "--report", "--animate=gif")
     out, seen = tmp_path / "out", []
-    call = looks.Report.__call__
+    call = Report.__call__
 
     def follow(self, *arguments):
         call(self, *arguments)
         seen.append((out / "report.html").read_bytes())
 
-    monkeypatch.setattr(looks.Report, "__call__", follow)
+    monkeypatch.setattr(Report, "__call__", follow)
     code, err = run(*job("out", *flags))
     assert code == 0, err
     whole, names = files(out), {path.relative_to(out) for path in out.rglob("*")}
@@ -247,9 +250,9 @@ def test_another_transparency_is_refused(run, job, pictures):
 def test_another_device_or_version_is_refused(run, job, monkeypatch, changes, name):
     arguments = job("out", "--steps=1")
     assert run(*arguments)[0] == 0
-    now = runner.environment()
+    now = environment()
     versions = now["versions"] | changes.get("versions", {})
-    monkeypatch.setattr(runner, "environment", lambda: now | changes | {"versions": versions})
+    monkeypatch.setattr(cli_run, "environment", lambda: now | changes | {"versions": versions})
     code, err = run(*arguments)
     assert code == 1 and f"differs in {name} (" in err
 
@@ -308,7 +311,7 @@ def test_going_on_is_told_and_so_is_a_damaged_checkpoint(run, job, tmp_path):
 def test_all_checkpoints_damaged(run, job, tmp_path):
     flags = ("--steps=2", "--checkpoint_every=1")
     assert run(*job("out", *flags))[0] == 0
-    for path in (tmp_path / "out-checkpoints").glob("0/*/SHA256SUMS"):
+    for path in (tmp_path / "out-checkpoints").glob("0/*/states/SHA256SUMS"):
         path.unlink()
     code, err = run(*job("out", *flags))
     assert code == 1

@@ -156,7 +156,7 @@ def test_on_a_mesh_strips_exchange_rows_and_sums_alone(vgg16, rng, styles, paddi
 
     def step(images, params, targets):
         value, gradient = look(images, params, targets, config)
-        return value, sharding.keep(mesh, gradient, picture=content.shape)
+        return value, sharding.constrain_evenly(mesh, gradient, picture=content.shape)
 
     program = jax.jit(step).lower(
         sharding.place(mesh, np.stack([content] * styles), picture=content.shape),

@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 from foreign import constant_params
 
-from nst_jax import fetch, vgg, weights
+from nst_jax import vgg
+from nst_jax.weights import fetch, load
+from nst_jax.weights.load import BUNDLED_FOLDER, load_params, save_params, verify_params
 
 MODELS = ("vgg16", "vgg19")
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def bundled(request):
-    return request.param, weights.load_params(request.param)
+    return request.param, load_params(request.param)
 
 
 @pytest.fixture
 def vgg16_file(tmp_path):
     path = tmp_path / "vgg16_constant.h5"
-    weights.save_params(path, constant_params("vgg16"), dtype="float16")
+    save_params(path, constant_params("vgg16"), dtype="float16")
     return path
 
 
@@ -45,12 +47,12 @@ def test_bundled_params_have_the_networks_shapes_in_float32(bundled):
 
 
 def test_vgg19_kernels_keep_all_256_values_of_their_table():
-    for layer, arrays in weights.load_params("vgg19").items():
+    for layer, arrays in load_params("vgg19").items():
         assert np.unique(arrays["kernel"]).size == 256, layer
 
 
 def test_bundled_files_are_small_and_documented():
-    folder = weights.BUNDLED_FOLDER
+    folder = BUNDLED_FOLDER
     assert sum((folder / f"{model}.h5").stat().st_size for model in MODELS) < 60e6
     readme = (folder / "README.md").read_text("utf-8")
     for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines():
@@ -88,32 +90,32 @@ def test_bundled_vgg19_loads_fast_and_in_little_memory():
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
     """A bundled folder of its own, with a small file."""
-    monkeypatch.setattr(weights, "BUNDLED_FOLDER", tmp_path)
+    monkeypatch.setattr(load, "BUNDLED_FOLDER", tmp_path)
     path = tmp_path / "vgg16.h5"
-    weights.save_params(path, constant_params("vgg16"), dtype="float16")
+    save_params(path, constant_params("vgg16"), dtype="float16")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     (tmp_path / "SHA256SUMS").write_text(f"{digest}  vgg16.h5\n")
     return path
 
 
 def test_a_bundled_file_is_checked_on_load(bundle):
-    assert weights.load_params("vgg16")["block1_conv1"]["bias"][0] == 0.5
+    assert load_params("vgg16")["block1_conv1"]["bias"][0] == 0.5
     with h5py.File(bundle) as file:
         offset = file["block1_conv1/block1_conv1_b_1:0"].id.get_offset()
     flip_byte(bundle, offset)
-    weights.load_params(bundle)  # a bias carries no checksum of its own
+    load_params(bundle)  # a bias carries no checksum of its own
     with pytest.raises(ValueError, match=r"vgg16\.h5: damaged: wanted SHA-256 [0-9a-f]{64}"):
-        weights.load_params("vgg16")
+        load_params("vgg16")
 
 
 def test_a_bundled_file_without_its_sum_is_refused(bundle):
     sums = bundle.with_name("SHA256SUMS")
     sums.write_text("\n")
     with pytest.raises(ValueError, match=r"SHA256SUMS: has no line for vgg16\.h5"):
-        weights.load_params("vgg16")
+        load_params("vgg16")
     sums.unlink()
     with pytest.raises(ValueError, match="SHA256SUMS: no such file"):
-        weights.load_params("vgg16")
+        load_params("vgg16")
 
 
 # Files that are no weights
@@ -204,14 +206,14 @@ def values_in_another_file(path):
 def test_an_unreadable_file_gives_one_line_that_names_it(vgg16_file, damage, message):
     damage(vgg16_file)
     with pytest.raises(ValueError, match=message) as error:
-        weights.load_params(vgg16_file)
+        load_params(vgg16_file)
     assert str(error.value).startswith(f"{vgg16_file}: ")
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_name_is_told_the_bundled_ones():
     with pytest.raises(ValueError, match=r"vgg18: no such file \(bundled .*'vgg16' or 'vgg19'"):
-        weights.load_params("vgg18")
+        load_params("vgg18")
 
 
 # Full precision
@@ -225,7 +227,7 @@ def cache(tmp_path, monkeypatch):
 
     def put(key, *, head=False):
         path = tmp_path / fetch.FILES[key].name
-        weights.save_params(path, constant_params(key[:5], value=0.25, head=head))
+        save_params(path, constant_params(key[:5], value=0.25, head=head))
         md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
         monkeypatch.setitem(fetch.FILES, key, fetch.FILES[key]._replace(md5=md5))
         return path
@@ -236,23 +238,23 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_full_precision_is_the_fetched_file(cache, model):
     cache(f"{model}_notop")
-    params = weights.load_params(model, precision="full")
+    params = load_params(model, precision="full")
     assert jax.tree.map(np.shape, params) == vgg.parameter_shapes(model)
     assert params["block5_conv1"]["bias"][0] == 0.25
 
 
 def test_full_precision_with_head_is_the_other_file(cache):
     cache("vgg16", head=True)
-    params = weights.load_params("vgg16", precision="full", head=True)
+    params = load_params("vgg16", precision="full", head=True)
     assert params.keys() == vgg.parameter_shapes("vgg16", head=True).keys()
     with pytest.raises(ValueError, match="_notop.h5: no such file"):
-        weights.load_params("vgg16", precision="full")
+        load_params("vgg16", precision="full")
 
 
 @pytest.mark.parametrize(("head", "key"), [(None, "vgg19_notop"), (True, "vgg19")])
 def test_an_absent_original_is_told_how_to_fetch_and_where_it_belongs(tmp_path, cache, head, key):
     with pytest.raises(ValueError) as error:
-        weights.load_params("vgg19", precision="full", head=head)
+        load_params("vgg19", precision="full", head=head)
     assert str(error.value) == (
         f"{tmp_path / fetch.FILES[key].name}: no such file; "
         f"this fetches it: python scripts/fetch_weights.py --files={key}"
@@ -263,18 +265,18 @@ def test_a_damaged_original_is_refused(cache):
     path = cache("vgg19_notop")
     flip_byte(path, path.stat().st_size // 2)
     with pytest.raises(ValueError, match="damaged: wanted MD5 [0-9a-f]{32}, as published, got"):
-        weights.load_params("vgg19", precision="full")
+        load_params("vgg19", precision="full")
 
 
 def test_options_that_do_not_go_together_are_refused(vgg16_file):
     with pytest.raises(ValueError, match="precision: wanted one of bundled, full, got 'half'"):
-        weights.load_params("vgg19", precision="half")
+        load_params("vgg19", precision="half")
     with pytest.raises(ValueError, match="precision='full' goes with 'vgg16' or 'vgg19', got /"):
-        weights.load_params(vgg16_file, precision="full")
+        load_params(vgg16_file, precision="full")
     with pytest.raises(ValueError, match="head=True goes with precision='full'"):
-        weights.load_params("vgg19", head=True)
+        load_params("vgg19", head=True)
     with pytest.raises(ValueError, match="vgg16_constant.h5: has no head, that is no fc1"):
-        weights.load_params(vgg16_file, head=True)
+        load_params(vgg16_file, head=True)
 
 
 # Structure
@@ -288,7 +290,7 @@ def test_one_message_lists_every_missing_unexpected_and_misshapen_name():
     params["block1_conv1"]["kernel"] = np.zeros((3, 3, 64, 3))
     params["block5_conv1"]["bias"] = np.zeros((512,), np.int32)
     with pytest.raises(ValueError) as error:
-        weights.verify_params(params, source="some.h5")
+        verify_params(params, source="some.h5")
     assert str(error.value) == (
         "some.h5: not the parameters of vgg19: "
         "missing: block2_conv1/kernel, block2_conv1/bias, block3_conv4/bias; "
@@ -353,47 +355,47 @@ def test_a_file_with_wrong_contents_is_refused(vgg16_file, change, message):
     with h5py.File(vgg16_file, "r+") as file:
         change(file)
     with pytest.raises(ValueError, match=message) as error:
-        weights.load_params(vgg16_file)
+        load_params(vgg16_file)
     assert str(error.value).startswith(f"{vgg16_file}: ")
 
 
 def test_the_wrong_network_is_refused_with_what_it_lacks(vgg16_file):
-    assert vgg.network_name(weights.load_params(vgg16_file, model="vgg16")) == "vgg16"
+    assert vgg.network_name(load_params(vgg16_file, model="vgg16")) == "vgg16"
     with pytest.raises(ValueError, match="not the parameters of vgg19: missing: .*block5_conv4"):
-        weights.load_params(vgg16_file, model="vgg19")
+        load_params(vgg16_file, model="vgg19")
     with pytest.raises(ValueError, match="of vgg16: unexpected: block3_conv4/kernel"):
-        weights.verify_params(constant_params("vgg19"), model="vgg16")
+        verify_params(constant_params("vgg19"), model="vgg16")
     with pytest.raises(ValueError, match="model: wanted one of vgg16, vgg19, got 'resnet'"):
-        weights.load_params(vgg16_file, model="resnet")
+        load_params(vgg16_file, model="resnet")
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("head", [False, True])
 def test_complete_params_tell_their_network(model, head):
-    assert weights.verify_params(constant_params(model, head=head)) == model
+    assert verify_params(constant_params(model, head=head)) == model
 
 
 def test_half_a_head_is_refused():
     params = constant_params("vgg16", head=True)
     del params["fc2"], params["predictions"]
     with pytest.raises(ValueError, match="missing: fc2/kernel, fc2/bias, predictions/kernel"):
-        weights.verify_params(params)
+        verify_params(params)
 
 
 def test_brain_floats_are_floating_point_and_quantized_integers_are_not():
     params = constant_params("vgg16")
     params["block1_conv1"]["bias"] = np.zeros(64, jax.numpy.bfloat16)
-    assert weights.verify_params(params) == "vgg16"
+    assert verify_params(params) == "vgg16"
     params["block1_conv1"]["bias"] = np.zeros(64, np.uint8)
     with pytest.raises(ValueError, match=r"not floating-point: block1_conv1/bias \(uint8\)$"):
-        weights.verify_params(params)
+        verify_params(params)
 
 
 def test_nan_is_refused_by_name():
     params = constant_params("vgg16")
     params["block3_conv2"]["bias"] = np.full(256, np.nan)
     with pytest.raises(ValueError, match="params: block3_conv2/bias holds 256 values"):
-        weights.verify_params(params)
+        verify_params(params)
 
 
 # Saving
@@ -407,8 +409,8 @@ def test_saved_params_load_as_they_were(tmp_path, dtype, tolerance):
         constant_params("vgg16"),
     )
     path = tmp_path / "saved.h5"
-    weights.save_params(path, params, dtype=dtype)
-    loaded = weights.load_params(path)
+    save_params(path, params, dtype=dtype)
+    loaded = load_params(path)
     for layer, arrays in params.items():
         np.testing.assert_array_equal(loaded[layer]["bias"], arrays["bias"])
         np.testing.assert_allclose(
@@ -421,13 +423,13 @@ def test_the_head_is_saved_and_loaded_with_its_own_number_of_classes(tmp_path, m
     params = constant_params("vgg16", head=True, classes=7)
     params["predictions"]["kernel"] = np.arange(16 * 7, dtype=np.float32).reshape(16, 7)
     path = tmp_path / "head.h5"
-    weights.save_params(path, params, dtype="float16")
-    loaded = weights.load_params(path)
+    save_params(path, params, dtype="float16")
+    loaded = load_params(path)
     assert jax.tree.map(np.shape, loaded) == jax.tree.map(np.shape, params)
     np.testing.assert_array_equal(loaded["predictions"]["kernel"], params["predictions"]["kernel"])
     assert loaded["fc1"]["kernel"][-1, -1] == 0.5
-    assert weights.load_params(path, head=True).keys() == params.keys()
-    assert weights.load_params(path, head=False).keys() == vgg.parameter_shapes("vgg16").keys()
+    assert load_params(path, head=True).keys() == params.keys()
+    assert load_params(path, head=False).keys() == vgg.parameter_shapes("vgg16").keys()
 
 
 def test_the_layout_is_that_of_keras(vgg16_file):
@@ -450,7 +452,7 @@ def test_other_data_set_names_and_float64_load_too(vgg16_file):
         layer["block1_conv1/bias:0"] = np.arange(64, dtype=np.float64)
         layer.move("block1_conv1_W_1:0", "block1_conv1/kernel:0")
         layer.attrs["weight_names"] = ["block1_conv1/kernel:0", "block1_conv1/bias:0"]
-    arrays = weights.load_params(vgg16_file)["block1_conv1"]
+    arrays = load_params(vgg16_file)["block1_conv1"]
     np.testing.assert_array_equal(arrays["bias"], np.arange(64))
     assert arrays["bias"].dtype == arrays["kernel"].dtype == np.float32
 
@@ -458,7 +460,7 @@ def test_other_data_set_names_and_float64_load_too(vgg16_file):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_same_params_give_the_same_bytes(tmp_path, dtype):
     for name in ("first.h5", "second.h5"):
-        weights.save_params(tmp_path / name, constant_params("vgg16"), dtype=dtype)
+        save_params(tmp_path / name, constant_params("vgg16"), dtype=dtype)
     first, second = ((tmp_path / name).read_bytes() for name in ("first.h5", "second.h5"))
     assert first == second
 
@@ -468,9 +470,9 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(vgg16_file):
     params = constant_params("vgg16")
     params["block5_conv3"]["kernel"] = np.broadcast_to(np.float32(1e5), (3, 3, 512, 512))
     with pytest.raises(ValueError, match="block5_conv3/kernel in float16 holds .* infinite"):
-        weights.save_params(vgg16_file, params, dtype="float16")
+        save_params(vgg16_file, params, dtype="float16")
     with pytest.raises(ValueError, match="'float32' or 'float16', got 'int8'"):
-        weights.save_params(vgg16_file, params, dtype="int8")
+        save_params(vgg16_file, params, dtype="int8")
     assert vgg16_file.read_bytes() == before
     assert [entry.name for entry in vgg16_file.parent.iterdir()] == [vgg16_file.name]
 
@@ -480,7 +482,7 @@ def test_saving_into_what_is_no_folder_names_the_file(tmp_path, folder):
     (tmp_path / "file").touch()
     path = tmp_path / folder / "a.h5"
     with pytest.raises(ValueError, match="cannot be written") as error:
-        weights.save_params(path, constant_params("vgg16"))
+        save_params(path, constant_params("vgg16"))
     assert str(error.value).startswith(f"{path}: ")
 
 
@@ -493,8 +495,8 @@ def test_no_other_package_is_imported_until_a_file_needs_it():
 
 
 def test_a_file_works_from_anywhere_under_any_name(tmp_path, monkeypatch):
-    shutil.copy(weights.BUNDLED_FOLDER / "vgg16.h5", tmp_path / "mine.hdf5")
+    shutil.copy(BUNDLED_FOLDER / "vgg16.h5", tmp_path / "mine.hdf5")
     monkeypatch.chdir(tmp_path)
-    params = weights.load_params("mine.hdf5")
-    bundled = weights.load_params("vgg16")
+    params = load_params("mine.hdf5")
+    bundled = load_params("vgg16")
     assert jax.tree.all(jax.tree.map(np.array_equal, params, bundled))

@@ -17,8 +17,10 @@ import numpy as np
 import nst_jax
 from assignment import measures
 from assignment.runs import Painted, paint
-from nst_jax import files, io, objective, vgg
+from nst_jax import objective, vgg
 from nst_jax.config import Config
+from nst_jax.files.atomic import replacing
+from nst_jax.files.images import to_uint8
 
 RATE = 100.0  # of the report
 SIDE = 224  # pixels, of the report's pictures
@@ -123,7 +125,7 @@ def once(
     """
     if not path.exists():
         made = json.loads(json.dumps(make()))
-        with files.replacing(path) as file:
+        with replacing(path) as file:
             file.write(json.dumps({"sha256": _digest(made), "made": made}, indent=1).encode())
     try:
         kept = json.loads(path.read_text("utf-8"))
@@ -154,7 +156,7 @@ loss_and_terms = jax.jit(nst_jax.objective_value)
 
 def as_saved(picture: np.ndarray) -> np.ndarray:
     """The picture as a file of 8 bits holds it."""
-    return io.to_uint8(picture).astype(np.float32) / 255
+    return to_uint8(picture).astype(np.float32) / 255
 
 
 def losses_of(picture, params, targets, config: Config) -> dict[str, float]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nst_jax import io
-from nst_jax.files import replacing
+from nst_jax.files.atomic import replacing
+from nst_jax.files.images import resize, to_uint8, write_image
 
 COLOURS = ("#1f5fa8", "#c4452f", "#2f8f5b", "#8a5bb3", "#c98a1b", "#5f6b76", "#2ba3a8")
 
@@ -80,15 +80,15 @@ def pictures(
             if picture.ndim == 2:
                 panel.imshow(picture, cmap="magma", interpolation="nearest")
             else:
-                panel.imshow(io.to_uint8(np.asarray(picture)), interpolation="nearest")
+                panel.imshow(to_uint8(np.asarray(picture)), interpolation="nearest")
     _save(path, figure)
 
 
 def picture(path: Path, image: np.ndarray, *, side: int = 448) -> None:
     """One picture, enlarged to about `side` pixels if it is smaller."""
     times = max(1, round(side / max(image.shape[:2])))
-    larger = io.resize(np.clip(image, 0, 1), *(times * length for length in image.shape[:2]))
-    io.write_image(path, larger)
+    larger = resize(np.clip(image, 0, 1), *(times * length for length in image.shape[:2]))
+    write_image(path, larger)
 
 
 def curves(

@@ -16,9 +16,10 @@ import numpy as np
 import tqdm
 
 import nst_jax
-from nst_jax import files, optimize
-from nst_jax.checkpoints import Checkpoints
+from nst_jax import optimize
 from nst_jax.config import Config
+from nst_jax.files.atomic import replacing
+from nst_jax.files.checkpoints import Checkpoints
 
 CHECKPOINT_EVERY = 250  # steps
 
@@ -141,12 +142,12 @@ def total_seconds(folder: Path) -> float | None:
 
 
 def _keep(path: Path, seconds: float | None) -> None:
-    with files.replacing(path) as file:
+    with replacing(path) as file:
         file.write(json.dumps(seconds).encode())
 
 
 def _write(path: Path, **arrays: np.ndarray) -> None:
-    with files.replacing(path) as file:
+    with replacing(path) as file:
         np.savez_compressed(file, **arrays)
 
 

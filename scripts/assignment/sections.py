@@ -24,7 +24,7 @@ from assignment.album import Album, name_of, names_of, rate_text, terms_of
 from assignment.document import Block, Figure, Heading, Table, Text
 from assignment.experiments import CHANNELS, RATE, SIDE, STEPS, Setting
 from assignment.findings import Finding, short
-from nst_jax import runner
+from nst_jax.cli import run as cli_run
 from nst_jax.losses import keras_normalizer
 
 TITLE = "The experiment, reproduced, explained and improved on"
@@ -36,7 +36,7 @@ def write(setting: Setting, folder: Path) -> tuple[list[Block], dict[str, Any]]:
     Returns:
       The report, and the numbers in it, of JSON's types.
     """
-    environment = experiments.once(setting.folder / "environment.json", runner.environment)
+    environment = experiments.once(setting.folder / "environment.json", cli_run.environment)
     timed = functools.partial(runs.timed, setting.folder / "seconds")
     reported, constant = {}, {}
     for model in setting.models:

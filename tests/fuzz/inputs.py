@@ -16,9 +16,12 @@ from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
-from nst_jax import cli, io, manifest, weights
-from nst_jax.checkpoints import Checkpoints
-from nst_jax.options import ADDRESSES, KINDS, QUESTION_FLAGS, RUN_FLAGS
+from nst_jax.cli.dataset import manifest
+from nst_jax.cli.flags import ADDRESSES, KINDS, QUESTION_FLAGS, RUN_FLAGS
+from nst_jax.cli.main import _main, _parse, show_config
+from nst_jax.files.checkpoints import Checkpoints
+from nst_jax.files.images import read_image, read_shape, read_text
+from nst_jax.weights.load import load_params
 
 PIXELS = 10**6  # the most of a picture: a header may promise any number of them
 
@@ -74,11 +77,11 @@ def _pictures(*formats: str, **options) -> list[bytes]:
 
 
 def _read_picture(path: pathlib.Path) -> None:
-    image = io.read_image(path, max_pixels=PIXELS)
+    image = read_image(path, max_pixels=PIXELS)
     assert image.dtype == np.float32 and image.ndim == 3 and image.shape[-1] == 3
     assert image.min() >= 0 and image.max() <= 1
-    assert io.read_shape(path, max_pixels=PIXELS) == image.shape[:2]
-    io.read_text(path)
+    assert read_shape(path, max_pixels=PIXELS) == image.shape[:2]
+    read_text(path)
 
 
 _MANIFEST = [
@@ -104,7 +107,7 @@ def _read_metadata(path: pathlib.Path) -> None:
     exif = Image.Exif()
     exif[0x010E] = path.read_bytes().decode("utf-8", "replace")
     Image.new("RGB", (4, 4)).save(path.with_suffix(".png"), exif=exif)
-    cli.show_config(str(path.with_suffix(".png")))
+    show_config(str(path.with_suffix(".png")))
 
 
 def _weights() -> list[bytes]:
@@ -127,7 +130,7 @@ def _weights() -> list[bytes]:
 def _read_weights(path: pathlib.Path) -> None:
     """Whole files are refused, too, but for not being those of a network."""
     try:
-        weights.load_params(path)
+        load_params(path)
     except ValueError as error:
         if "not the parameters of" not in str(error):
             raise
@@ -147,13 +150,13 @@ def read_flags(arguments: list[str], folder: pathlib.Path) -> int:
     closing = [f"--output_dir={folder}", "--nocompilation_cache", "--nodistributed"]
     with flagsaver.flagsaver():
         try:
-            remaining = cli._parse(["nst-jax", *missing, *arguments, *closing, *missing])
+            remaining = _parse(["nst-jax", *missing, *arguments, *closing, *missing])
         except SystemExit as end:
             return end.code
         # Other processes would be waited for, and the demo would be painted.
         for name in ("num_processes", "process_id", "coordinator_address", "demo"):
             flags.FLAGS[name].value = flags.FLAGS[name].default
-        return cli._main(remaining)
+        return _main(remaining)
 
 
 TARGETS = {

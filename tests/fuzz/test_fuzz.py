@@ -18,7 +18,7 @@ from fuzz.inputs import NAMES, TARGETS, read_flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nst_jax import hdf5
+from nst_jax.weights import hdf5
 
 EXAMPLES = os.environ.get("NST_FUZZ_EXAMPLES")
 SECONDS = 20.0

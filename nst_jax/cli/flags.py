@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from nst_jax import dataset, io, looks
+from nst_jax.cli.dataset.run import BATCH_SIZE
+from nst_jax.cli.look.observers import ANIMATIONS
 from nst_jax.config import INITS, Config, check_sweep, known_addresses
+from nst_jax.files.images import FORMATS, read_image
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, turned
@@ -33,13 +35,13 @@ RUN_FLAGS = {
     "batch_size": (
         flags.DEFINE_integer,
         None,
-        f"of a data set: most pictures painted at once (default: {dataset.BATCH_SIZE} a device)",
+        f"of a data set: most pictures painted at once (default: {BATCH_SIZE} a device)",
     ),
     "output_dir": (flags.DEFINE_string, "out", "folder that the pictures go to"),
     "format": (
         flags.DEFINE_string,
         "png",
-        f"of the pictures: {', '.join(io.FORMATS)}; png16 and tiff have 16 bits a channel",
+        f"of the pictures: {', '.join(FORMATS)}; png16 and tiff have 16 bits a channel",
     ),
     "overwrite": (
         flags.DEFINE_boolean,
@@ -133,7 +135,7 @@ RUN_FLAGS = {
     "animate": (
         flags.DEFINE_string,
         None,
-        f"the optimisation as an animation, <output>/animation: {', '.join(looks.ANIMATIONS)}",
+        f"the optimisation as an animation, <output>/animation: {', '.join(ANIMATIONS)}",
     ),
     "tensorboard_dir": (
         flags.DEFINE_string,
@@ -322,4 +324,4 @@ def masks_from_flag(name: str, styles: int) -> list[np.ndarray | None] | None:
         raise ValueError(f"--{name} needs one for each of the {styles} styles, got {len(paths)}")
     if name == "masks" and not all(paths):
         raise ValueError("--masks needs a file for each of the styles")
-    return [io.read_image(path).mean(axis=-1) if path else None for path in paths]
+    return [read_image(path).mean(axis=-1) if path else None for path in paths]

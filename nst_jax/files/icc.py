@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
-from nst_jax.files import reason
+from nst_jax.files.atomic import reason
 
 # The modes that pictures of a profile's colour space may have: grey is also a kind of RGB.
 _MODES = {

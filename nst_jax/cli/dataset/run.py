@@ -25,15 +25,21 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax import files, io, objective, results, runner, sharding, vgg
+from nst_jax import objective, sharding, vgg
+from nst_jax.cli import signals
+from nst_jax.cli.console import complain, say, shows_progress
+from nst_jax.cli.dataset.manifest import Manifest, check_settings
+from nst_jax.cli.dataset.pairs import Batch, Pair, Source, pair, plan
+from nst_jax.cli.look.observers import Group, Observers, Picture
+from nst_jax.cli.outputs import check_free
+from nst_jax.cli.progress import PictureProgress
+from nst_jax.cli.run import DIVERGED, Job, Painting, Runner
+from nst_jax.cli.signals import Stopping
+from nst_jax.coarse_to_fine import check_content, fit_shape, scales
 from nst_jax.config import Config
-from nst_jax.console import complain, say, shows_progress
-from nst_jax.manifest import Manifest, check_settings
+from nst_jax.files.atomic import check_folder, replacing
+from nst_jax.files.images import ImageError, read_image, read_shape, resize, write_image
 from nst_jax.objective import Combine
-from nst_jax.observers import Group, Observers, Picture, PictureProgress
-from nst_jax.pairs import Batch, Pair, Source, pair, plan
-from nst_jax.runner import Stopping
-from nst_jax.stylize import check_content, fit_shape, scales
 
 # Pictures painted at once on each device: on a CPU more of them gain nothing, see `batch_scaling`
 # in docs/benchmarks.md; an accelerator with memory to spare takes more.
@@ -43,7 +49,7 @@ BAD_FILES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSetJob(runner.Job):
+class DataSetJob(Job):
     """What is asked for, besides what any job is.
 
     Attributes:
@@ -74,7 +80,7 @@ def run(job: DataSetJob, params: Mapping, folder: pathlib.Path, *, described: Ma
       ValueError: a folder of a job with other settings, nothing that can be read, a picture that
         does not fit into memory, or what `stylize` refuses.
     """
-    return runner.run(
+    return signals.run(
         lambda stopping: _paint_share(job, params, folder, described, stopping),
         left=f"what is finished is in {folder}; the same command goes on from there",
     )
@@ -96,7 +102,7 @@ def _paint_share(job, params, folder, described, stopping) -> int:
     pairs = pair(job.contents, job.styles, pairing=job.pairing, seed=job.seed)
     # Shared out before anything is known of files and devices: a file that is bad to one process
     # may be mended before another starts, and each may have other devices.
-    share = sharding.share(len(pairs), process=job.process, processes=job.processes)
+    share = sharding.share_of_process(len(pairs), process=job.process, processes=job.processes)
     shapes, bad = _look_at_files(job, stopping)
 
     def readable(one):
@@ -114,17 +120,17 @@ def _paint_share(job, params, folder, described, stopping) -> int:
         return one in manifest.finished and path.is_file() and path.stat().st_size > 0
 
     todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
-    painter = runner.Runner(job=job, params=params, stopping=stopping)
+    painter = Runner(job=job, params=params, stopping=stopping)
     painter.check_memory(_largest(job, todo, shapes))
     _refuse_to_overwrite(job, pairs, folder)
-    files.check_folder(folder)
+    check_folder(folder)
     unfinished = folder / f".unfinished-{job.process}"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     unfinished.mkdir()
     try:
         if not (folder / "config.json").exists():
             # In the process' own folder first: all of them may be writing it, the same to a byte.
-            with files.replacing(unfinished / "config.json") as file:
+            with replacing(unfinished / "config.json") as file:
                 file.write((json.dumps(settings, indent=2) + "\n").encode())
             os.replace(unfinished / "config.json", folder / "config.json")
         if job.process == 0:
@@ -156,7 +162,7 @@ def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib
         if os.path.realpath(folder / one.output) in inputs:
             raise ValueError(f"{folder / one.output} is an input: choose another --output_dir")
     if not (folder / "config.json").exists():
-        results.check_free(folder, [one.output for one in pairs])
+        check_free(folder, [one.output for one in pairs])
 
 
 def _look_at_files(
@@ -178,8 +184,8 @@ def _look_at_files(
     for path in looking:
         stopping.check()
         try:
-            shapes[path] = fit_shape(io.read_shape(path), job.config)
-        except io.ImageError as error:
+            shapes[path] = fit_shape(read_shape(path), job.config)
+        except ImageError as error:
             bad[path] = str(error)
             continue
         terms = objective.Objective.of(job.config)
@@ -203,10 +209,10 @@ class _Place(NamedTuple):
     style: np.ndarray
 
 
-def _painting(job: DataSetJob, places: Sequence[_Place]) -> runner.Painting:
+def _painting(job: DataSetJob, places: Sequence[_Place]) -> Painting:
     """What paints each of `places`."""
     count = len(places)
-    return runner.Painting(
+    return Painting(
         group=Group(
             [Picture(place.pair.content, place.content) for place in places],
             [Picture(place.pair.style, place.style) for place in places],
@@ -221,7 +227,7 @@ def _painting(job: DataSetJob, places: Sequence[_Place]) -> runner.Painting:
 
 def _largest(
     job: DataSetJob, batches: Sequence[Batch], shapes: Mapping[str, tuple[int, int]]
-) -> Iterator[runner.Painting]:
+) -> Iterator[Painting]:
     """The largest of the batches, as if with the largest styles of all; pictures as their shapes.
     None where there are no batches."""
 
@@ -256,9 +262,9 @@ class _Reader:
                 if path in images or path in self._bad:
                     continue
                 try:
-                    image = io.read_image(path)
-                    images[path] = io.resize(image, *fit_shape(image.shape, self._config))
-                except io.ImageError as error:
+                    image = read_image(path)
+                    images[path] = resize(image, *fit_shape(image.shape, self._config))
+                except ImageError as error:
                     broken[path] = str(error)
                     self._bad.add(path)
         return [
@@ -303,7 +309,7 @@ def _paint(painter, batch, places, folder, unfinished, manifest, watch) -> None:
     images, losses = np.asarray(result.images), result.loss
     for number in painted:
         # An unfinished file is to be found where the next run looks for it.
-        io.write_image(unfinished / "picture.png", images[number])
+        write_image(unfinished / "picture.png", images[number])
         path = folder / batch.pairs[number].output
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished / "picture.png", path)
@@ -339,4 +345,4 @@ def _summary(manifest, folder, pairs, bad, *, missing) -> int:
             f"{missing} pictures not made"
         )
         return BAD_FILES
-    return runner.DIVERGED if any(diverged) else 0
+    return DIVERGED if any(diverged) else 0

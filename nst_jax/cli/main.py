@@ -15,34 +15,30 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from nst_jax import (
-    compilation,
-    console,
-    dataset,
-    examples,
-    files,
-    helptext,
-    io,
-    jobs,
-    looks,
-    pairs,
-    sharding,
-    vgg,
-    weights,
-)
-from nst_jax.config import INITS, Config
-from nst_jax.console import complain
-from nst_jax.observers import Picture
-from nst_jax.options import (
+from nst_jax import examples, sharding, vgg
+from nst_jax.cli import compilation, console
+from nst_jax.cli import run as cli_run
+from nst_jax.cli.console import complain
+from nst_jax.cli.dataset import pairs
+from nst_jax.cli.dataset import run as dataset_run
+from nst_jax.cli.dataset.run import DataSetJob
+from nst_jax.cli.flags import (
     FLAGS,
     config_from_flags,
     masks_from_flag,
     mixing_from_flag,
     settings_by_flag,
 )
+from nst_jax.cli.help import flags_by_group, list_layers, list_presets
+from nst_jax.cli.look.observers import ANIMATIONS, Look, Picture
+from nst_jax.cli.run import Delivery, PictureJob, digest
+from nst_jax.config import INITS, Config
+from nst_jax.files.atomic import from_json, unique
+from nst_jax.files.images import FORMATS, ImageError, read_image, read_text, read_with_alpha
 from nst_jax.partition import Placement
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, nearest
+from nst_jax.weights.load import load_params, open_params, sha256
 
 BAD_INPUT = 1
 
@@ -68,10 +64,8 @@ def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
 
 
 def _read(paths: Sequence[str]) -> list[Picture]:
-    names = files.unique([pathlib.Path(path).stem for path in paths])
-    return [
-        Picture(name, *io.read_with_alpha(path)) for name, path in zip(names, paths, strict=True)
-    ]
+    names = unique([pathlib.Path(path).stem for path in paths])
+    return [Picture(name, *read_with_alpha(path)) for name, path in zip(names, paths, strict=True)]
 
 
 # What a picture depends on, besides the fields of its configuration.
@@ -105,7 +99,7 @@ def recipe(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
 def show_config(path: str) -> None:
     """Prints the command that made a picture to stdout, and with what, to stderr."""
     try:
-        found = files.from_json(io.read_text(path) or "")
+        found = from_json(read_text(path) or "")
         arguments, versions = found["flags"], found["versions"]
         line = shlex.join(["nst-jax", *arguments])
         made = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -114,7 +108,7 @@ def show_config(path: str) -> None:
         # What another program made may be meant for the terminal.
         if not (line + made).isprintable():
             raise ValueError
-    except io.ImageError:
+    except ImageError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ValueError(f"{path}: holds no settings of nst-jax in its metadata") from None
@@ -133,7 +127,7 @@ def network() -> str:
     name = chosen_weights()
     if name in vgg.CONVOLUTIONS:
         return name
-    with weights.open_params(name) as params:
+    with open_params(name) as params:
         return vgg.network_name(params)
 
 
@@ -144,9 +138,9 @@ def answer() -> bool:
             raise ValueError("--show_config needs the file of a picture, got ''")
         show_config(FLAGS.show_config)
     elif FLAGS.list_layers:
-        print(helptext.list_layers(network()), flush=True)
+        print(list_layers(network()), flush=True)
     elif FLAGS.list_presets:
-        print(helptext.list_presets(), flush=True)
+        print(list_presets(), flush=True)
     else:
         return False
     return True
@@ -158,7 +152,7 @@ def read_initial() -> np.ndarray | None:
         return None
     if not pathlib.Path(FLAGS.init).is_file():
         check_choice("--init (or an existing file)", FLAGS.init, INITS)
-    return io.read_image(FLAGS.init)
+    return read_image(FLAGS.init)
 
 
 def read_params() -> Mapping:
@@ -167,7 +161,7 @@ def read_params() -> Mapping:
         compilation.keep_programs(lambda line: console.say(f"nst-jax: {line}"))
     else:
         compilation.keep_nothing()
-    return weights.load_params(chosen_weights())
+    return load_params(chosen_weights())
 
 
 def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
@@ -191,7 +185,7 @@ def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     if process is None or processes is None:
         raise ValueError("--num_processes and --process_id go together")
     sharding.check_process_id(process, processes)
-    job = dataset.DataSetJob(
+    job = DataSetJob(
         contents=pairs.expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir),
         styles=pairs.expand(FLAGS.styles, flag="--styles", output_dir=FLAGS.output_dir),
         pairing=pairing,
@@ -207,12 +201,12 @@ def run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     described = {
         "preset": FLAGS.preset,
         "weights": chosen_weights(),
-        "weights_sha256": weights.sha256(chosen_weights()),
+        "weights_sha256": sha256(chosen_weights()),
         "content": FLAGS.content,
         "styles": FLAGS.styles,
-        "initial": jobs.digest(job.initial),
+        "initial": digest(job.initial),
     }
-    return dataset.run(job, read_params(), pathlib.Path(FLAGS.output_dir), described=described)
+    return dataset_run.run(job, read_params(), pathlib.Path(FLAGS.output_dir), described=described)
 
 
 def run() -> int:
@@ -226,7 +220,7 @@ def run() -> int:
         sharding.connect(**processes, apart=data_set or FLAGS.tile is not None)
     config, sweep = config_from_flags()
     chosen_weights()
-    check_choice("--format", FLAGS.format, io.FORMATS)
+    check_choice("--format", FLAGS.format, FORMATS)
     if FLAGS.retries and config.optimizer.searches:
         raise ValueError("--retries lowers the learning rate, which a line search doesn't use")
     if FLAGS.checkpoint_dir is None and FLAGS["checkpoint_every"].present:
@@ -237,7 +231,7 @@ def run() -> int:
         if FLAGS[name].value is not None and FLAGS[name].value < 1:
             raise ValueError(f"--{name} must be at least 1, got {FLAGS[name].value}")
     if FLAGS.animate is not None:
-        check_choice("--animate", FLAGS.animate, looks.ANIMATIONS)
+        check_choice("--animate", FLAGS.animate, ANIMATIONS)
     if not 0 <= FLAGS.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
     if data_set:
@@ -246,7 +240,7 @@ def run() -> int:
         raise ValueError("--batch_size goes with --pairing, or with folders or patterns")
     contents, styles = read_inputs(config)
     initial = read_initial()
-    job = jobs.PictureJob(
+    job = PictureJob(
         contents=contents,
         styles=styles,
         config=config,
@@ -264,7 +258,7 @@ def run() -> int:
         "flags": recipe(config, sweep),
         "preset": FLAGS.preset,
         "weights": chosen_weights(),
-        "weights_sha256": weights.sha256(chosen_weights()),
+        "weights_sha256": sha256(chosen_weights()),
         "content": FLAGS.content or [content.name for content in contents],
         "styles": FLAGS.styles or [style.name for style in styles],
         "mixing": FLAGS.mixing,
@@ -272,13 +266,13 @@ def run() -> int:
         "style_masks": FLAGS.style_masks,
         "initial": FLAGS.init if initial is not None else None,
     }
-    delivery = jobs.Delivery(
+    delivery = Delivery(
         folder=pathlib.Path(FLAGS.output_dir),
         picture_format=FLAGS.format,
         overwrite=FLAGS.overwrite,
         log_every=FLAGS.log_every,
         profile_dir=FLAGS.profile_dir,
-        look=looks.Look(
+        look=Look(
             save_every=FLAGS.save_every,
             animate=FLAGS.animate,
             report=FLAGS.report,
@@ -288,7 +282,7 @@ def run() -> int:
         checkpoint_every=FLAGS.checkpoint_every,
         retries=FLAGS.retries,
     )
-    return jobs.run(job, params, delivery, described=described)
+    return cli_run.run(job, params, delivery, described=described)
 
 
 def _is_foreign(record: python_logging.LogRecord) -> bool:
@@ -367,7 +361,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
             sys.exit(0)
         if FLAGS.help or FLAGS.helpshort:
             check_choice("--preset", FLAGS.preset, presets)
-            print(helptext.flags_by_group(FLAGS, presets[FLAGS.preset]), flush=True)
+            print(flags_by_group(FLAGS, presets[FLAGS.preset]), flush=True)
             sys.exit(0)
         return remaining
     except flags.UnrecognizedFlagError as error:

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from nst_jax import deep_color, memory, profiles
-from nst_jax.files import FileError, reason, replacing
+from nst_jax.files import deep_color, host_memory, icc
+from nst_jax.files.atomic import FileError, reason, replacing
 
 __all__ = [
     "FORMATS",
@@ -153,24 +153,24 @@ def read_with_alpha(
         raise ValueError(f"max_pixels: wanted a positive number, got {max_pixels}")
     path = Path(path)
     picture = _decode(path, max_pixels)
-    profile = profiles.embedded(picture, path)
+    profile = icc.embedded(picture, path)
     if _is_deep_grey(picture):
         values, opaque = _deep_grey(picture, path)
         # A profile of grey is a curve; reading between its 256 points keeps the precision.
         ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-        curve = profiles.srgb(ramp, profile, path)[0]
+        curve = icc.srgb(ramp, profile, path)[0]
         grid = np.linspace(0, 1, 256)
         channels = [np.interp(values, grid, channel).astype(np.float32) for channel in curve.T]
         image = np.stack(channels, axis=-1)
         image[~opaque] = 1
         return image, None if opaque.all() else opaque.astype(np.float32)
     if not picture.has_transparency_data:
-        return profiles.srgb(picture, profile, path), None
+        return icc.srgb(picture, profile, path), None
     rgba = picture.convert("RGBA")
     alpha = np.asarray(rgba.getchannel("A"), np.float32)[..., None] / 255
     # The alpha channel of grey goes, but grey it stays: its profile may be a grey one.
     bare = rgba.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
-    image = profiles.srgb(bare, profile, path) * alpha + (1 - alpha)
+    image = icc.srgb(bare, profile, path) * alpha + (1 - alpha)
     return image, None if alpha.min() == 1 else alpha[..., 0]
 
 
@@ -394,11 +394,12 @@ def _check(picture: Image.Image, path: Path) -> None:
     need = width * height * _bytes_a_pixel(picture)
     if need < _LITTLE:
         return
-    available = memory.host_bytes()
+    available = host_memory.host_bytes()
     if available is not None and need > available:
         raise ImageError(
-            f"{path}: reading its {width} x {height} pixels would take {need / memory.GIB:.2f} "
-            f"GiB of memory, and there are {available / memory.GIB:.2f} GiB"
+            f"{path}: reading its {width} x {height} pixels would take "
+            f"{need / host_memory.GIB:.2f} GiB of memory, and there are "
+            f"{available / host_memory.GIB:.2f} GiB"
         )
 
 

@@ -1,20 +1,17 @@
-"""The report of a run: a contact sheet of its pictures and the curves of its losses.
+"""A contact sheet: all pictures of a run on one.
 
-Images are float32 sRGB in RGB order, range [0, 1], [H, W, 3], as everywhere; the sheet is
-composed in float, so rounding to integers stays with the code that writes files.
+Images are float32 sRGB in RGB order, range [0, 1], [H, W, 3], as everywhere. The sheet is composed
+in float, so that only the code that writes files rounds to integers.
 """
 
 import math
-import os
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nst_jax import io
-from nst_jax.files import replacing
+from nst_jax.files.images import resize
 from nst_jax.image import check_image
 
 _BACKGROUND = 0.965
@@ -29,7 +26,7 @@ def _picture(name: str, image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _check_labels(name: str, labels: Iterable[str], count: int) -> list[str]:
+def check_labels(name: str, labels: Iterable[str], count: int) -> list[str]:
     labels = [str(label) for label in labels]
     if len(labels) != count:
         raise ValueError(f"{name} must hold {count} labels, got {len(labels)}")
@@ -39,7 +36,7 @@ def _check_labels(name: str, labels: Iterable[str], count: int) -> list[str]:
 def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes to fit into height × width with the aspect kept."""
     scale = min(height / image.shape[0], width / image.shape[1])
-    return io.resize(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
+    return resize(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
 
 
 def _paste(sheet: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
@@ -64,7 +61,7 @@ def _shorten(text: str, width: int, length: Callable[[str], float] = len) -> str
     return "…"
 
 
-def _rows(text: str, width: int, length: Callable[[str], float]) -> list[str]:
+def in_rows(text: str, width: int, length: Callable[[str], float]) -> list[str]:
     """A label in rows that fit into `width`: a row for each of its lines, or up to three for a long
     one, which break behind a mark if they can; what is longer than that loses its middle."""
     rows = []
@@ -149,7 +146,7 @@ def contact_sheet(
         raise ValueError(f"outputs must hold {len(styles)} images, one a style, got {len(outputs)}")
     if style_labels is None:
         style_labels = [f"style {i + 1}" for i in range(len(styles))]
-    style_labels = _check_labels("style_labels", style_labels, len(styles))
+    style_labels = check_labels("style_labels", style_labels, len(styles))
     if cell < 64:
         raise ValueError(f"cell must be at least 64 pixels, got {cell}")
 
@@ -167,7 +164,7 @@ def contact_sheet(
     ]
     lefts = [0] + [thumbnail.shape[1] + gap // 3 for thumbnail in thumbnails]
     labels = [
-        _rows(_ascii(label), width - left, large.getlength)
+        in_rows(_ascii(label), width - left, large.getlength)
         for label, left in zip((content_label, *style_labels), lefts, strict=True)
     ]
     head = max(cell // 4, small_line + line * max(map(len, labels)))
@@ -195,105 +192,3 @@ def contact_sheet(
             _write(sheet, row, large, text_top + number * line, *place, _INK)
         _paste(sheet, picture, top + card_height - height, left)
     return sheet
-
-
-# Okabe and Ito's palette, which colour-blind readers tell apart too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
-
-def _check_history(history: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    history = {name: np.asarray(values, np.float64) for name, values in history.items()}
-    if "total" not in history:
-        raise ValueError(f'history must have a "total", got {sorted(history)}')
-    shape = history["total"].shape
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"history['total'] must have shape [steps, N], got {list(shape)}")
-    for name, values in history.items():
-        if values.shape != shape:
-            raise ValueError(
-                f"history[{name!r}] must have the shape of the total, {list(shape)}, "
-                f"got {list(values.shape)}"
-            )
-    return history
-
-
-def loss_curves(
-    path: str | os.PathLike[str],
-    history: Mapping[str, np.ndarray],
-    labels: Sequence[str],
-    *,
-    title: str | None = None,
-) -> None:
-    """Draws the loss and its terms over the steps, one panel a style, on one log scale.
-
-    Values that are not finite or not above zero leave a gap; a term that is zero throughout
-    is left out.
-
-    Args:
-      path: the file to write, which takes its format from the suffix (.png, .svg, .pdf); it
-        appears whole or not at all.
-      history: dict of [steps, N] arrays; "total" and the weighted terms that sum to it.
-      labels: N texts, the headings of the panels; their lines as of `contact_sheet`.
-      title: text above all panels.
-
-    Raises:
-      ImportError: matplotlib (the extra `plots`) is not installed.
-      ValueError: `history` has no "total" or its arrays differ in shape, the number of labels
-        is not N, or the file cannot be written.
-    """
-    path = Path(path)
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        raise ImportError(f"{path.name} needs matplotlib: pip install 'nst-jax[plots]'") from None
-
-    history = _check_history(history)
-    steps, count = history["total"].shape
-    labels = _check_labels("labels", labels, count)
-
-    # A logarithm has no place for the others; NaN is matplotlib's gap.
-    curves = {
-        name: np.where(np.isfinite(values) & (values > 0), values, np.nan)
-        for name, values in history.items()
-    }
-    terms = [name for name in curves if name != "total" and np.isfinite(curves[name]).any()]
-    # The total is drawn wide and first, so that a term that makes up all of it stays visible.
-    looks = {"total": {"color": "black", "linewidth": 3, "markersize": 10}}
-    looks |= {name: {"color": _COLOURS[i % len(_COLOURS)]} for i, name in enumerate(terms)}
-
-    columns = count if count <= 3 else math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    width, height = max(5, 3.4 * columns), 2.7 * rows + 0.5
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    x = np.arange(1, steps + 1)
-    for i, (panel, label) in enumerate(zip(panels, labels, strict=False)):
-        for name, look in looks.items():
-            # A single step is a point, which a line does not show.
-            marker = "o" if steps == 1 else None
-            text = name.replace("_", " ")
-            panel.plot(x, curves[name][:, i], label=text, marker=marker, **look)
-        panel.set_title("\n".join(_rows(label, 36, len)), fontsize=10, parse_math=False)
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelbottom=i + columns >= count)  # with nothing below it
-    for panel in panels[count:]:
-        panel.remove()
-    panels[0].set_xlim(0, steps * 1.03)
-    panels[0].xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
-    positive = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
-    if positive.size:
-        panels[0].set_yscale("log")
-        # A content term that starts at nothing would press every curve against the top.
-        low, high = max(positive.min(), positive.max() * 1e-6), positive.max()
-        panels[0].set_ylim(low / 1.5, high * 1.5)
-    # Losses fall: this corner is free.
-    panels[0].legend(loc="upper right", frameon=False, fontsize=9)
-    figure.supxlabel("step", fontsize=10)
-    figure.supylabel("loss", fontsize=10)
-    if title is not None:
-        figure.suptitle(title, fontsize=12, parse_math=False)
-
-    with replacing(path) as file:
-        figure.savefig(file, format=path.suffix.removeprefix("."))

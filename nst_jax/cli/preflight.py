@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import memory, objective, optimize
+from nst_jax import objective, optimize
+from nst_jax.coarse_to_fine import check_content, fit_shape, scales
 from nst_jax.config import Config
-from nst_jax.memory import GIB
+from nst_jax.files import host_memory
+from nst_jax.files.host_memory import GIB
 from nst_jax.partition import Placement
-from nst_jax.stylize import check_content, fit_shape, scales
 from nst_jax.terms import Field, map_fields
 
 TILES = (2048, 1024, 512, 256)
@@ -37,7 +38,7 @@ def available_bytes() -> int | None:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return memory.host_bytes()
+    return host_memory.host_bytes()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,7 @@ class Plan:
         """
         looks = self._looks()
         host = 0 if jax.default_backend() == "cpu" else max(look.host for look in looks)
-        there = memory.host_bytes() if host else None
+        there = host_memory.host_bytes() if host else None
         if there is not None and host > there:
             raise DoesNotFit(
                 f"{self._described()} would take {host / GIB:.2f} GiB of the host's memory, and "

@@ -1,10 +1,13 @@
-"""Checkpoints of a run in a folder, through orbax: each there as a whole or not at all.
+"""Checkpoints of a run in a folder, through orbax.
 
-They are written beside the run, and the newest two are kept.
+A checkpoint is there as a whole or not at all. It is written while the run goes on. The newest two
+are kept. Each has the SHA-256 of its files, so that a damaged one is found and passed over: orbax
+reads a damaged one, and may then give other numbers.
 """
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -15,25 +18,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from nst_jax import console, files, optimize, sharding
-from nst_jax.observers import Observer, Pictures
+from nst_jax import optimize, sharding
+from nst_jax.files.atomic import FileError, from_json, reason, replacing
 
 KEPT = 2
 SETTINGS = "settings.json"
-SUMS = "SHA256SUMS"  # of a checkpoint's files, written last
+ITEMS = ("states", "history")  # of a checkpoint, a folder each
+SUMS = "SHA256SUMS"  # of the files of an item
 
 
-class Checkpoints(Observer):
-    """Those of one run: `stylize(..., resume=checkpoints.latest(), callback=checkpoints)`.
+class Checkpoints:
+    """The checkpoints of one run: `stylize(..., resume=c.latest(), callback=c)`.
+
+    As a context manager it closes itself, and then waits until the last checkpoint is on disk.
 
     Args:
-      folder: where they go; made with the first step. None: nowhere, none are kept.
-      settings: what makes the run what it is, JSON's types.
-      every: steps from one to the next.
+      folder: where they go. It is made with the first step. None keeps no checkpoints.
+      settings: what defines the run, in JSON's types.
+      every: steps from one checkpoint to the next.
 
     Attributes:
-      begun: whether the run was begun before, with a checkpoint already or without.
-      damaged: the steps of the checkpoints that `latest` has passed over.
+      begun: whether an earlier run began here, with a checkpoint or without.
+      damaged: the steps of the damaged checkpoints that `latest` passed over.
 
     Raises:
       ValueError: the folder holds those of a run with other settings, or of an unknown one.
@@ -51,13 +57,19 @@ class Checkpoints(Observer):
         self.damaged: list[int] = []
         self._manager = None
         self._parts: list[Mapping[str, np.ndarray]] = []
-        self._unsealed: list[int] = []
         self._saved = False
 
-    def close(self, error: BaseException | None) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.close(error)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Waits until all is on disk; `error` is what ended the run, if anything did."""
         if self._manager is not None:
             # Of an error already there, that another file cannot be written is no news.
-            quietly = contextlib.suppress(files.FileError if error else ())
+            quietly = contextlib.suppress(FileError if error else ())
             with quietly, self._writing():
                 self._manager.close()  # waits for what is being written
 
@@ -66,10 +78,10 @@ class Checkpoints(Observer):
         """Turns whatever orbax and what it builds on raise into a line that names the folder."""
         try:
             yield
-        except files.FileError:
+        except FileError:
             raise
         except Exception as error:
-            raise files.FileError(f"{self.folder}: cannot be written: {_reason(error)}") from error
+            raise FileError(f"{self.folder}: cannot be written: {_reason(error)}") from error
 
     def _open(self):
         """orbax's manager of the folder."""
@@ -83,14 +95,19 @@ class Checkpoints(Observer):
         alone = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"{process}"
         )
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for name in ITEMS:
+            handler = _summed_handler()(multiprocessing_options=alone)
+            registry.add(name, ocp.args.StandardSave, handler)
+            registry.add(name, ocp.args.StandardRestore, handler)
         self._manager = ocp.CheckpointManager(
             self.folder,
+            handler_registry=registry,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=KEPT,
                 create=False,
                 cleanup_tmp_directories=process == 0,
                 multiprocessing_options=alone,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
         )
         return self._manager
@@ -106,7 +123,7 @@ class Checkpoints(Observer):
         manager = self._open()
         steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
-            if not _intact(self.folder / str(step)):
+            if not all(_intact(self.folder / str(step) / name) for name in ITEMS):
                 continue
             found = self._read(step)
             self.damaged = steps[: steps.index(step)]
@@ -119,13 +136,13 @@ class Checkpoints(Observer):
             raise ValueError(f"{self.folder}: its checkpoints are damaged: delete it to begin anew")
         return None
 
-    def __call__(self, progress: optimize.Progress, pictures: Pictures | None = None) -> None:
+    def __call__(self, progress: optimize.Progress) -> None:
         """Follows a run, and saves where it is time to."""
         if self.folder is None:
             return
         if not self.begun:  # with the first step: what is refused before it leaves nothing here
             if jax.process_index() == 0:
-                with files.replacing(self.folder / SETTINGS) as file:
+                with replacing(self.folder / SETTINGS) as file:
                     file.write(json.dumps(self._settings, indent=2).encode())
             self.begun = True
         self._parts.append(progress.terms)
@@ -140,7 +157,7 @@ class Checkpoints(Observer):
             return
         step = progress.step
         # A copy: the next dispatch takes the states' memory.
-        leaves = [np.array(sharding.whole(leaf)) for leaf in jax.tree.leaves(progress.states)]
+        leaves = [np.array(sharding.to_host(leaf)) for leaf in jax.tree.leaves(progress.states)]
         manager = self._open()
         if jax.process_index() or manager.latest_step() == step:
             return
@@ -156,9 +173,8 @@ class Checkpoints(Observer):
         )
         with self._writing():
             manager.wait_until_finished()
-            self._unsealed.append(step)
             if not manager.save(step, args=items):  # orbax goes only forward
-                raise files.FileError(
+                raise FileError(
                     f"{self.folder} holds a later checkpoint than that of step {step}, which "
                     "is not saved: choose another folder, or empty this one"
                 )
@@ -171,23 +187,6 @@ class Checkpoints(Observer):
         if self._manager is not None:
             with self._writing():
                 self._manager.wait_until_finished()
-
-    def _seal(self) -> None:
-        """Writes the sums into the folder that orbax is about to give its name.
-
-        What that folder is called is orbax's own affair, and may be another in another version.
-        """
-        step = self._unsealed.pop()
-        folders = list(self.folder.glob(f"{step}.*tmp*"))
-        if not folders:
-            found = ", ".join(sorted(path.name for path in self.folder.iterdir()))
-            raise files.FileError(
-                f"{self.folder}: the checkpoint of step {step} cannot be sealed: wanted "
-                f"{step}.*tmp*, which is what orbax 0.12 writes into, got {found}"
-            )
-        for folder in folders:
-            lines = [f"{digest}  {name}\n" for name, digest in _digests(folder).items()]
-            (folder / SUMS).write_text("".join(lines), "utf-8")
 
     def _read(self, step: int) -> optimize.Checkpoint:
         from orbax.checkpoint import args
@@ -211,29 +210,47 @@ class Checkpoints(Observer):
                 )
             return False
         try:
-            settings = dict(files.from_json(path.read_text("utf-8")))
+            settings = dict(from_json(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            reason = files.reason(error)
-            raise ValueError(f"{path}: cannot be read as settings of a run: {reason}") from error
-        differences = console.differences(settings, self._settings)
-        if differences and any(path.is_dir() for path in self.folder.iterdir()):
             raise ValueError(
-                f"{self.folder} holds checkpoints of a run that differs in {differences}"
+                f"{path}: cannot be read as settings of a run: {reason(error)}"
+            ) from error
+        different = differences(settings, self._settings)
+        if different and any(path.is_dir() for path in self.folder.iterdir()):
+            raise ValueError(
+                f"{self.folder} holds checkpoints of a run that differs in {different}"
             )
-        return not differences
+        return not different
 
 
 def _reason(error: Exception) -> str:
     """What went wrong; of a chain of errors that ends with the system's words only these."""
-    text = files.reason(error)
+    text = reason(error)
     return next((words for words in map(os.strerror, errno.errorcode) if words in text), text)
 
 
+@functools.cache
+def _summed_handler() -> type:
+    """orbax's handler of trees that seals what it writes; orbax is imported when it is needed."""
+    import orbax.checkpoint as ocp
+
+    class Summed(ocp.StandardCheckpointHandler):
+        """Writes the sums last, before orbax gives the folder its name."""
+
+        def finalize(self, directory):
+            super().finalize(directory)
+            folder = pathlib.Path(directory)
+            lines = [f"{digest}  {name}\n" for name, digest in _digests(folder).items()]
+            (folder / SUMS).write_text("".join(lines), "utf-8")
+
+    return Summed
+
+
 def _digests(folder: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of each file of a checkpoint's items; orbax writes beside them to the last."""
+    """SHA-256 of each file of a folder, by its name there."""
     digests = {}
-    for path in sorted(folder.glob("*/**/*")):
-        if path.is_file():
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != SUMS:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             digests[path.relative_to(folder).as_posix()] = digest
@@ -241,10 +258,17 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _intact(folder: pathlib.Path) -> bool:
-    """Whether a checkpoint's files are as they were written."""
+    """Whether the files of a folder are as they were written."""
     try:
         lines = (folder / SUMS).read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return False
     wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     return bool(wanted) and wanted.items() <= _digests(folder).items()
+
+
+def differences(before: Mapping, now: Mapping, *, most: int = 3) -> str:
+    """How settings differ, such as "steps (2 there, 3 now)"; nothing where they don't."""
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    told = [f"{name} ({before.get(name)} there, {now.get(name)} now)" for name in names[:most]]
+    return ", ".join(told) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -602,7 +602,7 @@ _with_luminance_of = jax.jit(color.with_luminance_of)
 
 def _layer_losses(params, targets, numbers, images, *, tile, within):
     """`Progress.layer_losses` of `images` `[N, H, W, 3]`."""
-    images = sharding.whole(images)
+    images = sharding.to_host(images)
     if tile is None:
         look = functools.partial(_layer_losses_of, within=within)
         found = [look(n, images, params, targets, numbers) for n in range(len(images))]

@@ -6,7 +6,9 @@ from typing import Any
 
 from absl import flags
 
-from nst_jax import console, options, vgg
+from nst_jax import vgg
+from nst_jax.cli import console
+from nst_jax.cli.flags import ADDRESSES, KINDS, PRESETS_DEFAULT, settings_by_flag, takes_several
 from nst_jax.config import Config
 from nst_jax.presets import descriptions, presets
 
@@ -51,9 +53,9 @@ _OF_PARTS = {"network": "Network", "optimizer": "Optimiser"}
 def groups() -> dict[str, tuple[str, ...]]:
     """The flags of each group: those of a run, and then those of settings."""
     found = {group: list(names) for group, names in GROUPS.items()}
-    for flag in options.KINDS:
+    for flag in KINDS:
         found["Optimiser" if flag == "optimizer" else "Objective"].append(flag)
-    for address, (where, *_) in options.ADDRESSES.items():
+    for address, (where, *_) in ADDRESSES.items():
         group = where.field.metadata.get("group") or _OF_PARTS.get(where.owner, "Objective")
         found[group].append(address)
     return {group: tuple(names) for group, names in found.items()}
@@ -140,11 +142,11 @@ def _usage(values: flags.FlagValues, name: str) -> str:
 
 
 def _value(values: flags.FlagValues, name: str) -> str:
-    if name in options.ADDRESSES:
-        about = options.ADDRESSES[name][0].field.metadata
+    if name in ADDRESSES:
+        about = ADDRESSES[name][0].field.metadata
         if about["type"] in ("weighted", "numbers"):
             return {"weighted": "LAYERS", "numbers": "NUMBERS"}[about["type"]]
-        if options.takes_several(name):
+        if takes_several(name):
             return f"{about.get('unit', 'X')},..."
         if "unit" in about:
             return about["unit"]
@@ -155,11 +157,11 @@ def _meaning(values: flags.FlagValues, name: str, config: Config) -> str:
     if name in _ABSL:
         return _ABSL[name]
     text = " ".join(values[name].help.split()).rstrip(".")
-    if text.endswith(options.PRESETS_DEFAULT):
-        text = text.removesuffix(options.PRESETS_DEFAULT)
-        known = options.settings_by_flag(config)
+    if text.endswith(PRESETS_DEFAULT):
+        text = text.removesuffix(PRESETS_DEFAULT)
+        known = settings_by_flag(config)
         # Of what the preset does not have, the default of whoever chooses it.
-        default = known[name] if name in known else options.ADDRESSES[name][0].field.default
+        default = known[name] if name in known else ADDRESSES[name][0].field.default
     else:
         default = values[name].default
     if name in _SWITCHES or "(default: " in text or "by default" in text:  # no value of a flag
@@ -195,10 +197,10 @@ def _wrap(text: str, width: int, start: str, indent: int) -> list[str]:
 def list_presets(*, width: int | None = None) -> str:
     """Each preset with what it is; all settings of the default, and where others differ from it."""
     width = width or min(shutil.get_terminal_size().columns, 100)
-    plain = options.settings_by_flag(Config())
+    plain = settings_by_flag(Config())
     lines = []
     for name, config in presets.items():
-        own = options.settings_by_flag(config)
+        own = settings_by_flag(config)
         if name != "default":
             own = {flag: value for flag, value in own.items() if value != plain.get(flag, ())}
         settings = " ".join(f"{flag}={_shown(value)}" for flag, value in own.items())

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 _quiet = False
 
@@ -67,10 +67,3 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in (headings, *rows)
     ]
     return "\n".join("  ".join(row).rstrip() for row in aligned)
-
-
-def differences(before: Mapping, now: Mapping, *, most: int = 3) -> str:
-    """How settings differ, such as "steps (2 there, 3 now)"; nothing where they don't."""
-    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
-    told = [f"{name} ({before.get(name)} there, {now.get(name)} now)" for name in names[:most]]
-    return ", ".join(told) + (f" and {len(names) - most} more" if len(names) > most else "")

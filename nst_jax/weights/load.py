@@ -32,15 +32,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import fetch, hdf5, vgg
-from nst_jax.files import reason
+from nst_jax import vgg
+from nst_jax.files.atomic import reason
+from nst_jax.weights import fetch, hdf5
 
 Params = dict[str, dict[str, Any]]
 
 CHECKSUMS = "SHA256SUMS"
 PRECISIONS = ("bundled", "full")
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 # An installed wheel carries the files inside the package, a checkout beside it.
 BUNDLED_FOLDER = next(
     (
@@ -135,7 +136,7 @@ def load_params(
 def open_params(
     path: str | os.PathLike, *, model: str | None = None, head: bool | None = None
 ) -> Iterator[Params]:
-    """Opens an HDF5 file in either of Keras' layouts, if `nst_jax.hdf5` finds that it is sound.
+    """Opens an HDF5 file in either of Keras' layouts, if `weights.hdf5` finds that it is sound.
 
     Args:
       path: the file.

@@ -1,29 +1,274 @@
-"""What can be looked at while a run goes on, or after it: snapshots, an animation, TensorBoard, a
-report page, a trace of a few steps.
+"""What follows a run: the protocol, the records, and what can be looked at.
 
-Each is an `Observer`. With several processes all of them observe, and the first one writes.
+An `Observer` is told of every group of outputs that begins, of each dispatch of the optimisation,
+and of the pictures that the group ends with. With several processes all of them observe, because
+all are needed to bring a divided picture together. The first process writes.
 """
 
 import contextlib
+import functools
+import json
 import math
-import os
+import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from nst_jax import files, io, page
-from nst_jax.observers import Group, Observer, Picture, Pictures, logged, logged_rows
+from nst_jax import sharding
+from nst_jax.cli.console import say
+from nst_jax.cli.look import report_page
+from nst_jax.coarse_to_fine import Result
+from nst_jax.files.atomic import FileError, from_json, replacing, writing
+from nst_jax.files.images import FORMATS, to_uint8, write_animation, write_image
 from nst_jax.optimize import Progress
-from nst_jax.stylize import Result
 
-ANIMATIONS = {"gif": 65_535, "webp": io.FORMATS["webp"].longest_side}  # in pixels
+ANIMATIONS = {"gif": 65_535, "webp": FORMATS["webp"].longest_side}  # in pixels
 FRAMES = 60
 FRAME_BYTES = 2**29
-TRACED = 3  # steps
+
+
+class Picture(NamedTuple):
+    """A named picture, `[H, W, 3]` in [0, 1], and its transparency `[H, W]`, if it has any."""
+
+    name: str
+    image: np.ndarray
+    alpha: np.ndarray | None = None
+
+
+class Group(NamedTuple):
+    """Outputs that are made together.
+
+    Attributes:
+      contents: their contents, each for as many outputs, one after the other.
+      styles: to show for each output.
+      labels, stems: of each output: what it is called, and its file without the extension.
+      history: `{term: [step, N]}` of the steps before what follows, in a run that goes on.
+      steps: of the whole run.
+      attempt: the number of earlier attempts at the same outputs.
+    """
+
+    contents: Sequence[Picture]
+    styles: Sequence[Picture]
+    labels: Sequence[str]
+    stems: Sequence[str]
+    history: Mapping[str, np.ndarray] | None = None
+    steps: int = 0
+    attempt: int = 0
+
+    @property
+    def taken(self) -> int:
+        """Steps of the history."""
+        return 0 if self.history is None else len(self.history["total"])
+
+
+Pictures = Callable[[], np.ndarray]
+"""Gives the pictures `[N, H, W, 3]` in this process' memory; all processes have to call it."""
+
+
+class Observer:
+    """Does nothing: what a kind of observer leaves out. As a context manager it closes itself."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _, error, __):
+        self.close(error)
+
+    def begin(self, group: Group) -> None:
+        """The outputs that what follows is of; the same ones again are another attempt."""
+
+    def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
+        """A dispatch of the optimisation is done."""
+
+    def window(self, done: int, total: int) -> None:
+        """So many windows of a tiled step are done."""
+
+    def pause(self) -> None:
+        """The attempt is over, by an error or without."""
+
+    def end(self, result: Result) -> list[pathlib.Path] | None:
+        """The group is done, with a result whose pictures are in this process' memory; returns the
+        files that are now whole. A run that goes on may be found to be over: then no dispatch came
+        before, and what an earlier run has finished is left alone."""
+
+    def close(self, error: BaseException | None) -> list[pathlib.Path] | None:
+        """The run is over, by an error or without; returns the files that are now whole."""
+
+
+class Observers:
+    """Several of them as one, which is a callback of `stylize` and a context manager. They are told
+    in their order, and closed in the opposite one; of each file that is whole it says so."""
+
+    def __init__(self, observers: Sequence[Observer]):
+        self._observers = observers
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _, error, __):
+        with contextlib.ExitStack() as stack:  # each is closed, whatever becomes of the others
+            for observer in self._observers:
+                stack.push(
+                    lambda _, later, __, close=observer.close: self._close(close, error or later)
+                )
+
+    def _close(self, close, error):
+        # Of an error already there, that another file cannot be written is no news.
+        with contextlib.suppress(OSError, ValueError) if error else contextlib.nullcontext():
+            self._tell(close(error))
+
+    def begin(self, group: Group) -> None:
+        for observer in self._observers:
+            observer.begin(group)
+
+    def __call__(self, progress: Progress) -> None:
+        pictures = functools.cache(lambda: sharding.to_host(progress.images))
+        for observer in self._observers:
+            observer(progress, pictures)
+
+    def window(self, done: int, total: int) -> None:
+        for observer in self._observers:
+            observer.window(done, total)
+
+    def pause(self) -> None:
+        for observer in self._observers:
+            observer.pause()
+
+    def end(self, result: Result) -> None:
+        result = result._replace(images=np.asarray(result.images))
+        for observer in self._observers:
+            self._tell(observer.end(result))
+
+    def _tell(self, paths):
+        for path in paths or ():
+            say(f"wrote {path}")
+
+
+def logged(progress: Progress, every: int) -> Iterator[tuple[int, int]]:
+    """(row of the terms, step) of the steps that are logged: the first, the last, each `every`."""
+    return logged_rows(len(progress.terms["total"]), progress.step, progress.steps, every)
+
+
+def logged_rows(taken: int, step: int, steps: int, every: int) -> Iterator[tuple[int, int]]:
+    """As `logged`, of the rows of `taken` steps up to `step`."""
+    for row, number in enumerate(range(step - taken + 1, step + 1)):
+        if number == 1 or number % every == 0 or number == steps:
+            yield row, number
+
+
+class Records(Observer):
+    """config.json and metrics.jsonl of a run, begun with its first step: what ends before, such
+    as bad input, leaves those of an earlier run alone. A run that goes on and is found to be over
+    writes what they lack.
+
+    Attributes:
+      earlier: lines that an earlier run has left.
+    """
+
+    def __init__(self, folder: pathlib.Path, described: Mapping, *, log_every: int = 10):
+        self._folder, self._described, self._log_every = folder, described, log_every
+        self._metrics = None
+        self._kept: list[Mapping] = []
+        self.earlier: list[Mapping] = []
+        # None, or the end of one that was killed.
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
+                line = dict(from_json(text))
+                if not {"output", "step", "seconds"} <= line.keys():
+                    break  # not ours
+                self.earlier.append(line)
+
+    def keep(self, lines: Sequence[Mapping]) -> None:
+        """Takes over lines of an earlier run, to come before what is written from now on."""
+        if self._metrics is None:
+            self._kept += lines
+        else:
+            self.write(lines)
+
+    def write(self, lines: Sequence[Mapping]) -> None:
+        """Appends lines to metrics.jsonl."""
+        path = self._folder / "metrics.jsonl"
+        if self._metrics is None:
+            with replacing(self._folder / "config.json") as file:
+                file.write((json.dumps(self._described, indent=2) + "\n").encode())
+            with replacing(path) as file:
+                file.write(_jsonl(self._kept).encode())
+        with writing(path):
+            self._metrics = self._metrics or path.open("a", encoding="utf-8")
+            self._metrics.write(_jsonl(lines))
+            self._metrics.flush()
+
+    def seconds(self) -> float:
+        """Since the group was begun, by an earlier run if this one goes on."""
+        return time.perf_counter() - self._start
+
+    def begin(self, group: Group) -> None:
+        self._group, self._start = group, time.perf_counter()
+        if group.history is not None:
+            lines = list(filter(self._is_earlier, self.earlier))
+            times = [line["seconds"] for line in lines if line["seconds"] is not None]
+            self._start -= times[-1] if times else 0.0
+            self.keep([*lines, *self._lost(lines)])
+
+    def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
+        rows = logged(progress, self._log_every)
+        seconds = round(self.seconds(), 3)
+        self.write(self._lines(progress.terms, rows, seconds, progress.kept_start))
+
+    def close(self, error: BaseException | None) -> None:
+        over = self._metrics is None and self._kept and error is None
+        there = self._kept == self.earlier and (self._folder / "config.json").exists()
+        if over and not there:
+            self.write([])
+        if self._metrics is not None:
+            # What could not be written is tried again here: that it fails again is no news.
+            quietly = contextlib.suppress(FileError if error else ())
+            with quietly, writing(self._folder / "metrics.jsonl"):
+                self._metrics.close()
+
+    def _is_earlier(self, line: Mapping) -> bool:
+        """Whether a line of the records is of these outputs, before this run goes on."""
+        own = line["output"] in self._group.stems and line["step"] <= self._group.taken
+        return own and line.get("attempt", 0) == self._group.attempt
+
+    def _lost(self, lines: Sequence[Mapping]) -> list[Mapping]:
+        """What an earlier run had not written when it was ended, or was deleted since; how long
+        it took nobody knows."""
+        found = {(line["step"], line["output"]) for line in lines}
+        last = max((line["step"] for line in lines), default=0)
+        done = self._group.taken
+        rows = logged_rows(done, done, self._group.steps, self._log_every)
+        rows = [(row, step) for row, step in rows if step >= last]
+        made = self._lines(self._group.history, rows, None)
+        return [line for line in made if (line["step"], line["output"]) not in found]
+
+    def _lines(self, terms, rows, seconds, kept_start=None) -> list[Mapping]:
+        """Lines of the records, of each of `rows`, (row of the terms, step)."""
+        lines, group = [], self._group
+        for row, step in rows:
+            for index, (label, stem) in enumerate(zip(group.labels, group.stems, strict=True)):
+                values = {name: float(v[row, index]) for name, v in terms.items()}
+                # "style" is the picture's name, so the term goes by another.
+                if "style" in values:
+                    values["style_loss"] = values.pop("style")
+                line = {"step": step, "style": label, "output": stem}
+                if group.attempt:
+                    line["attempt"] = group.attempt
+                # JSON has no NaN.
+                line |= {k: v if math.isfinite(v) else None for k, v in values.items()}
+                line["seconds"] = seconds
+                if kept_start is not None and kept_start[index]:
+                    line["kept_start"] = int(kept_start[index])
+                lines.append(line)
+        return lines
+
+
+def _jsonl(lines: Sequence[Mapping]) -> str:
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
 
 def _passes(progress: Progress, *, every: int = 1, parts: int | None = None) -> bool:
@@ -56,7 +301,7 @@ class Snapshots(Observer):
         images = pictures()
         if _leads():
             for stem, image in zip(self._stems, images, strict=True):
-                io.write_image(self._folder / stem / f"step_{progress.step:06d}.png", image)
+                write_image(self._folder / stem / f"step_{progress.step:06d}.png", image)
 
 
 class Animation(Observer):
@@ -85,7 +330,7 @@ class Animation(Observer):
             return
         images = pictures()
         if _leads():
-            self._frames.append(io.to_uint8(images))
+            self._frames.append(to_uint8(images))
         self._bytes.append(images.size)
         while sum(self._bytes) > FRAME_BYTES and len(self._bytes) > 1:
             self._frames, self._bytes = self._frames[::2], self._bytes[::2]
@@ -94,12 +339,12 @@ class Animation(Observer):
     def end(self, result: Result) -> list[Path]:
         if not _leads():
             return []
-        frames = [*self._frames, io.to_uint8(result.images)]
+        frames = [*self._frames, to_uint8(result.images)]
         paths = []
         for number, stem in enumerate(self._stems):
             path = self._folder / stem / f"animation.{self._suffix}"
             if self._followed or not path.exists():
-                io.write_animation(path, [frame[number] for frame in frames])
+                write_animation(path, [frame[number] for frame in frames])
                 paths.append(path)
         self._frames = []
         return paths
@@ -143,7 +388,7 @@ class TensorBoard(Observer):
         images = pictures() if shown else None
         if not _leads():
             return
-        with files.writing(self._folder):
+        with writing(self._folder):
             if self._writer is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._writer = self._new(str(self._folder.absolute() / "events"))
@@ -159,17 +404,17 @@ class TensorBoard(Observer):
 
     def end(self, result: Result) -> None:
         if self._writer is not None:
-            with files.writing(self._folder):
+            with writing(self._folder):
                 self._show(result.images)
                 self._writer.flush()
 
     def close(self, error: BaseException | None) -> None:
         if self._writer is not None:
-            with files.writing(self._folder):
+            with writing(self._folder):
                 self._writer.close()
 
     def _show(self, images):
-        for stem, image in zip(self._stems, io.to_uint8(images), strict=True):
+        for stem, image in zip(self._stems, to_uint8(images), strict=True):
             shown = self._summary.image(f"picture/{stem}", image, dataformats="HWC")
             self._add(shown, self._step)
 
@@ -198,9 +443,9 @@ class Report(Observer):
         self._pictures = outputs
         self._start = time.perf_counter()
         self._due = -math.inf
-        self._inputs: dict[tuple[str, str], page.Embedded] = {}
-        self._outputs: list[page.Card] = []
-        self._scales: list[page.Scale] = []
+        self._inputs: dict[tuple[str, str], report_page.Embedded] = {}
+        self._outputs: list[report_page.Card] = []
+        self._scales: list[report_page.Scale] = []
         self._step = self._steps = 0
         self._group: Group | None = None
         self._followed = False
@@ -260,7 +505,7 @@ class Report(Observer):
     def _is_finished(self) -> bool:
         """Whether the page that is there is that of the whole run."""
         with contextlib.suppress(OSError):
-            return page.state(self._path.read_text("utf-8", "replace")) == "finished"
+            return report_page.state(self._path.read_text("utf-8", "replace")) == "finished"
         return False
 
     def _log(self, terms, rows):
@@ -287,7 +532,9 @@ class Report(Observer):
                 scale._replace(last=progress.step, steps=scale.steps + steps, seconds=seconds)
             )
         else:
-            self._scales.append(page.Scale(size, progress.step, steps, (seconds, steps), seconds))
+            self._scales.append(
+                report_page.Scale(size, progress.step, steps, (seconds, steps), seconds)
+            )
 
     def _paint(self, images: np.ndarray) -> None:
         """Takes up the pictures as they are now."""
@@ -299,13 +546,13 @@ class Report(Observer):
         del self._outputs[self._own.start :]
         for number, (label, stem) in enumerate(zip(group.labels, group.stems, strict=True)):
             content, style = group.contents[number // share], group.styles[number]
-            uri = page.data_uri(images[number], longest=self._longest)
-            output = page.Card(
+            uri = report_page.data_uri(images[number], longest=self._longest)
+            output = report_page.Card(
                 label=label,
                 stem=stem,
                 content=self._input("content", content),
                 style=self._input("style", style),
-                picture=page.Embedded(stem, uri, size),
+                picture=report_page.Embedded(stem, uri, size),
                 metrics=self._thinned(self._metrics[number]),
                 layers=self._layers[number],
                 diverged=bool(self._diverged[number]),
@@ -314,14 +561,14 @@ class Report(Observer):
             )
             self._outputs.append(output)
 
-    def _input(self, kind: str, picture: Picture) -> page.Embedded | None:
+    def _input(self, kind: str, picture: Picture) -> report_page.Embedded | None:
         """An input of the page, encoded once; None for the blank that a texture starts from."""
         if kind == "content" and np.ptp(picture.image) == 0:
             return None
         if (kind, picture.name) not in self._inputs:
             longest = self._longest if kind == "content" else 480
-            uri = page.data_uri(picture.image, longest=longest)
-            shown = page.Embedded(picture.name, uri, picture.image.shape[:2])
+            uri = report_page.data_uri(picture.image, longest=longest)
+            shown = report_page.Embedded(picture.name, uri, picture.image.shape[:2])
             self._inputs[kind, picture.name] = shown
         return self._inputs[kind, picture.name]
 
@@ -334,7 +581,7 @@ class Report(Observer):
     def _write(self, state: str, *, message: str = "") -> None:
         if not _leads():
             return
-        run = page.Run(
+        run = report_page.Run(
             state=state,
             message=message,
             step=self._step,
@@ -348,64 +595,8 @@ class Report(Observer):
             refresh=math.ceil(self.SECONDS),
             written=time.time(),
         )
-        with files.replacing(self._path) as file:
-            file.write(page.render(run).encode("utf-8", "replace"))
-
-
-class Profile(Observer):
-    """A trace of a few steady steps of a run, by JAX's profiler.
-
-    Steady are the dispatches of a program that has been dispatched twice: the first compiles it.
-    Of a coarse-to-fine run those at the last scale are traced. The trace holds the first
-    dispatches that take at least `TRACED` steps together; it lies under
-    `plugins/profile/<time>/` of the folder, for XProf, and there as `perfetto_trace.json.gz`.
-
-    Source: https://docs.jax.dev/en/latest/profiling.html.
-
-    Attributes:
-      traced: number of steps in the trace.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], size: Sequence[int]):
-        """Args:
-        folder: where the trace goes, made if absent.
-        size: height and width of the pictures at the last scale.
-
-        Raises:
-          ValueError: no folder can be made there.
-        """
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"profile_dir must be a folder, or a place for one, got {str(folder)!r}: "
-                f"{error.strerror}"
-            ) from error
-        self._folder, self._size = folder, tuple(size)
-        self._program, self._dispatches = None, 0
-        self._tracing, self.traced = False, 0
-
-    def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
-        length = len(progress.terms["total"])
-        program = (length, progress.images.shape)
-        self._dispatches = self._dispatches + 1 if program == self._program else 1
-        self._program = program
-        # The steps left over at the end are dispatched one by one, by a program of their own.
-        ends = progress.steps - progress.step < length
-        if self._tracing:
-            self.traced += length
-            if ends or self.traced >= TRACED:
-                self.close(None)
-            return
-        last_scale = progress.images.shape[1:3] == self._size
-        if last_scale and self._dispatches == 2 and not (self.traced or ends):
-            self._tracing = True
-            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-
-    def close(self, error: BaseException | None) -> None:
-        if self._tracing:
-            jax.profiler.stop_trace()
-            self._tracing = False
+        with replacing(self._path) as file:
+            file.write(report_page.render(run).encode("utf-8", "replace"))
 
 
 class Look(NamedTuple):

@@ -25,8 +25,17 @@ import h5py
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import vgg, weights
-from nst_jax.weights import Params, StoredArray
+from nst_jax import vgg
+from nst_jax.weights.load import (
+    Params,
+    StoredArray,
+    match_network,
+    networks,
+    open_params,
+    readable,
+    save_params,
+    select_head,
+)
 
 FORMATS = ("auto", "keras", "torchvision", "safetensors")
 
@@ -108,7 +117,7 @@ def convert(
     if format == "keras":
         if mean is not None or std is not None:
             raise ValueError(f"mean and std go with torchvision's layout, {input_path} is Keras'")
-        opened = weights.open_params(input_path, model=model)
+        opened = open_params(input_path, model=model)
     else:
         opened = _open_torchvision(
             input_path,
@@ -119,8 +128,8 @@ def convert(
         )
     source = str(input_path)
     with opened as params:
-        params = weights.select_head(params, head, source=source)
-        weights.save_params(output_path, params, dtype=dtype, source=source)
+        params = select_head(params, head, source=source)
+        save_params(output_path, params, dtype=dtype, source=source)
         return vgg.network_name(params)
 
 
@@ -130,7 +139,7 @@ def detect_format(path: Path) -> str:
     Raises:
       ValueError: the file is absent, cannot be read, or is none of these.
     """
-    with weights.readable(path):
+    with readable(path):
         with path.open("rb") as file:
             start = file.read(9)
         if h5py.is_hdf5(path):
@@ -202,16 +211,15 @@ def _open_torchvision(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Iterator[Params]:
-    """As `nst_jax.weights.open_params`, for a file with torchvision's names."""
+    """As `nst_jax.weights.load.open_params`, for a file with torchvision's names."""
     with open_tensors(path) as tensors:
         head = any(name.startswith("classifier.") for name in tensors)
         last = tensors["classifier.6.bias"].shape if "classifier.6.bias" in tensors else ()
         classes = last[0] if len(last) == 1 else vgg.CLASSES
         wanted = {
-            name: _torchvision_shapes(name, head=head, classes=classes)
-            for name in weights.networks(model)
+            name: _torchvision_shapes(name, head=head, classes=classes) for name in networks(model)
         }
-        found = weights.match_network(tensors, wanted, source=str(path))
+        found = match_network(tensors, wanted, source=str(path))
         modules = _torchvision_modules(found)
         params: Params = {}
         for layer, shapes in vgg.parameter_shapes(found, head=head, classes=classes).items():
@@ -248,7 +256,7 @@ def _torch_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise ImportError(f"{path}: wanted PyTorch {oldest} or later, got {torch.__version__}")
-    with weights.readable(path):
+    with readable(path):
         try:
             # Only the newer kind of file, a zip archive, can be mapped into memory.
             mapped = zipfile.is_zipfile(path)
@@ -279,7 +287,7 @@ def _safetensors_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
         raise ImportError(
             f"{path}: needs safetensors: pip install 'nst_jax[safetensors]'"
         ) from error
-    with weights.readable(path):
+    with readable(path):
         file = safe_open(path, framework="numpy")
     with file:
         tensors = {}

@@ -15,7 +15,8 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from nst_jax import files, io
+from nst_jax.files import images
+from nst_jax.files.atomic import short, unique
 
 PAIRINGS = ("all", "zip", "random")
 
@@ -78,7 +79,7 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
       ValueError: an item that names nothing; the message starts with `flag`.
     """
     outputs = os.path.realpath(output_dir) + os.sep
-    suffixes = io.suffixes()
+    suffixes = images.suffixes()
     found: dict[str, Source] = {}
     for item in items:
         path = pathlib.Path(item)
@@ -161,11 +162,11 @@ def pair(
     stems = []
     for content, style in found:
         folder, _, name = content.name.rpartition("/")
-        stem = files.short(f"{name}__{style.name.rpartition('/')[2]}")
+        stem = short(f"{name}__{style.name.rpartition('/')[2]}")
         stems.append(f"{folder}/{stem}" if folder else stem)
     return [
         Pair(content.path, style.path, f"{stem}.png")
-        for (content, style), stem in zip(found, files.unique(stems), strict=True)
+        for (content, style), stem in zip(found, unique(stems), strict=True)
     ]
 
 

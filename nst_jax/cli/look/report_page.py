@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nst_jax import io
-from nst_jax.charts import curves, number, positive, spark
+from nst_jax.cli.look.charts import curves, number, positive, spark
+from nst_jax.files.images import to_jpeg
 
 _STATES = {"running": "Running", "finished": "Finished", "stopped": "Stopped"}
 
@@ -127,7 +127,7 @@ class Run:
 
 def data_uri(image: np.ndarray, *, longest: int) -> str:
     """`image` `[H, W, 3]` in [0, 1] as a `data:` address of a JPEG, no side above `longest`."""
-    return "data:image/jpeg;base64," + base64.b64encode(io.to_jpeg(image, longest=longest)).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(to_jpeg(image, longest=longest)).decode()
 
 
 def render(run: Run) -> str:
@@ -189,7 +189,7 @@ def state(text: str) -> str | None:
 
 @functools.cache
 def _asset(name: str) -> str:
-    return importlib.resources.files("nst_jax").joinpath(name).read_text("utf-8")
+    return importlib.resources.files("nst_jax.cli.look").joinpath(name).read_text("utf-8")
 
 
 def _text(text: Any) -> str:

@@ -7,10 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nst_jax import files, image, io, page, report, sharding
-from nst_jax.console import say
-from nst_jax.observers import Picture
-from nst_jax.stylize import Result
+from nst_jax import image, sharding
+from nst_jax.cli.console import say
+from nst_jax.cli.look import report_page
+from nst_jax.cli.look.charts import loss_curves
+from nst_jax.cli.look.contact_sheet import contact_sheet
+from nst_jax.cli.look.observers import Picture
+from nst_jax.coarse_to_fine import Result
+from nst_jax.files.atomic import short, unique
+from nst_jax.files.images import Format, write_image
 
 
 class Output(NamedTuple):
@@ -59,9 +64,9 @@ def check_free(folder: pathlib.Path, names: Sequence[str]) -> None:
 
 def sheet_names(contents: Sequence[Picture]) -> dict[str, tuple[str, str]]:
     """Names of the contact sheet and the loss curves of each of a job's contents, by its name."""
-    stems = [f"{files.short(c.name)}__" if len(contents) > 1 else "" for c in contents]
+    stems = [f"{short(c.name)}__" if len(contents) > 1 else "" for c in contents]
     kinds = ("contact_sheet", "loss_curves")
-    names = iter(files.unique([f"{stem}{kind}" for stem in stems for kind in kinds]))
+    names = iter(unique([f"{stem}{kind}" for stem in stems for kind in kinds]))
     return {content.name: (f"{next(names)}.png", f"{next(names)}.png") for content in contents}
 
 
@@ -71,18 +76,18 @@ def write_pictures(
     outputs: Sequence[Output],
     images: np.ndarray,
     *,
-    kind: io.Format,
+    kind: Format,
     text: str | None,
 ) -> list[pathlib.Path]:
     """Writes this process's share of the pictures `[N, H, W, 3]`, each as transparent as its
     content; returns their paths."""
     paths = []
-    for number in sharding.share(len(outputs)):
+    for number in sharding.share_of_process(len(outputs)):
         alpha = contents[number * len(contents) // len(outputs)].alpha
         if alpha is not None:
             alpha = np.asarray(image.resize_mask(alpha, *images.shape[1:3]))
         paths.append(folder / f"{outputs[number].stem}{kind.suffix}")
-        io.write_image(paths[-1], images[number], alpha=alpha, bits=kind.bits, text=text)
+        write_image(paths[-1], images[number], alpha=alpha, bits=kind.bits, text=text)
     return paths
 
 
@@ -94,7 +99,7 @@ def summary(
 ) -> list[tuple[str, ...]]:
     """A row of the final table, below `HEADINGS`, for each picture that this process wrote."""
     rows = []
-    for number, path in zip(sharding.share(len(outputs)), paths, strict=True):
+    for number, path in zip(sharding.share_of_process(len(outputs)), paths, strict=True):
         losses = result.history["total"][:, number]
         losses = losses[np.isfinite(losses)]
         last = result.loss[number]
@@ -105,7 +110,7 @@ def summary(
         if result.diverged[number]:
             state = "diverged"
         elif result.kept_start[number]:
-            state = page.kept_start(result.kept_start[number])
+            state = report_page.kept_start(result.kept_start[number])
         rows.append((str(path), span, str(len(losses)), f"{seconds:.1f}", state))
     return rows
 
@@ -132,7 +137,7 @@ def write_sheets(
     for number, content in enumerate(contents):
         own = slice(number * share, (number + 1) * share)
         labels = [_heading(output) for output in outputs[own]]
-        sheet = report.contact_sheet(
+        sheet = contact_sheet(
             content.image,
             [styles[output.thumbnail].image for output in outputs[own]],
             images[own],
@@ -140,9 +145,9 @@ def write_sheets(
             style_labels=labels,
         )
         sheet_name, curves_name = names[content.name]
-        io.write_image(folder / sheet_name, sheet, text=text)
+        write_image(folder / sheet_name, sheet, text=text)
         history = {name: values[:, own] for name, values in result.history.items()}
         try:
-            report.loss_curves(folder / curves_name, history, labels)
+            loss_curves(folder / curves_name, history, labels)
         except ImportError as error:
             say(f"nst-jax: {error}")

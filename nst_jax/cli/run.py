@@ -1,27 +1,268 @@
-"""Jobs over given pictures: a few of them in, a folder of pictures, curves and records out."""
+"""Runs of the command: a few pictures in, a folder of pictures, curves and records out.
 
+A job divides its pictures into paintings. Each painting is one call of `stylize`. `Runner` has what
+stands around that call: devices, the check of memory, checkpoints, observers, and another attempt
+where pictures diverge. Data sets use it too.
+"""
+
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import itertools
 import pathlib
+import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import jax
 import numpy as np
 
-from nst_jax import console, files, io, looks, results, runner, vgg
-from nst_jax.checkpoints import Checkpoints
-from nst_jax.console import complain, say
+from nst_jax import sharding, vgg
+from nst_jax.cli import console, preflight, signals
+from nst_jax.cli import outputs as cli_outputs
+from nst_jax.cli.console import complain, say
+from nst_jax.cli.look.observers import ANIMATIONS, Group, Look, Observers, Picture, Records
+from nst_jax.cli.outputs import (
+    HEADINGS,
+    Output,
+    check_free,
+    sheet_names,
+    summary,
+    write_pictures,
+    write_sheets,
+)
+from nst_jax.cli.profiling import Profile
+from nst_jax.cli.progress import StepProgress
+from nst_jax.cli.signals import Stopping
+from nst_jax.coarse_to_fine import Result, check_content, fit_shape, steps_at_scales, stylize
+from nst_jax.config import Config
+from nst_jax.files.atomic import FileError, check_folder, check_place, short, unique
+from nst_jax.files.checkpoints import Checkpoints
+from nst_jax.files.images import FORMATS
 from nst_jax.objective import Combine
-from nst_jax.observers import Group, Observers, Picture, Records, StepProgress
-from nst_jax.results import Output
-from nst_jax.stylize import Result, check_content, fit_shape, steps_at_scales
+from nst_jax.partition import Placement
+from nst_jax.version import __version__
+
+DIVERGED = 3
+
+
+def environment(*, packages: Iterable[str] = ()) -> dict:
+    """Device and versions, also of further `packages`, for the record."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
+    return {
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "versions": {"python": platform.python_version(), "nst_jax": __version__}
+        | {package: importlib.metadata.version(package) for package in packages},
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PictureJob(runner.Job):
+class Job:
+    """What is asked for by jobs of all kinds.
+
+    Attributes:
+      config: the settings.
+      initial: a picture to start from, or None.
+      seed: of the random key.
+      placement: where pictures are looked at, but for the mesh.
+      mesh: sizes of the mesh's axes; None is as `sharding.make_mesh` divides by itself.
+      apart: whether each of several processes computes by itself, on its own devices.
+    """
+
+    config: Config
+    initial: np.ndarray | None = None
+    seed: int = 0
+    placement: Placement = Placement()
+    mesh: Mapping[str, int] | None = None
+    apart: ClassVar[bool] = False
+
+    def settings(self) -> dict:
+        """What config.json says of the settings and of what they are computed with."""
+        placed = {name: getattr(self.placement, name) for name in ("tile", "remat", "strips")}
+        placed["mesh"] = self.mesh and dict(self.mesh)
+        network = self.config.network
+        if hasattr(network, "resolved"):  # what None stood for here, whatever it will later
+            network = network.resolved()
+        config = self.config.replace(network=network)
+        return placed | {"config": config.to_dict(), **environment()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Painting:
+    """Outputs that one call of `stylize` makes.
+
+    Attributes:
+      group: the outputs, and their contents, all of one shape.
+      styles: `[h, w, 3]`; of theirs and of the contents' pictures the check of memory needs no
+        more than the shapes.
+      combine: how contents and styles are combined.
+      sweep: what is explored, a number for each output.
+      hint: what else takes less memory, to end the advice with.
+      name: of the folder of its checkpoints.
+    """
+
+    group: Group
+    styles: Sequence[np.ndarray]
+    combine: Combine
+    sweep: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    hint: str = ""
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Makes the paintings of a job.
+
+    Attributes:
+      job, params: what is asked for, and the network.
+      stopping: asks for the end.
+      saving: gives the checkpoints by the name of a painting and its attempt.
+      retries: how often pictures that diverged are painted again, at a tenth of the learning rate
+        each time.
+    """
+
+    job: Job
+    params: Mapping
+    stopping: Stopping
+    saving: Callable[[str], Checkpoints] = lambda name: Checkpoints(None, {})
+    retries: int = 0
+
+    def check_memory(self, paintings: Iterable[Painting]) -> None:
+        """Refuses paintings of which one would not fit into memory.
+
+        Raises:
+          preflight.DoesNotFit: it would not.
+        """
+        available = preflight.available_bytes()
+        if not self.job.apart:  # they compile together, and refuse together
+            available = sharding.smallest_of_processes(available)
+        for painting in paintings:
+            try:
+                self._plan(painting).check(available=available)
+            except preflight.DoesNotFit as error:
+                raise preflight.DoesNotFit(f"{error}{painting.hint}") from error
+
+    def paint(
+        self,
+        painting: Painting,
+        watch: Observers,
+        *,
+        keep: Callable[[np.ndarray], Iterable[pathlib.Path]] | None = None,
+    ) -> Result:
+        """Paints, again where outputs diverge. Whoever calls it tells `watch` of the end. Where
+        the run ends too early `keep` writes the pictures as they are; None lets them go.
+
+        Raises:
+          Stopped: by a signal; the pictures are kept.
+          ValueError: out of memory, or a file that cannot be written; the last pictures are kept.
+        """
+        sweep = dict(painting.sweep)
+        rates = sweep.get("learning_rate", self.job.config.optimizer.learning_rate)
+        rates = np.broadcast_to(rates, len(painting.group.stems))
+        for attempt in range(self.retries + 1):
+            result = self._attempt(painting, sweep, attempt, watch, keep)
+            if attempt == self.retries or not result.diverged.any():
+                break
+            if keep is not None:
+                keep(np.asarray(result.images))
+            self.stopping.check()
+            again = itertools.compress(painting.group.stems, result.diverged)
+            complain(f"{', '.join(again)}: diverged, once more at a tenth of the learning rate")
+            # All of them in the same program: the others come out as they did.
+            rates = np.where(result.diverged, rates / 10, rates)
+            sweep["learning_rate"] = rates
+        return result
+
+    def _attempt(self, painting, sweep, attempt, watch, keep) -> Result:
+        leads = self.job.apart or jax.process_index() == 0
+        steps, latest = sum(steps_at_scales(self.job.config)), None
+
+        # Checkpoints first: they claim the run before it leaves anything in its folder.
+        def follow(progress):
+            nonlocal latest
+            if keep is not None and jax.process_count() == 1:
+                latest = np.array(progress.images)
+            checkpoints(progress)
+            watch(progress)
+            if self.stopping.received and progress.step < progress.steps:
+                if keep is not None:
+                    keep(latest)
+                checkpoints.save(progress)
+                checkpoints.wait()
+                self.stopping.check()
+
+        try:
+            again = f"-again{attempt}" if attempt else ""
+            with self.saving(f"{painting.name}{again}") as checkpoints:
+                resume = checkpoints.latest()
+                if resume is not None and leads:
+                    passed = [f"checkpoint of step {n} is damaged: " for n in checkpoints.damaged]
+                    say(f"{''.join(passed)}going on from step {resume.step} of {steps}")
+                group = painting.group._replace(
+                    history=resume and resume.history, steps=steps, attempt=attempt
+                )
+                try:
+                    watch.begin(group)
+                    return stylize(
+                        self.params,
+                        [content.image for content in group.contents],
+                        painting.styles,
+                        self.job.config,
+                        sweep=sweep,
+                        combine=painting.combine,
+                        key=jax.random.key(self.job.seed),
+                        initial=self.job.initial,
+                        resume=resume,
+                        callback=follow,
+                        placement=self._placement(len(group.stems)),
+                        on_window=watch.window,
+                    )
+                finally:
+                    watch.pause()
+        except (jax.errors.JaxRuntimeError, MemoryError, FileError) as error:
+            full = isinstance(error, FileError)
+            if not (full or preflight.ran_out(error)) or not leads:
+                raise
+            if latest is not None:
+                # Their folder may be what cannot be written to: that is told already.
+                with contextlib.suppress(FileError):
+                    for path in keep(latest):
+                        say(f"wrote {path}")
+            if full:
+                raise
+            advice = self._plan(painting).advice()
+            raise ValueError(f"out of memory: {advice}{painting.hint}") from error
+
+    def _plan(self, painting: Painting) -> preflight.Plan:
+        contents, outputs = painting.group.contents, len(painting.group.stems)
+        masks = painting.combine.masks
+        return preflight.Plan(
+            params=self.params,
+            shape=contents[0].image.shape[:2],
+            outputs=outputs,
+            config=self.job.config,
+            sweep=painting.sweep,
+            styles=[style.shape[:2] for style in painting.styles],
+            contents=len(contents),
+            regions=0 if masks is None else masks.shape[1],
+            placement=self._placement(outputs),
+        )
+
+    def _placement(self, outputs: int) -> Placement:
+        """Where so many outputs are made: on all devices, if there are several."""
+        if self.job.placement.tile is not None and self.job.mesh is None:
+            return self.job.placement
+        devices = jax.local_devices() if self.job.apart else None
+        mesh = sharding.make_mesh(outputs, sizes=self.job.mesh, devices=devices)
+        return self.job.placement.replace(mesh=mesh)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureJob(Job):
     """What is asked for, besides what any job is.
 
     Attributes:
@@ -53,7 +294,7 @@ class PictureJob(runner.Job):
         ]
         return [
             (label, int(np.argmax(row)))
-            for label, row in zip(files.unique(labels), self.mixing, strict=True)
+            for label, row in zip(unique(labels), self.mixing, strict=True)
         ]
 
     def outputs(self, contents: Sequence[Picture], *, taken: Sequence[str] = ()) -> list[Output]:
@@ -76,15 +317,15 @@ class PictureJob(runner.Job):
             for settings in combinations
         ]
         # Of the sheets and curves of any content, too, no output may take the name.
-        sheets = itertools.chain(*results.sheet_names(self.contents).values())
-        taken = files.unique([*taken, *(pathlib.PurePath(name).stem for name in sheets)])
-        stems = [files.short(f"{output.content}__{output.label}") for output in outputs]
-        stems = files.unique([*taken, *stems])[len(taken) :]
+        sheets = itertools.chain(*sheet_names(self.contents).values())
+        taken = unique([*taken, *(pathlib.PurePath(name).stem for name in sheets)])
+        stems = [short(f"{output.content}__{output.label}") for output in outputs]
+        stems = unique([*taken, *stems])[len(taken) :]
         return [output._replace(stem=stem) for output, stem in zip(outputs, stems, strict=True)]
 
     def painting(
         self, contents: Sequence[Picture], outputs: Sequence[Output], *, name: str
-    ) -> runner.Painting:
+    ) -> Painting:
         """What makes the `outputs` of contents of one shape.
 
         Raises:
@@ -100,7 +341,7 @@ class PictureJob(runner.Job):
             if len(shapes) > 1:
                 raise ValueError(f"--masks must be of one size, got {sorted(shapes)}")
             masks = np.stack([np.stack(masks)] * len(of_one))
-        return runner.Painting(
+        return Painting(
             group=Group(
                 contents,
                 [self.styles[output.thumbnail] for output in outputs],
@@ -136,7 +377,7 @@ class Delivery:
     overwrite: bool = False
     log_every: int = 10
     profile_dir: str | None = None
-    look: looks.Look = looks.Look()
+    look: Look = Look()
     checkpoint_dir: pathlib.Path | None = None
     checkpoint_every: int = 50
     retries: int = 0
@@ -153,7 +394,7 @@ def run(job: PictureJob, params: Mapping, delivery: Delivery, *, described: Mapp
       ValueError: bad input, files that would be overwritten, or checkpoints of another job.
     """
     again = "; the same command goes on from there" if delivery.checkpoint_dir else ""
-    return runner.run(
+    return signals.run(
         lambda stopping: _paint_groups(job, params, delivery, described, stopping),
         left=f"the pictures are as they were then{again}",
     )
@@ -163,7 +404,7 @@ def _paint_groups(job, params, delivery, described, stopping) -> int:
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
-    kind = io.FORMATS[delivery.picture_format]
+    kind = FORMATS[delivery.picture_format]
     for shape in groups:
         _check_shape(job, params, delivery, shape)
     described = {
@@ -179,32 +420,32 @@ def _paint_groups(job, params, delivery, described, stopping) -> int:
     for contents in groups.values():
         outputs.append(job.outputs(contents, taken=taken))
         taken += [output.stem for output in outputs[-1]]
-    sheets = results.sheet_names(job.contents)
+    sheets = sheet_names(job.contents)
     saving = _saving(job, described, delivery)
     if not (delivery.overwrite or saving("0").begun):
         pictures = [f"{stem}{kind.suffix}" for stem in taken]
         others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
-        results.check_free(delivery.folder, [*pictures, *others, *delivery.look.names(taken)])
+        check_free(delivery.folder, [*pictures, *others, *delivery.look.names(taken)])
     paintings = [
         job.painting(contents, own, name=str(number))
         for number, (contents, own) in enumerate(zip(groups.values(), outputs, strict=True))
     ]
-    painter = runner.Runner(
+    painter = Runner(
         job=job, params=params, stopping=stopping, saving=saving, retries=delivery.retries
     )
     painter.check_memory(paintings)
     for folder in (delivery.checkpoint_dir, delivery.look.tensorboard_dir):
         if folder is not None:
-            files.check_place(pathlib.Path(folder))
-    files.check_folder(delivery.folder)
-    recipe = results.recipe(described)
+            check_place(pathlib.Path(folder))
+    check_folder(delivery.folder)
+    recipe = cli_outputs.recipe(described)
     text = recipe if len(recipe) <= kind.longest_text else None
     if text is None:
         say(
             f"nst-jax: the settings are too long for the metadata of a {delivery.picture_format}: "
             "left out"
         )
-    write = functools.partial(results.write_pictures, delivery.folder, kind=kind, text=text)
+    write = functools.partial(write_pictures, delivery.folder, kind=kind, text=text)
     diverged, rows, risen = [], [], []
     leads = jax.process_index() == 0  # of several processes one writes what they share
     watching, profile = [], None
@@ -213,7 +454,7 @@ def _paint_groups(job, params, delivery, described, stopping) -> int:
         watching = [records, StepProgress(records.seconds)]
         if delivery.profile_dir is not None:
             size = fit_shape(next(iter(groups)), job.config)
-            profile = looks.Profile(delivery.profile_dir, size)
+            profile = Profile(delivery.profile_dir, size)
             watching.append(profile)
     watching += delivery.look.observers(
         delivery.folder, settings=described, log_every=delivery.log_every, outputs=len(taken)
@@ -226,16 +467,16 @@ def _paint_groups(job, params, delivery, described, stopping) -> int:
             keep = functools.partial(write, contents, own)
             result = painter.paint(painting, watch, keep=keep)
             paths = keep(np.asarray(result.images))
-            rows += results.summary(paths, own, result, time.perf_counter() - start)
+            rows += summary(paths, own, result, time.perf_counter() - start)
             if leads:
                 risen += _risen(own, result, steps_at_scales(job.config))
-                results.write_sheets(
+                write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
                 )
             watch.end(result)
             diverged += itertools.compress(painting.group.stems, result.diverged)
     if rows:
-        say(console.table(results.HEADINGS, rows))
+        say(console.table(HEADINGS, rows))
     for line in risen:
         say(f"nst-jax: {line}")
     if profile is not None:
@@ -249,16 +490,16 @@ def _paint_groups(job, params, delivery, described, stopping) -> int:
             f"{', '.join(diverged)}: stopped at a value that is not finite, the last "
             "finite picture is kept; try a smaller --learning_rate"
         )
-    return runner.DIVERGED if diverged else 0
+    return DIVERGED if diverged else 0
 
 
 def _check_shape(job, params, delivery, shape) -> None:
     """Refuses contents of a shape that the format, the animation or the network cannot take."""
-    kind = io.FORMATS[delivery.picture_format]
+    kind = FORMATS[delivery.picture_format]
     longest_sides = {delivery.picture_format: kind.longest_side}
     if delivery.look.animate is not None:
         suffix = delivery.look.animate
-        longest_sides[f"{suffix} animation"] = looks.ANIMATIONS[suffix]
+        longest_sides[f"{suffix} animation"] = ANIMATIONS[suffix]
     height, width = fit_shape(shape, job.config)
     longest = max(height, width)
     for name, most in longest_sides.items():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 
-from nst_jax import fetch
+from nst_jax.weights import fetch
 
 # How JAX warns of an entry that it could not read or write, before it goes on without.
 _WARNING = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(.+?)'")

@@ -1,11 +1,19 @@
-"""Curves as SVG, in strings, and numbers as people write them; pure functions of what they show.
+"""Charts of losses: SVG for the report page, and a file by matplotlib.
 
-Colours are left to the style sheet: a curve is of the class "curve" and of that of its term.
+The SVG functions return strings. The style sheet has the colours: a curve has the class "curve" and
+the class of its term.
 """
 
 import html
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nst_jax.cli.look.contact_sheet import check_labels, in_rows
+from nst_jax.files.atomic import replacing
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 240, 50, 390, 10, 212
 
@@ -142,3 +150,105 @@ def _round_number(value: float) -> str:
 
 def _times(power: int) -> str:
     return "×10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+# Okabe and Ito's palette, which colour-blind readers tell apart too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def _check_history(history: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    history = {name: np.asarray(values, np.float64) for name, values in history.items()}
+    if "total" not in history:
+        raise ValueError(f'history must have a "total", got {sorted(history)}')
+    shape = history["total"].shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"history['total'] must have shape [steps, N], got {list(shape)}")
+    for name, values in history.items():
+        if values.shape != shape:
+            raise ValueError(
+                f"history[{name!r}] must have the shape of the total, {list(shape)}, "
+                f"got {list(values.shape)}"
+            )
+    return history
+
+
+def loss_curves(
+    path: str | os.PathLike[str],
+    history: Mapping[str, np.ndarray],
+    labels: Sequence[str],
+    *,
+    title: str | None = None,
+) -> None:
+    """Draws the loss and its terms over the steps, one panel a style, on one log scale.
+
+    Values that are not finite or not above zero leave a gap; a term that is zero throughout
+    is left out.
+
+    Args:
+      path: the file to write, which takes its format from the suffix (.png, .svg, .pdf); it
+        appears whole or not at all.
+      history: dict of [steps, N] arrays; "total" and the weighted terms that sum to it.
+      labels: N texts, the headings of the panels; their lines as of `contact_sheet`.
+      title: text above all panels.
+
+    Raises:
+      ImportError: matplotlib (the extra `plots`) is not installed.
+      ValueError: `history` has no "total" or its arrays differ in shape, the number of labels
+        is not N, or the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        raise ImportError(f"{path.name} needs matplotlib: pip install 'nst-jax[plots]'") from None
+
+    history = _check_history(history)
+    steps, count = history["total"].shape
+    labels = check_labels("labels", labels, count)
+
+    # A logarithm has no place for the others; NaN is matplotlib's gap.
+    curves = {
+        name: np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        for name, values in history.items()
+    }
+    terms = [name for name in curves if name != "total" and np.isfinite(curves[name]).any()]
+    # The total is drawn wide and first, so that a term that makes up all of it stays visible.
+    looks = {"total": {"color": "black", "linewidth": 3, "markersize": 10}}
+    looks |= {name: {"color": _COLOURS[i % len(_COLOURS)]} for i, name in enumerate(terms)}
+
+    columns = count if count <= 3 else math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    width, height = max(5, 3.4 * columns), 2.7 * rows + 0.5
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    x = np.arange(1, steps + 1)
+    for i, (panel, label) in enumerate(zip(panels, labels, strict=False)):
+        for name, look in looks.items():
+            # A single step is a point, which a line does not show.
+            marker = "o" if steps == 1 else None
+            text = name.replace("_", " ")
+            panel.plot(x, curves[name][:, i], label=text, marker=marker, **look)
+        panel.set_title("\n".join(in_rows(label, 36, len)), fontsize=10, parse_math=False)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelbottom=i + columns >= count)  # with nothing below it
+    for panel in panels[count:]:
+        panel.remove()
+    panels[0].set_xlim(0, steps * 1.03)
+    panels[0].xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
+    positive = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
+    if positive.size:
+        panels[0].set_yscale("log")
+        # A content term that starts at nothing would press every curve against the top.
+        low, high = max(positive.min(), positive.max() * 1e-6), positive.max()
+        panels[0].set_ylim(low / 1.5, high * 1.5)
+    # Losses fall: this corner is free.
+    panels[0].legend(loc="upper right", frameon=False, fontsize=9)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("loss", fontsize=10)
+    if title is not None:
+        figure.suptitle(title, fontsize=12, parse_math=False)
+
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."))

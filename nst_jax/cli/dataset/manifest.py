@@ -4,8 +4,9 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from nst_jax import console, files
-from nst_jax.pairs import Pair
+from nst_jax.cli.dataset.pairs import Pair
+from nst_jax.files.atomic import from_json, writing
+from nst_jax.files.checkpoints import differences
 
 # Of the settings, what says where and how pictures are computed and not what: it may change between
 # runs.
@@ -36,7 +37,7 @@ class Manifest:
                 self._whole = len(whole)
             for number, line in enumerate(whole.splitlines(), start=1):
                 try:
-                    self._take(files.from_json(line))
+                    self._take(from_json(line))
                 except (ValueError, KeyError, TypeError):
                     raise ValueError(f"{path}: line {number} is not a manifest's") from None
 
@@ -54,7 +55,7 @@ class Manifest:
         """Appends lines, all at once."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
         with (
-            files.writing(self._path),
+            writing(self._path),
             self._path.open("r+b" if self._path.exists() else "wb") as file,
         ):
             file.seek(self._whole)
@@ -79,11 +80,11 @@ def check_settings(path: pathlib.Path, settings: Mapping) -> None:
         return {name: value for name, value in settings.items() if name not in PLACEMENT}
 
     try:
-        earlier = flat(files.from_json(path.read_text("utf-8")))
+        earlier = flat(from_json(path.read_text("utf-8")))
     except (ValueError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a record of settings") from None
-    differences = console.differences(earlier, flat(json.loads(json.dumps(settings))))
-    if differences:
+    different = differences(earlier, flat(json.loads(json.dumps(settings))))
+    if different:
         raise ValueError(
-            f"{path} is of a run that differs in {differences}; use another --output_dir"
+            f"{path} is of a run that differs in {different}; use another --output_dir"
         )

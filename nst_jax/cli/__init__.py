@@ -1,0 +1,1 @@
+"""The command line `nst-jax`: flags in, files out. Nothing else in the package imports this."""

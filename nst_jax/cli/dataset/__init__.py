@@ -1,0 +1,1 @@
+"""Data sets: folders of contents and styles, painted pair by pair."""

@@ -1,0 +1,1 @@
+"""What people look at: records, snapshots, animations, charts, contact sheets, the report page."""

@@ -1,0 +1,119 @@
+"""Progress on the terminal: bars, or plain lines where stderr is not a terminal."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+from nst_jax.cli import console
+from nst_jax.cli.console import say
+from nst_jax.cli.look.observers import Group, Observer, Pictures
+from nst_jax.coarse_to_fine import Result
+from nst_jax.optimize import Progress
+
+
+class Bars(Observer):
+    """Progress bars on a terminal, none elsewhere: one over all of it and, in a tiled run, one over
+    the windows of a step.
+    """
+
+    _bar = _windows = None
+
+    def open(self, **options: Any) -> None:
+        """Shows the bar over all of it."""
+        if console.shows_progress():
+            self._bar = tqdm(dynamic_ncols=True, **options)
+
+    def window(self, done: int, total: int) -> None:
+        if self._bar is None:
+            return
+        if self._windows is None:
+            self._windows = tqdm(unit="window", dynamic_ncols=True, leave=False, position=1)
+        if done == 1:
+            self._windows.reset(total)
+        self._windows.update()
+
+    def close(self, error: BaseException | None) -> None:
+        for bar in (self._windows, self._bar):
+            if bar is not None:
+                bar.close()
+        self._bar = self._windows = None
+
+
+class StepProgress(Bars):
+    """Shows the steps of a run: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, seconds: Callable[[], float]):
+        """`seconds` tells how long a group has taken."""
+        self._seconds = seconds
+
+    def begin(self, group: Group) -> None:
+        self._labels = group.labels
+        self.open(unit="step", initial=group.taken)
+
+    def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
+        total = progress.terms["total"]
+        before = progress.step - len(total)
+        losses = ", ".join(
+            f"{label} {loss:.4g}" for label, loss in zip(self._labels[:4], total[-1], strict=False)
+        )
+        losses += ", ..." if len(self._labels) > 4 else ""
+        if self._bar is not None:
+            self._bar.total = progress.steps
+            self._bar.set_postfix_str(f"loss: {losses}", refresh=False)
+            self._bar.update(len(total))
+        elif before == 0 or progress.step * 10 // progress.steps > before * 10 // progress.steps:
+            seconds = self._seconds()
+            say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, loss: {losses}")
+
+    def pause(self) -> None:
+        self.close(None)
+
+
+class PictureProgress(Bars):
+    """Shows the pictures of a data set: progress bars on a terminal, a line a group elsewhere."""
+
+    def __init__(self, total: int, done: int):
+        self._total, self._first, self._done = total, done, done
+        self._start = time.perf_counter()
+        self.open(
+            total=total,
+            initial=done,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} pictures "
+            "[{elapsed}<{remaining}{postfix}]",
+            miniters=0,
+            smoothing=0,  # what is left, by the same rate as is shown
+        )
+
+    def _rate(self) -> float:
+        """Pictures a minute."""
+        return 60 * (self._done - self._first) / (time.perf_counter() - self._start)
+
+    def pass_over(self, pictures: int) -> None:
+        """So many pictures are not to be made after all."""
+        self._total -= pictures
+        if self._bar is not None:
+            self._bar.total = self._total
+
+    def begin(self, group: Group) -> None:
+        self._pictures = len(set(group.stems))  # a place left over repeats another
+
+    def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"{self._rate():.3g} a minute, step {progress.step}/{progress.steps}",
+                refresh=False,
+            )
+            self._bar.update(0)  # shows it, not more often than is good for a terminal
+
+    def end(self, result: Result) -> None:
+        self._done += self._pictures
+        if self._bar is not None:
+            self._bar.update(self._pictures)
+            return
+        rate = self._rate()
+        say(
+            f"{self._done}/{self._total} pictures, {rate:.3g} a minute, "
+            f"{(self._total - self._done) / rate:.1f} minutes left"
+        )

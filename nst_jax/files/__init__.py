@@ -1,0 +1,1 @@
+"""Files: pictures in and out, checkpoints, and writing that is whole or not at all."""
