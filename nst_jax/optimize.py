@@ -359,9 +359,8 @@ def _advance(
     def all_images(states, _):
         states = sharding.constrain(mesh, states, picture=picture)
         states, terms = jax.vmap(one)(states, each, config)
-        return sharding.constrain_evenly(mesh, states, picture=picture), sharding.constrain_evenly(
-            mesh, terms, picture=()
-        )
+        states = sharding.constrain_evenly(mesh, states, picture=picture)
+        return states, sharding.constrain_evenly(mesh, terms, picture=())
 
     if length == 1:
         states, terms = all_images(states, None)

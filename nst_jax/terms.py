@@ -296,8 +296,8 @@ class GramStyle(_Style):
     Attributes:
       normalization: what divides a layer's squared difference: "gatys" 4 N^2 M^2, "keras"
         4 * 3^2 * (height * width)^2 of the picture at every layer, "mean" N^2 M^2,
-        "mean_per_channel" N^4 M^2, for N channels and M positions; "relative" the squared norm of the style's Gram
-        matrix, whatever the size of activations.
+        "mean_per_channel" N^4 M^2, for N channels and M positions; "relative" the squared norm of
+        the style's Gram matrix, whatever the size of activations.
     """
 
     name: str = option("style")
