@@ -75,6 +75,27 @@ def make_mesh(
     return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices[:wanted])
 
 
+def check_mesh(mesh: object) -> None:
+    """Refuses a mesh that the functions of this module cannot use. None passes: it is one device.
+
+    Raises:
+      TypeError: `mesh` is neither a `jax.sharding.Mesh` nor None.
+      ValueError: its axes are not "style" and "space", or XLA may not choose shardings on them.
+    """
+    if mesh is None:
+        return
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"mesh must be a jax.sharding.Mesh, as nst_jax.sharding.make_mesh makes, or None, "
+            f"got {mesh!r}"
+        )
+    if set(mesh.axis_names) != set(AXES):
+        raise ValueError(f"mesh must have the axes {AXES}, got {mesh.axis_names}")
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        kinds = ", ".join(kind.name for kind in mesh.axis_types)
+        raise ValueError(f"mesh must have axes of type Auto, as jax.sharding.Mesh has, got {kinds}")
+
+
 def place(mesh: Mesh | None, tree: Any, *, picture: Sequence[int] = (), whole: bool = False) -> Any:
     """Puts arrays, the same in every process, onto the mesh: their first axis, of outputs, along
     `style`; and what ends in the shape `picture` `(H, W, 3)`, and every `Field`, by its height

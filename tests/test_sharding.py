@@ -208,6 +208,25 @@ def test_bad_meshes_are_refused():
         sharding.make_mesh(4, sizes={"style": 4, "space": 4})
 
 
+def test_a_mesh_with_other_axes_is_refused():
+    devices = np.array(jax.devices()).reshape(2, 4)
+    sharding.check_mesh(None)
+    sharding.check_mesh(sharding.make_mesh(2))
+    sharding.check_mesh(jax.sharding.Mesh(devices, ("style", "space")))
+    with pytest.raises(TypeError, match="^mesh must be a jax.sharding.Mesh, .* got 'style:2'$"):
+        sharding.check_mesh("style:2")
+    for names in (("data", "model"), ("style", "model")):
+        wanted = re.escape(f"mesh must have the axes ('style', 'space'), got {names}")
+        with pytest.raises(ValueError, match=f"^{wanted}$"):
+            sharding.check_mesh(jax.sharding.Mesh(devices, names))
+    with pytest.raises(ValueError, match=r"^mesh must have the axes .* got \('style',\)$"):
+        sharding.check_mesh(jax.sharding.Mesh(devices.ravel(), ("style",)))
+    explicit = (jax.sharding.AxisType.Explicit,) * 2
+    mesh = jax.make_mesh((2, 4), ("style", "space"), axis_types=explicit)
+    with pytest.raises(ValueError, match="^mesh must have axes of type Auto, .* Explicit, Explici"):
+        sharding.check_mesh(mesh)
+
+
 def test_placing_divides_what_divides():
     mesh = sharding.make_mesh(2, sizes={"style": 2, "space": 4})
     picture = (8, 5, 3)
