@@ -1,89 +1,166 @@
-"""Settings as frozen dataclasses that JAX sees as pytrees: numbers are leaves, all else structure.
+"""Settings as frozen dataclasses that are also JAX pytrees.
 
-A program is compiled for the structure. A number is an argument of the program, so that another
-number compiles nothing.
+The numbers of a settings object are the leaves of the pytree. Everything else is its structure. JAX
+compiles a program for a structure, and the numbers are arguments of that program. So another number
+compiles nothing.
 
-A field is declared once, by `number`, `numbers`, `weighted` or `option`: its default, its limits,
-its unit and its help stand there. Checks, flags, `--help` and tables are made of that.
+A field is declared once, by `number`, `numbers`, `weighted`, `option` or `nested`. The declaration
+holds its default, limits, unit and help. Checks, flags, `--help` and the tables of the
+documentation all come from it.
 """
 
 import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, dataclass_transform
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NoReturn,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    dataclass_transform,
+)
 
 import jax
 import numpy as np
 
+T = TypeVar("T")
+
+Number: TypeAlias = float | np.number | jax.Array
+"""A number of the settings. NumPy's and JAX's scalars become Python's; tracers stay as they are."""
+
 _LARGEST = float(np.finfo(np.float32).max)  # the programs compute in float32
 
 
-def number(default: Any, **about: Any) -> Any:
-    """A field that is a number.
+class About(TypedDict, total=False):
+    """What a declaration may say about its field.
+
+    Attributes:
+      help: one line for `--help`.
+      unit: the unit of the value, as `--help` shows it.
+      group: the heading of its flag in `--help`.
+      low: the smallest value.
+      high: the largest value.
+      above: the value must be greater than this.
+      below: the value must be less than this.
+      whole: True if the value must be a whole number.
+      none: True if the value may be None.
+      per_run: True if all outputs share the number, so that a sweep cannot vary it.
+      flag: False if the field has no flag.
+      choices: the strings that are allowed.
+    """
+
+    help: str
+    unit: str
+    group: str
+    low: float
+    high: float
+    above: float
+    below: float
+    whole: bool
+    none: bool
+    per_run: bool
+    flag: bool
+    choices: Collection[str]
+
+
+def number(default: Any, **about: Unpack[About]) -> Any:
+    """Declares a field that holds one number.
 
     Args:
-      default: its value.
-      about: what is known of it: `help`, one line; `unit`; `group`, the heading of its flag; the
-        limits `low`, `high`, `above` and `below`, of which the last two are not in the range;
-        `whole`, whether it is a whole number; `none`, whether it may be None; `per_run`, whether
-        it is one number for all outputs, so that no sweep takes it; `flag`, whether it has one.
+      default: the default value.
+      **about: see `About`.
     """
-    return dataclasses.field(default=default, metadata=about | {"leaf": True, "type": "number"})
+    return _declare(default, "number", about)
 
 
-def numbers(default: tuple, **about: Any) -> Any:
-    """A field that is a tuple of numbers, each as of `number`."""
-    return dataclasses.field(default=default, metadata=about | {"leaf": True, "type": "numbers"})
+def numbers(default: tuple[float, ...], **about: Unpack[About]) -> Any:
+    """Declares a field that holds a tuple of numbers; the limits apply to each of them.
 
-
-def weighted(names: tuple[str, ...] | Mapping[str, float], **about: Any) -> Any:
-    """A field `{name: weight}` in an order of its own: names are structure, weights numbers.
-
-    A tuple of names stands for equal shares. The rest is as of `number`.
+    Args:
+      default: the default value.
+      **about: see `About`.
     """
-    return dataclasses.field(default=names, metadata=about | {"leaf": True, "type": "weighted"})
+    return _declare(default, "numbers", about)
 
 
-def option(default: Any, **about: Any) -> Any:
-    """A field that decides which program is compiled: anything that can be hashed.
+def weighted(names: Sequence[str] | Mapping[str, float], **about: Unpack[About]) -> Any:
+    """Declares a field that holds `{name: weight}`; annotate it as `Weights`.
 
-    A default that is True or False allows these two alone, `choices=` one of these alone. With
-    `whole=` or limits, as of `number`, it is a number. The rest is as of `number`.
+    The names and their order are structure. The weights are numbers, and the limits apply to each.
+
+    Args:
+      names: the default. A tuple of names stands for equal weights that sum to 1.
+      **about: see `About`.
+    """
+    return _declare(names, "weighted", about)
+
+
+def option(default: Any, **about: Unpack[About]) -> Any:
+    """Declares a field that is structure: another value compiles another program.
+
+    The value must be hashable. If the default is True or False, only these two are allowed. With
+    `choices`, only those strings are allowed. With `whole` or limits, the value must be a number.
+
+    Args:
+      default: the default value.
+      **about: see `About`.
     """
     kind = "option"
     if isinstance(default, bool):
         kind = "switch"
     elif {"whole", "low", "high", "above", "below"} & about.keys():
         kind = "number"
-    return dataclasses.field(default=default, metadata=about | {"leaf": False, "type": kind})
+    return _declare(default, kind, about, leaf=False)
 
 
 def nested(default: Any, *, leaf: bool = True) -> Any:
-    """A field that holds other settings, or a tuple of them; without `leaf` all is structure."""
-    return dataclasses.field(default=default, metadata={"leaf": leaf, "type": "nested"})
+    """Declares a field that holds other settings, or a tuple of them.
+
+    Args:
+      default: the default value.
+      leaf: False makes the whole value structure, with its numbers.
+    """
+    return _declare(default, "nested", {}, leaf=leaf)
 
 
-@dataclass_transform(
-    kw_only_default=True,
-    frozen_default=True,
-    field_specifiers=(number, numbers, weighted, option, nested),
-)
-def settings(cls: type) -> type:
-    """Makes a class a frozen dataclass with keyword-only fields, and a pytree.
+def _declare(default: Any, kind: str, about: Mapping[str, Any], *, leaf: bool = True) -> Any:
+    return dataclasses.field(default=default, metadata={**about, "leaf": leaf, "type": kind})
 
-    Fields are declared by `number`, `numbers`, `weighted`, `option` and `nested`. What JAX puts in
-    the place of numbers, such as tracers, axes or None, is taken as it is: nothing is checked then.
 
-    Two objects are equal where their structure is the same and each number is, bit by bit in
-    float32.
+# Every declaration has a default, which type checkers see by the assignment alone. Field specifiers
+# would hide it, because checkers look there for the keyword `default=`.
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Makes a class a frozen dataclass with keyword-only fields, and registers it as a pytree.
 
-    The class refuses, with TypeError or ValueError in one line, a name that it has no field for,
-    which it answers with the nearest, and a value outside of what its field says.
+    Declare each field by `number`, `numbers`, `weighted`, `option` or `nested`:
+
+        @settings
+        class Blur:
+            radius: Number = number(1.0, low=0, unit="PIXELS", help="radius of the blur")
+            border: str = option("zeros", choices=("zeros", "replicate"))
+
+    The new class checks its arguments. It refuses an unknown name with TypeError, and the message
+    suggests the nearest field. It refuses a value that the declaration does not allow with
+    ValueError or TypeError. Each message is one line.
+
+    Two objects are equal if they have the same structure and each number has the same bits in
+    float32. JAX may put tracers, axes or None in the place of numbers. These are not checked.
+
+    Args:
+      cls: the class. Its own `__post_init__`, if any, runs after the checks of the fields.
+
+    Returns:
+      The same class, with the methods of a dataclass.
 
     Raises:
-      TypeError: a field declared in another way.
+      TypeError: a field is declared in another way.
     """
     own_check = cls.__dict__.get("__post_init__", getattr(cls, "_own_check", None))
 
@@ -94,9 +171,10 @@ def settings(cls: type) -> type:
         if own_check is not None:
             own_check(self)
 
-    cls.__post_init__, cls._own_check = __post_init__, own_check
-    cls = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
-    fields = dataclasses.fields(cls)
+    kind: Any = cls  # gets attributes that its type does not have
+    kind.__post_init__, kind._own_check = __post_init__, own_check
+    kind = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(kind)
+    fields = dataclasses.fields(kind)
     for field in fields:
         if "leaf" not in field.metadata:
             raise TypeError(
@@ -106,7 +184,7 @@ def settings(cls: type) -> type:
     leaves = tuple(field.name for field in fields if field.metadata["leaf"])
     structure = tuple(field.name for field in fields if not field.metadata["leaf"])
     shares = tuple(field.name for field in fields if field.metadata["type"] == "weighted")
-    plain_init = cls.__init__
+    plain_init = kind.__init__
 
     @functools.wraps(plain_init)
     def __init__(self, *arguments, **values):
@@ -126,7 +204,7 @@ def settings(cls: type) -> type:
         return tuple(zip(map(jax.tree_util.GetAttrKey, leaves), values, strict=True)), aux
 
     def unflatten(aux, values):
-        self = object.__new__(cls)
+        self = object.__new__(kind)
         names, *rest = aux
         for name, value in zip((*leaves, *structure), (*values, *rest), strict=True):
             object.__setattr__(self, name, value)
@@ -142,21 +220,25 @@ def settings(cls: type) -> type:
             (np.shape(value), np.asarray(value, np.float32).tobytes()) for value in numbers
         )
 
-    cls.__init__ = __init__
-    if not hasattr(cls, "_unknown"):
-        cls._unknown = classmethod(_unknown)
-    cls.__eq__ = lambda self, other: type(self) is type(other) and key(self) == key(other)
-    cls.__hash__ = lambda self: hash(key(self))
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    _SETTINGS.add(cls)
-    return cls
+    kind.__init__ = __init__
+    if not hasattr(kind, "_unknown"):
+        kind._unknown = classmethod(_unknown)
+    kind.__eq__ = lambda self, other: type(self) is type(other) and key(self) == key(other)
+    kind.__hash__ = lambda self: hash(key(self))
+    jax.tree_util.register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
+    _SETTINGS.add(kind)
+    return kind
 
 
-class Weights(dict):
-    """Weights by name, which stay as they are."""
+class Weights(dict[str, Number]):
+    """`{name: weight}` that cannot be changed in place.
 
-    def _refuse(self, *_, **__):
-        raise TypeError("weights are frozen: give others by replace")
+    As the annotation of a field that `weighted` declares, it reads as `{name: weight}`. The
+    argument may be a mapping, or a sequence of names with equal weights.
+    """
+
+    def _refuse(self: Any, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("weights are frozen: set other weights by replace")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
@@ -164,26 +246,39 @@ class Weights(dict):
     def __reduce__(self):
         return Weights, (dict(self),)
 
+    if TYPE_CHECKING:
+        # Tells type checkers what such a field reads as, and what it may be set to.
+        def __get__(self, instance: Any, owner: Any = None, /) -> Self: ...
+        def __set__(self, instance: Any, value: Mapping[str, Number] | Sequence[str], /): ...
+
 
 _SETTINGS: set[type] = set()
 
 
 def is_settings(value: Any) -> bool:
-    """Whether a value is of a class that `settings` made."""
+    """Says whether the class of a value was made by `settings`."""
     return type(value) in _SETTINGS
 
 
 def _unknown(cls: type, name: str) -> str:
-    names = [field.name for field in dataclasses.fields(cls)]
+    """The message for an argument that the class has no field for."""
+    kind: Any = cls
+    names = [field.name for field in dataclasses.fields(kind)]
     return f"{cls.__name__} has no field {name!r}{nearest(name, names)}"
 
 
-def turned(old: Any, kind: type) -> Any:
-    """Settings of another class, with what both have taken over from `old`."""
+def turned(old: Any, kind: type[T]) -> T:
+    """Converts settings to another class; fields that both classes have keep their values.
+
+    Args:
+      old: an object of a `settings` class.
+      kind: the `settings` class to convert to. Its other fields get their defaults.
+    """
     if type(old) is kind:
         return old
-    shared = {field.name for field in dataclasses.fields(kind)}
-    return kind(
+    target: Any = kind
+    shared = {field.name for field in dataclasses.fields(target)}
+    return target(
         **{
             field.name: getattr(old, field.name)
             for field in dataclasses.fields(old)
@@ -192,10 +287,17 @@ def turned(old: Any, kind: type) -> Any:
     )
 
 
-def with_numbers(old: Any, values: Mapping[str, Any]) -> Any:
-    """A copy with other numbers, which nobody looks at: arrays of one an output, or tracers."""
+def with_numbers(old: T, values: Mapping[str, Any]) -> T:
+    """Copies settings and replaces fields without any check.
+
+    It is for values that a check would refuse, such as an array with one number per output.
+
+    Args:
+      old: an object of a `settings` class.
+      values: the new values by the names of the fields.
+    """
     new = object.__new__(type(old))
-    new.__dict__.update(old.__dict__ | values)
+    new.__dict__.update({**old.__dict__, **values})
     return new
 
 
@@ -203,15 +305,20 @@ def with_numbers(old: Any, values: Mapping[str, Any]) -> Any:
 
 
 def check_value(field: dataclasses.Field, value: Any, *, name: str | None = None) -> Any:
-    """A field's value in the form that it is kept in, if it is one that the field may have.
+    """Checks a value against the declaration of its field and converts it.
 
     Args:
-      field: of a class that `settings` made.
-      value: for it.
-      name: what a message calls it; None is the field's name.
+      field: a field of a `settings` class.
+      value: the value for it.
+      name: the name that messages use; None is the name of the field.
+
+    Returns:
+      The value as the settings keep it. Numbers are Python's, except tracers, which stay as they
+      are.
 
     Raises:
-      ValueError, TypeError: it is not; the message names the field and what it may be.
+      ValueError: the value is outside the limits or not among the choices.
+      TypeError: the value has the wrong type.
     """
     about, name = field.metadata, field.name if name is None else name
     if about["type"] == "weighted":
@@ -236,7 +343,7 @@ def check_value(field: dataclasses.Field, value: Any, *, name: str | None = None
     return value
 
 
-def _checked_numbers(name: str, values: Any, about: Mapping) -> tuple:
+def _checked_numbers(name: str, values: Any, about: Mapping[str, Any]) -> tuple[Any, ...]:
     try:
         values = tuple(values)
     except TypeError:
@@ -246,68 +353,85 @@ def _checked_numbers(name: str, values: Any, about: Mapping) -> tuple:
     return tuple(_checked_number(name, value, about) for value in values)
 
 
-def _checked_number(name: str, value: Any, about: Mapping) -> Any:
-    """A number as Python's, if it is within its limits.
+def _checked_number(name: str, value: Any, about: Mapping[str, Any]) -> Any:
+    """Converts a value to a Python number and checks its limits.
 
-    What cannot be looked at, as a tracer of JAX's, is given back as it is.
+    A value that cannot be read, such as a tracer, is returned as it is.
     """
     wanted = "a whole number" if about.get("whole") else "a number"
     try:
         array = np.asarray(value)
-    except (TypeError, RuntimeError):  # a tracer, or an array of which others hold parts
+    except (TypeError, RuntimeError):  # a tracer, or an array with parts in other processes
         return value
-    except ValueError:  # of lists of several lengths
+    except ValueError:  # lists of several lengths
         raise TypeError(f"{name} must be {wanted}, got {value!r}") from None
     if array.ndim:
         raise ValueError(
-            f"{name} must be {wanted}, got an array of shape {array.shape}; several are a sweep="
+            f"{name} must be {wanted}, got an array of shape {array.shape}; pass several as sweep="
         )
     if array.dtype == bool or not np.can_cast(array.dtype, np.float32, "same_kind"):
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
     if not _within(array, about):
         large = _LARGEST < array < math.inf
-        limits = f"at most {_LARGEST:.3g}, the largest of float32" if large else _limits(about)
+        limits = f"at most {_LARGEST:.3g}, the largest float32" if large else _limits(about)
         raise ValueError(f"{name} must be {limits}, got {array.item()!r}")
     if not about.get("whole"):
-        return float(array)  # one type, or 2 after 0.5 would compile anew
+        return float(array)  # always a float, because 2 after 0.5 would compile again
     if array != np.floor(array):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     return int(array)
 
 
-def _within(value: np.ndarray, about: Mapping) -> bool:
+def _within(value: np.ndarray, about: Mapping[str, Any]) -> bool:
     return bool(
         about.get("low", -_LARGEST) <= value <= about.get("high", _LARGEST)
         and about.get("above", -math.inf) < value < about.get("below", math.inf)
-        and abs(value) <= _LARGEST  # and no NaN, which is nowhere
+        and abs(value) <= _LARGEST  # refuses NaN, too
     )
 
 
-def _limits(about: Mapping) -> str:
+def _limits(about: Mapping[str, Any]) -> str:
     words = {"low": "at least", "above": "greater than", "high": "at most", "below": "less than"}
     said = [f"{words[name]} {about[name]:g}" for name in words if name in about]
     return " and ".join(said) or "finite"
 
 
 def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """ "; did you mean ...?" with the nearest of `names`, whatever its case, or nothing where none
-    is as near as `cutoff`, from 0 for anything to 1 for the same."""
+    """Returns "; did you mean 'NAME'?" with the nearest of `names`, to end a message with.
+
+    Args:
+      name: the name that was given; its case does not matter.
+      names: the names that exist.
+      cutoff: how near a name must be, from 0 (any name) to 1 (the same name).
+
+    Returns:
+      The hint, or an empty string if no name is near enough.
+    """
     folded = {each.casefold(): each for each in names}
     near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=cutoff)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    """Refuses a value that is none of `choices`, with their list and the nearest."""
+    """Refuses a value that is not among the choices.
+
+    Args:
+      name: the name that the message uses.
+      value: the value to check.
+      choices: the strings that are allowed.
+
+    Raises:
+      ValueError: the value is not among them. The message lists them and suggests the nearest.
+    """
     if not isinstance(value, str) or value not in choices:
         hint = nearest(value, choices, cutoff=0.0) if isinstance(value, str) else ""
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 
 def _with_weights(name: str, value: Any) -> dict[str, Any]:
-    """`{name: weight}`; equal shares for a tuple of names."""
+    """Returns `{name: weight}`. A sequence of names gets equal weights that sum to 1."""
     wanted = f"{name} must be a tuple of names, or weights by name, got {value!r}"
-    if isinstance(value, str | set | frozenset):  # of which the order is not said
+    if isinstance(value, str | set | frozenset):  # a set has no order
         raise TypeError(wanted)
     try:
         names = tuple(value)

@@ -310,7 +310,7 @@ def test_what_told_no_config_is_refused(told, message):
         ({"steps": None}, TypeError, "^steps must be a whole number, got None$"),
         ({"steps": float("inf")}, ValueError, "^steps must be at least 1, got inf$"),
         ({"learning_rate": None}, TypeError, "^learning_rate must be a number, got None$"),
-        ({"content_weight": [1.0, 2.0]}, ValueError, r"of shape \(2,\); several are a sweep=$"),
+        ({"content_weight": [1.0, 2.0]}, ValueError, r"of shape \(2,\); pass several as sweep=$"),
         ({"content_weight": [[1], [2, 3]]}, TypeError, "^content_weight must be a number, got"),
         ({"average_decay": 1j}, TypeError, "^average_decay must be a number, got 1j$"),
         ({"clip": 1}, TypeError, "^clip must be True or False, got 1$"),
