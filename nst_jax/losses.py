@@ -1,15 +1,18 @@
-"""The losses of neural style transfer, one function an equation; no network is known here.
+"""The losses of neural style transfer, one function per equation.
 
-Features are real arrays `[..., H, W, C]`. Every function is pure and differentiable, takes one
-item or any number of leading axes as said, and can be jitted and vmapped.
+The functions take arrays and know no network. Features are real arrays `[..., H, W, C]`. Every
+function is pure and differentiable, and works under `jax.jit` and `jax.vmap`. Each docstring says
+whether leading axes are allowed. Names in shapes, such as `*N`, stand for any number of axes.
 
-Sums over positions are accumulated in float32 at the highest matmul precision: a TPU would
-otherwise multiply float32 in bfloat16, and a Gram sum in float16 overflows. Features may be
-bfloat16: products of two are then taken as they are, each exact in the float32 that they add to.
+Sums over positions are float32 and use the highest matmul precision. Otherwise a TPU would multiply
+float32 in bfloat16, and a Gram sum in float16 would overflow. Features may be bfloat16: a product
+of two bfloat16 numbers is exact in float32.
+
+Sources:
 
 - [1] Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "A Neural Algorithm of Artistic Style",
   2015, https://arxiv.org/abs/1508.06576
-- [2] The same: "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016,
+- [2] The same authors: "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016,
   https://openaccess.thecvf.com/content_cvpr_2016/html/Gatys_Image_Style_Transfer_CVPR_2016_paper.html
 - [3] Keras' example "Neural style transfer", https://keras.io/examples/generative/neural_style_transfer/
 - [4] Katherine Crowson: style-transfer-pytorch, https://github.com/crowsonkb/style-transfer-pytorch
@@ -23,37 +26,45 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 
 class Statistics(NamedTuple):
-    """Sums over positions, all that a style loss knows of a feature map.
+    """Sums over positions: all that a style loss needs from a feature map.
 
-    They add up over parts of a picture, over devices and over pictures.
+    The statistics of two parts of a picture add up to those of the whole. The same holds for parts
+    on several devices and for several pictures.
 
     Attributes:
-      count: number of positions, `[...]`.
-      total: sum of the features, `[..., C]`.
-      gram: sum of the outer products of the features, `[..., C, C]`.
+      count: the number of positions, or the sum of their weights.
+      total: the sum of the features.
+      gram: the sum of the outer products of the features.
     """
 
-    count: jax.Array
-    total: jax.Array
-    gram: jax.Array
+    count: Float[Array, "*N"]
+    total: Float[Array, "*N C"]
+    gram: Float[Array, "*N C C"]
 
 
-def gram_matrix(features: jax.Array, *, weights: jax.Array | None = None) -> jax.Array:
-    """Gram matrix `G_ij = sum_k w_k F_ki F_kj` over the positions k, the plain sum of [1].
+def gram_matrix(
+    features: Float[ArrayLike, "*N H W C"], *, weights: Float[ArrayLike, "*N H W"] | None = None
+) -> Float[Array, "*N C C"]:
+    """Computes the Gram matrix `G_ij = sum_k w_k F_ki F_kj` over the positions k.
+
+    With weights of 1 it is the plain sum of [1].
 
     Args:
       features: `[..., H, W, C]`.
-      weights: `[..., H, W]`, at least 0; None is 1 everywhere.
+      weights: `[..., H, W]`, at least 0. None weighs every position by 1.
 
     Returns:
       `[..., C, C]`, symmetric, float32.
     """
+    features = jnp.asarray(features)
     if weights is None:
         return _plain_gram(features)
-    return _weighted_gram(features, weights)
+    return _weighted_gram(features, jnp.asarray(weights))
 
 
 @jax.custom_jvp
@@ -63,10 +74,14 @@ def _plain_gram(features: jax.Array) -> jax.Array:
 
 @_plain_gram.defjvp
 def _plain_gram_jvp(primals, tangents):
-    """By symmetry one product gives both halves of the derivative, and its transpose the gradient
-    in one product of the features' own precision, where the usual rules take two of float32."""
+    """The derivative of `_plain_gram`.
+
+    The result is symmetric, so one product gives both halves of the derivative. The transpose gives
+    the gradient in one product of the features' own precision. The usual rules take two products of
+    float32.
+    """
     (features,), (direction,) = primals, tangents
-    # float16 would overflow, in the sum as in its cotangent.
+    # float16 would overflow, in the sum and in its cotangent.
     dtype = jnp.float32 if features.dtype == jnp.float16 else features.dtype
     half = _outer_products(direction, features, dtype=dtype).astype(jnp.float32)
     return _plain_gram(features), half + half.mT
@@ -79,7 +94,10 @@ def _weighted_gram(features: jax.Array, weights: jax.Array) -> jax.Array:
 
 @functools.partial(_weighted_gram.defjvp, symbolic_zeros=True)
 def _weighted_gram_jvp(primals, tangents):
-    """As of `_plain_gram`; weights are constants as a rule, and their part is then left out."""
+    """The derivative of `_weighted_gram`, computed like that of `_plain_gram`.
+
+    Weights are usually constants. Their part of the derivative is then left out.
+    """
     (features, weights), (direction, change) = primals, tangents
     dtype = jnp.float32 if features.dtype == jnp.float16 else features.dtype
     value = _weighted_gram(features, weights)
@@ -94,7 +112,7 @@ def _weighted_gram_jvp(primals, tangents):
 
 
 def _outer_products(a: jax.Array, b: jax.Array, *, dtype=jnp.float32) -> jax.Array:
-    """`sum_k a_ki b_kj` over the positions k: [..., C, C]."""
+    """Computes `sum_k a_ki b_kj` over the positions k: `[..., C, C]`."""
     return jnp.einsum(
         "...hwc,...hwd->...cd",
         a,
@@ -105,32 +123,37 @@ def _outer_products(a: jax.Array, b: jax.Array, *, dtype=jnp.float32) -> jax.Arr
 
 
 def _weighted(features: jax.Array, weights: jax.Array) -> jax.Array:
-    """Features times their position's weight, in the precision of the features."""
+    """Multiplies the features by the weights of their positions, in the features' precision."""
     return (weights[..., None] * features).astype(features.dtype)
 
 
-def statistics(features: jax.Array, *, weights: jax.Array | None = None) -> Statistics:
-    """Count, sum and Gram matrix of `features`, each position counted with its weight.
+def statistics(
+    features: Float[ArrayLike, "*N H W C"], *, weights: Float[ArrayLike, "*N H W"] | None = None
+) -> Statistics:
+    """Computes the count, the sum and the Gram matrix of features.
 
     Args:
       features: `[..., H, W, C]`.
-      weights: `[..., H, W]`, at least 0, such as a soft mask in [0, 1]; a position of weight 0
-        doesn't count at all. None is 1 everywhere.
+      weights: `[..., H, W]`, at least 0, for example a soft mask in [0, 1]. A position of weight 0
+        does not count at all. None weighs every position by 1.
 
     Returns:
-      `Statistics` of `[...]`, `[..., C]` and `[..., C, C]`, float32.
+      `Statistics` of shapes `[...]`, `[..., C]` and `[..., C, C]`, float32.
 
     Raises:
-      ValueError: `weights` of another shape than the positions.
+      ValueError: `weights` do not have one value per position.
     """
+    features = jnp.asarray(features)
     if weights is None:
         *leading, height, width, _ = features.shape
         count = jnp.full(leading, height * width, jnp.float32)
         weighted = features
     else:
+        weights = jnp.asarray(weights)
         if weights.shape != features.shape[:-1]:
             raise ValueError(
-                f"weights must be one a position, {features.shape[:-1]}, got {weights.shape}"
+                f"weights must have one value per position, shape {features.shape[:-1]}, got "
+                f"{weights.shape}"
             )
         count = jnp.sum(weights, axis=(-2, -1), dtype=jnp.float32)
         weighted = _weighted(features, weights)
@@ -142,9 +165,15 @@ def statistics(features: jax.Array, *, weights: jax.Array | None = None) -> Stat
 
 
 def per_position(sums: Statistics) -> Statistics:
-    """The same statistics as means over positions, that is with a count of one.
+    """Divides statistics by their count, which gives means over the positions.
 
-    Statistics of no position at all, such as those under an empty mask, stay zero.
+    Statistics of no position, for example under an empty mask, stay zero.
+
+    Args:
+      sums: statistics with any leading axes.
+
+    Returns:
+      The means. Their count is 1, or 0 where there is no position.
     """
     count = jnp.where(sums.count > 0, sums.count, 1)
     return Statistics(
@@ -154,164 +183,199 @@ def per_position(sums: Statistics) -> Statistics:
     )
 
 
-def mean_and_covariance(sums: Statistics) -> tuple[jax.Array, jax.Array]:
-    """Mean `[..., C]` and covariance `[..., C, C]` of the features over their positions.
+def mean_and_covariance(sums: Statistics) -> tuple[Float[Array, "*N C"], Float[Array, "*N C C"]]:
+    """Computes the mean and the covariance of the features over their positions.
 
-    The covariance is `E[f f^T] - E[f] E[f]^T`, whose rounding error is relative to `E[f f^T]`.
+    The covariance is `E[f f^T] - E[f] E[f]^T`. Its rounding error is relative to `E[f f^T]`.
+
+    Args:
+      sums: statistics with any leading axes.
+
+    Returns:
+      The mean `[..., C]` and the covariance `[..., C, C]`.
     """
     _, mean, second_moment = per_position(sums)
     return mean, second_moment - mean[..., :, None] * mean[..., None, :]
 
 
 def content_loss(
-    features: jax.Array, target: jax.Array, *, weights: jax.Array | None = None
-) -> jax.Array:
-    """Half the sum of squared differences, `1/2 sum_ij (F_ij - P_ij)^2`, equation 1 of [2].
+    features: Float[ArrayLike, "*shape"],
+    target: Float[ArrayLike, "*shape"],
+    *,
+    weights: Float[ArrayLike, "*positions"] | None = None,
+) -> Float[Array, ""]:
+    """Computes half the sum of squares, `1/2 sum_ij (F_ij - P_ij)^2`, equation 1 of [2].
 
     Args:
-      features, target: arrays of one shape.
-      weights: `[..., H, W]`, of each position of features `[..., H, W, C]`; None is 1 everywhere.
+      features: an array of any shape.
+      target: an array of the same shape.
+      weights: `[..., H, W]`, a weight for each position of features `[..., H, W, C]`. None weighs
+        every position by 1.
 
     Returns:
-      A scalar, float32 also of half-precision features.
+      A scalar. It is float32 for half-precision features, too.
 
     Raises:
-      ValueError: arrays of several shapes.
+      ValueError: `features` and `target` have different shapes.
     """
+    features, target = jnp.asarray(features), jnp.asarray(target)
     _check_shapes("features", features, target)
     wide = jnp.promote_types(features.dtype, jnp.float32)
     squares = jnp.square(features.astype(wide) - target.astype(wide))
-    return 0.5 * jnp.sum(squares if weights is None else weights[..., None] * squares)
+    if weights is not None:
+        squares = jnp.asarray(weights)[..., None] * squares
+    return 0.5 * jnp.sum(squares)
 
 
 def style_loss(
-    gram: jax.Array,
-    target_gram: jax.Array,
+    gram: Float[ArrayLike, "C C"],
+    target_gram: Float[ArrayLike, "C C"],
     *,
     normalizer: jax.Array | float,
     weight: jax.Array | float = 1.0,
-) -> jax.Array:
-    """Squared difference of Gram matrices, `w / M * sum_ij (G_ij - A_ij)^2`, equation 4 of [2].
+) -> Float[Array, ""]:
+    """Compares Gram matrices by `w / M * sum_ij (G_ij - A_ij)^2`, equation 4 of [2].
 
     Args:
-      gram, target_gram: `[C, C]`, sums over the same number of positions.
-      normalizer: M: `gatys_normalizer` for the paper's, `keras_normalizer` for Keras'.
-      weight: w, the layer's weight.
+      gram: G, `[C, C]`, a sum over positions.
+      target_gram: A, `[C, C]`, a sum over the same number of positions.
+      normalizer: M, a scalar: `gatys_normalizer` for the paper's, `keras_normalizer` for Keras'.
+      weight: w, a scalar, the weight of the layer.
 
     Returns:
       A scalar.
 
     Raises:
-      ValueError: matrices of several shapes.
+      ValueError: the matrices have different shapes.
     """
+    gram, target_gram = jnp.asarray(gram), jnp.asarray(target_gram)
     _check_shapes("gram", gram, target_gram)
     return weight / normalizer * jnp.sum(jnp.square(gram - target_gram))
 
 
-def relative_style_loss(gram: jax.Array, target_gram: jax.Array) -> jax.Array:
-    """Squared difference of Gram matrices over the target's square: `|G - A|^2 / |A|^2`.
+def relative_style_loss(
+    gram: Float[ArrayLike, "C C"], target_gram: Float[ArrayLike, "C C"]
+) -> Float[Array, ""]:
+    """Compares Gram matrices relative to the target: `|G - A|^2 / |A|^2`.
 
-    `style_loss` with the target's squared Frobenius norm as normaliser. It does not depend on how
-    large a layer's activations are, nor on the contrast of the style.
+    This is `style_loss` with the target's squared Frobenius norm as the normalizer. The loss does
+    not depend on the size of a layer's activations, nor on the contrast of the style.
 
     Args:
-      gram, target_gram: `[C, C]`, sums or means over the same number of positions.
+      gram: G, `[C, C]`, a sum or a mean over positions.
+      target_gram: A, `[C, C]`, a sum or a mean over the same number of positions.
 
     Returns:
       A scalar: 0 for equal matrices, 1 for a `gram` of zeros.
 
     Raises:
-      ValueError: matrices of several shapes.
+      ValueError: the matrices have different shapes.
     """
+    gram, target_gram = jnp.asarray(gram), jnp.asarray(target_gram)
     largest = jnp.max(jnp.abs(target_gram))
-    scale = jnp.where(largest > 0, largest, 1)  # or squares would leave the range of float32
+    scale = jnp.where(largest > 0, largest, 1)  # keeps the squares in the range of float32
     gram, target_gram = gram / scale, target_gram / scale
     square = jnp.sum(jnp.square(target_gram))
     return style_loss(gram, target_gram, normalizer=jnp.where(square > 0, square, 1))
 
 
 def _check_shapes(name: str, array: jax.Array, target: jax.Array) -> None:
-    """Refuses what would be broadcast, and give a loss of something else."""
+    """Refuses arrays that would broadcast, because the loss would then be wrong."""
     if array.shape != target.shape:
         raise ValueError(
-            f"{name} and its target must be of one shape, got {array.shape} and {target.shape}"
+            f"{name} and its target must have the same shape, got {array.shape} and {target.shape}"
         )
 
 
 def gatys_normalizer(channels: int, positions: int) -> float:
-    """`4 N^2 M^2` for N channels and M positions of the layer, equation 4 of [2]."""
+    """Returns `4 N^2 M^2` for N channels and M positions of the layer, equation 4 of [2]."""
     return 4.0 * float(channels) ** 2 * float(positions) ** 2
 
 
 def mean_normalizer(channels: int, positions: int) -> float:
-    """`N^2 M^2` for N channels and M positions, which makes `style_loss` the mean squared
-    difference of Gram matrices per position, as in [5]."""
+    """Returns `N^2 M^2` for N channels and M positions of the layer.
+
+    With it `style_loss` is the mean squared difference of Gram matrices per position, as in [5].
+    """
     return float(channels) ** 2 * float(positions) ** 2
 
 
 def keras_normalizer(height: int, width: int) -> float:
-    """`4 * 3^2 * (height * width)^2` of the picture, the same at every layer, as in [3]."""
+    """Returns `4 * 3^2 * (height * width)^2` of the picture, as in [3].
+
+    It is the same for every layer.
+    """
     return 4.0 * 3.0**2 * (float(height) * float(width)) ** 2
 
 
-def wasserstein_loss(sums: Statistics, target: Statistics, *, epsilon: float = 1e-4) -> jax.Array:
-    """Squared 2-Wasserstein distance of two Gaussians, divided by the channels C as in [4].
+def wasserstein_loss(
+    sums: Statistics, target: Statistics, *, epsilon: float = 1e-4
+) -> Float[Array, ""]:
+    """Computes the squared 2-Wasserstein distance of two Gaussians, divided by the channels C.
 
         `(|m - n|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)) / C`
 
-    for means m, n and covariances A, B: D. C. Dowson, B. V. Landau, "The Fréchet distance between
-    multivariate normal distributions", 1982, https://doi.org/10.1016/0047-259X(82)90077-X.
+    The Gaussians have the means m, n and the covariances A, B of the features. Formula: D. C.
+    Dowson, B. V. Landau, "The Fréchet distance between multivariate normal distributions", 1982,
+    https://doi.org/10.1016/0047-259X(82)90077-X. Division by C: [4].
 
-    White noise of variance s is added to both Gaussians, `A + s I` and `B + s I`, so that fewer
-    positions than channels, dead channels and rounding leave both covariances positive.
+    The function adds white noise of variance s to both Gaussians, `A + s I` and `B + s I`. So both
+    covariances stay positive definite with fewer positions than channels, with dead channels and
+    with rounding.
 
     Args:
-      sums, target: statistics of `[C]` features, over any number of positions each.
-      epsilon: s relative to the mean of the two mean squared norms of the features. Smaller is
-        closer to the exact distance and costs more iterations; float32 carries 1e-5 to 1.
+      sums: statistics of features `[C]`, over any number of positions.
+      target: statistics of features `[C]`, over any number of positions.
+      epsilon: s, relative to the mean squared norm of the features, averaged over both. A smaller
+        value is closer to the exact distance and costs more iterations. float32 allows 1e-5 to 1.
 
     Returns:
-      A scalar; zero, up to rounding, for equal statistics. Value and gradient are finite, also for
-      statistics of equal, constant or zero features.
+      A scalar. It is zero, up to rounding, for equal statistics. The value and the gradient are
+      finite for equal, constant and zero features, too.
     """
     mean, covariance = mean_and_covariance(sums)
     target_mean, target_covariance = mean_and_covariance(target)
     channels = mean.shape[-1]
     identity = jnp.eye(channels, dtype=covariance.dtype)
-    # Relative to E[f f^T], as the rounding of the covariance is; never zero, as the noise divides.
+    # Relative to E[f f^T], like the rounding of the covariance. Never zero, because it divides.
     scale = 0.5 * (_mean_squared_norm(sums) + _mean_squared_norm(target)) + 1e-30
     a = covariance + epsilon * scale * identity
     b = target_covariance + epsilon * scale * identity
-    # With a and b divided by their traces, no eigenvalue of a b is below lowest^2.
+    # With a and b divided by their traces, every eigenvalue of a b is at least lowest^2.
     lowest = epsilon / (2 + epsilon * channels)
     transport, inverse = jax.lax.stop_gradient(optimal_transport(a, b, lowest=lowest))
-    # tr(a T) = tr(b T^-1) = tr (a^1/2 b a^1/2)^1/2, and T is its derivative by a, T^-1 by b,
-    # twice: this is the distance in value and, T being held, in gradient.
+    # tr(a T) = tr(b T^-1) = tr (a^1/2 b a^1/2)^1/2. Twice its derivative by a is T, and by b T^-1.
+    # So with T held constant, this has the distance's value and gradient.
     distance = jnp.sum(a * (identity - transport)) + jnp.sum(b * (identity - inverse))
     return (jnp.sum(jnp.square(mean - target_mean)) + distance) / channels
 
 
-def optimal_transport(a: jax.Array, b: jax.Array, *, lowest: float) -> tuple[jax.Array, jax.Array]:
-    """The map T that takes the Gaussian of covariance `a` to that of `b`, and its inverse.
+def optimal_transport(
+    a: Float[ArrayLike, "C C"], b: Float[ArrayLike, "C C"], *, lowest: float
+) -> tuple[Float[Array, "C C"], Float[Array, "C C"]]:
+    """Computes the map T from the Gaussian of covariance `a` to that of `b`, and its inverse.
 
-    `T = a^-1/2 (a^1/2 b a^1/2)^1/2 a^-1/2` and `T^-1`, both symmetric: `T a T = b`. They are the
-    blocks of the sign of `[[0, a], [b, 0]]`, which the Newton-Schulz iteration
+    `T = a^-1/2 (a^1/2 b a^1/2)^1/2 a^-1/2` and `T^-1` are symmetric, and `T a T = b`. They are the
+    blocks of the sign of `[[0, a], [b, 0]]`. The Newton-Schulz iteration
 
         `R = (3 I - Z Y) / 2,  Y <- Y R,  Z <- R Z`  from  `Y = a,  Z = b`
 
-    finds with matrix products alone: Nicholas J. Higham, "Functions of Matrices", 2008, chapter 5,
-    theorem 5.2, https://doi.org/10.1137/1.9780898717778. Each step is scaled as in Jie Chen,
-    Edmond Chow, "A stable scaling of Newton-Schulz for improving the sign function computation of
-    a Hermitian matrix", preprint ANL/MCS-P5059-0114, Argonne National Laboratory, 2014.
+    finds them with matrix products alone: Nicholas J. Higham, "Functions of Matrices", 2008,
+    chapter 5, theorem 5.2, https://doi.org/10.1137/1.9780898717778. Each step is scaled as in Jie
+    Chen, Edmond Chow, "A stable scaling of Newton-Schulz for improving the sign function
+    computation of a Hermitian matrix", preprint ANL/MCS-P5059-0114, Argonne National Laboratory,
+    2014.
 
     Args:
-      a, b: symmetric positive definite `[C, C]`.
-      lowest: lower bound of the square roots of the eigenvalues of `a b`, with `a` and `b` divided
-        by their traces. It sets the number of iterations.
+      a: `[C, C]`, symmetric positive definite.
+      b: `[C, C]`, symmetric positive definite.
+      lowest: a lower bound of the square roots of the eigenvalues of `a b`, where `a` and `b` are
+        divided by their traces. It sets the number of iterations.
 
     Returns:
       `T` and `T^-1`, each `[C, C]`.
     """
+    a, b = jnp.asarray(a), jnp.asarray(b)
     trace_a, trace_b = jnp.trace(a), jnp.trace(b)
     identity = jnp.eye(a.shape[-1], dtype=a.dtype)
 
@@ -327,10 +391,10 @@ def optimal_transport(a: jax.Array, b: jax.Array, *, lowest: float) -> tuple[jax
 
 
 def _newton_schulz_scales(lowest: float) -> list[float]:
-    """Scales of the steps that take every x in [lowest, 1] to 1 by `x <- x (3 - x^2) / 2`.
+    """Returns the scales of the steps that take each x in [lowest, 1] to 1 by `x (3 - x^2) / 2`.
 
-    The best scale sends both ends of the interval to one value. Near sqrt(3) it would cancel the
-    upper end, hence the limit.
+    The best scale sends both ends of the interval to the same value. Near sqrt(3) it would cancel
+    the upper end, so it is limited.
     """
     scales = []
     while lowest < 1 - 1e-7:
@@ -349,56 +413,63 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _symmetric(a: jax.Array) -> jax.Array:
-    """Removes the rounding that would grow from step to step."""
+    """Makes a matrix symmetric, because its rounding error would grow from step to step."""
     return 0.5 * (a + a.T)
 
 
 def total_variation(
-    image: jax.Array, *, exponent: float = 1.25, weights: jax.Array | None = None
-) -> jax.Array:
-    """Total variation `sum (dy^2 + dx^2)^exponent` of [3], over all pixels but the last row and
-    column and over the colours.
+    image: Float[ArrayLike, "H W C"],
+    *,
+    exponent: float = 1.25,
+    weights: Float[ArrayLike, "H W"] | None = None,
+) -> Float[Array, ""]:
+    """Computes the total variation `sum (dy^2 + dx^2)^exponent` of [3].
+
+    The sum runs over the colours and over all pixels except the last row and column.
 
     Args:
-      image: `[H, W, 3]`; the published weights are for grey levels of 0-255.
-      exponent: 1.25 in [3]; above 0. At 0.5 the sum is of the slopes' lengths, and where a picture
-        is flat the gradient is zero, as it is at any exponent.
-      weights: `[H, W]`, of each pixel's difference to the pixels right of it and below; None is
-        1 everywhere. So the values of overlapping windows sum to the value of a whole picture,
-        where the windows' weights of a pixel sum to 1.
+      image: `[H, W, 3]`. The published weights are for grey levels of 0-255.
+      exponent: above 0; 1.25 in [3]. With 0.5 it is the sum of the lengths of the slopes. Where a
+        picture is flat, the gradient is zero for every exponent.
+      weights: `[H, W]`, the weight of each pixel's difference to the pixels right of it and below
+        it. None weighs every pixel by 1. If the weights of a pixel in overlapping windows sum to 1,
+        the values of the windows sum to the value of the whole picture.
 
     Returns:
       A scalar.
     """
+    image = jnp.asarray(image)
     corner = image[:-1, :-1]
     dy = image[1:, :-1] - corner
     dx = image[:-1, 1:] - corner
     squares = jnp.square(dy) + jnp.square(dx)
-    rough = squares > 0  # where it is not, powers below 1 have no finite derivative
+    rough = squares > 0  # elsewhere powers below 1 have no finite derivative
     return _weighted_sum(jnp.where(rough, jnp.where(rough, squares, 1) ** exponent, 0), weights)
 
 
 def total_variation_nine_point(
-    image: jax.Array,
+    image: Float[ArrayLike, "H W 3"],
     *,
-    weights: jax.Array | None = None,
+    weights: Float[ArrayLike, "H W"] | None = None,
     shape: tuple[int, ...] | None = None,
-) -> jax.Array:
-    """Squared total variation over a nine-point stencil, as in [4].
+) -> Float[Array, ""]:
+    """Computes the squared total variation over a nine-point stencil, as in [4].
 
         `2 (E[dx^2] / 3 + E[dy^2] / 3 + E[dxy^2] / 12 + E[dyx^2] / 12)`
 
-    with differences to the right, down and along both diagonals, the border replicated, and means
-    E over positions and colours.
+    The differences go to the right, down and along both diagonals. The border is replicated. E is
+    the mean over positions and colours.
 
     Args:
-      image: `[H, W, 3]`; the published weight is for [0, 1].
+      image: `[H, W, 3]`. The published weight is for the range [0, 1].
       weights: as in `total_variation`.
-      shape: `(H, W, ...)` of the picture whose means are wanted, if `image` is a window of it.
+      shape: `(H, W, ...)` of the whole picture, if `image` is a window of it. The means are then
+        those of the whole picture.
 
     Returns:
       A scalar.
     """
+    image = jnp.asarray(image)
     height, width = (image.shape if shape is None else shape)[:2]
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     inner = padded[1:-1, 1:-1]
@@ -416,30 +487,33 @@ def total_variation_nine_point(
 
 
 def total_variation_l1(
-    image: jax.Array,
+    image: Float[ArrayLike, "H W 3"],
     *,
-    weights: jax.Array | None = None,
+    weights: Float[ArrayLike, "H W"] | None = None,
     shape: tuple[int, ...] | None = None,
-) -> jax.Array:
-    """Anisotropic total variation `1/2 (E[|dx|] + E[|dy|])`, means over the pairs of neighbours
-    and the colours, as in [5].
+) -> Float[Array, ""]:
+    """Computes the anisotropic total variation `1/2 (E[|dx|] + E[|dy|])`, as in [5].
+
+    E is the mean over the pairs of neighbours and the colours.
 
     Args:
-      image: `[H, W, 3]`, both sides at least 2; the published weight is for grey levels of 0-255.
-      weights, shape: as in `total_variation_nine_point`.
+      image: `[H, W, 3]`, both sides at least 2. The published weight is for grey levels of 0-255.
+      weights: as in `total_variation`.
+      shape: as in `total_variation_nine_point`.
 
     Returns:
       A scalar.
     """
+    image = jnp.asarray(image)
     height, width = (image.shape if shape is None else shape)[:2]
     dx = _weighted_sum(jnp.abs(image[:, 1:] - image[:, :-1]), weights)
     dy = _weighted_sum(jnp.abs(image[1:] - image[:-1]), weights)
     return 0.5 * (dx / (height * (width - 1) * 3.0) + dy / ((height - 1) * width * 3.0))
 
 
-def _weighted_sum(terms: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """Sum of `[h, w, 3]`, each position by its weight of `[H, W]`, at least as large."""
+def _weighted_sum(terms: jax.Array, weights: ArrayLike | None) -> jax.Array:
+    """Sums `[h, w, C]` with weights `[H, W]`, which are at least as large."""
     if weights is None:
         return jnp.sum(terms)
     height, width, _ = terms.shape
-    return jnp.sum(weights[:height, :width, None] * terms)
+    return jnp.sum(jnp.asarray(weights)[:height, :width, None] * terms)

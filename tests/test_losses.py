@@ -97,7 +97,7 @@ def test_value_equals_numpy_in_float64_plain_jitted_and_mapped(name, rng):
 )
 def test_nothing_is_broadcast_to_its_target(loss, name, shapes):
     one, other = map(np.ones, shapes)
-    message = f"{name} and its target must be of one shape, got {shapes[0]} and {shapes[1]}"
+    message = f"{name} and its target must have the same shape, got {shapes[0]} and {shapes[1]}"
     with pytest.raises(ValueError, match=re.escape(message)):
         loss(one, other)
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -206,7 +206,7 @@ def test_weights_of_regions_can_be_mapped(rng):
 
 
 def test_weights_of_another_shape_are_refused(rng):
-    with pytest.raises(ValueError, match=r"one a position, \(6, 5\), got \(5, 6\)"):
+    with pytest.raises(ValueError, match=r"one value per position, shape \(6, 5\), got \(5, 6\)"):
         losses.statistics(features(rng, 6, 5, 4), weights=np.ones((5, 6), np.float32))
 
 
