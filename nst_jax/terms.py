@@ -1,32 +1,64 @@
-"""The terms of a loss: what each compares, and what it needs to know of a picture.
+"""The terms of a loss: what they compare, and how to write another one.
 
-A loss is a sum of terms. A term looks at layers of a network, or at the picture itself. It says
-what its `target` keeps of a content, of a style or of data of the run, which `sums` over positions
-it takes of a picture, and the `loss` that these sums and the target give. Sums of parts of a
-picture add up to those of the picture. So `nst_jax.objective` can blend, mask and weigh a term, and
-`nst_jax.partition` can evaluate it whole, in strips, in windows or on a mesh, without knowing it.
+A loss is a weighted sum of terms. A term looks at layers of a network, or at the picture itself. It
+says three things:
 
-To write a term, derive a class from `Term`, decorate it by `nst_jax.settings.settings`, and give it
-`name`, `weight`, `layers`, `sums` and `loss`.
+- `target`: what to keep of the content, of a style or of data of the run;
+- `sums`: which sums over positions to take of the picture;
+- `loss`: the loss that these sums and the target give.
+
+The sums of the parts of a picture add up to those of the whole picture. So `nst_jax.objective` can
+blend, mask and weigh any term. `nst_jax.partition` can evaluate it on a whole picture, in strips,
+in windows or on a mesh.
+
+To write a term, derive a class from `Term`, decorate it with `nst_jax.settings.settings`, and
+define `name`, `weight`, `layers`, `sums` and `loss`. This term compares the means of the channels:
+
+    @settings
+    class ChannelMeans(Term):
+        name: str = option("means")
+        weight: Number = number(1.0, low=0)
+        layers: Weights = weighted(("block1_conv1", "block2_conv1"))
+        refers = "style"
+
+        def sums(self, layer, x, weights, target, at):
+            weights = jnp.ones(x.shape[:2]) if weights is None else weights
+            return {"count": jnp.sum(weights), "sum": jnp.einsum("hw,hwc->c", weights, x)}
+
+        def target(self, layer, measured, at):
+            return measured["sum"] / measured["count"]
+
+        def loss(self, sums, target, at):
+            found = {}
+            for layer, weight in self.layers.items():
+                mean = sums[layer]["sum"] / sums[layer]["count"]
+                found[layer] = weight * jnp.mean(jnp.square(mean - target[layer]))
+            return found
+
+`Config().replace(means=ChannelMeans(weight=3.0))` adds it to a loss. `Term` describes each method,
+and the facts that a term may state about itself.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from nst_jax import losses
-from nst_jax.settings import is_settings, number, option, settings, weighted
+from nst_jax.settings import Number, Weights, is_settings, number, option, settings, weighted
 
 IMAGE = "image"
-"""The layer that is the picture itself, as it is before a jitter moves it."""
+"""The name of the layer that is the picture itself, before a jitter moves it."""
 
-KINDS = ("features", "picture", "mask")
+Kind = Literal["features", "picture", "mask"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
-Tree = Any
+Tree: TypeAlias = Any
+"""Any pytree of arrays."""
 
 
 @functools.partial(
@@ -36,45 +68,48 @@ Tree = Any
 )
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """An array with one value a position, which is cut, resized and sharded as its layer is.
+    """An array with one value per position, which is cut, resized and sharded like its layer.
 
     Attributes:
-      values: `[h, w, ...]`, of the whole picture at `layer`.
+      values: `[h, w, ...]`, for the whole picture at `layer`.
       layer: a layer of the network, or `IMAGE`.
-      kind: "picture", `[h, w, ..., 3]` in [0, 1], or "mask", `[h, w, ...]` in [0, 1], which say how
-        it is resized: as `nst_jax.image.resize` or `resize_mask` does. "features" are not resized.
-      per_output: whether there is a leading axis of outputs, in what is given to a run.
+      kind: how the array is resized. A "picture", `[h, w, ..., 3]` in [0, 1], is resized by
+        `nst_jax.image.resize`. A "mask", `[h, w, ...]` in [0, 1], is resized by
+        `nst_jax.image.resize_mask`. "features" are not resized.
+      per_output: True if the array has a leading axis of outputs. Only data that are given to a run
+        may have one.
     """
 
-    values: jax.Array
+    values: jax.Array | np.ndarray
     layer: str
-    kind: Literal["features", "picture", "mask"] = "features"
+    kind: Kind = "features"
     per_output: bool = False
 
 
 def is_field(value: Any) -> bool:
+    """Says whether a value is a `Field`."""
     return isinstance(value, Field)
 
 
 def map_fields(function: Callable[[Field], Any], tree: Tree) -> Tree:
-    """`tree` with `function` of each `Field`; other leaves stay."""
+    """Applies a function to each `Field` of a tree. Other leaves stay as they are."""
     return jax.tree.map(
         lambda leaf: function(leaf) if is_field(leaf) else leaf, tree, is_leaf=is_field
     )
 
 
 def fields_of(tree: Tree) -> Tree:
-    """`tree` with None in place of each leaf that is no `Field`."""
+    """Replaces each leaf that is not a `Field` by None."""
     return jax.tree.map(lambda leaf: leaf if is_field(leaf) else None, tree, is_leaf=is_field)
 
 
 def without_fields(tree: Tree) -> Tree:
-    """`tree` with None in place of each `Field`."""
+    """Replaces each `Field` of a tree by None."""
     return jax.tree.map(lambda leaf: None if is_field(leaf) else leaf, tree, is_leaf=is_field)
 
 
 def with_fields(fields: Tree, others: Tree) -> Tree:
-    """The tree of which these are `fields_of` and `without_fields`."""
+    """Joins the results of `fields_of` and `without_fields` to the tree that they came from."""
     return jax.tree.map(
         lambda field, other: other if field is None else field,
         fields,
@@ -85,42 +120,52 @@ def with_fields(fields: Tree, others: Tree) -> Tree:
 
 @dataclasses.dataclass(frozen=True)
 class At:
-    """The picture that is looked at: always the whole one, also where a part of it is measured.
+    """Facts about the picture that a term looks at.
+
+    They describe the whole picture, even when `Term.sums` sees only a part of it.
 
     Attributes:
-      shape: `(H, W)` in pixels.
-      positions: by layer, how many it has.
-      channels: by layer.
-      origin: by layer, `[2]`, row and column at which the part that is measured begins.
-      key: random key of the run and step, for terms that draw; the same in every part of a picture.
+      shape: `(H, W)` of the picture in pixels.
+      positions: `{layer: number of positions}`.
+      channels: `{layer: number of channels}`.
+      origin: `{layer: [row, column]}`, where the part that `Term.sums` sees begins in the layer.
+        They are 0 for a whole picture.
+      key: the random key of this run and step, for terms that draw. It is the same in every part of
+        a picture.
     """
 
     shape: tuple[int, int]
     positions: Mapping[str, int]
     channels: Mapping[str, int]
-    origin: Mapping[str, jax.Array]
+    origin: Mapping[str, Int[Array, "2"]]
     key: jax.Array | None = None
 
 
 class Term:
-    """What every term has, with what is usual. A term is a `settings` class derived from this.
+    """The base class of terms. The facts below have defaults; a term states those that differ.
+
+    A term is a class that derives from this one and that `nst_jax.settings.settings` decorates.
 
     Attributes:
-      name: unique in a loss; the key of its history.
-      weight: a factor of its loss, which the objective applies.
-      layers: `{layer: weight}`; the weights are for `loss` to apply.
-      refers: what the target is made of: the "style", the "content", data of the "run", or None.
-      reach: how many positions beyond its own `sums` reads, along each side.
-      additive: whether the sums of parts add up. If not, `sums` is called once, on the whole layer.
-      linear: whether `loss` is linear in the sums.
-      regions: whether masks apply: sums and loss are then taken once a region.
-      mix: how a blend of styles is made, of their "targets" or of their "losses".
-      fixed: whether the value depends on the picture alone; False where `at.key` is used.
+      name: unique in a loss. It is the key of the term's history and the prefix of its addresses
+        in a `Config`, such as `style_weight`.
+      weight: a factor of the loss. The objective applies it, so `loss` must not.
+      layers: `{layer: weight}`, the layers that the term looks at. `loss` applies these weights.
+      refers: what `target` is made of: a "style", the "content", data of the "run", or None for a
+        term without a target.
+      reach: how many positions beyond a position its part of `sums` reads, on each side.
+      additive: True if the sums of parts add up to the sum of the whole. If False, `sums` is called
+        once, on the whole layer. Such a term cannot be tiled.
+      linear: True if `loss` is linear in the sums. Tiling then needs one pass fewer.
+      regions: True if the term works with masks. `sums` and `loss` are then taken once per region.
+      mix: how styles are blended: by a weighted sum of their "targets", or of their "losses".
+      fixed: True if the loss depends on the picture alone. It must be False if the term uses
+        `at.key`.
     """
 
     name: str
-    weight: Any
-    layers: Mapping[str, Any]
+    weight: Number
+    layers: Weights
     refers: ClassVar[Literal["style", "content", "run"] | None] = None
     reach: ClassVar[int] = 0
     additive: ClassVar[bool] = True
@@ -130,78 +175,102 @@ class Term:
     fixed: ClassVar[bool] = True
 
     def target(self, layer: str, measured: Tree, at: At) -> Tree:
-        """What is kept of the style's sums, of the content's `Field` or of the run's data.
+        """Returns what the loss keeps of a style, of the content or of the run's data.
 
-        Shapes must not depend on the style's size, for the targets of several are stacked. Values
-        must not depend on numbers of the term.
+        The default keeps everything. The targets of several styles are stacked. So the shapes must
+        not depend on the size of the style. The values must not depend on numbers of the term.
+
+        Args:
+          layer: the name of the layer.
+          measured: depends on `refers`. For "style" it is the result of `sums` on the style at its
+            own size. For "content" it is a `Field` with the content's activations. For "run" it is
+            the tree in `inputs[name]`.
+          at: the picture that was measured.
+
+        Returns:
+          A tree of arrays. Arrays with one value per position must be `Field`s.
         """
         return measured
 
     def sums(
         self,
         layer: str,
-        x: jax.Array,
-        weights: jax.Array | None,
+        x: Float[Array, "h w C"],
+        weights: Float[Array, "h w"] | None,
         target: Tree,
         at: At,
     ) -> Tree:
-        """Sums over the positions of a picture, or of a part of it.
+        """Returns sums over the positions of a picture, or of a part of it.
 
         Args:
-          layer: the layer's name.
-          x: `[h, w, C]`, a part that lies inside the picture.
-          weights: `[h, w]`, at least 0; None is 1 everywhere. A position of weight 0 must add
-            exactly nothing.
-          target: the layer's target, its `Field`s cut to the part. While a style is measured it is
-            None. From a style's target only the `Field`s come: sums are taken once, and a blend or
-            a mask has several targets.
+          layer: the name of the layer.
+          x: `[h, w, C]`, the layer's activations in a part that lies inside the picture. Their type
+            is the network's. At `IMAGE` it is the picture itself, in [0, 1].
+          weights: `[h, w]`, at least 0. None means 1 everywhere. A position of weight 0 must add
+            exactly nothing: it belongs to another part, or it lies beyond the border.
+          target: the target at this layer. Its `Field`s are cut to the part. It is None while a
+            style is measured. A style's target comes without its other arrays, because a blend or
+            a mask has several targets but takes the sums once.
           at: the whole picture.
 
         Returns:
-          A tree of float32 arrays.
+          A tree of float32 arrays. The trees of all parts are added.
         """
         raise NotImplementedError
 
-    def loss(self, sums: Mapping[str, Tree], target: Mapping[str, Tree], at: At) -> dict:
-        """The loss by part, `{part: scalar}`, where the parts are layers if they can be.
+    def loss(
+        self, sums: Mapping[str, Tree], target: Mapping[str, Tree], at: At
+    ) -> Mapping[str, Float[Array, ""]]:
+        """Returns the loss in parts, `{part: scalar}`. The parts are layers where possible.
 
         Args:
-          sums: `{layer: tree}`, of the whole picture.
+          sums: `{layer: tree}`, the sums of the whole picture.
           target: `{layer: tree}`, without its `Field`s.
           at: the picture.
+
+        Returns:
+          The parts, which the objective adds up and multiplies by `weight`.
         """
         raise NotImplementedError
 
     def check_mixing(self, mixing: np.ndarray) -> None:
-        """Refuses rows of a blend that it cannot have.
+        """Refuses blends that the term cannot have. The default accepts every blend.
+
+        Args:
+          mixing: `[rows, styles]`, the weights of the styles; each row is a blend.
 
         Raises:
-          ValueError: a row of that kind.
+          ValueError: the term cannot have one of the rows.
         """
 
 
 def check_term(term: Any) -> None:
-    """Refuses what is no term.
+    """Refuses a value that is not a complete term.
 
     Raises:
-      TypeError: a member that is missing.
+      TypeError: the value is not a term, or a member is missing.
+      ValueError: a member has a value that it must not have.
     """
     kind = type(term).__name__
     if not (isinstance(term, Term) and is_settings(term)):
         raise TypeError(
-            "a term must be an object of a class derived from nst_jax.terms.Term and decorated by "
-            f"nst_jax.settings.settings, got {term!r}"
+            "a term must be an object of a class derived from nst_jax.terms.Term and decorated "
+            f"with nst_jax.settings.settings, got {term!r}"
         )
     missing = [name for name in ("name", "weight", "layers") if not hasattr(term, name)]
     missing += [
         name for name in ("sums", "loss") if getattr(type(term), name) is getattr(Term, name)
     ]
     if missing:
-        raise TypeError(f"a term must have {missing[0]!r}, and {kind} has none")
+        raise TypeError(f"a term must have {missing[0]!r}, but {kind} has none")
     if not isinstance(term.name, str) or not term.name.isidentifier():
-        raise ValueError(f"the name of a term must be like 'style' or 'my_term', got {term.name!r}")
+        raise ValueError(
+            f"the name of a term must be an identifier such as 'style', got {term.name!r}"
+        )
     if term.name == "total":
-        raise ValueError("a term must not be called 'total', which is the sum of all")
+        raise ValueError(
+            "a term must not be named 'total', which is the key of the sum of all terms"
+        )
     if term.refers not in ("style", "content", "run", None):
         raise ValueError(
             f"{kind}.refers must be 'style', 'content', 'run' or None, got {term.refers!r}"
@@ -213,10 +282,11 @@ def check_term(term: Any) -> None:
 
 
 def check_terms(terms: Any) -> None:
-    """Refuses what is no sequence of terms with names of their own.
+    """Refuses a value that is not a tuple or list of terms with different names.
 
     Raises:
-      TypeError, ValueError: what is no term, or two terms of one name.
+      TypeError: the value is not such a sequence, or one of the terms is not complete.
+      ValueError: a member of a term has a wrong value, or two terms have the same name.
     """
     if not isinstance(terms, tuple | list):
         raise TypeError(f"terms must be a tuple of terms, got {terms!r}")
@@ -228,22 +298,28 @@ def check_terms(terms: Any) -> None:
             raise ValueError(f"terms must differ in their names, got {name!r} twice")
 
 
+Reduction = Literal["half_sum", "sum", "mean"]
+Normalization = Literal["gatys", "keras", "mean", "mean_per_channel", "relative"]
+VariationForm = Literal["keras", "nine_point", "l1"]
+
+
 @settings
 class Content(Term):
-    """Squared differences of the activations from the content picture's, equation 1 of Gatys et al.
+    """The content loss: squared differences of activations from those of the content picture.
+
+    It is equation 1 of Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "Image Style Transfer
+    Using Convolutional Neural Networks", CVPR 2016.
 
     Attributes:
-      reduction: "half_sum" is 1/2 the sum of squares (Gatys), "sum" twice that, "mean" the mean of
-        squares, which does not grow with the picture.
+      reduction: how the squares of a layer are reduced. "half_sum" is half their sum, as in the
+        paper. "sum" is their sum. "mean" is their mean, which does not grow with the picture.
     """
 
     name: str = option("content")
-    weight: Any = number(1.0, low=0, help="weight of the content loss")
-    layers: Mapping[str, Any] = weighted(
-        ("block4_conv2",), low=0, help="layers compared with the content"
-    )
-    reduction: str = option(
-        "mean", choices=("half_sum", "sum", "mean"), help="of squared differences"
+    weight: Number = number(1.0, low=0, help="weight of the content loss")
+    layers: Weights = weighted(("block4_conv2",), low=0, help="layers to compare with the content")
+    reduction: Reduction = option(
+        "mean", choices=get_args(Reduction), help="how to reduce the squared differences"
     )
     refers = "content"
     linear = True
@@ -260,16 +336,17 @@ class Content(Term):
         return found
 
 
-# The style layers of Gatys et al.
 FIRST_CONVOLUTIONS = tuple(f"block{block}_conv1" for block in range(1, 6))
-_STYLE_LAYERS = "layers whose statistics are compared with the style"
+"""The style layers of Gatys et al.: the first convolution of each block."""
+
+_STYLE_LAYERS = "layers whose statistics to compare with the style"
 
 
 class _Style(Term):
-    """A comparison of sums of features and of their products, as means over the positions.
+    """A style loss that compares means over the positions, of features and of their products.
 
-    The target is taken over as many positions as the picture has, which is the papers' equation
-    when both are of one size. Both sides stay divided by the positions.
+    The papers compare sums over the positions. Both are the same if the picture and the style have
+    the same size. With other sizes, the style counts as if it had as many positions as the picture.
     """
 
     refers = "style"
@@ -281,6 +358,12 @@ class _Style(Term):
     def sums(self, layer, x, weights, target, at):
         return losses.statistics(x, weights=weights)
 
+    def distance(
+        self, own: losses.Statistics, target: losses.Statistics, layer: str, at: At
+    ) -> jax.Array:
+        """Returns the loss of one layer without its weight, from statistics per position."""
+        raise NotImplementedError
+
     def loss(self, sums, target, at):
         return {
             layer: weight
@@ -291,22 +374,25 @@ class _Style(Term):
 
 @settings
 class GramStyle(_Style):
-    """Squared differences of Gram matrices from the style's, equations 4 and 5 of Gatys et al.
+    """The Gram style loss: squared differences of Gram matrices from those of the style.
+
+    It is equations 4 and 5 of Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "Image Style
+    Transfer Using Convolutional Neural Networks", CVPR 2016.
 
     Attributes:
-      normalization: what divides a layer's squared difference: "gatys" 4 N^2 M^2, "keras"
-        4 * 3^2 * (height * width)^2 of the picture at every layer, "mean" N^2 M^2,
-        "mean_per_channel" N^4 M^2, for N channels and M positions; "relative" the squared norm of
-        the style's Gram matrix, whatever the size of activations.
+      normalization: what divides the squared difference of a layer with N channels and M positions.
+        "gatys": 4 N^2 M^2. "keras": 4 * 3^2 * (height * width)^2 of the picture, the same for
+        every layer. "mean": N^2 M^2. "mean_per_channel": N^4 M^2. "relative": the squared norm of
+        the style's Gram matrix, so that the size of the activations does not matter.
     """
 
     name: str = option("style")
-    weight: Any = number(1.0, low=0, help="weight of the style loss")
-    layers: Mapping[str, Any] = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
-    normalization: str = option(
+    weight: Number = number(1.0, low=0, help="weight of the style loss")
+    layers: Weights = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
+    normalization: Normalization = option(
         "mean_per_channel",
-        choices=("gatys", "keras", "mean", "mean_per_channel", "relative"),
-        help="divisor of squared Gram differences",
+        choices=get_args(Normalization),
+        help="what divides the squared Gram differences",
     )
 
     def distance(self, own, target, layer, at):
@@ -319,7 +405,8 @@ class GramStyle(_Style):
             "mean": losses.mean_normalizer(channels, positions),
             "mean_per_channel": losses.mean_normalizer(channels, positions) * float(channels) ** 2,
         }[self.normalization]
-        # Of means, so divided by the positions' square: the same number, without sums of 1e15.
+        # The matrices are means, so the divisor is divided by the squared positions, too. This
+        # gives the same number without sums of 1e15.
         return losses.style_loss(
             own.gram, target.gram, normalizer=normalizer / float(positions) ** 2
         )
@@ -327,11 +414,15 @@ class GramStyle(_Style):
 
 @settings
 class WassersteinStyle(_Style):
-    """The squared 2-Wasserstein distance of Gaussians with the features' means and covariances."""
+    """The Wasserstein style loss: it compares features as Gaussian distributions.
+
+    It is the squared 2-Wasserstein distance of two Gaussians, with the means and the covariances of
+    the features, see `nst_jax.losses.wasserstein_loss`.
+    """
 
     name: str = option("style")
-    weight: Any = number(1.0, low=0, help="weight of the style loss")
-    layers: Mapping[str, Any] = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
+    weight: Number = number(1.0, low=0, help="weight of the style loss")
+    layers: Weights = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
 
     def distance(self, own, target, layer, at):
         return losses.wasserstein_loss(own, target)
@@ -343,24 +434,25 @@ class WassersteinStyle(_Style):
 
 @settings
 class TotalVariation(Term):
-    """How much neighbouring pixels differ.
+    """The total variation: how much neighbouring pixels differ.
 
     Attributes:
-      form: "keras" (sum of (dx^2 + dy^2)^1.25 of grey levels), "nine_point" (mean of squares over
-        eight neighbours, range [0, 1]) or "l1" (mean of absolute differences of grey levels).
+      form: "keras" is the sum of (dx^2 + dy^2)^1.25 in grey levels of 255. "nine_point" is the mean
+        of squares over eight neighbours in the range [0, 1]. "l1" is the mean of absolute
+        differences in grey levels of 255.
     """
 
     name: str = option("tv")
-    weight: Any = number(1.0, low=0, help="weight of the total variation")
-    layers: Mapping[str, Any] = weighted((IMAGE,), low=0, help="the picture itself", flag=False)
-    form: str = option(
-        "keras", choices=("keras", "nine_point", "l1"), help="form of the total variation"
+    weight: Number = number(1.0, low=0, help="weight of the total variation")
+    layers: Weights = weighted((IMAGE,), low=0, help="the picture itself", flag=False)
+    form: VariationForm = option(
+        "keras", choices=get_args(VariationForm), help="form of the total variation"
     )
     reach = 1
     linear = True
 
     def sums(self, layer, x, weights, target, at):
-        # Published weights of "keras" and "l1" are for grey levels.
+        # The published weights of "keras" and "l1" are for grey levels.
         if self.form == "keras":
             return losses.total_variation(255.0 * x, weights=weights)
         if self.form == "l1":
@@ -376,4 +468,4 @@ TERMS: dict[str, dict[str, type[Term]]] = {
     "style": {"gram": GramStyle, "wasserstein": WassersteinStyle},
     "tv": {"total_variation": TotalVariation},
 }
-"""The package's own terms, `{name: {kind: class}}`; the first kind is the usual one."""
+"""The terms that come with the package, `{name: {kind: class}}`. The first kind is the default."""

@@ -230,7 +230,7 @@ def test_two_fields_of_one_address_are_refused():
     with pytest.raises(ValueError, match="called as a setting is, got 'momentum'"):
         nst_jax.Config(terms=(Means(name="momentum"),))
     for name in (5, "", "my term", None):
-        with pytest.raises(ValueError, match="the name of a term must be like 'style'"):
+        with pytest.raises(ValueError, match="the name of a term must be an identifier"):
             nst_jax.Config(terms=(Means(name=name),))
     with pytest.raises(ValueError, match="must differ in their names, got 'means' twice"):
         nst_jax.Config(terms=(Means(), Means()))

@@ -124,10 +124,10 @@ class Nothing(terms.Term):
 @pytest.mark.parametrize("make", [own.ALONE.replace, nst_jax.Config])
 def test_what_is_no_term_is_refused(make):
     for terms_, error, message in (
-        ((Nothing(),), TypeError, "a term must have 'sums', and Nothing"),
+        ((Nothing(),), TypeError, "a term must have 'sums', but Nothing"),
         (("means",), TypeError, "a term must be an object of a class"),
         ((ChannelMeans,), TypeError, "a term must be an object of a class"),
-        ((ChannelMeans(name="total"),), ValueError, "a term must not be called 'total'"),
+        ((ChannelMeans(name="total"),), ValueError, "a term must not be named 'total'"),
         (CONFIG.terms * 2, ValueError, "differ in their names, got 'means'"),
         (ChannelMeans(), TypeError, "terms must be a tuple of terms"),
     ):
