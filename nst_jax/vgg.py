@@ -18,17 +18,27 @@ hidden dense layers and `predictions` for the class probabilities.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
 
 from nst_jax import winograd
 from nst_jax.settings import check_choice, nearest
 
-CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+Model = Literal["vgg16", "vgg19"]
+Pooling = Literal["max", "average", "l2"]
+Padding = Literal["zeros", "replicate"]
+DType = Literal["float32", "bfloat16"]
+Precision = Literal["default", "high", "highest"]
+Params = Mapping[str, Mapping[str, Any]]
+"""A parameter tree, `{layer: {"kernel": ..., "bias": ...}}`."""
+
+CONVOLUTIONS: dict[Model, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
 HIDDEN = 4096
 CLASSES = 1000
@@ -40,92 +50,106 @@ HEAD_LAYERS = ("fc1", "fc2", "predictions")
 MEAN_BGR = (103.939, 116.779, 123.68)
 
 
-def preprocess(images: jax.Array) -> jax.Array:
-    """sRGB images in [0, 1] as the networks take them: BGR, 0-255, mean subtracted."""
+def preprocess(images: Float[ArrayLike, "*N H W 3"]) -> Float[Array, "*N H W 3"]:
+    """Converts sRGB images in [0, 1] to the networks' range: BGR, 0-255, mean subtracted."""
+    images = jnp.asarray(images)
     mean = jnp.broadcast_to(jnp.asarray(MEAN_BGR, images.dtype), images.shape)
     return 255.0 * images[..., ::-1] - mean
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over windows of 2x2, stride 2: [..., H, W, C] -> [..., H // 2, W // 2, C]."""
+def max_pool(x: Float[ArrayLike, "*N H W C"]) -> Float[Array, "*N h w C"]:
+    """Takes the maximum over windows of 2x2, stride 2.
+
+    The shapes are [..., H, W, C] -> [..., H // 2, W // 2, C].
+    """
     return _reduce_windows(jnp.maximum, x)
 
 
-def average_pool(x: jax.Array) -> jax.Array:
-    """Mean over windows of 2x2, in the shapes of `max_pool`."""
+def average_pool(x: Float[ArrayLike, "*N H W C"]) -> Float[Array, "*N h w C"]:
+    """Takes the mean over windows of 2x2, stride 2. The shapes are those of `max_pool`."""
     return _reduce_windows(jnp.add, x) / 4
 
 
-def l2_pool(x: jax.Array) -> jax.Array:
-    """Root of the sum of squares over windows of 2x2, in the shapes of `max_pool`.
+def l2_pool(x: Float[ArrayLike, "*N H W C"]) -> Float[Array, "*N h w C"]:
+    """Takes the root of the sum of squares over windows of 2x2, stride 2.
 
-    The gradient of a window of zeros, common after ReLU, is zero.
+    The shapes are those of `max_pool`. A window of zeros, common after ReLU, has gradient zero.
     """
-    squares = _reduce_windows(jnp.add, jnp.square(x))
+    squares = _reduce_windows(jnp.add, jnp.square(jnp.asarray(x)))
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
 
 
-def _reduce_windows(combine: Callable, x: jax.Array) -> jax.Array:
-    """Combines each window of 2x2; an odd last row or column is left out, as Keras does.
+def _reduce_windows(combine: Callable, x: ArrayLike) -> jax.Array:
+    """Combines each window of 2x2. Drops an odd last row or column, as Keras does.
 
-    Strided slices rather than `nn.max_pool`: with the gradient, a step takes about 10% less on
-    a CPU.
+    It uses strided slices and not `nn.max_pool`. A step with the gradient then takes about 10 %
+    less time on a CPU.
     """
+    x = jnp.asarray(x)
     height, width = x.shape[-3] // 2 * 2, x.shape[-2] // 2 * 2
     rows = combine(x[..., 0:height:2, :, :], x[..., 1:height:2, :, :])
     return combine(rows[..., 0:width:2, :], rows[..., 1:width:2, :])
 
 
-POOLINGS = {"max": max_pool, "average": average_pool, "l2": l2_pool}
+POOLINGS: dict[Pooling, Callable] = {"max": max_pool, "average": average_pool, "l2": l2_pool}
 
-# Factors that keep activations near the scale of max pooling, for which the weights were
-# trained: https://github.com/crowsonkb/style-transfer-pytorch
-POOLING_CORRECTIONS = {"max": 1.0, "average": 2.0, "l2": 0.78}
+# These factors keep activations near the scale of max pooling. The weights were trained with max
+# pooling. Source: https://github.com/crowsonkb/style-transfer-pytorch
+POOLING_CORRECTIONS: dict[Pooling, float] = {"max": 1.0, "average": 2.0, "l2": 0.78}
 
-# What lies beyond the border of the picture at the first convolution. Deeper convolutions always
-# see zeros there, as in training.
-PADDINGS = ("zeros", "replicate")
+# What the first convolution sees beyond the border of the picture. Deeper convolutions always see
+# zeros there, as in training.
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
-# In which kernels and activations are stored, and how they are multiplied, by JAX's names.
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-PRECISIONS = ("default", "high", "highest")
+# How kernels and activations are stored, and how products are computed, by JAX's names.
+DTYPES: dict[DType, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-def resolved_precision(dtype: str | None, precision: str | None) -> tuple[str, str]:
-    """The type and the precision of products that None stands for, the same on every backend until
-    a measurement speaks for another: float32, and its products in full. These have to be asked
-    for: a TPU else multiplies float32 in bfloat16, and newer GPUs in TF32."""
+def resolved_precision(dtype: DType | None, precision: Precision | None) -> tuple[DType, Precision]:
+    """Replaces None by the default type and the default precision of products.
+
+    The type is float32 by default. The precision is "highest" for float32 and "default" for
+    bfloat16. Both are the same on every backend. Without "highest", a TPU would multiply float32
+    in bfloat16, and newer GPUs would in TF32.
+    """
     dtype = "float32" if dtype is None else dtype
     if precision is None:
         precision = "highest" if dtype == "float32" else "default"
     return dtype, precision
 
 
-# A picture as horizontal strips in the batch dimension: `[H, W, C]` as `[S, h, W, C]`. A network
-# runs on all of them at once. Before a convolution, `Strips.halo` takes a row from each neighbour.
-# The strips may hold more rows than the picture has. `Strips.inside` makes these rows zeros, so
-# that convolutions see there what they see beyond the border of a whole picture.
+# A picture can be cut into horizontal strips that lie in the batch dimension: `[H, W, C]` becomes
+# `[S, h, W, C]`. A network runs on all strips at once. Before each convolution, `Strips.halo`
+# copies a row from each neighbour. The strips may hold more rows than the picture. `Strips.inside`
+# sets these rows to zero: convolutions must see there what they see beyond a whole picture.
 
 
-def divide_rows(x: jax.Array, count: int, rows: int, *, repeat: bool = False) -> jax.Array:
-    """`[H, ...]` as `[count, rows, ...]`. Rows that are missing are zeros, or with `repeat` the
-    last row of `x` again."""
+def divide_rows(
+    x: Shaped[ArrayLike, "H ..."], count: int, rows: int, *, repeat: bool = False
+) -> Shaped[Array, "count rows ..."]:
+    """Cuts an array `[H, ...]` into strips `[count, rows, ...]`.
+
+    Missing rows are zeros. With `repeat` they are copies of the last row of `x`.
+    """
+    x = jnp.asarray(x)
     missing = ((0, count * rows - x.shape[0]), *[(0, 0)] * (x.ndim - 1))
     if missing[0][1]:
         x = jnp.pad(x, missing, mode="edge" if repeat else "constant")
     return x.reshape(count, rows, *x.shape[1:])
 
 
-def join_rows(x: jax.Array, height: int) -> jax.Array:
-    """`[S, h, ...]` as `[height, ...]`: the inverse of `divide_rows`."""
+def join_rows(x: Shaped[ArrayLike, "S h ..."], height: int) -> Shaped[Array, "height ..."]:
+    """Joins strips `[S, h, ...]` to an array `[height, ...]`: the inverse of `divide_rows`."""
+    x = jnp.asarray(x)
     return x.reshape(-1, *x.shape[2:])[:height]
 
 
 def _shift(rows: jax.Array, by: int) -> jax.Array:
-    """Each row moved `by` strips on, and zeros where none comes from.
+    """Moves each row `by` strips on, and fills the empty places with zeros.
 
-    On a mesh the compiler makes this one exchange between neighbours; of a roll it makes more.
+    On a mesh the compiler turns this into one exchange between neighbours. A roll needs more.
     """
     zero = jnp.zeros((), rows.dtype)
     return jax.lax.pad(rows, zero, [(by, -by, 0), *[(0, 0, 0)] * (rows.ndim - 1)])
@@ -133,17 +157,20 @@ def _shift(rows: jax.Array, by: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Strips:
-    """What a network has to know of a layer `[S, h, W, C]` in strips.
+    """Describes a layer `[S, h, W, C]` that is cut into strips.
 
     Attributes:
-      height: the layer's rows in the whole picture.
+      height: the number of rows of the layer in the whole picture.
     """
 
     height: int
 
     def halo(self, x: jax.Array, *, repeat: bool = False) -> jax.Array:
-        """Strips `[S, h + 2, W, C]` with a row of each neighbour. Beyond the first and the last
-        strip are zeros, or with `repeat` the strip's own border row."""
+        """Adds a row of each neighbour: `[S, h, W, C]` -> `[S, h + 2, W, C]`.
+
+        Rows beyond the first and the last strip are zeros. With `repeat` they are copies of the
+        strip's own border row.
+        """
         first, last = x[:, :1], x[:, -1:]
         above, below = _shift(last, 1), _shift(first, -1)
         if repeat:
@@ -153,7 +180,7 @@ class Strips:
         return jnp.concatenate([above, x, below], axis=1)
 
     def inside(self, x: jax.Array) -> jax.Array:
-        """`x` with zeros in the rows that the whole picture doesn't have."""
+        """Sets the rows that the whole picture does not have to zero."""
         count, rows = x.shape[:2]
         if count * rows == self.height:
             return x
@@ -161,64 +188,66 @@ class Strips:
         return jnp.where(index < self.height, x, 0)
 
     def pooled(self) -> "Strips":
-        """The same of the layer that a pooling makes."""
+        """Describes the layer after a pooling."""
         return Strips(self.height // 2)
 
 
-def replicate_border(x: jax.Array) -> jax.Array:
+def replicate_border(x: Float[ArrayLike, "*N H W C"]) -> Float[Array, "*N H+2 W+2 C"]:
     """Repeats the border pixels once on each side: [..., H, W, C] -> [..., H + 2, W + 2, C]."""
+    x = jnp.asarray(x)
     widths = [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
     return jnp.pad(x, widths, mode="edge")
 
 
 def _replicate_columns(strips: Strips, x: jax.Array) -> jax.Array:
-    """`replicate_border` of a picture in strips: [S, h, W, C] -> [S, h + 2, W + 2, C]."""
+    """Does `replicate_border` for a picture in strips: [S, h, W, C] -> [S, h + 2, W + 2, C]."""
     # `jnp.pad` would do, but on a mesh its gradient exchanges whole strips.
     x = jnp.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
     return strips.halo(x, repeat=True)
 
 
 class Columns(NamedTuple):
-    """Where a vertical strip `[..., H, W, C]` lies in a whole layer.
+    """Describes where a vertical strip `[..., H, W, C]` lies in a whole layer.
 
     Attributes:
-      start: number of its first column in the whole; maybe below 0.
-      width: the columns of the whole.
+      start: the index of its first column in the whole layer. It can be negative.
+      width: the number of columns of the whole layer.
     """
 
     start: jax.Array
     width: int
 
     def inside(self, x: jax.Array) -> jax.Array:
-        """`x` with zeros in the columns beyond the whole."""
+        """Sets the columns outside the whole layer to zero."""
         index = self.start + jnp.arange(x.shape[-2])
         inside = ((index >= 0) & (index < self.width)).astype(x.dtype)
         return x * jnp.broadcast_to(inside[:, None], x.shape)
 
     def pooled(self) -> "Columns":
-        """The same of the layer that a pooling makes."""
+        """Describes the strip of the layer after a pooling."""
         return Columns(self.start // 2, self.width // 2)
 
 
 class VGG(nn.Module):
-    """A VGG network that returns the activations of the layers asked for.
+    """A VGG network that returns the activations of the wanted layers.
 
     Attributes:
-      convolutions: number of convolutions in each of the five blocks.
+      convolutions: the number of convolutions in each of the five blocks.
       pooling: a name in `POOLINGS`.
-      pooling_correction: whether pooling is followed by its factor in `POOLING_CORRECTIONS`.
-      padding: a name in `PADDINGS`, of the first convolution.
-      dtype: a name in `DTYPES`, of kernels and activations.
-      precision: a name in `PRECISIONS`, of their products.
-      classes: width of the last dense layer.
+      pooling_correction: whether pooled values are multiplied by their factor in
+        `POOLING_CORRECTIONS`.
+      padding: how the first convolution pads, a name in `PADDINGS`.
+      dtype: the type of kernels and activations, a name in `DTYPES`.
+      precision: the precision of their products, a name in `PRECISIONS`.
+      classes: the width of the last dense layer.
     """
 
     convolutions: tuple[int, ...]
-    pooling: str = "max"
+    pooling: Pooling = "max"
     pooling_correction: bool = True
-    padding: str = "zeros"
-    dtype: str = "float32"
-    precision: str = "highest"
+    padding: Padding = "zeros"
+    dtype: DType = "float32"
+    precision: Precision = "highest"
     classes: int = CLASSES
 
     @nn.compact
@@ -230,14 +259,18 @@ class VGG(nn.Module):
         after: str | None = None,
         part: Strips | Columns | None = None,
     ) -> dict[str, jax.Array]:
-        """Runs only as deep as the deepest of `layers`; see `features`.
+        """Runs the network as deep as the deepest of `layers`; see `features`.
 
         Args:
-          images: as of `features`, or activations of the layer `after`.
-          layers: to return, all above `after`.
-          after: the layer to go on from.
-          part: where `images` are a part of a picture, or all of it in strips. Beyond the border of
-            the whole picture every layer then sees what its padding says. None is a whole picture.
+          images: images as in `features`, or activations of the layer `after`.
+          layers: the layers to return. All must come after the layer `after`.
+          after: the layer to continue from. None starts from the images.
+          part: says that `images` are a part of a picture, or a whole picture in strips. Every
+            layer then sees its usual padding beyond the border of the whole picture. None is a
+            whole picture.
+
+        Returns:
+          `{layer: activations}`, in the order of `layers`.
         """
         wanted = set(layers)
         found = {}
@@ -261,10 +294,12 @@ class VGG(nn.Module):
                 found[name] = x
         return {name: found[name] for name in layers}
 
-    def _chain(self, strips):
-        """The layers from the image upwards, as (name, function), made when they are reached; of
-        a picture in `strips`, if they are given."""
-        options = {
+    def _chain(self, strips: Strips | None) -> Iterator[tuple[str, Callable]]:
+        """Yields the layers from the image upwards, as (name, function).
+
+        A layer is made when it is reached. With `strips`, the layers take a picture in strips.
+        """
+        options: dict[str, Any] = {
             "dtype": DTYPES[self.dtype],
             "precision": jax.lax.Precision[self.precision.upper()],
         }
@@ -282,11 +317,13 @@ class VGG(nn.Module):
         logits = nn.Dense(self.classes, name="predictions", **options)
         yield "predictions", lambda x: nn.softmax(logits(x).astype(jnp.float32))
 
-    def _convolution(self, name, channels, options, strips):
-        """The functions that make up the convolution `name`."""
+    def _convolution(
+        self, name: str, channels: int, options: dict[str, Any], strips: Strips | None
+    ) -> list[Callable]:
+        """Returns the functions that together are the convolution `name`."""
         params = self.get_variable("params", name, {})
         if "winograd" in params:
-            # It always puts zeros around. What it makes of the rows of a halo falls away.
+            # Winograd's form always pads with zeros. The output rows of the halo are dropped.
             before, after = ([], []) if strips is None else ([strips.halo], [lambda x: x[:, 1:-1]])
             return [
                 *before,
@@ -310,8 +347,8 @@ class VGG(nn.Module):
         return pooled if factor == 1.0 else factor * pooled
 
 
-def layer_names(model: str, *, head: bool = False) -> tuple[str, ...]:
-    """Names of the layers of `model` ("vgg16" or "vgg19") from the image upwards."""
+def layer_names(model: Model, *, head: bool = False) -> tuple[str, ...]:
+    """Returns the names of the layers of `model` ("vgg16" or "vgg19") from the image upwards."""
     names = []
     for block, depth in enumerate(CONVOLUTIONS[model], start=1):
         names += [f"block{block}_conv{index}" for index in range(1, depth + 1)]
@@ -320,9 +357,9 @@ def layer_names(model: str, *, head: bool = False) -> tuple[str, ...]:
 
 
 def parameter_shapes(
-    model: str, *, head: bool = False, classes: int = CLASSES
+    model: Model, *, head: bool = False, classes: int = CLASSES
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Shapes of the parameter tree of `model`, `{layer: {"kernel": ..., "bias": ...}}`."""
+    """Returns the shapes of the parameters of `model`, `{layer: {"kernel": ..., "bias": ...}}`."""
     shapes = {}
     inputs = 3
     for block, (depth, channels) in enumerate(
@@ -342,12 +379,15 @@ def parameter_shapes(
     return shapes
 
 
-def network_name(params: Mapping) -> str:
-    """ "vgg16" or "vgg19", read off the convolutions that the tree `params` holds.
+def network_name(params: Params) -> Model:
+    """Tells whether a parameter tree is of "vgg16" or "vgg19", by its convolutions.
 
     Raises:
-      ValueError: the tree is neither network's.
+      TypeError: `params` is not a parameter tree.
+      ValueError: the convolutions are those of neither network.
     """
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params must be {_TREE}, got {_described(params)}")
     convolutions = {name for name in params if name not in HEAD_LAYERS}
     for model in CONVOLUTIONS:
         if convolutions == parameter_shapes(model).keys():
@@ -358,12 +398,41 @@ def network_name(params: Mapping) -> str:
     )
 
 
-def resolve_layer(model: str, name: str, *, head: bool = True) -> str:
-    """The layer `name` of `model`; `blockN_last` is the last convolution of block N. With `head`
-    False the layers of the head count as none.
+_TREE = 'a parameter tree {layer: {"kernel": ..., "bias": ...}}'
+
+
+def _described(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"an array of shape {list(shape)}"
+    return f"a {type(value).__name__}"
+
+
+def _as_images(params: object, images: Any) -> jax.Array:
+    """Returns `images` as an array. Refuses arguments of other kinds or in the wrong order."""
+    if not isinstance(params, Mapping) or isinstance(images, Mapping | str):
+        raise _wrong_arguments(params, images)
+    try:
+        return jnp.asarray(images)
+    except TypeError:
+        raise _wrong_arguments(params, images) from None
+
+
+def _wrong_arguments(params: object, images: object) -> TypeError:
+    return TypeError(
+        f"params must be {_TREE} and images an array [H, W, 3] or [N, H, W, 3], "
+        f"got params: {_described(params)}, images: {_described(images)}"
+    )
+
+
+def resolve_layer(model: Model, name: str, *, head: bool = True) -> str:
+    """Returns Keras' name of the layer `name` of `model`.
+
+    `blockN_last` is the last convolution of block N. With `head` False, the layers of the head
+    are refused.
 
     Raises:
-      ValueError: no such layer; the message lists the names there are and the nearest.
+      ValueError: there is no such layer. The message lists the layers and the nearest name.
     """
     if match := re.fullmatch(r"block([1-5])_last", name):
         block = int(match[1])
@@ -372,7 +441,7 @@ def resolve_layer(model: str, name: str, *, head: bool = True) -> str:
     if name not in names:
         if name in HEAD_LAYERS:
             raise ValueError(
-                f"layer {name} has no positions in the picture; layers that have are "
+                f"layer {name} has no positions in the picture; the layers that have positions are "
                 f"{', '.join(names)}"
             )
         raise ValueError(
@@ -383,29 +452,29 @@ def resolve_layer(model: str, name: str, *, head: bool = True) -> str:
 
 
 def _as_keras(name: str) -> str:
-    """Keras' name of a layer that is called `conv4_2`, `relu_4_2` or `pool4`, as in PyTorch."""
+    """Returns Keras' name of a layer with a name as in PyTorch: `conv4_2`, `relu_4_2`, `pool4`."""
     name = re.sub(r"^(?:conv|relu)_?([1-5])_?([1-4])$", r"block\1_conv\2", str(name).lower())
     return re.sub(r"^pool_?([1-5])$", r"block\1_pool", name)
 
 
-def resolve_layers(model: str, names: Sequence[str], *, head: bool = True) -> dict[str, str]:
-    """The layers of `model` that `names` stand for, `{name: layer}`; see `resolve_layer`.
+def resolve_layers(model: Model, names: Sequence[str], *, head: bool = True) -> dict[str, str]:
+    """Returns the layer of `model` for each of `names`, `{name: layer}`; see `resolve_layer`.
 
     Raises:
-      ValueError: no such layer.
-      TypeError: one name in place of a sequence of them.
+      ValueError: there is no such layer.
+      TypeError: `names` is one string and not a sequence of names.
     """
     if isinstance(names, str):
         raise TypeError(f"layers must be a sequence of names, got the string {names!r}")
     return {name: resolve_layer(model, name, head=head) for name in names}
 
 
-def convolutions(model: str, layers: Sequence[str]) -> tuple[str, ...]:
-    """The convolutions of `model` that run for `layers`, from the image upwards.
+def convolutions(model: Model, layers: Sequence[str]) -> tuple[str, ...]:
+    """Returns the convolutions of `model` that run for `layers`, from the image upwards.
 
     Raises:
-      ValueError: a layer that the network doesn't have.
-      TypeError: one name in place of a sequence of them.
+      ValueError: the network does not have one of the layers.
+      TypeError: `layers` is one string and not a sequence of names.
     """
     names = layer_names(model, head=True)
     depth = 1 + max(map(names.index, resolve_layers(model, layers).values()), default=-1)
@@ -413,7 +482,7 @@ def convolutions(model: str, layers: Sequence[str]) -> tuple[str, ...]:
 
 
 def smallest_side(layer: str) -> int:
-    """Side in pixels of the smallest picture that has a position at `layer`."""
+    """Returns the side, in pixels, of the smallest picture that has a position at `layer`."""
     if layer in HEAD_LAYERS:
         return HEAD_SIZE
     block = int(layer[len("block")])
@@ -421,23 +490,23 @@ def smallest_side(layer: str) -> int:
 
 
 def block_of(layer: str) -> int:
-    """The number of the block, from 1, that a layer with positions is in."""
+    """Returns the number, from 1, of the block of a layer with positions."""
     return int(layer[len("block")])
 
 
 def channels(layer: str) -> int:
-    """The channels of a layer with positions."""
+    """Returns the number of channels of a layer with positions."""
     return CHANNELS[block_of(layer) - 1]
 
 
-def receptive_field(model: str, layer: str) -> tuple[int, int]:
-    """Stride and radius in pixels of `layer` of `model` ("vgg16" or "vgg19").
+def receptive_field(model: Model, layer: str) -> tuple[int, int]:
+    """Returns stride and radius, in pixels, of `layer` of `model` ("vgg16" or "vgg19").
 
-    Position i of the layer sees the pixels from `stride * i - radius` to
-    `stride * (i + 1) - 1 + radius`, along each side.
+    Along each side, position i of the layer sees the pixels from `stride * i - radius` to
+    `stride * (i + 1) - 1 + radius`.
 
     Raises:
-      ValueError: no such layer, or one of the head, which has no positions.
+      ValueError: there is no such layer, or it is in the head, which has no positions.
     """
     layer = resolve_layer(model, layer)
     if layer in HEAD_LAYERS:
@@ -454,45 +523,49 @@ def receptive_field(model: str, layer: str) -> tuple[int, int]:
 
 
 def features(
-    params: Mapping,
-    images: jax.Array,
+    params: Params,
+    images: Float[ArrayLike, "*N H W 3"],
     *,
     layers: Sequence[str],
-    pooling: str = "max",
+    pooling: Pooling = "max",
     pooling_correction: bool = True,
-    padding: str = "zeros",
-    dtype: str | None = None,
-    precision: str | None = None,
-) -> dict[str, jax.Array]:
-    """Activations of `layers`; the network runs only as deep as the deepest of them.
+    padding: Padding = "zeros",
+    dtype: DType | None = None,
+    precision: Precision | None = None,
+) -> dict[str, Float[Array, "..."]]:
+    """Returns the activations of `layers`.
+
+    The network runs only as deep as the deepest of them.
 
     Args:
-      params: the parameter tree of VGG16 or VGG19; the head only if `layers` name it.
+      params: the parameter tree of VGG16 or VGG19. It needs the head only if `layers` name a
+        layer of the head.
       images: float `[H, W, 3]` or `[N, H, W, 3]`, sRGB in [0, 1].
       layers: Keras' layer names, or `blockN_last` for the last convolution of block N.
       pooling: "max", "average" or "l2" (root of the sum of squares), over windows of 2x2.
-      pooling_correction: multiply average pooling by 2.0 and L2 pooling by 0.78, which keeps
-        activations near the scale of max pooling, as crowsonkb/style-transfer-pytorch does.
-      padding: of the first convolution, "zeros" as in training, or "replicate", which repeats
-        the border pixels and reduces artefacts at the edges, as the same source does. Deeper
-        convolutions pad with zeros.
-      dtype: "float32", or "bfloat16": the images as the first convolution takes them, the kernels
-        and every activation are rounded to it. None is float32.
-      precision: of products, by JAX's names: "highest", "high" or "default". None is "highest"
-        for float32, on every backend, and "default" for bfloat16.
+      pooling_correction: multiply average pooling by 2.0 and L2 pooling by 0.78. This keeps
+        activations near the scale of max pooling, as in crowsonkb/style-transfer-pytorch.
+      padding: how the first convolution pads: "zeros" as in training, or "replicate", which
+        repeats the border pixels and reduces artefacts at the edges, as in the same source.
+        Deeper convolutions always pad with zeros.
+      dtype: "float32" or "bfloat16". With "bfloat16", the input of the first convolution, the
+        kernels and all activations are rounded to it. None is "float32".
+      precision: the precision of products, by JAX's names: "highest", "high" or "default". None
+        is "highest" for float32, on every backend, and "default" for bfloat16.
 
     Returns:
-      `{layer: [..., h, w, C]}` in the order of `layers`, under the names that were given; for
-      the layers of the head `[..., C]`. Arrays are of the type that `dtype` names, so that
-      what is made of them may read half the memory; `predictions` are float32 always.
+      `{layer: [..., h, w, C]}`, in the order of `layers` and under the names that were given.
+      Layers of the head are `[..., C]`. The arrays have the type `dtype`, so that later code can
+      read half the memory. `predictions` are always float32.
 
     Raises:
-      ValueError: unknown layer, pooling, padding, dtype or precision, images of another shape or
-        integer type, a picture too small for the deepest layer, or a head asked for that `params`
-        don't hold.
-      TypeError: one name in place of a sequence of `layers`.
+      ValueError: a layer, pooling, padding, dtype or precision is unknown; images have another
+        shape or an integer type; a picture is too small for the deepest layer; or a layer of the
+        head is wanted and `params` do not hold the head.
+      TypeError: `params` is not a parameter tree or `images` is not an array, for example because
+        the two are in the wrong order; or `layers` is one string and not a sequence of names.
     """
-    images = jnp.asarray(images)
+    images = _as_images(params, images)
     resolved = check_layers(params, images, layers)
     run = network(
         params,
@@ -502,19 +575,35 @@ def features(
         dtype=dtype,
         precision=precision,
     )
-    found = run.apply({"params": params}, images, layers=tuple(dict.fromkeys(resolved.values())))
+    wanted = tuple(dict.fromkeys(resolved.values()))
+    # `apply` also stands for calls that return changed variables beside the result.
+    found = cast(dict[str, jax.Array], run.apply({"params": params}, images, layers=wanted))
     return {name: found[layer] for name, layer in resolved.items()}
 
 
 def check_layers(
-    params: Mapping, images: jax.Array, layers: Sequence[str], *, head: bool = True
+    params: Params,
+    images: jax.Array | jax.ShapeDtypeStruct,
+    layers: Sequence[str],
+    *,
+    head: bool = True,
 ) -> dict[str, str]:
-    """The layers that the names stand for, `{name: layer}`, if `images` can be looked at there,
-    with `head` False at layers that have positions in the picture.
+    """Returns the layer for each of the names `layers`, if the network can run on `images`.
+
+    Args:
+      params: the parameter tree of VGG16 or VGG19.
+      images: images as in `features`, or their shape and type.
+      layers: names of layers, as in `features`.
+      head: whether layers of the head are allowed.
+
+    Returns:
+      `{name: layer}`, in the order of `layers`.
 
     Raises:
-      ValueError, TypeError: as of `features`.
+      ValueError, TypeError: as in `features`.
     """
+    if not isinstance(params, Mapping) or not hasattr(images, "shape"):
+        raise _wrong_arguments(params, images)
     if images.ndim not in (3, 4) or images.shape[-1] != 3:
         raise ValueError(f"images must be [H, W, 3] or [N, H, W, 3], got {images.shape}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -523,7 +612,7 @@ def check_layers(
     height, width = images.shape[-3:-1]
     for layer in resolved.values():
         if layer in HEAD_LAYERS and layer not in params:
-            raise ValueError(f"layer {layer} needs weights with the head; params hold none")
+            raise ValueError(f"layer {layer} needs params with the head, got params without it")
         if layer in HEAD_LAYERS and (height, width) != (HEAD_SIZE, HEAD_SIZE):
             raise ValueError(
                 f"layer {layer} needs images of {HEAD_SIZE}x{HEAD_SIZE}, got {height}x{width}"
@@ -536,57 +625,81 @@ def check_layers(
     return resolved
 
 
-def network(params: Mapping, **options) -> VGG:
-    """The network that `params` are of, with the `options` of `features`.
+def network(
+    params: Params,
+    *,
+    pooling: Pooling,
+    pooling_correction: bool,
+    padding: Padding,
+    dtype: DType | None,
+    precision: Precision | None,
+) -> VGG:
+    """Returns the network of a parameter tree, with the options of `features`.
 
     Raises:
-      ValueError: as of `features`.
+      ValueError, TypeError: as in `features`.
     """
-    dtype, precision = resolved_precision(options["dtype"], options["precision"])
-    options = options | {"dtype": dtype, "precision": precision}
-    for name, choices in (
-        *(("pooling", POOLINGS), ("padding", PADDINGS)),
-        *(("dtype", DTYPES), ("precision", PRECISIONS)),
+    model = network_name(params)
+    dtype, precision = resolved_precision(dtype, precision)
+    for name, value, choices in (
+        ("pooling", pooling, POOLINGS),
+        ("padding", padding, PADDINGS),
+        ("dtype", dtype, DTYPES),
+        ("precision", precision, PRECISIONS),
     ):
-        check_choice(name, options[name], choices)
+        check_choice(name, value, choices)
     if not suits_winograd(dtype, precision) and any("winograd" in own for own in params.values()):
         raise ValueError(
             f"dtype {dtype} in precision {precision} needs parameters as they were loaded, got "
-            "those of `prepare`, which are for float32 in highest"
+            "parameters from vgg.prepare, which are for float32 in precision highest"
         )
     classes = params["predictions"]["bias"].shape[0] if "predictions" in params else CLASSES
-    return VGG(CONVOLUTIONS[network_name(params)], classes=classes, **options)
+    return VGG(
+        CONVOLUTIONS[model],
+        pooling=pooling,
+        pooling_correction=pooling_correction,
+        padding=padding,
+        dtype=dtype,
+        precision=precision,
+        classes=classes,
+    )
 
 
-def suits_winograd(dtype: str, precision: str) -> bool:
-    """Whether parameters of `prepare` may be used."""
+def suits_winograd(dtype: DType, precision: Precision) -> bool:
+    """Tells whether parameters from `prepare` can be used."""
     return (dtype, precision) == ("float32", "highest")
 
 
-def prepare(params: Mapping, *, layers: Sequence[str]) -> dict:
-    """Parameters with which `features` takes about half the time on a CPU, for many calls.
+def prepare(params: Params, *, layers: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns parameters with which `features` takes about half the time on a CPU.
 
-    The kernels of the convolutions up to the deepest of `layers`, but for the first, which has
-    three input channels, give way to their transforms for Winograd's algorithm, of eight times
-    the size: 0.4 GB for VGG19 up to block5_conv1. Features then differ by rounding, in float32
-    about 1e-5 of a layer's largest activation. The parameters are constants: gradients are of
-    images alone. They are for `jax.grad`, `jax.vjp` and what is made of them: `jax.jvp` and
-    `jax.linearize` refuse them, and take parameters as they were loaded.
+    Use them for many calls. The kernels of the convolutions up to the deepest of `layers` are
+    replaced by their transforms for Winograd's algorithm. The first convolution keeps its kernel,
+    since it has only three input channels. A transform is eight times as large as its kernel: 0.4
+    GB for VGG19 up to block5_conv1.
+
+    Features then differ by rounding, in float32 by about 1e-5 of a layer's largest activation.
+    The prepared parameters are constants: only images have gradients. `jax.grad`, `jax.vjp` and
+    functions built on them work. `jax.jvp` and `jax.linearize` refuse prepared parameters, and
+    need parameters as they were loaded.
 
     Args:
       params: the parameter tree of VGG16 or VGG19.
-      layers: as in `features`.
+      layers: names of layers, as in `features`.
+
+    Returns:
+      The tree `params`, with `{"winograd": ..., "bias": ...}` for the transformed convolutions.
 
     Raises:
-      ValueError: a layer that the network doesn't have.
-      TypeError: one name in place of a sequence of them.
+      ValueError: the network does not have one of the layers.
+      TypeError: `params` is not a parameter tree, or `layers` is one string.
     """
     return _prepare(params, names=convolutions(network_name(params), layers)[1:])
 
 
 @functools.partial(jax.jit, static_argnames="names")
-def _prepare(params: Mapping, *, names: tuple[str, ...]) -> dict:
-    prepared = dict(params)
+def _prepare(params: Params, *, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    prepared: dict[str, Any] = dict(params)
     for name in names:
         if "kernel" in params[name]:
             kernel = winograd.prepare(params[name]["kernel"])
@@ -594,24 +707,30 @@ def _prepare(params: Mapping, *, names: tuple[str, ...]) -> dict:
     return prepared
 
 
-def classify(params: Mapping, images: jax.Array) -> jax.Array:
-    """Class probabilities.
+def classify(
+    params: Params, images: Float[ArrayLike, "*N 224 224 3"]
+) -> Float[Array, "*N classes"]:
+    """Returns class probabilities.
 
     Args:
       params: the parameter tree with the head.
       images: float `[224, 224, 3]` or `[N, 224, 224, 3]`, sRGB in [0, 1].
 
     Returns:
-      `[1000]` or `[N, 1000]`; each row sums to 1.
+      `[1000]` or `[N, 1000]`. Each row sums to 1.
 
     Raises:
-      ValueError: `params` hold no head, or images of another shape.
+      ValueError: `params` do not hold the head, or images have another shape.
+      TypeError: `params` is not a parameter tree or `images` is not an array, for example because
+        the two are in the wrong order.
     """
     return features(params, images, layers=("predictions",))["predictions"]
 
 
-def init_params(key: jax.Array, model: str, *, head: bool = False) -> dict:
-    """Random parameters of `model`: He-normal kernels and zero biases, float32."""
+def init_params(
+    key: jax.Array, model: Model, *, head: bool = False
+) -> dict[str, dict[str, jax.Array]]:
+    """Returns random float32 parameters of `model`: He-normal kernels and zero biases."""
     kernel_init = nn.initializers.he_normal()
     shapes = parameter_shapes(model, head=head)
     keys = jax.random.split(key, len(shapes))

@@ -206,7 +206,7 @@ def test_classify_gives_probabilities(rng, monkeypatch):
     ("change", "message"),
     [
         ({"layers": ("block4_conv9",)}, "did you mean 'block4_conv"),
-        ({"layers": ("fc1",)}, "needs weights with the head"),
+        ({"layers": ("fc1",)}, "needs params with the head"),
         ({"pooling": "mex"}, "one of max, average, l2, got 'mex'; did you mean 'max'"),
         ({"padding": "zero"}, "one of zeros, replicate, got 'zero'; did you mean 'zeros'"),
         ({"dtype": "float16"}, "one of float32, bfloat16, got 'float16'; did you mean"),
@@ -222,6 +222,43 @@ def test_bad_input_is_refused(vgg16, change, message):
     arguments |= change
     with pytest.raises(ValueError, match=message):
         nst_jax.features(vgg16, arguments.pop("images"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functools.partial(nst_jax.features, layers=("block1_conv1",)),
+        functools.partial(vgg.check_layers, layers=("block1_conv1",)),
+        nst_jax.classify,
+    ],
+    ids=["features", "check_layers", "classify"],
+)
+def test_arguments_in_the_wrong_order_are_refused_in_one_line(vgg16, function):
+    image = np.zeros((64, 48, 3), np.float32)
+    for params, images, got in (
+        (image, vgg16, r"params: an array of shape \[64, 48, 3\], images: a dict"),
+        (vgg16, "cat.jpg", "params: a dict, images: a str"),
+        ("vgg16", image, r"params: a str, images: an array of shape \[64, 48, 3\]"),
+    ):
+        wanted = r"^params must be a parameter tree .* and images an array \[H, W, 3\] or .*, got "
+        with pytest.raises(TypeError, match=f"{wanted}{got}$") as error:
+            function(params, images)
+        assert "\n" not in str(error.value)
+
+
+def test_functions_of_params_refuse_anything_else(rng):
+    image = rng.random((64, 48, 3), np.float32)
+    options = {"pooling": "max", "pooling_correction": True, "padding": "zeros"}
+    options |= {"dtype": None, "precision": None}
+    for function in (
+        vgg.network_name,
+        functools.partial(vgg.network, **options),
+        functools.partial(vgg.prepare, layers=("block1_conv2",)),
+    ):
+        with pytest.raises(
+            TypeError, match=r"^params must be .* got an array of shape \[64, 48, 3"
+        ):
+            function(image)
 
 
 def test_layers_are_any_sequence_but_a_string(vgg16):
