@@ -1,23 +1,24 @@
-"""What a style transfer is asked to do. `nst_jax.presets` names some.
+"""The settings of a style transfer. `nst_jax.presets` has named ones.
 
-A `Config` is made of frozen dataclasses: the terms of the loss, the network, the optimiser, and
-what belongs to the run as a whole. Each field is *structure*, which decides what program is
-compiled (layers, sizes), or a *number*, which the program takes as an argument, so that changing it
-compiles nothing. JAX sees that split directly: a `Config` is a pytree whose leaves are the numbers.
+A `Config` is made of frozen dataclasses: the terms of the loss, the network, the optimiser, and the
+settings of the run as a whole. A field is either *structure* or a *number*. Structure, such as
+layers and sizes, decides which program is compiled. A number is an argument of the program, so
+another number compiles nothing. In JAX a `Config` is a pytree whose leaves are the numbers.
 
-Every field has one flat address, the same in `Config.replace`, sweeps, flags, JSON and messages:
-`style_weight` is the weight of the term `style`, `momentum` the momentum of the optimiser, `size`
-the config's own.
+Every field has one flat address. It is the same in `Config.replace`, sweeps, flags, JSON and
+messages. `style_weight` is the weight of the term `style`, `momentum` is a field of the optimiser,
+and `size` is a field of the config itself.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self, get_args
 
-from nst_jax.extractor import VGGExtractor
+from nst_jax.extractor import Network, VGGExtractor
 from nst_jax.optimizers import OPTIMIZERS, SGD, Optimizer
 from nst_jax.settings import (
+    Number,
     check_value,
     is_settings,
     nearest,
@@ -38,14 +39,15 @@ from nst_jax.terms import (
     check_terms,
 )
 
-INITS = ("content", "noise", "style")
+Init = Literal["content", "noise", "style"]
+INITS: tuple[Init, ...] = get_args(Init)
+Color = Literal["style", "luminance", "match"]
+SizeOf = Literal["longer", "height"]
 
 
-# The project's own objective. Each layer's difference of Gram matrices is taken relative to the
-# style's own, and activations are on a common scale, so that the weights hold for every style, for
-# both networks and for every size. With plain squares the fourth layer alone makes up nine tenths
-# of the gradient, and colours and fine strokes go their own way. All of it was chosen by looking:
-# see docs/presets.md.
+# The default objective. The difference of Gram matrices in a layer is relative to the style's own
+# matrix, and activations are on a common scale. So the weights suit every style, both networks and
+# every size. docs/presets.md says how each value was chosen.
 _SHARES = dict(zip(FIRST_CONVOLUTIONS, (0.35, 0.25, 0.2, 0.18, 0.02), strict=True))
 _TERMS = (
     Content(weight=2.0, layers={"block4_conv2": 1.0}),
@@ -57,11 +59,11 @@ _OPTIMIZER = SGD(learning_rate=0.8, normalize_gradient="bands", band_weights=(0.
 
 
 class Address(NamedTuple):
-    """Where a field is.
+    """The place of a field in a `Config`.
 
     Attributes:
-      owner: a term's name, "optimizer", "network", or None: the config itself.
-      field: what is declared of it.
+      owner: the name of a term, "optimizer" or "network". None is the config itself.
+      field: the field and its declaration.
     """
 
     owner: str | None
@@ -70,45 +72,46 @@ class Address(NamedTuple):
 
 @settings
 class Config:
-    """Settings of a style transfer. `Config()` is the preset `default`.
+    """The settings of a style transfer. `Config()` is the preset `default`.
+
+    NumPy's numbers become Python's. Tracers are not checked, and neither is what `jax.tree` or
+    `jax.vmap` puts in the place of numbers.
 
     Attributes:
-      terms: of the loss, see `nst_jax.terms`; names are unique. One whose weight is 0, or that
-        looks at no layer, is left out: it costs nothing.
-      network: see `nst_jax.extractor`.
+      terms: the terms of the loss, see `nst_jax.terms`. Their names are unique. A term is left out
+        and costs nothing if its weight is 0 or it has no layers.
+      network: an extractor, see `nst_jax.extractor`.
       optimizer: see `nst_jax.optimizers`.
-      size: side of the pictures in pixels, for content and styles alike; None keeps the size
-        that each has.
-      size_of: the side meant, "longer" or "height".
-      first_size: a coarse-to-fine run starts at this side and grows to `size` in equal factors.
-        None is a single scale. There is also a single scale where `size / first_size` is below the
-        square root of `scale_factor`.
-      scale_factor: how much larger each scale is than the one before, as nearly as a whole number
-        of scales allows.
-      steps: number of optimisation steps at each scale after the first; at the first too, where
-        `first_steps` is None.
-      first_steps: number of steps at the first scale, which is also the only one of a run with a
-        single scale. None is `steps`.
+      size: the side of the pictures in pixels, for contents and styles. None keeps the size of each
+        picture.
+      size_of: the side that `size` means, "longer" or "height".
+      first_size: the first side of a coarse-to-fine run, which grows to `size` in equal factors.
+        None is a single scale. A run also has a single scale if `size / first_size` is less than
+        the square root of `scale_factor`.
+      scale_factor: how much each scale is larger than the one before. The real factor is as near to
+        it as a whole number of scales allows.
+      color: how colours are treated. "style" takes the style's colours. "luminance" transfers
+        luminance alone and keeps the content's chroma. "match" first gives the style the mean and
+        the covariance of the content's colours.
+      init: the picture to start from: the "content", uniform "noise", or the "style", cut to the
+        shape of the content.
+      steps: the number of steps at each scale after the first. If `first_steps` is None, it also
+        holds for the first scale.
+      first_steps: the number of steps at the first scale, which may be the only one. None means
+        `steps`.
+      average_decay: the decay of the exponential average of all iterates, which becomes the result.
+        The average is corrected for its bias. 0 takes the last iterate.
       clip: keep the picture inside [0, 1] after each step.
-      average_decay: of the bias-corrected exponential average of the iterates, which is the
-        result; 0 is the last iterate.
-      jitter: move the picture by up to so many pixels, at random each step, before it is
-        looked at; the content is moved along.
-      init: start from the "content" picture, from uniform "noise", or from the "style" picture
-        cut to the content's shape.
-      color: "style" takes the style's colours; "luminance" transfers luminance alone and keeps
-        the content's chroma; "match" first gives the style the content's mean and covariance
-        of colours.
-
-    NumPy's numbers become Python's. Tracers, and what `jax.tree` or `jax.vmap` puts in place of
-    numbers, are not checked.
+      jitter: move the picture by up to this many pixels, at random in each step, before the network
+        sees it. The content moves with it.
 
     Raises:
-      ValueError, TypeError: a value that no run could use; the message names the field.
+      ValueError: a value that no run can use. The message names the field.
+      TypeError: a value of the wrong type. The message names the field.
     """
 
     terms: tuple[Term, ...] = nested(_TERMS)
-    network: Any = nested(_NETWORK, leaf=False)
+    network: Network = nested(_NETWORK, leaf=False)
     optimizer: Optimizer = nested(_OPTIMIZER)
     size: int | None = option(
         512,
@@ -117,10 +120,13 @@ class Config:
         none=True,
         unit="PIXELS",
         group="Size of the pictures",
-        help="side of the pictures, pixels",
+        help="side of the pictures in pixels",
     )
-    size_of: str = option(
-        "longer", choices=("longer", "height"), group="Size of the pictures", help="the side meant"
+    size_of: SizeOf = option(
+        "longer",
+        choices=get_args(SizeOf),
+        group="Size of the pictures",
+        help="the side that --size means",
     )
     first_size: int | None = option(
         128,
@@ -129,39 +135,39 @@ class Config:
         none=True,
         unit="PIXELS",
         group="Size of the pictures",
-        help="coarse to fine: start at this side, pixels, and grow to the size in equal factors; "
-        "as large as --size, it is a single scale",
+        help="side of the first scale in pixels; the run grows from it to --size in equal factors; "
+        "with the value of --size there is a single scale",
     )
     scale_factor: float = option(
         2.0,
         low=1.1,
         high=16,
         group="Size of the pictures",
-        help="how much larger each scale is than the one before, as nearly as equal factors allow",
+        help="how much each scale is larger than the one before, as nearly as equal factors allow",
     )
-    color: str = option(
+    color: Color = option(
         "style",
-        choices=("style", "luminance", "match"),
+        choices=get_args(Color),
         group="Objective",
-        help="style: its colours; luminance: keep the content's chroma; match: first give the "
-        "style the content's colours",
+        help="colours of the picture (style: the style's; luminance: keep the content's chroma; "
+        "match: first give the style the content's colours)",
     )
-    init: str = option(
+    init: Init = option(
         "content",
         choices=INITS,
         group="Pictures to read",
         help="what to start from, or a picture file",
     )
-    steps: Any = number(
+    steps: int = number(
         80,
         low=1,
         whole=True,
         per_run=True,
         unit="STEPS",
         group="Optimiser",
-        help="optimisation steps at each scale; alone it also sets those of the first scale",
+        help="steps at each scale; without --first_steps also at the first scale",
     )
-    first_steps: Any = number(
+    first_steps: int | None = number(
         150,
         low=1,
         whole=True,
@@ -169,9 +175,9 @@ class Config:
         per_run=True,
         unit="STEPS",
         group="Optimiser",
-        help="steps at the first scale; left out, --steps sets them, or else the preset",
+        help="steps at the first scale; if not given, --steps decides, or else the preset",
     )
-    average_decay: Any = number(
+    average_decay: Number = number(
         0.0,
         low=0,
         below=1,
@@ -179,36 +185,38 @@ class Config:
         help="decay of the average of all iterates, which becomes the picture; 0 takes the last "
         "iterate",
     )
-    clip: bool = option(True, group="Optimiser", help="keep the picture in its range at each step")
+    clip: bool = option(
+        True, group="Optimiser", help="keep the picture in its range after each step"
+    )
     jitter: int = option(
         0,
         low=0,
         whole=True,
         unit="PIXELS",
         group="Optimiser",
-        help="pixels to move the picture by, at random each step",
+        help="most pixels to move the picture by, at random in each step",
     )
 
     def __post_init__(self):
         check_terms(self.terms)
-        # What nobody asked for is not there.
+        # A term without a weight or layers would be compiled and computed for nothing.
         terms = tuple(term for term in self.terms if not _is_zero(term.weight) and term.layers)
         object.__setattr__(self, "terms", terms)
         if not _is_optimizer(self.optimizer):
             raise TypeError(
-                f"optimizer must be {_listed(OPTIMIZERS.values())} of nst_jax.optimizers, got "
-                f"{self.optimizer!r}; a transformation of optax goes to stylize(optimizer=)"
+                f"optimizer must be one of {_listed(OPTIMIZERS.values())}, got "
+                f"{self.optimizer!r}; an optax transformation goes to stylize(optimizer=)"
             )
         if isinstance(self.network, type) or not hasattr(self.network, "geometry"):
             raise TypeError(
-                f"network must be an extractor, see nst_jax.extractor, got {self.network!r}"
+                f"network must be an extractor (see nst_jax.extractor), got {self.network!r}"
             )
         if self.first_size is not None and self.size is None:
             raise ValueError("first_size needs a size to end at, got size None")
         addresses(self)
 
     @classmethod
-    def _unknown(cls, name):
+    def _unknown(cls, name: str) -> str:
         own = [field.name for field in dataclasses.fields(cls)]
         known = known_addresses()
         if name in known:
@@ -219,45 +227,51 @@ class Config:
         return f"Config has no field {name!r}{hint}"
 
     def term(self, name: str) -> Term | None:
-        """The term of that name, or None."""
+        """Returns the term of that name, or None."""
         return next((term for term in self.terms if term.name == name), None)
 
     def __getitem__(self, address: str) -> Any:
-        """The value at a flat address.
+        """Returns the value at a flat address.
 
         Raises:
           KeyError: this config has no such field.
         """
-        return getattr(
-            self.part(addresses(self)[address].owner), addresses(self)[address].field.name
-        )
+        found = addresses(self)[address]
+        return getattr(self.part(found.owner), found.field.name)
 
     def part(self, name: str | None) -> Any:
-        """The optimiser, the network, or the term of that name or None; of None the config."""
+        """Returns a part of this config.
+
+        Args:
+          name: "optimizer", "network" or the name of a term, as in `Address.owner`.
+
+        Returns:
+          The part. It is None if there is no such term, and the config itself if `name` is None.
+        """
         if name is None:
             return self
         return getattr(self, name) if name in _PARTS else self.term(name)
 
     def flat(self) -> dict[str, Any]:
-        """Every value by its flat address."""
+        """Returns every value by its flat address."""
         return {
             address: getattr(self.part(found.owner), found.field.name)
             for address, found in addresses(self).items()
         }
 
-    def replace(self, **changes: Any) -> "Config":
-        """A copy with `changes`.
+    def replace(self, **changes: Any) -> Self:
+        """Returns a copy with changes.
 
         Args:
-          changes: by flat address, `style_weight=9`; or whole parts, `optimizer=Adam()`,
-            `tv=TotalVariation(weight=2)`, which take over nothing of the old ones. None takes a
-            term out, and so does a weight of 0. A weight for a term that is not there adds the
-            package's usual one, as the default has it.
+          **changes: values by flat address, such as `style_weight=9`. Or whole parts, such as
+            `optimizer=Adam()` or `tv=TotalVariation(weight=2)`, which keep nothing of the old part.
+            A term is removed by None or by a weight of 0. A weight for a term that is not there,
+            such as `tv_weight=6`, adds the term of the default.
 
         Raises:
-          TypeError: an unknown name, answered with the nearest; or a field that the chosen term,
-            optimiser or network does not have.
-          ValueError: a value out of range; the message names the address.
+          TypeError: an unknown name, for which the message suggests the nearest; a field that the
+            chosen term, optimiser or network does not have; or a value of the wrong type.
+          ValueError: a value out of range. The message names the address.
         """
         own = {field.name for field in dataclasses.fields(self)}
         whole = {name: changes.pop(name) for name in tuple(changes) if name in own}
@@ -276,28 +290,34 @@ class Config:
             check_term(term)
             if term.name != name:
                 raise ValueError(
-                    f"{name} must be a term of that name, got one called {term.name!r}"
+                    f"{name} must be a term named {name!r}, got one named {term.name!r}"
                 )
-        parts = terms | {name: whole.pop(name, getattr(self, name)) for name in _PARTS}
+        parts: dict[str, Any] = dict(terms)
+        parts |= {name: whole.pop(name, getattr(self, name)) for name in _PARTS}
         known = _addresses(type(self), parts)
         given: dict[str, dict[str, Any]] = {}
         for address, value in changes.items():
             if address not in known:
                 raise TypeError(_without(address, parts, known))
-            found = known[address]
-            value = check_value(found.field, value, name=address)
-            given.setdefault(found.owner, {})[found.field.name] = value
+            owner, field = known[address]
+            assert owner is not None  # the config's own fields are in `whole`
+            given.setdefault(owner, {})[field.name] = check_value(field, value, name=address)
         for owner, values in given.items():
             parts[owner] = dataclasses.replace(parts[owner], **values)
         others = {name: parts.pop(name) for name in _PARTS}
         return dataclasses.replace(self, terms=tuple(parts.values()), **others, **whole)
 
-    def with_sweep(self, sweep: Mapping[str, Any]) -> "Config":
-        """A copy with arrays, one number an output, in place of numbers; `{address: [N]}`. It is
-        for programs that are vmapped over the outputs.
+    def with_sweep(self, sweep: Mapping[str, Any]) -> Self:
+        """Returns a copy with arrays of one number per output in the place of numbers.
+
+        It is for programs that are vmapped over the outputs.
+
+        Args:
+          sweep: `{address: array [N]}`.
 
         Raises:
-          TypeError: no such address, or one that is no number.
+          TypeError: there is no such address, or a sweep cannot vary it.
+          ValueError: the number has no effect.
         """
         config, known = self, addresses(self)
         for address, values in sweep.items():
@@ -314,13 +334,14 @@ class Config:
         return config
 
     def draws(self) -> bool:
-        """Whether each step's loss is drawn at random: by a jitter, or by a term."""
+        """Says whether the loss of a step is random, because of a jitter or a term that draws."""
         return self.jitter != 0 or not all(term.fixed for term in self.terms)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting as JSON has it: the kinds of the parts by name, and values by address.
+        """Returns every setting in types that JSON has. `from_dict` reads it.
 
-        An extractor that is no `settings` class is told by its type's name alone.
+        The dictionary holds the class names of the parts, and the values by address. For an
+        extractor that is not a `settings` class it holds the class name alone.
         """
         known = addresses(self)
         values = {
@@ -335,33 +356,34 @@ _PARTS = ("network", "optimizer")
 
 
 def from_dict(values: Mapping[str, Any], *, types: Iterable[type] = ()) -> Config:
-    """The `Config` that `Config.to_dict` told.
+    """Makes a `Config` from the result of `Config.to_dict`.
 
     Args:
-      values: of it.
-      types: classes of terms and of networks beside those that come with the package. Values come
-        out of files, so that they never name what is imported.
+      values: the result of `Config.to_dict`.
+      types: your own classes of terms and networks. Values may come from files, so the function
+        never imports a class that they name.
 
     Raises:
-      ValueError: a type that is not among these, or values of no `Config`.
+      ValueError: a class is not in the package and not in `types`, or `values` do not describe a
+        `Config`.
     """
     own = [kind for kinds in TERMS.values() for kind in kinds.values()]
     known = {kind.__name__: kind for kind in (*own, *OPTIMIZERS.values(), VGGExtractor, *types)}
 
-    def make(kind):
+    def make(kind: str) -> Any:
         if kind not in known:
             raise ValueError(f"types must have the class {kind!r}, got {_listed(known.values())}")
         return known[kind]()
 
     if not isinstance(values, Mapping):
-        raise ValueError(f"config must be what Config.to_dict told, got {type(values).__name__}")
+        raise ValueError(f"config must be a result of Config.to_dict, got {type(values).__name__}")
     try:
         values = dict(values)
         parts = {name: make(values.pop(name)) for name in _PARTS}
         terms = []
         for name, kind in values.pop("terms").items():
             term = make(kind)
-            # As it is, for a weight of 0 would take it out before its own is set.
+            # No check here: a weight of 0 would remove the term before its own weight is set.
             terms.append(with_numbers(term, {"name": name, "weight": 1.0}))
         config = Config(terms=tuple(terms), **parts)
         missing = [address for address in addresses(config) if address not in values]
@@ -374,13 +396,14 @@ def from_dict(values: Mapping[str, Any], *, types: Iterable[type] = ()) -> Confi
             }
         )
     except KeyError as error:
-        raise ValueError(f"config must be what Config.to_dict told: {error} is missing") from None
+        raise ValueError(f"config must be a result of Config.to_dict: {error} is missing") from None
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"config must be what Config.to_dict told: {error}") from None
+        raise ValueError(f"config must be a result of Config.to_dict: {error}") from None
 
 
 def _plain(value: Any, *, whole: bool = False) -> Any:
-    if whole and value is not None:  # what went through JAX is float32
+    """Converts a value to types that JSON has."""
+    if whole and value is not None:  # a number that went through JAX is float32
         return int(value)
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
@@ -390,19 +413,19 @@ def _plain(value: Any, *, whole: bool = False) -> Any:
 
 
 def _usual_term(name: str) -> Term:
-    """The package's term of that name as the default has it, or else as its class has it."""
+    """Returns the term of the default, or the default of the term's first class."""
     usual = {term.name: term for term in _TERMS}
     return usual[name] if name in usual else next(iter(TERMS[name].values()))()
 
 
 def _is_optimizer(value: Any) -> bool:
-    """Whether a value is an optimiser that can run."""
+    """Says whether a value is an optimiser that can run."""
     bare = Optimizer.transformation
     return is_settings(value) and getattr(type(value), "transformation", bare) is not bare
 
 
 def _is_zero(weight: Any) -> bool:
-    # A float alone is a weight: what JAX puts in its place may be an axis, an int.
+    # Only a float is a weight. JAX may put an int in its place, which is an axis.
     return isinstance(weight, float) and weight == 0
 
 
@@ -411,14 +434,14 @@ def _listed(kinds: Iterable[type]) -> str:
 
 
 def _fields(value: Any) -> dict[str, dataclasses.Field]:
-    """The fields of a part that have an address."""
+    """Returns the fields of a part that have an address."""
     if not is_settings(value):
         return {}
     found = {field.name: field for field in dataclasses.fields(value)}
     return {n: f for n, f in found.items() if n != "name" and f.metadata["type"] != "nested"}
 
 
-def _addresses(cls: type, parts: Mapping[str, Any]) -> dict[str, Address]:
+def _addresses(cls: type[Config], parts: Mapping[str, Any]) -> dict[str, Address]:
     own = {f.name: f for f in dataclasses.fields(cls) if f.metadata["type"] != "nested"}
     found = {name: Address(None, field) for name, field in own.items()}
     terms = [name for name in parts if name not in _PARTS]
@@ -427,27 +450,30 @@ def _addresses(cls: type, parts: Mapping[str, Any]) -> dict[str, Address]:
         for name, field in _fields(part).items():
             if prefix + name in found:
                 owners = [each for each in (owner, found[prefix + name].owner) if each in terms]
-                whose = f"name the term {owners[0]!r} otherwise" if owners else f"see {owner}"
-                raise ValueError(f"two settings are called {prefix + name!r}: {whose}")
+                whose = f"rename the term {owners[0]!r}" if owners else f"one is in {owner}"
+                raise ValueError(f"two settings are named {prefix + name!r}: {whose}")
             found[prefix + name] = Address(owner, field)
     for name in terms:
         if name in found or name in _PARTS or name == "terms":
-            raise ValueError(f"a term must not be called as a setting is, got {name!r}")
+            raise ValueError(f"a term must not have the name of a setting, got {name!r}")
     return found
 
 
 def addresses(config: Config) -> dict[str, Address]:
-    """Every field of a config by its flat address.
+    """Returns every field of a config by its flat address.
 
     Raises:
-      ValueError: two fields of one address.
+      ValueError: two fields have the same address.
     """
     return _addresses(type(config), _parts_of(config))
 
 
 @functools.cache
 def known_addresses() -> dict[str, tuple[Address, ...]]:
-    """The addresses of all that comes with the package; several where kinds of a part share one."""
+    """Returns the addresses of all terms, networks and optimisers of the package.
+
+    Classes of one part, such as SGD and Adam, may share an address. It then has several places.
+    """
     found: dict[str, list[Address]] = {}
     kinds = {name: tuple(kinds.values()) for name, kinds in TERMS.items()}
     kinds |= {"network": (VGGExtractor,), "optimizer": tuple(OPTIMIZERS.values())}
@@ -461,10 +487,17 @@ def known_addresses() -> dict[str, tuple[Address, ...]]:
 
 
 def check_sweep(config: Config, address: str, *, values: Iterable[Any] = ()) -> None:
-    """Refuses an address that takes no number for each output, and values that it may not have.
+    """Refuses an address that a sweep cannot vary, and values that the field must not have.
+
+    Args:
+      config: the config to vary.
+      address: the address of a number.
+      values: its values.
 
     Raises:
-      TypeError, ValueError: it does not, or may not, or nothing would read it.
+      TypeError: there is no such address, the field is not a number that can differ between
+        outputs, or a value has the wrong type.
+      ValueError: the number has no effect, or a value is out of range.
     """
     known = addresses(config)
     if address not in known:
@@ -472,25 +505,26 @@ def check_sweep(config: Config, address: str, *, values: Iterable[Any] = ()) -> 
     owner, field = known[address]
     about = field.metadata
     if owner == "network" or about["type"] != "number" or not about["leaf"] or about.get("per_run"):
-        raise TypeError(f"sweep must be of numbers of an output, got {address!r}")
+        raise TypeError(f"sweep must name numbers that can differ between outputs, got {address!r}")
     if owner == "optimizer" and field.name in config.optimizer.idle:
-        raise ValueError(f"sweep of {address!r} changes nothing in {config.optimizer}")
+        raise ValueError(f"sweep[{address!r}] has no effect in {config.optimizer}")
     for value in values:
         check_value(field, value, name=address)
 
 
-def _parts_of(config):
+def _parts_of(config: Config) -> dict[str, Any]:
     return {term.name: term for term in config.terms} | {
         name: getattr(config, name) for name in _PARTS
     }
 
 
 def _without(address: str, parts: Mapping[str, Any], known: Iterable[str]) -> str:
-    """Why a config has no such address."""
+    """Says why a config has no such address."""
     others = known_addresses().get(address)
     if not others:
         return f"Config has no field {address!r}{nearest(address, {*known, *parts} - {address})}"
     owner = others[0].owner
+    assert owner is not None  # every config has the config's own fields
     if owner in parts:
         kind = type(parts[owner]).__name__
         return f"Config has no {address!r}: its {owner} is {kind}, which has none"

@@ -1,29 +1,32 @@
-"""What a loss knows of a network: a frozen value that gives activations, with their geometry.
+"""Extractors: the networks whose activations a loss compares.
 
-`VGGExtractor` is VGG16's and VGG19's. `Extractor` makes one of a function of one's own.
+An extractor is a frozen value. It computes activations and knows the geometry of its layers.
+`VGGExtractor` is VGG16 or VGG19. `Extractor` makes an extractor of your own function.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from nst_jax import vgg
 from nst_jax.settings import option, settings
 
-Tree = Mapping
-
 
 class Geometry(NamedTuple):
-    """Where a layer's positions lie.
+    """Where the positions of a layer lie in the picture.
+
+    Along each side, position i sees the pixels from `stride * i - radius` to
+    `stride * (i + 1) - 1 + radius`.
 
     Attributes:
-      stride, radius: position i sees the pixels from `stride * i - radius` to
-        `stride * (i + 1) - 1 + radius`, along each side.
-      shape: `(h, w)`, its positions in the picture.
-      channels: how many.
+      stride: the distance between two positions in pixels.
+      radius: how many pixels beyond its own `stride` pixels a position sees, on each side.
+      shape: `(h, w)`, the positions in the picture.
+      channels: the number of channels.
     """
 
     stride: int
@@ -33,107 +36,136 @@ class Geometry(NamedTuple):
 
 
 class Network(Protocol):
-    """What an extractor has.
+    """What every extractor has.
 
-    With `in_strips`, as of `VGGExtractor`, it runs on a picture in strips too. With `cuts`,
-    `segment`, `halo` and `scale` it runs window by window between its poolings. With `prepare` it
-    is asked for the form of its parameters that suits many steps.
+    It must be hashable. Some methods are optional, and `VGGExtractor` has all of them:
+
+    - `in_strips` lets the network run on a picture in strips.
+    - `cuts`, `segment`, `halo` and `scale` let it run window by window between its poolings.
+    - `prepare` converts parameters to a form that is faster in many steps.
     """
 
     def __call__(
-        self, params: Tree, image: jax.Array, layers: Sequence[str]
-    ) -> dict[str, jax.Array]:
-        """`{layer: [h, w, C]}` of one picture `[H, W, 3]` in [0, 1]."""
+        self, params: Any, image: jax.Array, layers: Sequence[str]
+    ) -> Mapping[str, jax.Array]:
+        """Computes the activations of a picture.
 
-    def geometry(self, params: Tree, layer: str, shape: tuple[int, int]) -> Geometry:
-        """Of a layer in a picture of `shape` `(H, W)`.
+        Args:
+          params: the parameters of the network.
+          image: `[H, W, 3]`, in [0, 1].
+          layers: the layers to return.
+
+        Returns:
+          `{layer: [h, w, C]}`.
+        """
+        ...
+
+    def geometry(self, params: Any, layer: str, shape: tuple[int, int]) -> Geometry:
+        """Returns the geometry of a layer.
+
+        Args:
+          params: the parameters of the network.
+          layer: the name of the layer.
+          shape: `(H, W)` of the picture.
 
         Raises:
-          ValueError: no such layer, or a picture too small for it.
+          ValueError: there is no such layer, or the picture is too small for it.
         """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Extractor:
-    """A function as an extractor.
+    """Makes an extractor of a function.
 
     Attributes:
-      function: `function(params, image, layers) -> {layer: [h, w, C]}`, pure.
-      layers: `{name: (stride, radius)}`, see `Geometry`.
+      function: a pure function `(params, image, layers) -> {layer: [h, w, C]}`. The image is
+        `[H, W, 3]` in [0, 1]; `layers` is a tuple of names.
+      layers: `{name: (stride, radius)}` for each layer that the function can return, see
+        `Geometry`. It is kept as a tuple of pairs, which is hashable.
     """
 
-    function: Callable
+    function: Callable[[Any, jax.Array, tuple[str, ...]], Mapping[str, jax.Array]]
     layers: Any
 
     def __post_init__(self):
-        # As a value that can be hashed.
         layers = tuple((name, tuple(each)) for name, each in dict(self.layers).items())
         object.__setattr__(self, "layers", layers)
 
-    def __call__(self, params, image, layers):
+    def __call__(
+        self, params: Any, image: jax.Array, layers: Sequence[str]
+    ) -> Mapping[str, jax.Array]:
+        """Computes the activations of a picture, see `Network`."""
         return self.function(params, image, tuple(layers)) if layers else {}
 
-    def geometry(self, params, layer, shape):
-        known = dict(self.layers)
+    def geometry(self, params: Any, layer: str, shape: tuple[int, int]) -> Geometry:
+        """Returns the geometry of a layer, see `Network`."""
+        known: dict[str, tuple[int, int]] = dict(self.layers)
         if layer not in known:
             raise ValueError(f"unknown layer {layer!r}; the layers are {', '.join(known)}")
         image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
-        found = _shape(self, params, image, layer)
-        if 0 in found:
+        height, width, channels = _shape(self, params, image, layer)
+        if 0 in (height, width, channels):
             raise ValueError(f"layer {layer} has no position in a picture of {shape}")
-        return Geometry(*known[layer], found[:2], found[2])
+        stride, radius = known[layer]
+        return Geometry(stride, radius, (height, width), channels)
 
 
-def _shape(extractor, params, image, layer):
+def _shape(
+    extractor: Network, params: Any, image: jax.ShapeDtypeStruct, layer: str
+) -> tuple[int, ...]:
     found = jax.eval_shape(lambda params, x: extractor(params, x, (layer,)), params, image)
     return found[layer].shape
 
 
 @settings
 class VGGExtractor:
-    """VGG16 or VGG19, whichever the parameters are of.
+    """VGG16 or VGG19. The parameters decide which one it is.
 
     Attributes:
-      pooling: "max", "average" or "l2".
+      pooling: how the network pools: "max", "average" or "l2".
       pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
-      padding: of the first convolution: "zeros" as trained, or "replicate", which lessens
-        artefacts along the border.
-      dtype: in which kernels and activations are kept. "bfloat16" rounds them to 8 bits and keeps
-        their range; statistics, losses, picture and optimiser stay float32. It is for accelerators
-        with units for it; on a CPU a step takes about twice as long. None is float32.
-      precision: of products, by JAX's names. "highest" is all of float32, also on a TPU, which
-        would else multiply in bfloat16. None is "highest" for float32, "default" for bfloat16.
-      normalize_features: divide each layer's activations by their usual size, see
+      padding: what lies beyond the border at the first convolution. "zeros" is what the network was
+        trained with. "replicate" repeats the border, which reduces artefacts there.
+      dtype: the type of kernels and activations. "bfloat16" keeps the range of float32 and rounds
+        to 8 bits. Statistics, losses, picture and optimiser stay float32. It is for accelerators
+        that support it; on a CPU a step takes about twice as long. None is "float32".
+      precision: the precision of products, by JAX's names. "highest" is full float32. Otherwise a
+        TPU multiplies float32 in bfloat16. None is "highest" for float32 and "default" for
+        bfloat16.
+      normalize_features: divide the activations of each layer by their usual size, see
         `usual_sizes`.
     """
 
-    pooling: str = option("max", choices=tuple(vgg.POOLINGS), help="pooling of the network")
+    pooling: vgg.Pooling = option("max", choices=tuple(vgg.POOLINGS), help="how the network pools")
     pooling_correction: bool = option(
         True, help="scale average and l2 pooling to the magnitude of max pooling"
     )
-    padding: str = option("zeros", choices=vgg.PADDINGS, help="of the first convolution")
-    dtype: str | None = option(
+    padding: vgg.Padding = option(
+        "zeros", choices=get_args(vgg.Padding), help="what lies beyond the border of the picture"
+    )
+    dtype: vgg.DType | None = option(
         None,
         choices=tuple(vgg.DTYPES),
         none=True,
-        help="of kernels and activations; left out, float32",
+        help="type of kernels and activations (float32 if not given)",
     )
-    precision: str | None = option(
+    precision: vgg.Precision | None = option(
         None,
-        choices=vgg.PRECISIONS,
+        choices=get_args(vgg.Precision),
         none=True,
-        help="of products; left out, highest for float32 and default for bfloat16",
+        help="precision of products (if not given, highest for float32 and default for bfloat16)",
     )
     normalize_features: bool = option(
         False, help="divide each layer's activations by their usual size in the network"
     )
 
     def resolved(self) -> "VGGExtractor":
-        """The same, with what None stands for."""
+        """Returns the same extractor, with the values of dtype and precision that None means."""
         dtype, precision = vgg.resolved_precision(self.dtype, self.precision)
         return dataclasses.replace(self, dtype=dtype, precision=precision)
 
-    def _options(self):
+    def _options(self) -> dict[str, Any]:
         return {
             "pooling": self.pooling,
             "pooling_correction": self.pooling_correction,
@@ -142,28 +174,49 @@ class VGGExtractor:
             "precision": self.precision,
         }
 
-    def __call__(self, params, image, layers):
+    def __call__(
+        self, params: vgg.Params, image: jax.Array, layers: Sequence[str]
+    ) -> dict[str, jax.Array]:
+        """Computes the activations of a picture, see `Network`.
+
+        Layers have the names of `nst_jax.vgg`.
+        """
         if not layers:
             return {}
         return self._scaled(params, vgg.features(params, image, layers=layers, **self._options()))
 
-    def _scaled(self, params, features):
-        return normalized(params, features) if self.normalize_features else features
+    def _scaled(
+        self, params: vgg.Params, features: Mapping[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        return normalized(params, features) if self.normalize_features else dict(features)
 
-    def geometry(self, params, layer, shape):
+    def _activations(
+        self, params: vgg.Params, x: jax.Array, names: Mapping[str, str], **options: Any
+    ) -> dict[str, jax.Array]:
+        """Runs a part of the network and returns the layers that `names` resolve to."""
+        found = vgg.network(params, **self._options()).apply(
+            {"params": params}, x, layers=tuple(dict.fromkeys(names.values())), **options
+        )
+        assert isinstance(found, dict)
+        return found
+
+    def geometry(self, params: vgg.Params, layer: str, shape: tuple[int, int]) -> Geometry:
+        """Returns the geometry of a layer, see `Network`."""
         image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
         (layer,) = vgg.check_layers(params, image, [layer], head=False).values()
-        return Geometry(
-            *vgg.receptive_field(vgg.network_name(params), layer),
-            tuple(side // vgg.smallest_side(layer) for side in shape),
-            vgg.channels(layer),
-        )
+        stride, radius = vgg.receptive_field(vgg.network_name(params), layer)
+        step = vgg.smallest_side(layer)
+        return Geometry(stride, radius, (shape[0] // step, shape[1] // step), vgg.channels(layer))
 
-    def prepare(self, params: Tree, layers: Sequence[str]) -> Tree:
-        """`params` as suits many steps on this backend: in full float32 on a CPU those of
-        `nst_jax.vgg.prepare`.
+    def prepare(self, params: vgg.Params, layers: Sequence[str]) -> vgg.Params:
+        """Converts parameters to the form that is fastest for many steps on this backend.
 
-        Accelerators' own libraries choose an algorithm for each convolution.
+        On a CPU in full float32 this is `nst_jax.vgg.prepare`. Otherwise `params` are returned,
+        because an accelerator's library chooses an algorithm for each convolution by itself.
+
+        Args:
+          params: the parameters of the network.
+          layers: the layers that the steps will need.
         """
         full = vgg.suits_winograd(*vgg.resolved_precision(self.dtype, self.precision))
         if not full or jax.default_backend() != "cpu":
@@ -171,31 +224,43 @@ class VGGExtractor:
         return vgg.prepare(params, layers=layers)
 
     def in_strips(
-        self, params: Tree, x: jax.Array, layers: Sequence[str], *, height: int
+        self,
+        params: vgg.Params,
+        x: Float[Array, "S h W 3"],
+        layers: Sequence[str],
+        *,
+        height: int,
     ) -> dict[str, jax.Array]:
-        """`{layer: [S, h, w, C]}` of a picture in strips.
+        """Computes the activations of a picture in horizontal strips.
 
         Args:
-          x: `[S, h, W, 3]`, from `nst_jax.vgg.divide_rows`. `h` is a multiple of the stride of each
-            layer.
-          layers: to return.
-          height: of the picture. Rows of the strips beyond it come back as zeros.
+          params: the parameters of the network.
+          x: `[S, h, W, 3]`, from `nst_jax.vgg.divide_rows`. `h` is a multiple of each layer's
+            stride.
+          layers: the layers to return.
+          height: the height of the picture. Rows of the strips beyond it come back as zeros.
+
+        Returns:
+          `{layer: [S, h, w, C]}`.
         """
         names = {name: self.resolve(params, name) for name in layers}
-        found = vgg.network(params, **self._options()).apply(
-            {"params": params},
-            x,
-            layers=tuple(dict.fromkeys(names.values())),
-            part=vgg.Strips(height),
-        )
+        found = self._activations(params, x, names, part=vgg.Strips(height))
         return self._scaled(params, {name: found[own] for name, own in names.items()})
 
-    # The network cut at its poolings, for windows.
+    # The network cut at its poolings, for windows. A segment is the part between two cuts.
 
-    def cuts(self, params: Tree, layers: Sequence[str]) -> list[tuple[str | None, tuple[str, ...]]]:
-        """From the picture upwards, the layer that a segment starts from and the `layers` in it.
+    def cuts(
+        self, params: vgg.Params, layers: Sequence[str]
+    ) -> list[tuple[str | None, tuple[str, ...]]]:
+        """Returns the segments of the network, one for each block up to the deepest.
 
-        None is the picture. There is a segment for each block up to the deepest.
+        Args:
+          params: the parameters of the network.
+          layers: the layers to compute.
+
+        Returns:
+          For each segment, the layer that it starts from and the `layers` in it. The first segment
+          starts from None, the picture.
         """
         resolved = vgg.resolve_layers(vgg.network_name(params), layers)
         blocks = {name: vgg.block_of(layer) for name, layer in resolved.items()}
@@ -207,56 +272,62 @@ class VGGExtractor:
             for block in range(1, 1 + max(blocks.values(), default=0))
         ]
 
-    def halo(self, params: Tree, below: str | None) -> int:
-        """Columns beyond its own that a segment of a window has to see; even."""
+    def halo(self, params: vgg.Params, below: str | None) -> int:
+        """Returns how many columns beyond its own a window must see in a segment; even.
+
+        Args:
+          params: the parameters of the network.
+          below: the layer that the segment starts from; None is the picture.
+        """
         block = 1 if below is None else vgg.block_of(below) + 1
         depth = vgg.CONVOLUTIONS[vgg.network_name(params)][block - 1]
         return depth + depth % 2
 
-    def scale(self, params: Tree, layer: str) -> int:
-        """How many of its segment's columns make one of the layer's."""
+    def scale(self, params: vgg.Params, layer: str) -> int:
+        """Returns how many columns of its segment make one column of the layer."""
         return 2 if self.resolve(params, layer).endswith("_pool") else 1
 
-    def resolve(self, params: Tree, layer: str) -> str:
+    def resolve(self, params: vgg.Params, layer: str) -> str:
+        """Returns the layer that a name stands for, see `nst_jax.vgg.resolve_layer`."""
         return vgg.resolve_layer(vgg.network_name(params), layer)
 
     def segment(
         self,
-        params: Tree,
-        x: jax.Array,
+        params: vgg.Params,
+        x: Float[Array, "h w C"],
         below: str | None,
         layers: Sequence[str],
         *,
         raw: Sequence[str] = (),
         columns: tuple[jax.Array, int] | None = None,
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """Activations in one segment, of `layers` and of `raw`.
+        """Computes the activations of one segment.
 
         Args:
-          x: the picture, or activations of `below` as the network has them.
-          layers: to return as `__call__` does.
-          raw: to return as the network has them, to go on from.
-          columns: the window's place in the whole, `nst_jax.vgg.Columns`.
+          params: the parameters of the network.
+          x: the picture, or the activations of `below` without normalisation.
+          below: the layer that the segment starts from; None is the picture.
+          layers: the layers to return as `__call__` does.
+          raw: the layers to return without normalisation, for the next segment.
+          columns: where the window lies in the whole, see `nst_jax.vgg.Columns`. None is the whole.
+
+        Returns:
+          `{layer: [h, w, C]}` for `layers`, and the same for `raw`.
         """
         names = {name: self.resolve(params, name) for name in (*layers, *raw)}
-        found = vgg.network(params, **self._options()).apply(
-            {"params": params},
-            x,
-            layers=tuple(dict.fromkeys(names.values())),
-            after=below,
-            part=None if columns is None else vgg.Columns(*columns),
-        )
+        part = None if columns is None else vgg.Columns(*columns)
+        found = self._activations(params, x, names, after=below, part=part)
         scaled = self._scaled(params, {name: found[names[name]] for name in layers})
         return scaled, {name: found[names[name]] for name in raw}
 
 
-# How large activations usually are. Those of the Oxford networks, whose images are of 0-255, are
-# from 5 to 2000, where those of the networks that many published weights were tuned for are near
-# one at every layer. Root mean square of the activations, with the bundled weights and max
-# pooling, over six pictures at 256x256: Tuebingen's Neckarfront, The Starry Night, The Scream, and
-# the three built-in ones. It is a fifth larger for the built-in ones alone, at every layer of
-# either network.
-_USUAL = {
+# The usual size of activations, as their root mean square. The Oxford networks take images of
+# 0-255, and their activations are between 5 and 2000. Many published weights were tuned for
+# networks whose activations are near one at every layer. The values were measured with the bundled
+# weights and max pooling on six pictures of 256x256 pixels: Tuebingen's Neckarfront, The Starry
+# Night, The Scream, and the three built-in ones. The built-in pictures alone give values that are a
+# fifth larger, at every layer of both networks.
+_USUAL: dict[vgg.Model, tuple[float, ...]] = {
     "vgg16": (
         *(64.2, 312.5, 367.3),
         *(433.4, 693.8, 965.0),
@@ -274,13 +345,24 @@ _USUAL = {
 }
 
 
-def usual_sizes(model: str) -> dict[str, float]:
-    """The usual root mean square of each layer of `model` ("vgg16" or "vgg19")."""
+def usual_sizes(model: vgg.Model) -> dict[str, float]:
+    """Returns the usual root mean square of each layer's activations.
+
+    Args:
+      model: "vgg16" or "vgg19".
+    """
     return dict(zip(vgg.layer_names(model), _USUAL[model], strict=True))
 
 
-def normalized(params: Mapping, features: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """`features` `{layer: [..., h, w, C]}` of the network of `params`, divided by what is usual."""
+def normalized(
+    params: vgg.Params, features: Mapping[str, Float[Array, "*N h w C"]]
+) -> dict[str, Float[Array, "*N h w C"]]:
+    """Divides activations by the usual sizes of their layers.
+
+    Args:
+      params: the parameters of the network.
+      features: `{layer: [..., h, w, C]}`.
+    """
     model = vgg.network_name(params)
     usual = usual_sizes(model)
     return {name: value / usual[vgg.resolve_layer(model, name)] for name, value in features.items()}
