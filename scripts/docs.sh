@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the documentation into site/ of the checkout, after installing the package into .venv
-# there; what is not right, such as a link that leads nowhere, ends it with an error.
+# Installs the package into .venv of the checkout and builds the documentation into site/.
+# Any problem, such as a link that leads nowhere, ends it with an error.
 # Arguments go to mkdocs:
-#   scripts/docs.sh serve     # shows it at http://127.0.0.1:8000 and follows changes
+#   scripts/docs.sh serve     # shows the site at http://127.0.0.1:8000 and follows changes
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: pages of the site that lie elsewhere in the checkout.
+"""Hooks for MkDocs: they add pages that lie outside docs/ in the checkout.
 
 A link leads to the same page in the checkout and on the site.
 """
@@ -10,8 +10,13 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
-# {file of the checkout: page of the site}; what lies in docs/ keeps its name.
-PAGES = {"README.md": "index.md", "weights/README.md": "weights.md"}
+# {file in the checkout: page of the site}. Files in docs/ keep their names.
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "weights/README.md": "weights.md",
+}
 
 _LINK = re.compile(r"(?<=\]\()(?!https?:)([^)#\s]+)(?=[)#])")
 
@@ -24,14 +29,14 @@ def on_files(files, *, config):
 
 
 def on_page_markdown(markdown, *, page, config, files):
-    """Makes links between files of the checkout links between pages."""
+    """Turns links between files of the checkout into links between pages."""
     places = {site: source for source, site in PAGES.items()}
     own = places.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def moved(link):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(own), link[0]))
         if target not in PAGES and not target.startswith("docs/"):
-            return link[0]  # which MkDocs will not find, and say so
+            return link[0]  # MkDocs reports that it is missing
         there = PAGES.get(target, target.removeprefix("docs/"))
         return posixpath.relpath(there, posixpath.dirname(page.file.src_uri) or ".")
 

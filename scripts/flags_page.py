@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes docs/flags.md, the page of all flags, from the flags themselves.
+"""Writes docs/guide/flags.md, the table of all flags, from the flags themselves.
 
 .venv/bin/python scripts/flags_page.py
 """
@@ -11,7 +11,7 @@ from absl import flags
 from nst_jax.cli.help import flags_page
 from nst_jax.presets import presets
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "flags.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "flags.md"
 
 if __name__ == "__main__":
     flags.FLAGS(["nst-jax"])

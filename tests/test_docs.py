@@ -1,4 +1,4 @@
-"""What the documentation shows is run, at small sizes: the guide's examples and the notebook."""
+"""What README and docs show is run, at small sizes: Python, commands and the notebook."""
 
 import functools
 import importlib
@@ -29,6 +29,8 @@ from nst_jax.weights.load import load_params
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 GUIDE = DOCS / "guide"
+# Every page that people write; docs/assignment is made by a script.
+PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *GUIDE.glob("*.md")])
 NOTEBOOK = DOCS / "notebook.ipynb"
 
 # Where each benchmark that the pages name is run, small.
@@ -50,6 +52,28 @@ BENCHMARKS = {
     "quality": "test_benchmarks_quality.py::test_the_table_the_file_and_the_pictures_agree",
     "defaults": "test_benchmarks_defaults.py::test_presets_and_another_checkout_are_compared",
 }
+
+# Commands that no test of a page runs, by how they begin: with what runs them, or why nothing does.
+ELSEWHERE = {
+    "scripts/demo.sh": "installs; test_demo.py",
+    "scripts/test.sh": "runs this test",
+    "pip install": "installs",
+    ".venv/bin/pip install": "installs",
+    "source .venv/bin/activate": "sets up a shell",
+    "cp docs/benchmarks.md": "copies a file",
+    "python -c": "names the device",
+    "JAX_NUM_CPU_DEVICES=8 nst-jax": "needs a process with devices of its own",
+    "srun nst-jax": "needs a cluster",
+    "xprof --port": "serves until it is ended",
+    "python scripts/fetch_weights.py": "needs a network; test_fetch.py",
+    "python scripts/classify.py": "needs what is fetched; test_classify.py",
+    "python scripts/convert_weights.py": "needs what is fetched; test_convert.py",
+    "python scripts/reproduce_assignment.py": "takes long; test_reproduce_assignment.py",
+    "python -m benchmarks.": "test_every_benchmark_and_flag_of_the_pages_exists",
+    ".venv/bin/python -m benchmarks.": "test_every_benchmark_and_flag_of_the_pages_exists",
+}
+# Flags of commands for several machines or devices.
+TOGETHER = ("--coordinator_address", "--distributed", "--num_processes")
 
 # What makes the examples small. In Python, beside the layers of `small`:
 SMALLER = {
@@ -119,20 +143,49 @@ def commands(page):
                 yield arguments
 
 
+def is_elsewhere(arguments):
+    line = " ".join(arguments)
+    return line.startswith(tuple(ELSEWHERE)) or any(x.startswith(TOGETHER) for x in arguments)
+
+
+def test_every_page_with_python_is_run():
+    pages = {page for page in PAGES if list(blocks(page, "python"))}
+    names = ["README", "checkpoints", "extending", "python", "scale"]
+    assert sorted(page.stem for page in pages) == names
+
+
+def run_page(page):
+    return execute(blocks(page, "python"), page.name, {"__name__": page.stem})
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", GUIDE / "checkpoints.md", GUIDE / "scale.md"])
+def test_python_of_the_short_pages(folder, small, page):
+    found = run_page(page)
+    assert np.all(np.isfinite(found["result"].images))
+    assert found["result"].images.shape[1:] == (48, 48, 3)
+    if page.name == "README.md":
+        assert (folder / "painted.png").exists()
+    elif page.name == "checkpoints.md":
+        assert (folder / "kept").is_dir()
+        again = run_page(page)["result"]
+        np.testing.assert_array_equal(again.images, found["result"].images)
+    else:
+        assert found["placed"].mesh is not None
+        assert found["large"].images.shape == (1, 48, 48, 3)
+
+
 def test_python_of_the_guide(folder, small, capsys):
-    found = execute(blocks(GUIDE / "python.md", "python"), "python.md", {"__name__": "guide"})
+    found = run_page(GUIDE / "python.md")
     assert "did you mean 'style_weight'?" in capsys.readouterr().out
     assert len(list(folder.glob("painted_*.png"))) == 2
-    assert (folder / "saved").is_dir()
-    for name in ("result", "sweep", "large", "logits", "own_term", "own_network"):
+    for name in ("result", "blends", "sweep"):
         assert np.all(np.isfinite(found[name].images)), name
-        assert found[name].images.shape[1:] == (48, 48, 3), name
+        assert found[name].images.shape == (2, 48, 48, 3), name
     # The first step from the content is the style's alone: the pictures still agree.
     content = found["sweep"].history["content"][-1]
     assert content[0] > 0 and content[1] == pytest.approx(4 * content[0], rel=1e-3)
     assert np.any(found["textures"][0] != found["textures"][1])
     assert [images.shape for images in found["augmented"]] == [(2, 48, 48, 3)]
-    assert found["own_term"].history["means"].shape == found["own_term"].history["style"].shape
     assert found["gram"].shape == (64, 64) and found["covariance"].shape == (128, 128)
     assert found["slopes"].shape == found["images"].shape and np.any(found["slopes"])
     untrained = found["network"].init(jax.random.key(0), found["blurred"])
@@ -141,14 +194,28 @@ def test_python_of_the_guide(folder, small, capsys):
     assert 0.0 < found["value"] < before
 
 
-def test_commands_of_the_guide(folder, monkeypatch, capsys):
+def test_python_of_own_parts(folder, small):
+    found = run_page(GUIDE / "extending.md")
+    for name in ("result", "logits", "own_term", "video", "own_network"):
+        assert np.all(np.isfinite(found[name].images)), name
+        assert found[name].images.shape == (2, 48, 48, 3), name
+    assert found["losses"][-1] < found["losses"][0]
+    assert found["own_term"].history["means"].shape == found["own_term"].history["style"].shape
+    assert np.all(found["video"].history["temporal"][1] > 0)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands(folder, monkeypatch, capsys, page):
+    """A command runs here, or `ELSEWHERE` says where it does."""
     # Slow, and tested elsewhere.
-    monkeypatch.setattr(cli_outputs, "loss_curves", lambda *_: None)
+    monkeypatch.setattr(cli_outputs, "loss_curves", lambda path, *_: path.touch())
     monkeypatch.setattr(cli_main, "load_params", functools.cache(load_params))
-    page = GUIDE / "command_line.md"
     ran = []
     for program, *arguments in commands(page):
-        assert program == "nst-jax", program
+        if is_elsewhere([program, *arguments]):
+            continue
+        line = shlex.join([program, *arguments])
+        assert program == "nst-jax", line
         smaller = [*arguments, *FLAGS]
         if any(argument.startswith("--tile=") for argument in arguments):
             smaller.append("--tile=32")
@@ -158,20 +225,32 @@ def test_commands_of_the_guide(folder, monkeypatch, capsys):
             except SystemExit as ended:
                 code = ended.code
         out, err = capsys.readouterr()
-        line = shlex.join(arguments)
         assert code == 0, f"{line}: {err}"
         asked = {argument.removeprefix("--").partition("=")[0] for argument in arguments}
-        assert bool(out) == bool(asked & {"help", *QUESTION_FLAGS}), line
-        for output in (a.partition("=")[2] for a in arguments if a.startswith("--output_dir=")):
+        question = bool(asked & {"help", *QUESTION_FLAGS})
+        assert bool(out) == question, line
+        if not question:
+            given = [a.partition("=")[2] for a in arguments if a.startswith("--output_dir=")]
+            (output,) = given or ["out"]
             assert list((folder / output).rglob("*.png")), line
             ran.append(output)
-    assert len(ran) > 10 and len(set(ran)) == len(ran)
-    named = set(re.findall(rf"`((?:{'|'.join(ran)})/[\w./]+)`", page.read_text("utf-8")))
-    assert len(named) > 3
-    for name in named:
-        assert (folder / name).exists(), name
-    assert len(list((folder / "sweep").glob("*content_weight=*.png"))) == 3
-    assert len(list((folder / "masked").glob("photo__*.png"))) == 1
+    assert len(set(ran)) == len(ran)
+    if ran:
+        pattern = rf"`((?:{'|'.join(ran)})/[\w./]+)`"
+        for name in set(re.findall(pattern, page.read_text("utf-8"))):
+            assert (folder / name).exists(), name
+    if page.stem == "command_line":
+        assert len(ran) > 6
+        assert len(list((folder / "sweep").glob("*content_weight=*.png"))) == 3
+        assert len(list((folder / "masked").glob("photo__*.png"))) == 1
+
+
+def test_every_command_that_is_run_elsewhere_is_shown():
+    shown = [" ".join(arguments) for page in PAGES for arguments in commands(page)]
+    for start, reason in ELSEWHERE.items():
+        assert any(line.startswith(start) for line in shown), start
+        for name in re.findall(r"test_\w+\.py", reason):
+            assert (ROOT / "tests" / name).exists(), name
 
 
 def test_every_benchmark_that_is_named_is_run_by_a_test():
@@ -183,9 +262,8 @@ def test_every_benchmark_that_is_named_is_run_by_a_test():
         named.check(test, about=name)
 
 
-def test_every_benchmark_and_flag_of_the_guide_exists():
-    pages = [GUIDE / "benchmarks.md", DOCS / "benchmarks.md", ROOT / "README.md"]
-    found = [line for page in pages for line in commands(page) if "-m" in line]
+def test_every_benchmark_and_flag_of_the_pages_exists():
+    found = [line for page in PAGES for line in commands(page) if "-m" in line]
     found = [line[line.index("-m") + 1 :] for line in found]
     assert len(found) > 10
     for module, *arguments in found:
@@ -217,7 +295,7 @@ def found_in_package(name):
 
 
 def test_links_lead_somewhere():
-    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
     assert len(pages) > 8
     notebook = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
     texts = {page: page.read_text("utf-8") for page in pages}
@@ -241,5 +319,12 @@ def test_the_site_has_every_page():
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
     listed = re.findall(r"^ +- .+: (\S+\.md)", text, re.M)
     there = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
-    # These two lie elsewhere: see scripts/docs_hooks.py.
-    assert sorted(listed) == sorted(there | {"index.md", "weights.md"})
+    # These lie elsewhere: see scripts/docs_hooks.py.
+    elsewhere = {"index.md", "changelog.md", "contributing.md", "weights.md"}
+    assert sorted(listed) == sorted(there | elsewhere)
+
+
+def test_no_sentence_begins_with_of():
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        found = re.findall(r"(?:^|[.;:] )Of .*", page.read_text("utf-8"), re.M)
+        assert not found, f"{page.name}: {found}"

@@ -130,7 +130,7 @@ def test_every_flag_is_in_one_group_with_its_default():
         assert_shown(re.search(r"\(default: ([^()]*)\)$", found[name][1])[1], wanted)
     # What the preset does not have has the default of whoever does.
     assert found["beta1"][1].endswith("(default: 0.9)")
-    assert found["output_dir"] == ("FOLDER", "folder that the pictures go to (default: out)")
+    assert found["output_dir"] == ("FOLDER", "folder for the pictures (default: out)")
     assert found["size"][0] == "PIXELS" and found["learning_rate"][0] == "LEVELS,..."
     assert found["content_weight"][0] == "X,..." and found["clip"][0] == ""
     several = {name for name, (value, _) in found.items() if value.endswith(",...")}
@@ -142,7 +142,7 @@ def test_every_flag_is_in_one_group_with_its_default():
 
 
 def test_the_page_of_flags_is_what_they_say():
-    page = pathlib.Path(__file__).parent.parent / "docs" / "flags.md"
+    page = pathlib.Path(__file__).parent.parent / "docs" / "guide" / "flags.md"
     made = flags_page(flags.FLAGS, presets["default"])
     assert page.read_text("utf-8") == made, "run scripts/flags_page.py"
     assert made.count("| `--") == len([*itertools.chain(*groups().values())])
@@ -192,7 +192,7 @@ def test_every_preset_is_described_by_what_it_changes(run, capsys):
         assert fields[name].keys() == own.keys()
         for field, value in own.items():
             assert_shown(fields[name][field], value)
-    assert common.strip() == "All else is as in the default."
+    assert common.strip() == "Other settings are those of the default."
 
 
 @pytest.mark.parametrize("flag", ["--model=vgg16", "--model=vgg19", "--weights=vgg16.h5"])
