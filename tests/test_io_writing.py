@@ -106,7 +106,31 @@ def test_sixteen_bits(tmp_path, picture, alpha, name, transparent):
     with Image.open(path) as seen:  # and as everyone else sees it, by the upper byte
         assert seen.mode == ("RGBA" if transparent else "RGB") and seen.format in ("PNG", "TIFF")
         np.testing.assert_array_equal(np.asarray(seen), found >> 8)
+        if seen.format == "TIFF":  # no program, date, person or computer
+            assert not {305, 306, 315, 316} & set(seen.tag_v2)
     assert read_text(path) == "so"
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_pillow_still_has_no_16_bit_colour(channels):
+    """If this fails, Pillow can write 16-bit PNG, and `deep_color.write_png` can go."""
+    with pytest.raises(TypeError, match="Cannot handle this data type"):
+        Image.fromarray(np.zeros((4, 4, channels), np.uint16))
+
+
+def test_text_beyond_ascii_does_not_stop_a_tiff(tmp_path, picture):
+    write_image(tmp_path / "a.tiff", picture, bits=16, text="caf\u00e9")
+    assert read_text(tmp_path / "a.tiff") == "caf?"
+
+
+def test_a_large_tiff_is_read_back_whole(tmp_path, rng):
+    """Pictures above some hundred kilobytes are compressed in several strips."""
+    picture = rng.random((300, 400, 3), np.float32)
+    write_image(tmp_path / "a.tiff", picture, bits=16)
+    found = tiff_samples(tmp_path / "a.tiff")
+    np.testing.assert_array_equal(found, np.rint(picture * np.float32(65535)))
+    with Image.open(tmp_path / "a.tiff") as seen:
+        np.testing.assert_array_equal(np.asarray(seen), found >> 8)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])

@@ -37,7 +37,8 @@ def test_the_wheel_carries_weights_types_and_licence(distributions):
     names = set(zipfile.ZipFile(distributions[0]).namelist())
     for name in ("vgg16.h5", "vgg19.h5", "SHA256SUMS", "README.md"):
         assert f"nst_jax/bundled/{name}" in names
-    assert {"nst_jax/py.typed", "nst_jax/cli/look/page.css"} <= names
+    assert "nst_jax/py.typed" in names
+    assert {f"nst_jax/cli/look/page.{kind}" for kind in ("css", "html", "js")} <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "scripts/", "weights/")) for name in names)
 

@@ -1,1 +1,1 @@
-"""Files: pictures in and out, checkpoints, and writing that is whole or not at all."""
+"""Files: pictures, checkpoints, and writing that leaves a whole file or none."""

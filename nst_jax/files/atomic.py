@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all, and saying in one line why they don't."""
+"""Writes files so that they appear whole or not at all. Errors are one line that says why."""
 
 import contextlib
 import io
@@ -11,12 +11,20 @@ from typing import Any
 
 
 class FileError(ValueError):
-    """A file that cannot be read or written; the message is one line naming it."""
+    """A file cannot be read or written. The message is one line that names the file."""
 
 
 @contextlib.contextmanager
 def writing(path: Path, *, error: type[FileError] = FileError) -> Iterator[None]:
-    """Turns what goes wrong in writing a file into an `error`, one line that names it."""
+    """Turns an `OSError` or a `ValueError` of the block into an `error`.
+
+    Args:
+      path: the file or folder that the block writes; the message names it.
+      error: the class of the error to raise.
+
+    Raises:
+      error: the block failed. The message is one line.
+    """
     try:
         yield
     except FileError:
@@ -27,17 +35,23 @@ def writing(path: Path, *, error: type[FileError] = FileError) -> Iterator[None]
 
 @contextlib.contextmanager
 def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.BytesIO]:
-    """What is written to the buffer given takes the place of `path` once all of it is on disk;
-    missing folders are made.
+    """Replaces a file by what the block writes to a buffer.
 
-    A buffer and not the file itself, since Pillow takes a write for whole of which a full disk
-    took only the beginning.
+    The file changes only when all bytes are on disk. Missing folders are made.
+
+    Args:
+      path: the file.
+      error: the class of the error to raise.
+
+    Yields:
+      The buffer. It is not the file itself: on a full disk Pillow reports success although only
+      the beginning was written.
 
     Raises:
-      error: it cannot be written; what was there before is still there.
+      error: the file cannot be written; a file that was there before stays as it was.
     """
-    # In the same folder, since a file is replaced atomically only within one file system. What a
-    # process that is killed leaves is replaced when its file is written again.
+    # In the same folder, because a file is replaced atomically only within one file system. If the
+    # process is killed, the temporary file stays until `path` is written again.
     temporary = path.with_name(f".{short(path.name)}.tmp")
     with writing(path, error=error):
         try:
@@ -55,12 +69,12 @@ def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.
 
 
 def short(name: str) -> str:
-    """The beginning of a name that is too long for a disk, which has 255 bytes for it."""
+    """Returns the first 200 bytes of a name: a file's name has at most 255 on most disks."""
     return os.fsencode(name)[:200].decode("utf-8", "ignore")
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Names with a number behind those that came before, so that no file hides another."""
+    """Returns the names with a number added to repeated ones, so that no file replaces another."""
     found: dict[str, None] = {}  # quick to look up, and in order
     for name in names:
         candidate, number = name, 1
@@ -72,15 +86,24 @@ def unique(names: Sequence[str]) -> list[str]:
 
 
 def check_folder(folder: Path) -> None:
-    """Makes a folder where there is none, and refuses one that takes no files."""
+    """Makes a folder if it is missing, and checks that files can be written there.
+
+    Raises:
+      FileError: the folder cannot be made, or takes no files.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
 
 
 def check_place(folder: Path) -> None:
-    """Refuses a folder that takes no files, or where none can be made; unlike `check_folder` it
-    leaves nothing behind."""
+    """Checks that files can be written to a folder, or that the folder can be made.
+
+    Unlike `check_folder`, it leaves nothing behind.
+
+    Raises:
+      FileError: the folder, or the nearest folder above it, takes no files.
+    """
     with writing(folder):
         folder = folder.absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -88,10 +111,10 @@ def check_place(folder: Path) -> None:
 
 
 def from_json(text: str | bytes) -> Any:
-    """What a text in JSON says; who calls it names the file.
+    """Parses JSON. The caller names the file in its own message.
 
     Raises:
-      ValueError: it is no JSON, or nested more deeply than Python reads.
+      ValueError: the text is not JSON, or is nested more deeply than Python can read.
     """
     try:
         return json.loads(text)
@@ -100,6 +123,6 @@ def from_json(text: str | bytes) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, on one line and without repeating the file's name."""
+    """Returns an error's message on one line. The message of an `OSError` omits the file's name."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())

@@ -1,8 +1,8 @@
-"""Checkpoints of a run in a folder, through orbax.
+"""Saves the checkpoints of a run in a folder, by orbax.
 
-A checkpoint is there as a whole or not at all. It is written while the run goes on. The newest two
-are kept. Each has the SHA-256 of its files, so that a damaged one is found and passed over: orbax
-reads a damaged one, and may then give other numbers.
+A checkpoint appears whole or not at all. It is written while the run continues, and the newest two
+are kept. Each checkpoint holds the SHA-256 of its files, so that a damaged one is found and
+skipped. Without them, orbax may read a damaged checkpoint without an error and give wrong numbers.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,28 +21,41 @@ import numpy as np
 from nst_jax import optimize, sharding
 from nst_jax.files.atomic import FileError, from_json, reason, replacing
 
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
 KEPT = 2
+"""How many checkpoints are kept."""
+
 SETTINGS = "settings.json"
-ITEMS = ("states", "history")  # of a checkpoint, a folder each
-SUMS = "SHA256SUMS"  # of the files of an item
+"""The file with the settings of the run, in the folder of its checkpoints."""
+
+ITEMS = ("states", "history")
+"""The parts of a checkpoint, each a folder."""
+
+SUMS = "SHA256SUMS"
+"""The file with the sums of an item's files, in the item's folder."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: `stylize(..., resume=c.latest(), callback=c)`.
+    """Saves and finds the checkpoints of one run.
 
-    As a context manager it closes itself, and then waits until the last checkpoint is on disk.
+    Use it as `stylize(..., resume=checkpoints.latest(), callback=checkpoints)`. It is a context
+    manager, which at its end waits until the last checkpoint is on disk.
 
     Args:
-      folder: where they go. It is made with the first step. None keeps no checkpoints.
-      settings: what defines the run, in JSON's types.
+      folder: the folder of the checkpoints, made after the first step; None saves nothing.
+      settings: the settings that define the run, in JSON's types.
       every: steps from one checkpoint to the next.
 
     Attributes:
-      begun: whether an earlier run began here, with a checkpoint or without.
-      damaged: the steps of the damaged checkpoints that `latest` passed over.
+      folder: the folder's absolute path, or None.
+      begun: whether an earlier run began in this folder, with or without a checkpoint.
+      damaged: the steps of the damaged checkpoints that `latest` skipped.
 
     Raises:
-      ValueError: the folder holds those of a run with other settings, or of an unknown one.
+      ValueError: `every` is less than 1, or the folder holds checkpoints of a run with other
+        settings or with unknown ones.
     """
 
     def __init__(
@@ -52,10 +65,10 @@ class Checkpoints:
             raise ValueError(f"every must be at least 1, got {every}")
         self.folder = None if folder is None else pathlib.Path(folder).absolute()
         self._every = every
-        self._settings = json.loads(json.dumps(settings))  # tuples are lists there, too
+        self._settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         self.begun = self._is_begun()
         self.damaged: list[int] = []
-        self._manager = None
+        self._manager: ocp.CheckpointManager | None = None
         self._parts: list[Mapping[str, np.ndarray]] = []
         self._saved = False
 
@@ -66,16 +79,23 @@ class Checkpoints:
         self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Waits until all is on disk; `error` is what ended the run, if anything did."""
+        """Waits until the last checkpoint is on disk, and closes orbax's manager.
+
+        Args:
+          error: the error that ended the run, or None. With an error, a failure to write is not
+            reported, so that it does not hide that error.
+
+        Raises:
+          FileError: `error` is None and the checkpoint cannot be written.
+        """
         if self._manager is not None:
-            # Of an error already there, that another file cannot be written is no news.
-            quietly = contextlib.suppress(FileError if error else ())
-            with quietly, self._writing():
-                self._manager.close()  # waits for what is being written
+            hidden = () if error is None else (FileError,)
+            with contextlib.suppress(*hidden), self._writing():
+                self._manager.close()  # waits for the write in progress
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns whatever orbax and what it builds on raise into a line that names the folder."""
+        """Turns any error of orbax or its dependencies into one line that names the folder."""
         try:
             yield
         except FileError:
@@ -83,14 +103,16 @@ class Checkpoints:
         except Exception as error:
             raise FileError(f"{self.folder}: cannot be written: {_reason(error)}") from error
 
-    def _open(self):
-        """orbax's manager of the folder."""
+    def _open(self) -> "ocp.CheckpointManager":
+        """Returns orbax's manager of the folder, made at the first call."""
         if self._manager is not None:
             return self._manager
-        import orbax.checkpoint as ocp  # takes half a second, which other runs can do without
+        import orbax.checkpoint as ocp  # takes half a second, so only runs with checkpoints do it
 
+        assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
-        # What the processes of a run share, the first of them writes.
+        # Each process has a manager of its own, so that no process waits for another one. Only
+        # the first process writes.
         process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"{process}"
@@ -113,13 +135,16 @@ class Checkpoints:
         return self._manager
 
     def latest(self) -> optimize.Checkpoint | None:
-        """The newest checkpoint that is whole; None where there is none yet.
+        """Returns the newest checkpoint that is not damaged; None if there is no checkpoint.
+
+        Newer checkpoints that are damaged are deleted.
 
         Raises:
-          ValueError: there are some, and all are damaged.
+          ValueError: all checkpoints are damaged.
         """
         if not self.begun:
             return None
+        assert self.folder is not None
         manager = self._open()
         steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
@@ -129,18 +154,24 @@ class Checkpoints:
             self.damaged = steps[: steps.index(step)]
             if jax.process_index() == 0:
                 for damaged in self.damaged:
-                    manager.delete(damaged)  # the run comes there again
+                    manager.delete(damaged)  # the run will save these steps again
             self._parts = [found.history]
             return found
         if steps:
-            raise ValueError(f"{self.folder}: its checkpoints are damaged: delete it to begin anew")
+            raise ValueError(
+                f"{self.folder}: all checkpoints are damaged: delete the folder to start again"
+            )
         return None
 
     def __call__(self, progress: optimize.Progress) -> None:
-        """Follows a run, and saves where it is time to."""
+        """Follows a run as its callback: saves every `every` steps, and at the end.
+
+        Raises:
+          FileError: the checkpoint cannot be written.
+        """
         if self.folder is None:
             return
-        if not self.begun:  # with the first step: what is refused before it leaves nothing here
+        if not self.begun:  # only now, so that a run refused before its first step leaves no file
             if jax.process_index() == 0:
                 with replacing(self.folder / SETTINGS) as file:
                     file.write(json.dumps(self._settings, indent=2).encode())
@@ -152,11 +183,15 @@ class Checkpoints:
             self.save(progress)
 
     def save(self, progress: optimize.Progress) -> None:
-        """Saves now what `__call__` has followed."""
+        """Saves a checkpoint now. `__call__` must have seen all steps up to this one.
+
+        Raises:
+          FileError: the checkpoint cannot be written, or the folder holds a later one.
+        """
         if self.folder is None:
             return
         step = progress.step
-        # A copy: the next dispatch takes the states' memory.
+        # Copies, because the next dispatch reuses the memory of the states.
         leaves = [np.array(sharding.to_host(leaf)) for leaf in jax.tree.leaves(progress.states)]
         manager = self._open()
         if jax.process_index() or manager.latest_step() == step:
@@ -173,36 +208,47 @@ class Checkpoints:
         )
         with self._writing():
             manager.wait_until_finished()
-            if not manager.save(step, args=items):  # orbax goes only forward
+            if not manager.save(step, args=items):  # orbax refuses steps before its latest
                 raise FileError(
-                    f"{self.folder} holds a later checkpoint than that of step {step}, which "
-                    "is not saved: choose another folder, or empty this one"
+                    f"{self.folder} holds a later checkpoint than step {step}, so this step was "
+                    "not saved: choose another folder, or empty this one"
                 )
-        if not self._saved:  # what keeps all of them from being written is told by the first
+        if not self._saved:  # wait for the first one: if it cannot be written, none can
             self.wait()
         self._saved = True
 
     def wait(self) -> None:
-        """Until what was saved is on disk."""
+        """Waits until the last saved checkpoint is on disk.
+
+        Raises:
+          FileError: it cannot be written.
+        """
         if self._manager is not None:
             with self._writing():
                 self._manager.wait_until_finished()
 
     def _read(self, step: int) -> optimize.Checkpoint:
+        """Reads the checkpoint of a step."""
         from orbax.checkpoint import args
 
         restore = args.Composite(states=args.StandardRestore(), history=args.StandardRestore())
         found = self._open().restore(step, args=restore)
-        leaves = [np.asarray(found.states[name]) for name in sorted(found.states)]
-        history = {name: np.asarray(rows) for name, rows in found.history.items()}
+        states, history = found["states"], found["history"]
+        leaves = [np.asarray(states[name]) for name in sorted(states)]
+        history = {name: np.asarray(rows) for name, rows in history.items()}
         return optimize.Checkpoint(step, leaves, history)
 
     def _is_begun(self) -> bool:
+        """Returns whether a run with these settings began in the folder.
+
+        Raises:
+          ValueError: the folder holds checkpoints of another run, or its settings cannot be read.
+        """
         if self.folder is None:
             return False
         path = self.folder / SETTINGS
         if not path.exists():
-            # Of which run they are, nobody knows; and beside newer ones nothing would be saved.
+            # Nobody knows which run they belong to. If they are later ones, orbax would not save.
             if any(step.name.isdigit() for step in self.folder.glob("[0-9]*")):
                 raise ValueError(
                     f"{self.folder} holds checkpoints without their {SETTINGS}: choose another "
@@ -224,20 +270,21 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong; of a chain of errors that ends with the system's words only these."""
+    """Returns an error's message on one line: the system's own words alone, if it holds some."""
     text = reason(error)
     return next((words for words in map(os.strerror, errno.errorcode) if words in text), text)
 
 
 @functools.cache
 def _summed_handler() -> type:
-    """orbax's handler of trees that seals what it writes; orbax is imported when it is needed."""
+    """Returns the class of orbax's handler that adds sums. It imports orbax only when called."""
     import orbax.checkpoint as ocp
 
     class Summed(ocp.StandardCheckpointHandler):
-        """Writes the sums last, before orbax gives the folder its name."""
+        """orbax's handler of trees that also writes the sums of the files."""
 
         def finalize(self, directory):
+            # The sums come last, just before orbax gives the folder its final name.
             super().finalize(directory)
             folder = pathlib.Path(directory)
             lines = [f"{digest}  {name}\n" for name, digest in _digests(folder).items()]
@@ -247,7 +294,7 @@ def _summed_handler() -> type:
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of each file of a folder, by its name there."""
+    """Returns the SHA-256 of each file of a folder, by the file's path in the folder."""
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != SUMS:
@@ -258,7 +305,7 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _intact(folder: pathlib.Path) -> bool:
-    """Whether the files of a folder are as they were written."""
+    """Returns whether the files of an item still have the sums that were written with them."""
     try:
         lines = (folder / SUMS).read_text("utf-8", errors="replace").splitlines()
     except OSError:
@@ -268,7 +315,13 @@ def _intact(folder: pathlib.Path) -> bool:
 
 
 def differences(before: Mapping, now: Mapping, *, most: int = 3) -> str:
-    """How settings differ, such as "steps (2 there, 3 now)"; nothing where they don't."""
+    """Says how settings differ, such as "steps (2 there, 3 now)"; "" if they are equal.
+
+    Args:
+      before: the settings on disk.
+      now: the settings of this run.
+      most: how many names are told; the others are counted.
+    """
     names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
     told = [f"{name} ({before.get(name)} there, {now.get(name)} now)" for name in names[:most]]
     return ", ".join(told) + (f" and {len(names) - most} more" if len(names) > most else "")

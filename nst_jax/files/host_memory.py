@@ -1,16 +1,20 @@
-"""What memory the operating system has left for this process."""
+"""Tells how much memory the operating system has left for this process."""
 
 import os
 from pathlib import Path
 
 GIB = 2**30
+"""Bytes in a GiB."""
 
-ROOT = Path("/")  # below it the operating system tells what there is
+ROOT = Path("/")
+"""Where `proc` and `sys` lie. Tests put another folder in its place."""
 
 
 def host_bytes() -> int | None:
-    """What this process may still take, by the operating system and by the limits of a container;
-    None where neither says so."""
+    """Returns how many bytes this process may still take; None if the system does not tell.
+
+    It is the least of what the operating system and the limits of a container leave.
+    """
     found = _left_by_control_groups()
     meminfo = ROOT / "proc/meminfo"
     if meminfo.exists():
@@ -23,11 +27,11 @@ def host_bytes() -> int | None:
 
 
 def _left_by_control_groups() -> list[int]:
-    """What each limit on this process's control group, and on those around it, leaves."""
+    """Returns the bytes left by each limit on this process's control group and its parents."""
     top = own = ROOT / "sys/fs/cgroup"
     if (ROOT / "proc/self/cgroup").exists():
         for line in (ROOT / "proc/self/cgroup").read_text().splitlines():
-            if line.startswith("0::/"):  # of version 2
+            if line.startswith("0::/"):  # control groups of version 2
                 own = top / line.removeprefix("0::/")
     second = ("memory.max", "memory.current", "memory.stat", "inactive_file")
     first = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_inactive_file")
@@ -38,7 +42,7 @@ def _left_by_control_groups() -> list[int]:
         if all(path.exists() for path in paths):
             texts = [path.read_text().strip() for path in paths]
             if texts[0] != "max":
-                # Files kept in memory make room when it is wanted.
+                # The system frees inactive cached files when memory runs short.
                 kept = dict(line.split() for line in texts[2].splitlines()).get(cache, 0)
                 found.append(int(texts[0]) - int(texts[1]) + int(kept))
     return found

@@ -1,9 +1,9 @@
-"""Reading and writing of image files: the only code that knows their formats.
+"""Reads and writes image files. No other code knows their formats.
 
-An image is a float array of sRGB values (gamma encoded, not linear light) in [0, 1], RGB
-order, `[H, W, 3]`. Rounding and clipping to integers happens in `_levels` and nowhere else.
+An image is a float array `[H, W, 3]` of sRGB values (gamma encoded, not linear light) in [0, 1],
+in RGB order. Only `_levels` clips and rounds to integers.
 
-What is written is tagged as sRGB, and may carry a text in the EXIF tag ImageDescription, the one
+Written files are tagged as sRGB. They may carry a text in the EXIF tag ImageDescription, the one
 place that all formats have.
 """
 
@@ -16,9 +16,10 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from jax.typing import ArrayLike
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from nst_jax.files import deep_color, host_memory, icc
@@ -28,6 +29,7 @@ __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "MIN_SIDE",
+    "Bits",
     "Format",
     "ImageError",
     "read_image",
@@ -46,44 +48,51 @@ MIN_SIDE = 32
 """The shortest side that is read, in pixels: five halvings leave one position."""
 
 MAX_PIXELS = 300_000_000
-"""The most pixels, height times width, that are read unless told otherwise."""
+"""The default limit of the pixels (height times width) of a file that is read."""
 
-# Bytes a pixel that reading takes at most, result included: measured on every mode (31, 38 and 47).
+Bits = Literal[8, 16]
+"""Bits of a channel in a written file."""
+
+# An upper limit of the memory that reading takes, in bytes a pixel, with the result. Measured over
+# all modes: 31, 38 and 47.
 _BYTES = 35
 _BYTES_OF_DEEP_GREY = 45
 _BYTES_OF_TRANSPARENT = 50
-# What takes less is read without asking what memory there is.
+# Pictures that take fewer bytes are read without a check of the free memory.
 _LITTLE = 2**28
 
 _READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
 
+# Options of Pillow's `save`.
 _JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
 _TIFF = {"format": "TIFF", "compression": "tiff_adobe_deflate"}
-_WRITABLE = {
+_WRITABLE: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    # Exact: the colours of transparent parts are kept too.
+    # `exact` keeps the colours of transparent parts.
     ".webp": {"format": "WEBP", "lossless": True, "exact": True},
     ".tif": _TIFF,
     ".tiff": _TIFF,
 }
+# What writes 16 bits a channel.
+_DEEP = {"PNG": deep_color.write_png, "TIFF": deep_color.write_tiff}
 
 
 class Format(NamedTuple):
-    """A kind of picture file.
+    """A kind of picture file that the command writes, with its limits.
 
     Attributes:
-      suffix: what its names end in.
-      bits: of each channel.
-      alpha: whether it holds transparency.
-      longest_side: that it can have, in pixels.
-      most_pixels: that it can have.
-      longest_text: that it can carry, in bytes.
+      suffix: the end of the file's name, such as ".png".
+      bits: bits of a channel.
+      alpha: whether the file holds transparency.
+      longest_side: the most pixels on a side.
+      most_pixels: the most pixels, height times width.
+      longest_text: the most bytes of text.
     """
 
     suffix: str
-    bits: int = 8
+    bits: Bits = 8
     alpha: bool = True
     longest_side: float = math.inf
     most_pixels: float = math.inf
@@ -93,46 +102,47 @@ class Format(NamedTuple):
 FORMATS = {
     "png": Format(".png"),
     "png16": Format(".png", bits=16),
-    # EXIF is one segment of a JPEG, whose length is of 16 bits.
+    # EXIF is one segment of a JPEG, and a segment's length is a number of 16 bits.
     "jpg": Format(".jpg", alpha=False, longest_side=65_500, longest_text=65_000),
     "webp": Format(".webp", longest_side=16_383),
-    # Its offsets are of 32 bits, and a pixel takes up to 8 bytes before it is compressed.
+    # A TIFF's offsets are numbers of 32 bits. A pixel takes up to 8 bytes if it does not compress.
     "tiff": Format(".tiff", bits=16, most_pixels=2**29 - 2**20),
 }
-"""The kinds of files that the command writes."""
+"""The kinds of files that the command writes, by the names that its flag takes."""
 
 _log = logging.getLogger(__name__)
 _pillow_limit = threading.Lock()
 
 
 class ImageError(FileError):
-    """An image file that cannot be read or written; the message is one line naming it."""
+    """An image file cannot be read or written. The message is one line that names the file."""
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file as sRGB.
 
-    The EXIF orientation is applied, an embedded colour profile is converted to sRGB (a broken
-    one is ignored with a logged warning), transparent parts are laid on white, and of an
-    animation or a file of several pages the first is read. CMYK without a profile becomes
-    (1 - C)(1 - K) and so on.
-
-    Grey of 16 bits keeps all of them. Colour of 16 bits a channel, and 16-bit grey with an
-    alpha channel, come with their upper 8 bits only: Pillow holds no more. Floating-point
-    files are taken as grey sRGB values in [0, 1].
+    - The EXIF orientation is applied.
+    - An embedded colour profile is converted to sRGB. A broken one is ignored, with a logged
+      warning.
+    - Transparent parts are laid on white.
+    - From an animation, or a file with several pages, the first picture is read.
+    - CMYK without a profile becomes (1 - C)(1 - K) for red, and so on.
+    - 16-bit grey keeps its 16 bits. 16-bit colour, and 16-bit grey with alpha, keep only the upper
+      8 bits: Pillow holds no more.
+    - Floating-point files are grey sRGB values in [0, 1].
 
     Args:
       path: a PNG, JPEG, WebP, TIFF, GIF, BMP, PPM/PGM/PFM, AVIF or JPEG 2000 file.
-      max_pixels: the most pixels (height times width) to accept. The file's header is held
-        against it, and against the memory that there is, before anything is decoded.
+      max_pixels: the most pixels (height times width) to accept. The size in the file's header is
+        compared with it, and with the free memory, before anything is decoded.
 
     Returns:
       float32 `[H, W, 3]`, values in [0, 1].
 
     Raises:
-      ImageError: the file is missing, a folder, empty, not an image, broken, smaller than
-        `MIN_SIDE` on a side, larger than `max_pixels` or than memory, or holds values out of
-        range.
+      ImageError: the file is missing, a folder, empty, not an image or broken; it is smaller than
+        `MIN_SIDE` on a side, larger than `max_pixels`, or too large for the free memory; or it
+        holds values out of range.
       ValueError: `max_pixels` is not positive.
     """
     return read_with_alpha(path, max_pixels=max_pixels)[0]
@@ -141,13 +151,13 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 def read_with_alpha(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads an image file as `read_image` does, and its transparency beside it.
+    """Reads an image file as `read_image` does, together with its transparency.
 
-    Args and errors are those of `read_image`.
+    Arguments and errors are those of `read_image`.
 
     Returns:
-      The picture laid on white, float32 `[H, W, 3]` in [0, 1], and its alpha, float32 `[H, W]`,
-      1 where it is opaque; None where all of it is.
+      (image, alpha). The image is laid on white, float32 `[H, W, 3]` in [0, 1]. The alpha is
+      float32 `[H, W]` in [0, 1], 1 where the picture is opaque; it is None if all of it is opaque.
     """
     if max_pixels < 1:
         raise ValueError(f"max_pixels: wanted a positive number, got {max_pixels}")
@@ -156,7 +166,7 @@ def read_with_alpha(
     profile = icc.embedded(picture, path)
     if _is_deep_grey(picture):
         values, opaque = _deep_grey(picture, path)
-        # A profile of grey is a curve; reading between its 256 points keeps the precision.
+        # A grey profile is a curve. Interpolation between its 256 points keeps the precision.
         ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
         curve = icc.srgb(ramp, profile, path)[0]
         grid = np.linspace(0, 1, 256)
@@ -168,17 +178,17 @@ def read_with_alpha(
         return icc.srgb(picture, profile, path), None
     rgba = picture.convert("RGBA")
     alpha = np.asarray(rgba.getchannel("A"), np.float32)[..., None] / 255
-    # The alpha channel of grey goes, but grey it stays: its profile may be a grey one.
+    # Grey without its alpha channel stays grey, because its profile may be for grey.
     bare = rgba.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
     image = icc.srgb(bare, profile, path) * alpha + (1 - alpha)
     return image, None if alpha.min() == 1 else alpha[..., 0]
 
 
 def read_text(path: str | os.PathLike[str]) -> str | None:
-    """The text that a picture carries in its EXIF tag ImageDescription, or None.
+    """Returns the text in a picture's EXIF tag ImageDescription; None if there is none.
 
     Raises:
-      ImageError: the file is missing or no image.
+      ImageError: the file is missing or is not an image.
     """
     with _opened(Path(path), MAX_PIXELS) as picture:
         text = picture.getexif().get(ExifTags.Base.ImageDescription)
@@ -186,36 +196,39 @@ def read_text(path: str | os.PathLike[str]) -> str | None:
 
 
 def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """The height and width that `read_image` would give, from the file's header; only PNG files,
-    whose orientation may come last, are read whole.
+    """Returns the height and width of the image that `read_image` would give.
 
-    Args and errors are those of `read_image`; that what comes after the header is broken is found
-    only there.
+    Only the file's header is read. A PNG is read whole, because its orientation may come last.
+
+    Arguments and errors are those of `read_image`. Damage after the header is not found here.
     """
     path = Path(path)
     with _opened(path, max_pixels) as picture:
         _check(picture, path)
         on_its_side = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        if on_its_side and picture.format != "TIFF":  # whose size Pillow gives upright
+        if on_its_side and picture.format != "TIFF":  # of a TIFF, Pillow gives the upright size
             return picture.size
         return picture.height, picture.width
 
 
 def suffixes() -> frozenset[str]:
-    """What the names of files end in that `read_image` knows, such as ".jpg"."""
+    """Returns the suffixes of the files that `read_image` reads, such as ".jpg"."""
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, name in known.items() if name in _READABLE)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`image.resize` by Pillow, which computes the same, without a program for every shape.
+    """Resizes an image as `nst_jax.image.resize` does, by Pillow.
+
+    Pillow computes the same values. It compiles no program for each pair of shapes.
 
     Args:
       image: float32 `[H, W, 3]`, sRGB in [0, 1].
-      height, width: wanted, in pixels, at least 1.
+      height: of the result, in pixels, at least 1.
+      width: of the result, in pixels, at least 1.
 
     Returns:
-      float32 `[height, width, 3]`, clipped to [0, 1]; the image untouched when it has that size.
+      float32 `[height, width, 3]`, clipped to [0, 1]. An image of that size is returned as it is.
     """
     if image.shape[:2] == (height, width):
         return image
@@ -228,14 +241,16 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(np.stack([np.asarray(channel) for channel in channels], -1), 0, 1)
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Rounds an image to 8 bits: values outside [0, 1] are clipped, NaN becomes 0.
+def to_uint8(image: ArrayLike) -> np.ndarray:
+    """Rounds an image to 8 bits a channel.
+
+    Values outside [0, 1] are clipped, and NaN becomes 0.
 
     Args:
       image: float `[..., H, W, 3]`, sRGB, nominally in [0, 1].
 
     Returns:
-      uint8 `[..., H, W, 3]`: the nearest of the 256 levels.
+      uint8 `[..., H, W, 3]`, the nearest of the 256 levels.
 
     Raises:
       TypeError: `image` is not float16, float32 or float64.
@@ -247,49 +262,51 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return _levels(image, 8)
 
 
-def _levels(image: np.ndarray, bits: int) -> np.ndarray:
-    """The nearest of 2^bits levels, in unsigned integers."""
+def _levels(image: np.ndarray, bits: Bits) -> np.ndarray:
+    """Returns the nearest of 2^bits levels as unsigned integers."""
     if not np.issubdtype(image.dtype, np.floating):
         raise TypeError(f"image: wanted float16, float32 or float64, got {image.dtype}")
-    # In half precision the product would be rounded before np.rint sees it.
+    # In half precision the product itself would be rounded, before `np.rint`.
     clipped = np.clip(np.nan_to_num(image, nan=0.0), 0, 1).astype(np.float32)
     return np.rint(clipped * (2**bits - 1)).astype(f"uint{bits}")
 
 
 def write_image(
     path: str | os.PathLike[str],
-    image: np.ndarray,
+    image: ArrayLike,
     *,
-    alpha: np.ndarray | None = None,
-    bits: int = 8,
+    alpha: ArrayLike | None = None,
+    bits: Bits = 8,
     text: str | None = None,
 ) -> None:
-    """Writes one image, in the format that the extension names, tagged as sRGB.
+    """Writes one image in the format that the file's extension names, tagged as sRGB.
 
-    PNG, WebP and TIFF hold the integers exactly; JPEG is written at quality 95 with full
-    colour resolution. Missing folders are made. The file appears whole or not at all: an
-    existing one stays as it was until the new one is complete.
+    PNG, WebP and TIFF hold the integers exactly. JPEG has quality 95 and full colour resolution.
+    Missing folders are made. The file appears whole or not at all: an existing file stays as it
+    was until the new one is complete.
 
     Args:
       path: ends in .png, .jpg, .jpeg, .webp, .tif or .tiff.
-      image: float `[H, W, 3]`, sRGB in [0, 1], rounded and clipped as by `to_uint8`.
-      alpha: float `[H, W]` in [0, 1], 1 where the picture is opaque; left out of a JPEG, which
-        has no place for it.
-      bits: of each channel, 8, or 16 in PNG and TIFF.
-      text: ASCII for the EXIF tag ImageDescription, up to 65,000 bytes in a JPEG.
+      image: float `[H, W, 3]`, sRGB in [0, 1], clipped and rounded as by `to_uint8`.
+      alpha: float `[H, W]` in [0, 1], 1 where the picture is opaque. A JPEG has no place for it
+        and is written without it.
+      bits: bits of a channel: 8, or in PNG and TIFF also 16.
+      text: ASCII for the EXIF tag ImageDescription, at most 65,000 bytes in a JPEG.
 
     Raises:
-      ImageError: the extension is unknown or has no 16 bits, or the file cannot be written.
+      ImageError: the extension is unknown, its format has no 16 bits, or the file cannot be
+        written.
       TypeError: `image` is not float16, float32 or float64.
-      ValueError: `image` is not `[H, W, 3]` or has no pixels, or `alpha` is of another size.
+      ValueError: `image` is not `[H, W, 3]` or has no pixels, or `alpha` has another height or
+        width.
     """
     path = Path(path)
     options = _WRITABLE.get(path.suffix.lower())
     if options is None:
         known = ", ".join(_WRITABLE)
         raise ImageError(f"{path}: wanted one of {known}, got {path.suffix or 'no extension'}")
-    deep = {"PNG": deep_color.write_png, "TIFF": deep_color.write_tiff}.get(options["format"])
-    if bits not in (8, 16) or (bits == 16 and deep is None):
+    write_deep = _DEEP.get(options["format"])
+    if bits not in get_args(Bits) or (bits == 16 and write_deep is None):
         raise ImageError(f"{path}: wanted 8 bits a channel, or 16 in PNG and TIFF, got {bits}")
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
@@ -301,12 +318,11 @@ def write_image(
     if alpha is not None and options["format"] != "JPEG":
         image = np.concatenate([image, np.asarray(alpha, image.dtype)[..., None]], axis=-1)
     pixels = _levels(image, bits)
-    exif = Image.Exif()
-    if text is not None:
-        exif[ExifTags.Base.ImageDescription] = text
+    exif = deep_color.exif(text)
     with replacing(path, error=ImageError) as file:
         if bits == 16:
-            deep(file, pixels, exif)
+            assert write_deep is not None
+            write_deep(file, pixels, text=text)
         elif options["format"] == "PNG":
             tag = PngImagePlugin.PngInfo()
             tag.add(b"sRGB", deep_color.PERCEPTUAL)
@@ -316,7 +332,7 @@ def write_image(
             Image.fromarray(pixels).save(file, exif=exif, icc_profile=profile, **options)
 
 
-_ANIMATED = {
+_ANIMATED: dict[str, dict[str, Any]] = {
     ".gif": {"format": "GIF"},
     ".webp": {"format": "WEBP", "quality": 85, "method": 3},
 }
@@ -329,13 +345,15 @@ def write_animation(
     milliseconds: int = 80,
     hold: int = 2000,
 ) -> None:
-    """Writes pictures as an animation that plays for ever, atomically as `write_image`.
+    """Writes pictures as an animation that repeats for ever.
+
+    As with `write_image`, the file appears whole or not at all.
 
     Args:
       path: ends in .gif (256 colours a frame) or .webp (lossy).
-      frames: uint8 `[h, w, 3]` each; they are brought to the size of the last one.
-      milliseconds: that each is shown.
-      hold: milliseconds that the last one is shown.
+      frames: uint8 `[h, w, 3]` each. All are resized to the size of the last one.
+      milliseconds: how long each frame but the last is shown.
+      hold: how long the last frame is shown, in milliseconds.
 
     Raises:
       ImageError: the extension is unknown, or the file cannot be written.
@@ -365,8 +383,11 @@ def write_animation(
         )
 
 
-def to_jpeg(image: np.ndarray, *, longest: int) -> bytes:
-    """`image` `[H, W, 3]` in [0, 1] as a JPEG to look at, no side above `longest` pixels."""
+def to_jpeg(image: ArrayLike, *, longest: int) -> bytes:
+    """Returns an image `[H, W, 3]` in [0, 1] as a JPEG for a preview.
+
+    A larger image is reduced until no side is longer than `longest` pixels.
+    """
     picture = Image.fromarray(to_uint8(image))
     picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -375,7 +396,7 @@ def to_jpeg(image: np.ndarray, *, longest: int) -> bytes:
 
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
-    """Reads a file's first picture, upright, in whatever mode it has."""
+    """Decodes a file's first picture and turns it upright. Its mode is kept."""
     with _opened(path, max_pixels) as picture:
         _check(picture, path)
         picture.load()
@@ -383,8 +404,10 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
 
 
 def _check(picture: Image.Image, path: Path) -> None:
-    """Refuses by its header a picture that is too small for a network, or that would take more
-    memory than there is: a file of a megabyte may promise hundreds of megapixels."""
+    """Refuses a picture that is too small for the network or too large for the free memory.
+
+    The header is enough for that. A file of one megabyte may hold hundreds of megapixels.
+    """
     width, height = picture.size
     if min(width, height) < MIN_SIDE:
         raise ImageError(
@@ -404,19 +427,24 @@ def _check(picture: Image.Image, path: Path) -> None:
 
 
 def _bytes_a_pixel(picture: Image.Image) -> int:
+    """Returns the most memory that reading the picture takes, in bytes a pixel."""
     if _is_deep_grey(picture):
         return _BYTES_OF_DEEP_GREY
     return _BYTES_OF_TRANSPARENT if picture.has_transparency_data else _BYTES
 
 
 def _is_deep_grey(picture: Image.Image) -> bool:
+    """Returns whether the picture is grey of more than 8 bits, integers or floating point."""
     return picture.mode == "F" or picture.mode.startswith("I")
 
 
 @contextlib.contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """A file's first picture, known by its header; what decoding it raises is an `ImageError`."""
-    Image.init()  # an optional format that this Pillow was built without must not be named
+    """Opens a file's first picture, of which only the header is read.
+
+    Whatever the block raises, for example while it decodes the picture, becomes an `ImageError`.
+    """
+    Image.init()  # `Image.open` must not be given a format that this Pillow was built without
     formats = [name for name in _READABLE if name in Image.OPEN]
     try:
         with path.open("rb") as file, _pixel_limit(max_pixels), _warnings_logged(path):
@@ -431,13 +459,13 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         known = ", ".join(formats)
         raise ImageError(f"{path}: not an image in a known format ({known})") from None
-    except Exception as error:  # broken bytes make decoders raise nearly anything
+    except Exception as error:  # on broken bytes, decoders raise errors of many classes
         raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 @contextlib.contextmanager
 def _warnings_logged(path: Path) -> Iterator[None]:
-    """Logs what Pillow warns of, such as damaged EXIF data, once and by the file's name."""
+    """Logs each of Pillow's warnings once, with the file's name; for example of damaged EXIF."""
     with warnings.catch_warnings(record=True) as found:
         yield
     for message in dict.fromkeys(str(warning.message) for warning in found):
@@ -446,10 +474,10 @@ def _warnings_logged(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Makes `max_pixels` Pillow's own limit, with an error at it in place of a warning.
+    """Makes `max_pixels` Pillow's own limit. A larger picture is an error, not a warning.
 
-    Pillow checks the header of a file against a global, when opening it and for some formats
-    once more when decoding. So the global is set for the time of one reading, under a lock.
+    Pillow compares a file's header with a global variable: when it opens the file and, for some
+    formats, again when it decodes. So a lock is held while the variable is changed for one file.
     """
     with _pillow_limit, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -462,10 +490,10 @@ def _pixel_limit(max_pixels: int) -> Iterator[None]:
 
 
 def _deep_grey(picture: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Grey of more than 8 bits: values in [0, 1] and which are opaque, both `[H, W]`."""
+    """Returns grey of more than 8 bits as (values in [0, 1], mask of opaque pixels), `[H, W]`."""
     samples = np.asarray(picture)
     top = 1 if picture.mode == "F" else 65535
-    # Negated, so that NaN is refused too.
+    # `not (...)`, so that NaN is refused too.
     if not (samples.min() >= 0 and samples.max() <= top):
         raise ImageError(
             f"{path}: wanted grey values in [0, {top}], "

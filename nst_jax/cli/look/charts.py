@@ -1,7 +1,7 @@
-"""Charts of losses: SVG for the report page, and a file by matplotlib.
+"""Draws losses: as SVG for the report page, and as a file by matplotlib.
 
-The SVG functions return strings. The style sheet has the colours: a curve has the class "curve" and
-the class of its term.
+The SVG functions return markup, with labels escaped. The page's style sheet holds the colours: a
+curve has the class "curve" and the class of its term.
 """
 
 import html
@@ -9,8 +9,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from nst_jax.cli.look.contact_sheet import check_labels, in_rows
 from nst_jax.files.atomic import replacing
@@ -19,12 +21,12 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 240, 50, 390, 10, 212
 
 
 def positive(values: Iterable[float | None]) -> list[float]:
-    """Those that have a logarithm."""
+    """Returns the values that have a logarithm."""
     return [value for value in values if value is not None and value > 0]
 
 
 def curves(
-    steps: Sequence[int],
+    steps: Sequence[float],
     terms: Mapping[str, Sequence[float | None]],
     *,
     label: str,
@@ -34,23 +36,27 @@ def curves(
     high: float,
     marks: Iterable[int] = (),
 ) -> str:
-    """Values over the steps on a logarithmic scale, as SVG.
+    """Draws values over the steps on a logarithmic scale, as SVG.
 
     Args:
-      steps: of the values.
-      terms: `{name: values}`; the name is the class of the curve. What is None or not above zero
-        leaves a gap.
-      label: says in words what is shown.
-      output: number of the output, for the script that shows the values under the pointer.
-      last: step at which the axis ends.
-      low, high: values at the ends of the other axis.
-      marks: steps to mark by a line.
+      steps: the step of each value.
+      terms: `{name: values}`; the name is the class of the curve. A value that is None or not
+        above zero leaves a gap.
+      label: says in words what the chart shows, for readers who do not see it.
+      output: index of the output, for the script that shows the values under the pointer.
+      last: the step at which the horizontal axis ends.
+      low: the value at the lower end of the vertical axis, above zero.
+      high: the value at its upper end.
+      marks: steps to mark by a vertical line.
+
+    Returns:
+      An `svg` element.
     """
 
-    def across(step):
+    def across(step: float) -> float:
         return _LEFT + (_RIGHT - _LEFT) * step / last
 
-    def down(value):
+    def down(value: float) -> float:
         share = math.log(value / low) / math.log(high / low)
         return _BOTTOM - (_BOTTOM - _TOP) * min(max(share, 0), 1)
 
@@ -81,19 +87,19 @@ def curves(
 
 
 def _path(points: Iterable[tuple[float, float] | None]) -> str:
-    """A line through points, with a gap at each None; a point alone is a dot."""
+    """Returns an SVG path through points, with a gap at each None. A single point is a dot."""
     commands, pen_is_up = [], True
     for point in points:
         if point is not None:
             commands.append(f"{'M' if pen_is_up else 'L'}{point[0]:.1f} {point[1]:.1f}")
             if pen_is_up:
-                commands.append("h0")  # drawn with round ends
+                commands.append("h0")  # round line ends make a line of length 0 a dot
         pen_is_up = point is None
     return "".join(commands)
 
 
 def _ticks(last: int, most: int = 5) -> list[int]:
-    """Round numbers from 0 up to `last`."""
+    """Returns about `most` round numbers from 0 up to `last`."""
     rough = max(last / most, 1)
     power = 10 ** math.floor(math.log10(rough))
     step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough)
@@ -101,7 +107,10 @@ def _ticks(last: int, most: int = 5) -> list[int]:
 
 
 def _log_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
-    """Values between `low` and `high`, powers of ten where there are two, with their names."""
+    """Returns (value, name) of the ticks between `low` and `high`.
+
+    They are powers of ten. If fewer than two lie there, other round numbers are used.
+    """
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     if len(powers) >= 2:
         found = [10.0**power for power in powers[:: math.ceil(len(powers) / most)]]
@@ -112,7 +121,15 @@ def _log_ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]
 
 
 def spark(values: Sequence[float | None], *, kind: str) -> str:
-    """A small curve of the class `kind`, logarithmic, without axes."""
+    """Draws a small logarithmic curve without axes, as SVG.
+
+    Args:
+      values: at equal distances. A value that is None or not above zero leaves a gap.
+      kind: class of the curve.
+
+    Returns:
+      An `svg` element.
+    """
     logs = [math.log(v) if v is not None and v > 0 else None for v in values]
     found = [v for v in logs if v is not None]
     low, high = min(found, default=0), max(found, default=1)
@@ -128,7 +145,7 @@ def spark(values: Sequence[float | None], *, kind: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, without an exponent where that stays short."""
+    """Returns three significant digits of a number, with an exponent only if that is shorter."""
     if value is None or not math.isfinite(value):
         return "not finite"
     if value == 0:
@@ -140,7 +157,7 @@ def number(value: float | None) -> str:
 
 
 def _round_number(value: float) -> str:
-    """A digit and a power of ten, for the axes."""
+    """Returns a digit and a power of ten, for the axes."""
     power = math.floor(math.log10(value) + 1e-9)
     if -2 <= power < 4:
         return f"{value:,.{max(0, -power)}f}"
@@ -152,49 +169,50 @@ def _times(power: int) -> str:
     return "×10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-# Okabe and Ito's palette, which colour-blind readers tell apart too.
+# Okabe and Ito's palette. Colour-blind readers can tell these colours apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def _check_history(history: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    history = {name: np.asarray(values, np.float64) for name, values in history.items()}
-    if "total" not in history:
-        raise ValueError(f'history must have a "total", got {sorted(history)}')
-    shape = history["total"].shape
+def _check_history(history: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """Returns the arrays of `history` as float64, if their shapes are right."""
+    arrays = {name: np.asarray(values, np.float64) for name, values in history.items()}
+    if "total" not in arrays:
+        raise ValueError(f'history must have a "total", got {sorted(arrays)}')
+    shape = arrays["total"].shape
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"history['total'] must have shape [steps, N], got {list(shape)}")
-    for name, values in history.items():
+    for name, values in arrays.items():
         if values.shape != shape:
             raise ValueError(
                 f"history[{name!r}] must have the shape of the total, {list(shape)}, "
                 f"got {list(values.shape)}"
             )
-    return history
+    return arrays
 
 
 def loss_curves(
     path: str | os.PathLike[str],
-    history: Mapping[str, np.ndarray],
+    history: Mapping[str, ArrayLike],
     labels: Sequence[str],
     *,
     title: str | None = None,
 ) -> None:
-    """Draws the loss and its terms over the steps, one panel a style, on one log scale.
+    """Draws the loss and its terms over the steps, with a panel for each style.
 
-    Values that are not finite or not above zero leave a gap; a term that is zero throughout
-    is left out.
+    All panels share one logarithmic scale. Values that are not finite or not above zero leave a
+    gap. A term that is zero at every step is not drawn.
 
     Args:
-      path: the file to write, which takes its format from the suffix (.png, .svg, .pdf); it
-        appears whole or not at all.
-      history: dict of [steps, N] arrays; "total" and the weighted terms that sum to it.
-      labels: N texts, the headings of the panels; their lines as of `contact_sheet`.
+      path: the file to write. Its suffix gives the format: .png, .svg or .pdf. The file appears
+        whole or not at all.
+      history: `{name: [steps, N]}`: "total" and the weighted terms that sum to it.
+      labels: N texts, the headings of the panels. Long ones are broken as by `contact_sheet`.
       title: text above all panels.
 
     Raises:
       ImportError: matplotlib (the extra `plots`) is not installed.
-      ValueError: `history` has no "total" or its arrays differ in shape, the number of labels
-        is not N, or the file cannot be written.
+      ValueError: `history` has no "total", its arrays differ in shape, the number of labels is not
+        N, or the file cannot be written.
     """
     path = Path(path)
     try:
@@ -203,18 +221,20 @@ def loss_curves(
     except ImportError:
         raise ImportError(f"{path.name} needs matplotlib: pip install 'nst-jax[plots]'") from None
 
-    history = _check_history(history)
-    steps, count = history["total"].shape
+    arrays = _check_history(history)
+    steps, count = arrays["total"].shape
     labels = check_labels("labels", labels, count)
 
-    # A logarithm has no place for the others; NaN is matplotlib's gap.
+    # Other values have no logarithm. matplotlib draws NaN as a gap.
     curves = {
         name: np.where(np.isfinite(values) & (values > 0), values, np.nan)
-        for name, values in history.items()
+        for name, values in arrays.items()
     }
     terms = [name for name in curves if name != "total" and np.isfinite(curves[name]).any()]
-    # The total is drawn wide and first, so that a term that makes up all of it stays visible.
-    looks = {"total": {"color": "black", "linewidth": 3, "markersize": 10}}
+    # The total is drawn first and wide, so that a term that equals it stays visible.
+    looks: dict[str, dict[str, Any]] = {
+        "total": {"color": "black", "linewidth": 3, "markersize": 10}
+    }
     looks |= {name: {"color": _COLOURS[i % len(_COLOURS)]} for i, name in enumerate(terms)}
 
     columns = count if count <= 3 else math.ceil(math.sqrt(count))
@@ -225,14 +245,14 @@ def loss_curves(
     x = np.arange(1, steps + 1)
     for i, (panel, label) in enumerate(zip(panels, labels, strict=False)):
         for name, look in looks.items():
-            # A single step is a point, which a line does not show.
+            # A line does not show a single step, so it gets a marker.
             marker = "o" if steps == 1 else None
             text = name.replace("_", " ")
             panel.plot(x, curves[name][:, i], label=text, marker=marker, **look)
         panel.set_title("\n".join(in_rows(label, 36, len)), fontsize=10, parse_math=False)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelbottom=i + columns >= count)  # with nothing below it
+        panel.tick_params(labelbottom=i + columns >= count)  # only if no panel is below
     for panel in panels[count:]:
         panel.remove()
     panels[0].set_xlim(0, steps * 1.03)
@@ -240,10 +260,10 @@ def loss_curves(
     positive = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
     if positive.size:
         panels[0].set_yscale("log")
-        # A content term that starts at nothing would press every curve against the top.
+        # A content term that starts near zero would press every other curve against the top.
         low, high = max(positive.min(), positive.max() * 1e-6), positive.max()
         panels[0].set_ylim(low / 1.5, high * 1.5)
-    # Losses fall: this corner is free.
+    # Losses fall, so the upper right corner is free.
     panels[0].legend(loc="upper right", frameon=False, fontsize=9)
     figure.supxlabel("step", fontsize=10)
     figure.supylabel("loss", fontsize=10)

@@ -1,7 +1,7 @@
-"""A contact sheet: all pictures of a run on one.
+"""Composes a contact sheet: one picture that shows all pictures of a run.
 
-Images are float32 sRGB in RGB order, range [0, 1], [H, W, 3], as everywhere. The sheet is composed
-in float, so that only the code that writes files rounds to integers.
+Images are float32 sRGB in RGB order, `[H, W, 3]` in [0, 1], as in the whole package. The sheet is
+composed in float, because only the code that writes files rounds to integers.
 """
 
 import math
@@ -9,32 +9,46 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from jax.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from nst_jax.files.images import resize
 from nst_jax.image import check_image
 
+# Grey values in [0, 1].
 _BACKGROUND = 0.965
 _INK = 0.15
 _FAINT = 0.45
 
 
-def _picture(name: str, image: np.ndarray) -> np.ndarray:
-    """An array or nested list as NumPy, if it is a picture."""
-    image = np.asarray(image)
-    check_image(name, image, single=True)
-    return image
+def _picture(name: str, image: ArrayLike) -> np.ndarray:
+    """Returns a picture as a NumPy array; refuses an array that is no picture."""
+    picture = np.asarray(image)
+    check_image(name, picture, single=True)
+    return picture
 
 
 def check_labels(name: str, labels: Iterable[str], count: int) -> list[str]:
-    labels = [str(label) for label in labels]
-    if len(labels) != count:
-        raise ValueError(f"{name} must hold {count} labels, got {len(labels)}")
-    return labels
+    """Returns the labels as a list.
+
+    Raises:
+      ValueError: their number is not `count`. The message calls them `name`.
+    """
+    found = [str(label) for label in labels]
+    if len(found) != count:
+        raise ValueError(f"{name} must hold {count} labels, got {len(found)}")
+    return found
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Returns Pillow's own font in a size in pixels."""
+    font = ImageFont.load_default(size=size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # whenever a size is given
+    return font
 
 
 def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes to fit into height × width with the aspect kept."""
+    """Resizes an image to fit into height × width. Its aspect ratio is kept."""
     scale = min(height / image.shape[0], width / image.shape[1])
     return resize(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
 
@@ -44,14 +58,17 @@ def _paste(sheet: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
 
 
 def _ascii(text: str) -> str:
-    """Pillow's built-in font has ASCII alone: accents are dropped, other scripts become "?"."""
+    """Returns a text in ASCII, as Pillow's own font has nothing else.
+
+    Accents are dropped. Other letters become "?".
+    """
     letters = unicodedata.normalize("NFKD", text)
     letters = [c for c in letters if not unicodedata.combining(c)]
     return "".join(c if " " <= c <= "~" or c == "\n" else "?" for c in letters)
 
 
 def _shorten(text: str, width: int, length: Callable[[str], float] = len) -> str:
-    """Cuts as much out of the middle of a text as brings its length down to `width`."""
+    """Shortens a text to `width`: as little as possible is cut out of its middle."""
     if length(text) <= width:
         return text
     for keep in range(len(text) - 1, 0, -1):
@@ -62,8 +79,16 @@ def _shorten(text: str, width: int, length: Callable[[str], float] = len) -> str
 
 
 def in_rows(text: str, width: int, length: Callable[[str], float]) -> list[str]:
-    """A label in rows that fit into `width`: a row for each of its lines, or up to three for a long
-    one, which break behind a mark if they can; what is longer than that loses its middle."""
+    """Breaks a label into rows that fit into `width`.
+
+    Each line of the label gets a row, or up to three rows if it is long. Rows break after a space
+    or one of "_-+=" if possible. If three rows are too few, the last one loses its middle.
+
+    Args:
+      text: the label.
+      width: of a row, in the unit of `length`.
+      length: returns the width of a text.
+    """
     rows = []
     for line in text.split("\n"):
         for _ in range(2):
@@ -86,7 +111,7 @@ def _write(
     width: int,
     grey: float,
 ) -> None:
-    """Blends one row of text into the sheet."""
+    """Draws one row of text on the sheet, in place."""
     height = sum(font.getmetrics())
     mask = Image.new("L", (width, height))
     ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=font)
@@ -96,7 +121,7 @@ def _write(
 
 
 def _columns(cards: int, card_height: int, card_width: int) -> int:
-    """The number of columns that brings the sheet near 3:2 and leaves few cells empty."""
+    """Returns the number of columns that brings the sheet near 3:2 and leaves few cells empty."""
 
     def badness(columns: int) -> float:
         rows = math.ceil(cards / columns)
@@ -107,30 +132,30 @@ def _columns(cards: int, card_height: int, card_width: int) -> int:
 
 
 def contact_sheet(
-    content: np.ndarray,
-    styles: Sequence[np.ndarray],
-    outputs: Sequence[np.ndarray],
+    content: ArrayLike,
+    styles: Sequence[ArrayLike],
+    outputs: Sequence[ArrayLike] | np.ndarray,
     *,
     content_label: str = "content",
     style_labels: Sequence[str] | None = None,
     cell: int = 320,
 ) -> np.ndarray:
-    """One picture of a whole run: the content, then each style above the output made from it.
+    """Composes one picture of a run: the content, then each style above the output made from it.
 
-    Every style keeps its own aspect ratio. Each line of a label has a row of its own, or two if it
-    is long; what is longer still loses its middle. Letters beyond ASCII lose their accents or
-    become "?".
+    Every style keeps its aspect ratio. Each line of a label gets a row, or up to three rows if it
+    is long; a line that is still too long loses its middle. Letters beyond ASCII lose their accents
+    or become "?".
 
     Args:
-      content: [H, W, 3], range [0, 1].
-      styles: sequence of N images [h, w, 3], range [0, 1], each of its own size.
-      outputs: N images, [N, H, W, 3] or a sequence of [H, W, 3], range [0, 1].
-      content_label: text beside the content's heading.
-      style_labels: N texts, one a style; "style 1", "style 2", … when None.
-      cell: longer side of each picture on the sheet, in pixels, at least 64.
+      content: `[H, W, 3]` in [0, 1].
+      styles: N images `[h, w, 3]` in [0, 1], each of its own size.
+      outputs: N images, `[N, H, W, 3]` or a sequence of `[H, W, 3]`, in [0, 1].
+      content_label: text below the heading of the content.
+      style_labels: N texts, one for each style; None means "style 1", "style 2" and so on.
+      cell: the longer side of each picture on the sheet, in pixels, at least 64.
 
     Returns:
-      [height, width, 3] NumPy float32, range [0, 1].
+      NumPy float32 `[height, width, 3]` in [0, 1].
 
     Raises:
       TypeError: an image is not floating point.
@@ -138,29 +163,32 @@ def contact_sheet(
         has another layout, or `cell` is less than 64.
     """
     content = _picture("content", content)
-    styles = [_picture(f"styles[{i}]", style) for i, style in enumerate(styles)]
-    outputs = [_picture(f"outputs[{i}]", output) for i, output in enumerate(outputs)]
-    if not styles:
+    style_images = [_picture(f"styles[{i}]", style) for i, style in enumerate(styles)]
+    output_images = [_picture(f"outputs[{i}]", output) for i, output in enumerate(outputs)]
+    if not style_images:
         raise ValueError("styles must hold at least 1 image, got none")
-    if len(outputs) != len(styles):
-        raise ValueError(f"outputs must hold {len(styles)} images, one a style, got {len(outputs)}")
+    if len(output_images) != len(style_images):
+        raise ValueError(
+            f"outputs must hold {len(style_images)} images, one for each style, "
+            f"got {len(output_images)}"
+        )
     if style_labels is None:
-        style_labels = [f"style {i + 1}" for i in range(len(styles))]
-    style_labels = check_labels("style_labels", style_labels, len(styles))
+        style_labels = [f"style {i + 1}" for i in range(len(style_images))]
+    style_labels = check_labels("style_labels", style_labels, len(style_images))
     if cell < 64:
         raise ValueError(f"cell must be at least 64 pixels, got {cell}")
 
-    large = ImageFont.load_default(size=max(11, cell // 18))
-    small = ImageFont.load_default(size=max(9, cell // 25))
+    large = _font(max(11, cell // 18))
+    small = _font(max(9, cell // 25))
     gap = cell // 14
     # All outputs have the content's shape, so all cards are equal and rows line up.
-    pictures = [_fit(image, cell, cell) for image in (content, *outputs)]
+    pictures = [_fit(image, cell, cell) for image in (content, *output_images)]
     height = max(picture.shape[0] for picture in pictures)
     width = max(picture.shape[1] for picture in pictures)
     width = max(width, cell // 2)  # room for the label under a narrow picture
     line, small_line = sum(large.getmetrics()), sum(small.getmetrics())
     thumbnails = [
-        _fit(style, max(cell // 4, line + small_line), width * 3 // 8) for style in styles
+        _fit(style, max(cell // 4, line + small_line), width * 3 // 8) for style in style_images
     ]
     lefts = [0] + [thumbnail.shape[1] + gap // 3 for thumbnail in thumbnails]
     labels = [

@@ -1,22 +1,25 @@
-"""What follows a run: the protocol, the records, and what can be looked at.
+"""Observers of a run: its records, snapshots, animations, TensorBoard and the report page.
 
-An `Observer` is told of every group of outputs that begins, of each dispatch of the optimisation,
-and of the pictures that the group ends with. With several processes all of them observe, because
-all are needed to bring a divided picture together. The first process writes.
+An `Observer` is told when a group of outputs begins, after each dispatch of the optimisation, and
+when the group is done. With several processes, all of them observe, because a picture that is
+divided among them needs all of them to be collected. Only the first process writes.
 """
 
+import collections
 import contextlib
 import functools
 import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from nst_jax import sharding
 from nst_jax.cli.console import say
@@ -26,9 +29,17 @@ from nst_jax.files.atomic import FileError, from_json, replacing, writing
 from nst_jax.files.images import FORMATS, to_uint8, write_animation, write_image
 from nst_jax.optimize import Progress
 
-ANIMATIONS = {"gif": 65_535, "webp": FORMATS["webp"].longest_side}  # in pixels
+if TYPE_CHECKING:
+    import tensorboardX
+
+ANIMATIONS = {"gif": 65_535, "webp": FORMATS["webp"].longest_side}
+"""The kinds of animations, each with its longest side in pixels."""
+
 FRAMES = 60
+"""The most frames of an animation."""
+
 FRAME_BYTES = 2**29
+"""The most memory for the frames of all animations of a group, in bytes."""
 
 
 class Picture(NamedTuple):
@@ -40,14 +51,16 @@ class Picture(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Outputs that are made together.
+    """N outputs that are made together.
 
     Attributes:
-      contents: their contents, each for as many outputs, one after the other.
-      styles: to show for each output.
-      labels, stems: of each output: what it is called, and its file without the extension.
-      history: `{term: [step, N]}` of the steps before what follows, in a run that goes on.
-      steps: of the whole run.
+      contents: the contents. Each has the same number of outputs, and the outputs are ordered by
+        content.
+      styles: the style to show for each output.
+      labels: the name of each output.
+      stems: the name of each output's file, without the extension.
+      history: in a resumed run, `{term: [step, N]}` of the steps taken before; None otherwise.
+      steps: steps of the whole run.
       attempt: the number of earlier attempts at the same outputs.
     """
 
@@ -61,63 +74,98 @@ class Group(NamedTuple):
 
     @property
     def taken(self) -> int:
-        """Steps of the history."""
+        """The number of steps in the history."""
         return 0 if self.history is None else len(self.history["total"])
 
 
 Pictures = Callable[[], np.ndarray]
-"""Gives the pictures `[N, H, W, 3]` in this process' memory; all processes have to call it."""
+"""Returns the pictures `[N, H, W, 3]` in this process's memory. All processes must call it."""
 
 
 class Observer:
-    """Does nothing: what a kind of observer leaves out. As a context manager it closes itself."""
+    """Follows a run. Each method here does nothing, so that a subclass writes only what it needs.
 
-    def __enter__(self):
+    As a context manager, an observer closes itself.
+    """
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _, error, __):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close(error)
 
     def begin(self, group: Group) -> None:
-        """The outputs that what follows is of; the same ones again are another attempt."""
+        """Called before the first dispatch of a group, and before another attempt at it."""
 
     def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
-        """A dispatch of the optimisation is done."""
+        """Called after each dispatch of the optimisation."""
 
     def window(self, done: int, total: int) -> None:
-        """So many windows of a tiled step are done."""
+        """Called after each window of a tiled step, with the number of windows done and in all."""
 
     def pause(self) -> None:
-        """The attempt is over, by an error or without."""
+        """Called at the end of an attempt, also if an error ended it."""
 
     def end(self, result: Result) -> list[pathlib.Path] | None:
-        """The group is done, with a result whose pictures are in this process' memory; returns the
-        files that are now whole. A run that goes on may be found to be over: then no dispatch came
-        before, and what an earlier run has finished is left alone."""
+        """Called when a group is done.
+
+        A resumed run may have no steps left. Then there was no dispatch before, and the observer
+        leaves alone the files that the earlier run completed.
+
+        Args:
+          result: its pictures are in this process's memory.
+
+        Returns:
+          The files that are now complete.
+        """
 
     def close(self, error: BaseException | None) -> list[pathlib.Path] | None:
-        """The run is over, by an error or without; returns the files that are now whole."""
+        """Called at the end of the run.
+
+        Args:
+          error: what ended the run; None if nothing went wrong.
+
+        Returns:
+          The files that are now complete.
+        """
 
 
 class Observers:
-    """Several of them as one, which is a callback of `stylize` and a context manager. They are told
-    in their order, and closed in the opposite one; of each file that is whole it says so."""
+    """Several observers as one, which is a callback of `stylize` and a context manager.
+
+    The observers are called in their order and closed in the opposite order. Each file that is
+    complete is announced on stderr.
+    """
 
     def __init__(self, observers: Sequence[Observer]):
         self._observers = observers
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _, error, __):
-        with contextlib.ExitStack() as stack:  # each is closed, whatever becomes of the others
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.ExitStack() as stack:  # closes each, even if another one fails
             for observer in self._observers:
                 stack.push(
                     lambda _, later, __, close=observer.close: self._close(close, error or later)
                 )
 
-    def _close(self, close, error):
-        # Of an error already there, that another file cannot be written is no news.
+    def _close(
+        self,
+        close: Callable[[BaseException | None], Iterable[Path] | None],
+        error: BaseException | None,
+    ) -> None:
+        # A file that cannot be written must not hide the error that came before.
         with contextlib.suppress(OSError, ValueError) if error else contextlib.nullcontext():
             self._tell(close(error))
 
@@ -143,38 +191,43 @@ class Observers:
         for observer in self._observers:
             self._tell(observer.end(result))
 
-    def _tell(self, paths):
+    def _tell(self, paths: Iterable[Path] | None) -> None:
         for path in paths or ():
             say(f"wrote {path}")
 
 
 def logged(progress: Progress, every: int) -> Iterator[tuple[int, int]]:
-    """(row of the terms, step) of the steps that are logged: the first, the last, each `every`."""
+    """Yields (row of the terms, step) of the logged steps of a dispatch.
+
+    These are the first and the last step of the run, and every step divisible by `every`.
+    """
     return logged_rows(len(progress.terms["total"]), progress.step, progress.steps, every)
 
 
 def logged_rows(taken: int, step: int, steps: int, every: int) -> Iterator[tuple[int, int]]:
-    """As `logged`, of the rows of `taken` steps up to `step`."""
+    """Yields what `logged` does, for `taken` steps that end with `step`, in a run of `steps`."""
     for row, number in enumerate(range(step - taken + 1, step + 1)):
         if number == 1 or number % every == 0 or number == steps:
             yield row, number
 
 
 class Records(Observer):
-    """config.json and metrics.jsonl of a run, begun with its first step: what ends before, such
-    as bad input, leaves those of an earlier run alone. A run that goes on and is found to be over
-    writes what they lack.
+    """Writes config.json and metrics.jsonl of a run.
+
+    The files are begun after the first step. So a run that ends before it, for example because of
+    bad input, leaves the files of an earlier run alone. A resumed run that has no steps left adds
+    the lines that are missing.
 
     Attributes:
-      earlier: lines that an earlier run has left.
+      earlier: the lines of an earlier run in the folder.
     """
 
     def __init__(self, folder: pathlib.Path, described: Mapping, *, log_every: int = 10):
         self._folder, self._described, self._log_every = folder, described, log_every
-        self._metrics = None
+        self._metrics: IO[str] | None = None
         self._kept: list[Mapping] = []
         self.earlier: list[Mapping] = []
-        # None, or the end of one that was killed.
+        # There may be no file, or its last line may be cut if the earlier run was killed.
         with contextlib.suppress(OSError, ValueError, TypeError):
             for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
                 line = dict(from_json(text))
@@ -183,14 +236,18 @@ class Records(Observer):
                 self.earlier.append(line)
 
     def keep(self, lines: Sequence[Mapping]) -> None:
-        """Takes over lines of an earlier run, to come before what is written from now on."""
+        """Keeps lines of an earlier run: they come before the lines that are written later."""
         if self._metrics is None:
             self._kept += lines
         else:
             self.write(lines)
 
     def write(self, lines: Sequence[Mapping]) -> None:
-        """Appends lines to metrics.jsonl."""
+        """Appends lines to metrics.jsonl.
+
+        Raises:
+          FileError: a file cannot be written.
+        """
         path = self._folder / "metrics.jsonl"
         if self._metrics is None:
             with replacing(self._folder / "config.json") as file:
@@ -203,7 +260,7 @@ class Records(Observer):
             self._metrics.flush()
 
     def seconds(self) -> float:
-        """Since the group was begun, by an earlier run if this one goes on."""
+        """Returns the seconds spent on the group, with those of the run that is resumed."""
         return time.perf_counter() - self._start
 
     def begin(self, group: Group) -> None:
@@ -225,19 +282,25 @@ class Records(Observer):
         if over and not there:
             self.write([])
         if self._metrics is not None:
-            # What could not be written is tried again here: that it fails again is no news.
-            quietly = contextlib.suppress(FileError if error else ())
-            with quietly, writing(self._folder / "metrics.jsonl"):
+            # Closing writes again what could not be written. It must not hide the first error.
+            hidden = () if error is None else (FileError,)
+            with contextlib.suppress(*hidden), writing(self._folder / "metrics.jsonl"):
                 self._metrics.close()
 
     def _is_earlier(self, line: Mapping) -> bool:
-        """Whether a line of the records is of these outputs, before this run goes on."""
+        """Returns whether a line is about these outputs and about a step before the resumed one."""
         own = line["output"] in self._group.stems and line["step"] <= self._group.taken
         return own and line.get("attempt", 0) == self._group.attempt
 
     def _lost(self, lines: Sequence[Mapping]) -> list[Mapping]:
-        """What an earlier run had not written when it was ended, or was deleted since; how long
-        it took nobody knows."""
+        """Returns the lines that an earlier run did not write, or that were deleted since.
+
+        Their seconds are None, because nobody knows them.
+
+        Args:
+          lines: the lines that are there.
+        """
+        assert self._group.history is not None
         found = {(line["step"], line["output"]) for line in lines}
         last = max((line["step"] for line in lines), default=0)
         done = self._group.taken
@@ -246,16 +309,23 @@ class Records(Observer):
         made = self._lines(self._group.history, rows, None)
         return [line for line in made if (line["step"], line["output"]) not in found]
 
-    def _lines(self, terms, rows, seconds, kept_start=None) -> list[Mapping]:
-        """Lines of the records, of each of `rows`, (row of the terms, step)."""
-        lines, group = [], self._group
+    def _lines(
+        self,
+        terms: Mapping[str, np.ndarray],
+        rows: Iterable[tuple[int, int]],
+        seconds: float | None,
+        kept_start: np.ndarray | None = None,
+    ) -> list[Mapping]:
+        """Returns a line for each output at each of `rows`, (row of the terms, step)."""
+        lines: list[Mapping] = []
+        group = self._group
         for row, step in rows:
             for index, (label, stem) in enumerate(zip(group.labels, group.stems, strict=True)):
                 values = {name: float(v[row, index]) for name, v in terms.items()}
-                # "style" is the picture's name, so the term goes by another.
+                # The key "style" holds the style's name, so the term gets another key.
                 if "style" in values:
                     values["style_loss"] = values.pop("style")
-                line = {"step": step, "style": label, "output": stem}
+                line: dict[str, Any] = {"step": step, "style": label, "output": stem}
                 if group.attempt:
                     line["attempt"] = group.attempt
                 # JSON has no NaN.
@@ -272,21 +342,25 @@ def _jsonl(lines: Sequence[Mapping]) -> str:
 
 
 def _passes(progress: Progress, *, every: int = 1, parts: int | None = None) -> bool:
-    """Whether this dispatch takes a step whose number is a multiple of `every`; or one at which
-    the next of `parts` equal parts of the run is done."""
+    """Returns whether this dispatch passes a step divisible by `every`.
+
+    With `parts`, returns instead whether it passes the end of one of `parts` equal parts of the
+    run.
+    """
     times, every = (1, every) if parts is None else (parts, progress.steps)
     before = progress.step - len(progress.terms["total"])
     return progress.step * times // every > before * times // every
 
 
 def _leads() -> bool:
+    """Returns whether this process writes."""
     return jax.process_index() == 0
 
 
 class Snapshots(Observer):
-    """The pictures as they are after every so many steps, `<folder>/<stem>/step_000123.png`.
+    """Writes the pictures every `every` steps, as `<folder>/<stem>/step_000123.png`.
 
-    An accelerator takes some steps at once: there it is the next step that can be seen.
+    A dispatch may take several steps. Then the snapshot shows the last step of the dispatch.
     """
 
     def __init__(self, folder: Path, *, every: int):
@@ -305,11 +379,11 @@ class Snapshots(Observer):
 
 
 class Animation(Observer):
-    """The optimisation of each output as an animation, `<folder>/<stem>/animation.<suffix>`.
+    """Writes the course of each output as an animation, `<folder>/<stem>/animation.<suffix>`.
 
-    At most `FRAMES` pictures, evenly spread over the steps; of those that would take more than
-    `FRAME_BYTES` of memory every second one is left out. Those of coarser scales are brought to the
-    final size.
+    It has at most `FRAMES` frames, evenly spread over the steps. If they take more than
+    `FRAME_BYTES` of memory, every second one is dropped. Frames of coarser scales are enlarged to
+    the final size.
     """
 
     def __init__(self, folder: Path, *, suffix: str):
@@ -318,13 +392,13 @@ class Animation(Observer):
     def begin(self, group: Group) -> None:
         self._stems = group.stems
         self._frames: list[np.ndarray] = []
-        self._bytes: list[int] = []  # of each: other processes than the first keep no frame
+        self._bytes: list[int] = []  # of each frame, also in processes that keep no frames
         self._parts = FRAMES - 1
         self._followed = False
 
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
         self._followed = True
-        if progress.step == progress.steps:  # `end` has its picture
+        if progress.step == progress.steps:  # `end` adds the last picture
             return
         if self._bytes and not _passes(progress, parts=self._parts):
             return
@@ -350,100 +424,172 @@ class Animation(Observer):
         return paths
 
 
-class TensorBoard(Observer):
-    """Terms of the loss, and pictures, for TensorBoard, by tensorboardX (the extra `tensorboard`).
+class _Events:
+    """The file system that tensorboardX writes its events to: a buffer in memory.
 
-    Events are written here and now: tensorboardX's `SummaryWriter` leaves them to a thread, which
-    ends where a disk is full, and the run would wait for it.
+    tensorboardX writes in a thread of its own. An error there ends the thread, and the run would
+    then wait for it for ever. So the thread only fills this buffer, and the observer writes the
+    bytes to the disk, where an error reaches the run.
 
-    Raises:
-      ValueError: tensorboardX is not installed, or, while it follows a run, the folder cannot be
-        written to.
+    Attributes:
+      name: the file's name, chosen by tensorboardX.
     """
 
-    SECONDS = 5.0  # after which what is there goes out to the disk
+    SCHEME = "nst-jax"
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._parts: collections.deque[bytes] = collections.deque()
+
+    # What tensorboardX asks of a file system.
+    def directory_check(self, path: str) -> None:
+        """Does nothing: the observer makes the folder."""
+
+    def open(self, path: str) -> Self:
+        self.name = path.partition(":")[2].lstrip("/\\")
+        return self
+
+    # What it asks of a file.
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def flush(self) -> None:
+        """Does nothing: the observer takes the bytes."""
+
+    def close(self) -> None:
+        """Does nothing: the observer takes the bytes."""
+
+    def take(self) -> bytes:
+        """Returns the bytes written since the last call."""
+        return b"".join(self._parts.popleft() for _ in range(len(self._parts)))
+
+
+class TensorBoard(Observer):
+    """Writes losses and pictures for TensorBoard, by tensorboardX (the extra `tensorboard`).
+
+    Raises:
+      ValueError: tensorboardX is not installed.
+      FileError: while it follows a run, the folder cannot be written to.
+    """
+
+    SECONDS = 5.0
+    """Seconds after which new events are flushed to the disk."""
 
     def __init__(self, folder: str, *, log_every: int, pictures_every: int | None):
+        """Args:
+        folder: the folder of the events, made after the first step.
+        log_every: steps between the losses.
+        pictures_every: steps between the pictures; None shows only the last ones.
+        """
         try:
-            from tensorboardX import event_file_writer, summary
-            from tensorboardX.proto import event_pb2
+            from tensorboardX import SummaryWriter, record_writer
         except ImportError:
             raise ValueError(
                 "--tensorboard_dir needs tensorboardX: pip install 'nst-jax[tensorboard]'"
             ) from None
         self._folder = Path(folder)
-        self._new, self._summary = event_file_writer.EventsWriter, summary
-        self._event = event_pb2.Event
-        self._writer = None  # begun with the first step, as all files of a run
+        self._events = _Events()
+        self._register, self._new = record_writer.register_writer_factory, SummaryWriter
+        self._writer: SummaryWriter | None = None
+        self._file: IO[bytes] | None = None
         self._flushed = -math.inf
         self._log_every, self._pictures_every = log_every, pictures_every
 
     def begin(self, group: Group) -> None:
         self._stems = group.stems
+        if self._writer is None and _leads():
+            with writing(self._folder):
+                self._register(_Events.SCHEME, self._events)
+                self._writer = self._new(f"{_Events.SCHEME}:")
 
     def __call__(self, progress: Progress, pictures: Pictures) -> None:
         self._step = progress.step
         every = self._pictures_every
         shown = every is not None and _passes(progress, every=every)
         images = pictures() if shown else None
-        if not _leads():
+        if self._writer is None:
             return
         with writing(self._folder):
-            if self._writer is None:
+            if self._file is None:  # only now, as for all files of a run
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._writer = self._new(str(self._folder.absolute() / "events"))
+                self._file = (self._folder / self._events.name).open("wb")
             for row, step in logged(progress, self._log_every):
                 for name, values in progress.terms.items():
                     for stem, value in zip(self._stems, values[row], strict=True):
-                        self._add(self._summary.scalar(f"{name}/{stem}", float(value)), step)
-            if shown:
-                self._show(images)
-            if time.perf_counter() - self._flushed >= self.SECONDS:
-                self._writer.flush()
-                self._flushed = time.perf_counter()
+                        self._writer.add_scalar(
+                            f"{name}/{stem}", float(value), global_step=step, walltime=time.time()
+                        )
+            if images is not None:
+                self._show(self._writer, images)
+            flush = time.perf_counter() - self._flushed >= self.SECONDS
+            self._write(self._file, flush=flush)
 
     def end(self, result: Result) -> None:
-        if self._writer is not None:
+        if self._writer is not None and self._file is not None:
             with writing(self._folder):
-                self._show(result.images)
-                self._writer.flush()
+                self._show(self._writer, result.images)
+                self._write(self._file, flush=True)
 
     def close(self, error: BaseException | None) -> None:
         if self._writer is not None:
-            with writing(self._folder):
-                self._writer.close()
+            self._writer.close()  # waits for the thread
+        if self._file is not None:
+            with writing(self._folder), self._file:
+                self._write(self._file, flush=True)
 
-    def _show(self, images):
+    def _show(self, writer: "tensorboardX.SummaryWriter", images: ArrayLike) -> None:
+        """Adds the pictures as they are now."""
         for stem, image in zip(self._stems, to_uint8(images), strict=True):
-            shown = self._summary.image(f"picture/{stem}", image, dataformats="HWC")
-            self._add(shown, self._step)
+            writer.add_image(
+                f"picture/{stem}",
+                image,
+                global_step=self._step,
+                walltime=time.time(),
+                dataformats="HWC",
+            )
 
-    def _add(self, summary, step):
-        event = self._event(wall_time=time.time(), step=step, summary=summary)
-        self._writer.write_event(event)
+    def _write(self, file: IO[bytes], *, flush: bool) -> None:
+        """Writes the events that tensorboardX's thread has finished."""
+        file.write(self._events.take())
+        if flush:
+            file.flush()
+            self._flushed = time.perf_counter()
 
 
 class Report(Observer):
-    """The report page of the run, `report.html`, written anew while it goes on.
+    """Writes the report page of the run, and writes it again while the run continues.
 
-    The page is renewed every few seconds, and less often where that would take more than a
-    twentieth of the time; of several processes, a fixed number of times, so that all agree.
+    The page is written every `SECONDS` seconds, or less often, so that it takes at most a twentieth
+    of the time. With several processes it is written `TIMES` times, so that all of them collect
+    the pictures at the same steps.
     """
 
     SECONDS = 4.0
-    TIMES = 20  # in a run of several processes
-    ROWS = 800  # of metrics on the page: twice as many are thinned out
-    LAYERS = 200  # measurements of the layers
+    """Seconds between two pages."""
+
+    TIMES = 20
+    """How often the page is written in a run of several processes."""
+
+    ROWS = 800
+    """Rows of metrics on the page. Twice as many are thinned out."""
+
+    LAYERS = 200
+    """The most measurements of the layers."""
 
     def __init__(self, path: Path, *, settings: Mapping[str, Any], log_every: int, outputs: int):
-        """`settings` are shown; `outputs` are those of all groups."""
+        """Args:
+        path: the page's file.
+        settings: shown on the page.
+        log_every: steps between the losses.
+        outputs: how many outputs all groups have together.
+        """
         self._path, self._settings, self._log_every = path, settings, log_every
-        # Pages of many pictures show smaller ones.
+        # A page with many pictures shows them smaller.
         self._longest = 1024 if outputs <= 4 else 640
         self._pictures = outputs
         self._start = time.perf_counter()
         self._due = -math.inf
-        self._inputs: dict[tuple[str, str], report_page.Embedded] = {}
+        self._inputs: dict[tuple[report_page.Kind, str], report_page.Embedded] = {}
         self._outputs: list[report_page.Card] = []
         self._scales: list[report_page.Scale] = []
         self._step = self._steps = 0
@@ -451,13 +597,14 @@ class Report(Observer):
         self._followed = False
 
     def begin(self, group: Group) -> None:
-        if self._group is None or group.stems != self._group.stems:  # and not another attempt
+        if self._group is None or group.stems != self._group.stems:  # not just another attempt
             self._own = range(len(self._outputs), len(self._outputs) + len(group.stems))
-        self._metrics = [{"step": [], "total": []} for _ in self._own]
-        self._layers = [[] for _ in self._own]
-        self._losses = None  # until the end
+        self._metrics: list[dict[str, list]] = [{"step": [], "total": []} for _ in self._own]
+        self._layers: list[list] = [[] for _ in self._own]
+        self._losses: np.ndarray | None = None  # until the end
         self._group, self._last = group, time.perf_counter()
-        if group.history is not None:  # with its last step, or the next page might have nothing new
+        if group.history is not None:
+            # The last step is logged too, or the next page might show nothing new.
             self._step = self._steps = done = len(group.history["total"])
             self._log(group.history, logged_rows(done, done, done, self._log_every))
 
@@ -471,6 +618,7 @@ class Report(Observer):
         self._log(progress.terms, logged(progress, self._log_every))
         if self._wanted(progress, now):
             images = pictures()
+            assert progress.layer_losses is not None  # as in every run of `stylize`
             for number, found in enumerate(progress.layer_losses()):
                 layers = self._layers[number]
                 layers.append((progress.step, jax.tree.map(_finite, found)))
@@ -485,7 +633,7 @@ class Report(Observer):
     def end(self, result: Result) -> None:
         self._diverged, self._kept_start = result.diverged, result.kept_start
         self._losses = result.loss
-        self._paint(result.images)
+        self._paint(np.asarray(result.images))
         if self._followed:
             self._write("running")
 
@@ -503,12 +651,13 @@ class Report(Observer):
         return [self._path]
 
     def _is_finished(self) -> bool:
-        """Whether the page that is there is that of the whole run."""
+        """Returns whether the page on disk shows the finished run."""
         with contextlib.suppress(OSError):
             return report_page.state(self._path.read_text("utf-8", "replace")) == "finished"
         return False
 
-    def _log(self, terms, rows):
+    def _log(self, terms: Mapping[str, np.ndarray], rows: Iterable[tuple[int, int]]) -> None:
+        """Adds the losses of each of `rows`, (row of the terms, step)."""
         for row, step in rows:
             for number, metrics in enumerate(self._metrics):
                 metrics["step"].append(step)
@@ -516,6 +665,7 @@ class Report(Observer):
                     metrics.setdefault(name, []).append(_finite(terms[name][row, number]))
 
     def _wanted(self, progress: Progress, now: float) -> bool:
+        """Returns whether to write a page after this dispatch."""
         if progress.step == progress.steps or not self._layers[0]:
             return True
         if jax.process_count() > 1:
@@ -523,8 +673,10 @@ class Report(Observer):
         return now >= self._due
 
     def _time(self, progress: Progress, seconds: float) -> None:
-        size, steps = progress.images.shape[1:3], len(progress.terms["total"])
-        begun = progress.step > steps  # or it is the first dispatch of the group
+        """Adds the time of a dispatch to the timings of its scale."""
+        _, height, width, _ = progress.images.shape
+        size, steps = (height, width), len(progress.terms["total"])
+        begun = progress.step > steps  # not the first dispatch of the group
         if begun and self._scales and self._scales[-1].size == size:
             scale = self._scales.pop()
             seconds += scale.seconds
@@ -537,12 +689,13 @@ class Report(Observer):
             )
 
     def _paint(self, images: np.ndarray) -> None:
-        """Takes up the pictures as they are now."""
+        """Puts the pictures `[N, H, W, 3]` as they are now on the page."""
         if not _leads():
             return
         group = self._group
+        assert group is not None
         share = len(group.stems) // len(group.contents)
-        size = images.shape[1:3]
+        _, height, width, _ = images.shape
         del self._outputs[self._own.start :]
         for number, (label, stem) in enumerate(zip(group.labels, group.stems, strict=True)):
             content, style = group.contents[number // share], group.styles[number]
@@ -550,9 +703,10 @@ class Report(Observer):
             output = report_page.Card(
                 label=label,
                 stem=stem,
-                content=self._input("content", content),
+                # A texture starts from a blank, which is not worth showing.
+                content=None if np.ptp(content.image) == 0 else self._input("content", content),
                 style=self._input("style", style),
-                picture=report_page.Embedded(stem, uri, size),
+                picture=report_page.Embedded(stem, uri, (height, width)),
                 metrics=self._thinned(self._metrics[number]),
                 layers=self._layers[number],
                 diverged=bool(self._diverged[number]),
@@ -561,24 +715,25 @@ class Report(Observer):
             )
             self._outputs.append(output)
 
-    def _input(self, kind: str, picture: Picture) -> report_page.Embedded | None:
-        """An input of the page, encoded once; None for the blank that a texture starts from."""
-        if kind == "content" and np.ptp(picture.image) == 0:
-            return None
+    def _input(self, kind: report_page.Kind, picture: Picture) -> report_page.Embedded:
+        """Returns an input as the page shows it. Each input is encoded only once."""
         if (kind, picture.name) not in self._inputs:
             longest = self._longest if kind == "content" else 480
             uri = report_page.data_uri(picture.image, longest=longest)
-            shown = report_page.Embedded(picture.name, uri, picture.image.shape[:2])
+            height, width, _ = picture.image.shape
+            shown = report_page.Embedded(picture.name, uri, (height, width))
             self._inputs[kind, picture.name] = shown
         return self._inputs[kind, picture.name]
 
-    def _thinned(self, metrics):
+    def _thinned(self, metrics: dict[str, list]) -> dict[str, list]:
+        """Returns about `ROWS` to `2 * ROWS` rows of the metrics, with the first and the last."""
         stride = max(1, len(metrics["step"]) // self.ROWS)
         if stride == 1:
             return metrics
         return {name: [*values[:-1:stride], values[-1]] for name, values in metrics.items()}
 
-    def _write(self, state: str, *, message: str = "") -> None:
+    def _write(self, state: report_page.State, *, message: str = "") -> None:
+        """Writes the page."""
         if not _leads():
             return
         run = report_page.Run(
@@ -600,13 +755,13 @@ class Report(Observer):
 
 
 class Look(NamedTuple):
-    """What is to be looked at.
+    """What a run shows of its course.
 
     Attributes:
-      save_every: steps between snapshots, or None.
-      animate: a name in `ANIMATIONS`, or None.
-      report: whether to write the page.
-      tensorboard_dir: folder for TensorBoard, or None.
+      save_every: steps between snapshots; None for no snapshots.
+      animate: the kind of animation, a name in `ANIMATIONS`; None for no animation.
+      report: whether to write the report page.
+      tensorboard_dir: folder for TensorBoard; None for no events.
     """
 
     save_every: int | None = None
@@ -615,18 +770,27 @@ class Look(NamedTuple):
     tensorboard_dir: str | None = None
 
     def names(self, stems: Sequence[str]) -> list[str]:
-        """The files and folders that it takes in the folder of a run with outputs of `stems`."""
+        """Returns the names that these files and folders take in the folder of a run.
+
+        Args:
+          stems: names of the outputs' files, without the extension.
+        """
         folders = list(stems) if self.save_every is not None or self.animate is not None else []
         return [*folders, *(["report.html"] if self.report else [])]
 
     def observers(
         self, folder: Path, *, settings: Mapping[str, Any], log_every: int, outputs: int
     ) -> list[Observer]:
-        """Those that do so in `folder`; `settings` and the number of all `outputs` of the run are
-        for the page.
+        """Returns the observers that show it.
+
+        Args:
+          folder: the folder of the run.
+          settings: shown on the report page.
+          log_every: steps between the losses.
+          outputs: how many outputs the whole run has.
 
         Raises:
-          ValueError: tensorboardX is wanted and not installed.
+          ValueError: tensorboardX is needed and not installed.
         """
         found: list[Observer] = []
         if self.save_every is not None:
@@ -646,5 +810,5 @@ class Look(NamedTuple):
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Returns None for NaN and infinities, which JSON lacks."""
     return float(value) if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 "use strict";
 const run = JSON.parse(document.getElementById("run").textContent);
 const root = document.documentElement;
-// What the reader has done to the page, kept over its reloads; there may be no place to keep it.
+// Keeps what the reader did to the page when it reloads. The browser may refuse to store it.
 const store = {
   key: "nst_jax:" + location.pathname,
   read() { try { return JSON.parse(sessionStorage.getItem(this.key)) || {}; } catch { return {}; } },
@@ -12,7 +12,7 @@ const store = {
 const kept = store.read();
 let held = false;
 
-// Before and after.
+// The slider between before and after.
 for (const box of document.querySelectorAll(".compare:not(.plain)")) {
   const input = box.querySelector("input");
   const show = () => {
@@ -45,7 +45,7 @@ function keepCuts() {
   store.write({ cuts: Object.fromEntries(inputs.map((input) => [input.id, input.value])) });
 }
 
-// The values under the pointer.
+// Shows the values under the pointer.
 for (const chart of document.querySelectorAll(".chart")) {
   const svg = chart.querySelector("svg");
   const cursor = svg.querySelector(".cursor");
@@ -82,7 +82,7 @@ for (const details of document.querySelectorAll("details")) {
   });
 }
 
-// While the run goes on, the page looks again at its file; not under a reader's hand.
+// While the run continues, the page reloads its file, but not while the reader drags a slider.
 if (run.state === "running") {
   const button = document.getElementById("pause");
   let paused = Boolean(kept.paused);
