@@ -1,7 +1,10 @@
 """Named configurations, each with its source.
 
-Published ones state every field, so that no later default of a class changes them.
+The published presets state every field. So a later change of a class's defaults does not change
+them. docs/presets.md compares the presets and says how the project's own were chosen.
 """
+
+from typing import Any
 
 from nst_jax.config import Config
 from nst_jax.extractor import VGGExtractor
@@ -9,10 +12,10 @@ from nst_jax.optimizers import LBFGS, SGD, Adam
 from nst_jax.settings import check_choice
 from nst_jax.terms import Content, GramStyle, TotalVariation, WassersteinStyle
 
-# The layers of Gatys et al., at equal shares.
+# The layers of Gatys et al., with equal weights.
 _GATYS_LAYERS = {f"block{block}_conv1": 0.2 for block in range(1, 6)}
 
-# The network as published.
+# The network as it was published.
 _PLAIN = VGGExtractor(
     pooling="max",
     pooling_correction=True,
@@ -22,8 +25,8 @@ _PLAIN = VGGExtractor(
     normalize_features=False,
 )
 
-# A single scale, from the content, in the style's colours.
-_ONE_SCALE = {
+# A single scale that starts from the content and takes the style's colours.
+_ONE_SCALE: dict[str, Any] = {
     "first_size": None,
     "scale_factor": 2**0.5,
     "first_steps": None,
@@ -33,8 +36,8 @@ _ONE_SCALE = {
     "average_decay": 0.0,
 }
 
-# https://keras.io/examples/generative/neural_style_transfer/ ; styles keep their own shape here,
-# where the example squashes them to the content's.
+# https://keras.io/examples/generative/neural_style_transfer/. Here styles keep their own shape. The
+# example squashes them to the shape of the content.
 _KERAS = Config(
     terms=(
         Content(name="content", weight=2.5e-8, layers={"block5_conv2": 1.0}, reduction="sum"),
@@ -58,10 +61,10 @@ _KERAS = Config(
     **_ONE_SCALE,
 )
 
-# The experiment of the report that this project grew out of: Gatys' content loss at the last
-# convolution, squared Gram differences at the first convolution of each block, weight 1/5
-# each, plain SGD from 100 for 3000 steps. What it leaves open is taken from Keras' example:
-# the loss weights, the normaliser, and the decay of the learning rate.
+# The experiment of the report that this project grew out of. It has Gatys' content loss at the last
+# convolution. It has squared Gram differences at the first convolution of each block, with weight
+# 1/5 each. Plain SGD starts at a rate of 100 and takes 3000 steps. The report does not state the
+# loss weights, the normalizer and the decay of the learning rate. These are from Keras' example.
 _ASSIGNMENT = _KERAS.replace(
     size=224,
     size_of="longer",
@@ -72,8 +75,8 @@ _ASSIGNMENT = _KERAS.replace(
     steps=3000,
 )
 
-# https://pypi.org/project/pastiche/ 1.6.0, which optimises as Gatys et al. did, at the
-# layers of Gatys, Ecker, Bethge, CVPR 2016.
+# https://pypi.org/project/pastiche/ 1.6.0. It optimises like Gatys et al., at the layers of Gatys,
+# Ecker, Bethge, CVPR 2016.
 _GATYS = Config(
     terms=(
         Content(name="content", weight=0.01, layers={"block4_conv2": 1.0}, reduction="mean"),
@@ -100,7 +103,7 @@ _GATYS = Config(
 # Raymond Yuan: "Neural Style Transfer: Creating Art with Deep Learning using tf.keras and
 # eager execution", TensorFlow blog, 2018, https://blog.tensorflow.org/2018/08/
 # neural-style-transfer-creating-art-with-deep-learning-using-tf-keras-and-eager-execution.html
-# TensorFlow 1's Adam adds epsilon ("epsilon hat") before the bias correction, optax after it.
+# TensorFlow 1's Adam adds epsilon before the bias correction ("epsilon hat"), optax after it.
 _TF_BLOG = Config(
     terms=(
         Content(name="content", weight=1e3, layers={"block5_conv2": 1.0}, reduction="mean"),
@@ -125,10 +128,10 @@ _TF_BLOG = Config(
     **_ONE_SCALE,
 )
 
-# https://github.com/crowsonkb/style-transfer-pytorch : coarse to fine, Wasserstein-2 style
-# loss, layer weights 256:64:16:4:1, content 0.015, total variation 2, Adam 0.02 on [0, 1],
-# iterate average 0.99. Its weights were tuned for networks whose activations are near one;
-# those of the Oxford networks, of 0-255 inputs, are brought there.
+# https://github.com/crowsonkb/style-transfer-pytorch: coarse to fine, Wasserstein-2 style loss,
+# layer weights 256:64:16:4:1, content 0.015, total variation 2, Adam 0.02 on [0, 1], iterate
+# average 0.99. Its weights were tuned for networks whose activations are near one. The Oxford
+# networks take inputs of 0-255, so their features are normalized here.
 _WASSERSTEIN = Config(
     terms=(
         Content(name="content", weight=0.015, layers={"block4_conv2": 1.0}, reduction="mean"),
@@ -176,20 +179,20 @@ _WASSERSTEIN = Config(
 
 
 class Presets(dict[str, Config]):
-    """Configurations by their names; for any other name ValueError, with the nearest."""
+    """Configurations by name. For another name the ValueError suggests the nearest one."""
 
-    def __missing__(self, name):
+    def __missing__(self, name: str):
         check_choice("preset", name, self)
 
 
 presets = Presets(
-    # The project's own; its values stand in `nst_jax.config`.
+    # The project's own. `nst_jax.config` has its values.
     default=Config(),
-    # The same in a third of the steps, each of them longer.
+    # A third of the steps, with a larger learning rate.
     fast=Config().replace(first_steps=50, steps=27, learning_rate=1.6),
-    # The same in three times the steps, each of them shorter.
+    # Three times the steps, with a smaller learning rate.
     quality=Config().replace(first_steps=450, steps=240, learning_rate=0.6),
-    # The same objective by L-BFGS, which keeps 40 arrays beside the picture where SGD keeps one.
+    # The same objective. L-BFGS keeps 40 arrays of the picture's shape, SGD keeps one.
     lbfgs=Config().replace(
         first_steps=60, steps=60, optimizer=LBFGS(history_size=20, schedule="constant")
     ),
@@ -201,15 +204,15 @@ presets = Presets(
 )
 """Every preset by its name."""
 
-descriptions = {
-    "default": "A clean picture in little time, by SGD from coarse to fine.",
-    "fast": "The default's objective in a third of the steps, each twice as long.",
-    "quality": "The default's objective in three times the steps, each a little shorter.",
-    "lbfgs": "The default's objective by L-BFGS, which takes more memory.",
+descriptions: dict[str, str] = {
+    "default": "A clean picture in little time: SGD, from coarse to fine.",
+    "fast": "The default's objective in a third of the steps, at twice the learning rate.",
+    "quality": "The default's objective in three times the steps, at a lower learning rate.",
+    "lbfgs": "The default's objective, minimised by L-BFGS. It needs more memory.",
     "assignment": "The experiment of the report that this project grew out of: plain SGD.",
     "keras": "Keras' example of neural style transfer.",
-    "gatys": "Gatys, Ecker and Bethge's optimisation by L-BFGS, as in pastiche 1.6.0.",
-    "tf_blog": "The TensorFlow blog's tutorial of 2018: means of squares, by Adam.",
+    "gatys": "The method of Gatys, Ecker and Bethge: L-BFGS, as in pastiche 1.6.0.",
+    "tf_blog": "The tutorial of the TensorFlow blog, 2018: mean squares, minimised by Adam.",
     "wasserstein": "Wasserstein-2 style loss, as in crowsonkb/style-transfer-pytorch.",
 }
-"""What each preset is, in a line."""
+"""One line about each preset."""

@@ -318,9 +318,11 @@ def test_published_presets_state_every_field():
     """So that no later default of a class changes them."""
     tree = ast.parse(inspect.getsource(presets_module))
     named = {
-        node.targets[0].id: node.value
+        target.id: node.value
         for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
     }
     shared = {key.value for key in named["_ONE_SCALE"].keys}
     classes = {}
