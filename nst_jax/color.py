@@ -1,28 +1,31 @@
 """Keeping the content's colours: luminance transfer and linear colour matching.
 
 Leon A. Gatys, Matthias Bethge, Aaron Hertzmann, Eli Shechtman: "Preserving Color in Neural
-Artistic Style Transfer", 2016, https://arxiv.org/abs/1606.05897. Either only the luminance is
-stylised (`grey`, `match_luminance` before, `with_luminance_of` after), or the style picture is
-given the content's colours beforehand (`match_colors`).
+Artistic Style Transfer", 2016, https://arxiv.org/abs/1606.05897. The paper has two ways:
 
-Every image is float32 sRGB in RGB order, range [0, 1], layout [..., H, W, 3]. As in the paper,
-all arithmetic is on the gamma-encoded values.
+- Stylise only the luminance: `grey` and `match_luminance` before, `with_luminance_of` after.
+- Give the style picture the content's colours before stylising: `match_colors`.
+
+Every image is float32 sRGB in RGB order, range [0, 1], layout [..., H, W, 3]. All arithmetic is on
+the gamma-encoded values, as in the paper.
 """
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from nst_jax.image import check_image
 
-# A standard deviation below one grey level is taken for this: rounding to 8 bits alone makes
-# differences of that size, and a flat picture would else be divided by zero.
+# A smaller standard deviation counts as this one. Rounding to 8 bits alone makes differences of one
+# grey level, and a flat picture would otherwise be divided by zero.
 FLAT = 1 / 255
 
 
-def luminance(image: jax.Array) -> jax.Array:
-    """The Y of YIQ: Y = 0.299 R + 0.587 G + 0.114 B.
+def luminance(image: Float[ArrayLike, "*N H W 3"]) -> Float[Array, "*N H W 1"]:
+    """Computes the luminance, the Y of YIQ: Y = 0.299 R + 0.587 G + 0.114 B.
 
-    The weights are those of ITU-R BT.601, https://www.itu.int/rec/R-REC-BT.601.
+    The weights are from ITU-R BT.601, https://www.itu.int/rec/R-REC-BT.601.
 
     Args:
       image: [..., H, W, 3], range [0, 1].
@@ -37,32 +40,42 @@ def luminance(image: jax.Array) -> jax.Array:
     image = jnp.asarray(image)
     check_image("image", image)
     red, green, blue = jnp.split(image, 3, axis=-1)
-    # 0.299 = 1 - 0.587 - 0.114: written so, a grey stays what it is to the last bit.
+    # 0.299 = 1 - 0.587 - 0.114. In this form a grey pixel keeps its value to the last bit.
     return red + 0.587 * (green - red) + 0.114 * (blue - red)
 
 
-def grey(image: jax.Array) -> jax.Array:
-    """The picture without its colours: its luminance in all three channels.
+def grey(image: Float[ArrayLike, "*N H W 3"]) -> Float[Array, "*N H W 3"]:
+    """Removes the colours of a picture: all three channels become its luminance.
 
-    Arguments, result (which keeps the shape) and errors are else those of `luminance`.
+    Args:
+      image: [..., H, W, 3], range [0, 1].
+
+    Returns:
+      [..., H, W, 3], range [0, 1].
+
+    Raises:
+      TypeError: `image` is not floating point.
+      ValueError: `image` has another layout or is empty.
     """
     return jnp.repeat(luminance(image), 3, axis=-1)
 
 
-def match_luminance(style: jax.Array, content: jax.Array) -> jax.Array:
-    """A grey style picture with the mean and the spread of the content's luminance.
+def match_luminance(
+    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+) -> Float[Array, "*N h w 3"]:
+    """Makes a grey style picture with the mean and the spread of the content's luminance.
 
-    Equation of the paper's section "Luminance-only transfer",
-    Y' = σ_content / σ_style · (Y - μ_style) + μ_content. A style with a standard deviation below
-    one grey level of 255 is stretched as if it had that one.
+    The equation is from the paper's section "Luminance-only transfer":
+    Y' = σ_content / σ_style · (Y - μ_style) + μ_content. If the style's standard deviation is below
+    one grey level of 255, it counts as one grey level.
 
     Args:
       style: [..., h, w, 3], range [0, 1].
-      content: [..., H, W, 3], range [0, 1], leading axes as those of `style`.
+      content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
 
     Returns:
-      [..., h, w, 3], three equal channels, clipped to [0, 1]; the mean and the deviation are
-      the content's where nothing had to be clipped.
+      [..., h, w, 3], three equal channels, clipped to [0, 1]. If nothing is clipped, the mean and
+      the deviation are those of the content.
 
     Raises:
       TypeError: a picture is not floating point.
@@ -75,12 +88,14 @@ def match_luminance(style: jax.Array, content: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.clip(matched, 0, 1), 3, axis=-1)
 
 
-def with_luminance_of(content: jax.Array, output: jax.Array) -> jax.Array:
-    """The content's colours with the luminance of another picture.
+def with_luminance_of(
+    content: Float[ArrayLike, "*N H W 3"], output: Float[ArrayLike, "*N H W 3"]
+) -> Float[Array, "*N H W 3"]:
+    """Combines the content's colours with the luminance of another picture.
 
-    I and Q of YIQ are differences of channels: adding one number to all three changes Y by
-    that number and neither of them. Where the luminance asked for would leave [0, 1] in some
-    channel, the nearest that fits is taken, so that the content's I and Q always stay.
+    I and Q of YIQ are differences of channels. Adding one number to all three channels changes Y
+    by that number and keeps I and Q. If a channel would leave [0, 1], the pixel takes the nearest
+    luminance that fits. So the content's I and Q always stay.
 
     Args:
       content: [..., H, W, 3], range [0, 1]: gives the chroma.
@@ -96,7 +111,7 @@ def with_luminance_of(content: jax.Array, output: jax.Array) -> jax.Array:
     content, output = _pair(content=content, output=output)
     if content.shape != output.shape:
         raise ValueError(
-            f"content and output must have one shape, got {list(content.shape)} "
+            f"content and output must have the same shape, got {list(content.shape)} "
             f"and {list(output.shape)}"
         )
     darkest = -jnp.min(content, axis=-1, keepdims=True)
@@ -104,19 +119,23 @@ def with_luminance_of(content: jax.Array, output: jax.Array) -> jax.Array:
     return content + jnp.clip(luminance(output) - luminance(content), darkest, brightest)
 
 
-def color_transfer_map(style: jax.Array, content: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The affine map of colours that gives the style the content's mean and covariance.
+def color_transfer_map(
+    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+) -> tuple[Float[Array, "*N 3 3"], Float[Array, "*N 3"]]:
+    """Computes the affine map of colours that gives the style the content's mean and covariance.
 
-    The paper's section "Color histogram matching", in its image-analogies form:
+    This is the image-analogies form in the paper's section "Color histogram matching":
     x ↦ A x + b with A = Σ_content^½ Σ_style^-½ and b = μ_content - A μ_style, where Σ^½ is the
-    symmetric square root. Along a direction of the style's colours with a standard deviation
-    below one grey level of 255 (all but the diagonal, in a grey picture) there is nothing to
-    match with; such a direction is stretched as if it had that deviation. Not
-    differentiable where two variances along the principal directions are equal.
+    symmetric square root.
+
+    A principal direction of the style's colours may have a standard deviation below one grey level
+    of 255. In a grey picture, all directions but the diagonal do. Such a deviation counts as one
+    grey level. The map is not differentiable where two variances along the principal directions
+    are equal.
 
     Args:
       style: [..., h, w, 3], range [0, 1].
-      content: [..., H, W, 3], range [0, 1], leading axes as those of `style`.
+      content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
 
     Returns:
       (matrix [..., 3, 3], offset [..., 3]).
@@ -134,22 +153,30 @@ def color_transfer_map(style: jax.Array, content: jax.Array) -> tuple[jax.Array,
     return matrix, (to_mean - _matmul(from_mean, matrix.mT))[..., 0, :]
 
 
-def match_colors(style: jax.Array, content: jax.Array) -> jax.Array:
-    """The style picture in the content's colours: `color_transfer_map`, applied and clipped.
+def match_colors(
+    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+) -> Float[Array, "*N h w 3"]:
+    """Gives the style picture the content's colours, by `color_transfer_map`.
 
-    Arguments and errors are those of `color_transfer_map`.
+    Args:
+      style: [..., h, w, 3], range [0, 1].
+      content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
 
     Returns:
-      [..., h, w, 3], clipped to [0, 1]; its mean and covariance are the content's where nothing
-      had to be clipped.
+      [..., h, w, 3], clipped to [0, 1]. If nothing is clipped, its mean and covariance are those
+      of the content.
+
+    Raises:
+      TypeError: a picture is not floating point.
+      ValueError: a picture has another layout or is empty, or the leading axes differ.
     """
     matrix, offset = color_transfer_map(style, content)
     mapped = _matmul(jnp.asarray(style), matrix.mT[..., None, :, :]) + offset[..., None, None, :]
     return jnp.clip(mapped, 0, 1)
 
 
-def _pair(**pictures: jax.Array) -> list[jax.Array]:
-    """The two pictures as arrays, if both are pictures and their leading axes agree."""
+def _pair(**pictures: ArrayLike) -> list[jax.Array]:
+    """Returns two pictures as arrays. Refuses arrays that are not pictures, or other axes."""
     arrays = [jnp.asarray(picture) for picture in pictures.values()]
     for name, array in zip(pictures, arrays, strict=True):
         check_image(name, array)
@@ -163,24 +190,24 @@ def _pair(**pictures: jax.Array) -> list[jax.Array]:
 
 
 def _mean(image: jax.Array) -> jax.Array:
-    """Mean over the positions: [..., H, W, C] -> [..., 1, 1, C]."""
+    """Computes the mean over the positions: [..., H, W, C] -> [..., 1, 1, C]."""
     return jnp.mean(image, axis=(-3, -2), keepdims=True)
 
 
 def _variance(image: jax.Array) -> jax.Array:
-    """Variance over the positions: [..., H, W, C] -> [..., 1, 1, C]."""
+    """Computes the variance over the positions: [..., H, W, C] -> [..., 1, 1, C]."""
     return jnp.var(image, axis=(-3, -2), keepdims=True)
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a @ b in full float32 also where the backend multiplies in less."""
+    """Computes a @ b in full float32, on every backend."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _covariance_power(image: jax.Array, power: float, *, smallest: float) -> jax.Array:
-    """Power of the covariance of an image's colours: [..., H, W, 3] -> [..., 3, 3].
+    """Raises the covariance of an image's colours to a power: [..., H, W, 3] -> [..., 3, 3].
 
-    Eigenvalues below `smallest` are taken for it.
+    Eigenvalues below `smallest` are replaced by it.
     """
     centred = (image - _mean(image)).reshape(*image.shape[:-3], -1, 3)
     values, vectors = jnp.linalg.eigh(_matmul(centred.mT, centred) / centred.shape[-2])

@@ -1,9 +1,9 @@
 """Three example pictures, drawn by formula: a content picture and two style pictures.
 
-Each is a pure function of a size and a seed, and returns float32 `[H, W, 3]`, sRGB in [0, 1].
-A picture is a colour for each point of the plane, where the shorter side of the canvas spans
-[-1, 1] and y points down. So a seed gives the same picture at any size, and a longer canvas
-shows more of it.
+Each function depends only on a size and a seed, and returns float32 `[H, W, 3]`, sRGB in [0, 1].
+A picture is a function from points of the plane to colours. The shorter side of the canvas spans
+[-1, 1], and y points down. So a seed gives the same picture at any size, and a longer canvas shows
+more of it.
 """
 
 import math
@@ -26,17 +26,17 @@ _Shade = Callable[[_Array, _Array], _Array]
 
 
 def butterfly(size: Size, *, seed: int = 0) -> np.ndarray:
-    """A monarch butterfly on a flower: a content picture.
+    """Draws a monarch butterfly on a flower: a content picture.
 
     Args:
-      size: the side of a square picture, or (height, width), in pixels; at least 32 each.
-      seed: which variant of the picture, 0 or more: its pose, and the lights behind it.
+      size: the side of a square picture, or (height, width), in pixels. Each is at least 32.
+      seed: the variant of the picture, 0 or more. It sets the pose and the lights behind it.
 
     Returns:
       float32 `[H, W, 3]`, sRGB in [0, 1].
 
     Raises:
-      TypeError: `size` or `seed` is not made of whole numbers.
+      TypeError: a side or `seed` is not a whole number.
       ValueError: a side is below 32 pixels, or `seed` is negative.
     """
     rng = np.random.default_rng(whole_number("seed", seed, least=0))
@@ -45,9 +45,18 @@ def butterfly(size: Size, *, seed: int = 0) -> np.ndarray:
 
 
 def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:
-    """Swirling bands of all hues in thick brush strokes: a style picture.
+    """Draws swirling bands of all hues in thick brush strokes: a style picture.
 
-    Arguments, result and errors are those of `butterfly`.
+    Args:
+      size: the side of a square picture, or (height, width), in pixels. Each is at least 32.
+      seed: the variant of the picture, 0 or more. It sets the waves, whirls and strokes.
+
+    Returns:
+      float32 `[H, W, 3]`, sRGB in [0, 1].
+
+    Raises:
+      TypeError: a side or `seed` is not a whole number.
+      ValueError: a side is below 32 pixels, or `seed` is negative.
     """
     rng = np.random.default_rng(whole_number("seed", seed, least=0))
     waves = rng.uniform(0, 2 * math.pi, 6)
@@ -59,7 +68,7 @@ def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:
 
     def shade(x: _Array, y: _Array) -> _Array:
         u, v = np.broadcast_arrays(x, y)
-        # A whirl turns the plane about its centre and leaves it alone further out.
+        # A whirl turns the plane about its centre. Points further out keep their place.
         for cx, cy, turn in whirls:
             if max(u.min() - cx, cx - u.max(), v.min() - cy, cy - v.max()) > 0.8:
                 continue
@@ -77,9 +86,18 @@ def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:
 
 
 def triangles(size: Size, *, seed: int = 0) -> np.ndarray:
-    """A mosaic of sharp triangles of many sizes: a style picture.
+    """Draws a mosaic of sharp triangles of many sizes: a style picture.
 
-    Arguments, result and errors are those of `butterfly`.
+    Args:
+      size: the side of a square picture, or (height, width), in pixels. Each is at least 32.
+      seed: the variant of the picture, 0 or more. It sets the triangles and their colours.
+
+    Returns:
+      float32 `[H, W, 3]`, sRGB in [0, 1].
+
+    Raises:
+      TypeError: a side or `seed` is not a whole number.
+      ValueError: a side is below 32 pixels, or `seed` is negative.
     """
     height, width = _sides(size)
     seed = whole_number("seed", seed, least=0)
@@ -102,17 +120,20 @@ by_name = {"butterfly": butterfly, "rainbow": rainbow, "triangles": triangles}
 
 def _sides(size: Size) -> tuple[int, int]:
     height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
-    return tuple(whole_number("size", side, least=MIN_SIDE) for side in (height, width))
+    return (
+        whole_number("size", height, least=MIN_SIDE),
+        whole_number("size", width, least=MIN_SIDE),
+    )
 
 
 def _render(shade: _Shade, size: Size) -> _Array:
     """Averages a plane of colours over the pixels of a canvas.
 
-    `shade` takes x `[1, columns]` and y `[rows, 1]` and returns `[3, rows, columns]`. The
-    average is of sRGB values, so that a picture of half the size is the picture halved.
+    `shade` takes x `[1, columns]` and y `[rows, 1]` and returns `[3, rows, columns]`. The function
+    averages sRGB values, so that a picture of half the size equals the larger picture scaled down.
     """
     height, width = _sides(size)
-    # Small pictures take more samples a pixel, or fine detail would come and go with size.
+    # Small pictures take more samples per pixel. Otherwise fine detail would depend on the size.
     samples = max(3, math.ceil(1024 / math.sqrt(height * width)))
     y, x = (
         ((2 * np.arange(side * samples) + 1) / samples - side) / min(height, width)
@@ -120,7 +141,7 @@ def _render(shade: _Shade, size: Size) -> _Array:
     )
     x, y = x[None].astype(np.float32), y[:, None].astype(np.float32)
     image = np.empty((height, width, 3), np.float32)
-    rows = max(1, 2**18 // (width * samples * samples))  # a strip at a time, to need little memory
+    rows = max(1, 2**18 // (width * samples * samples))  # strips need little memory
     for top in range(0, height, rows):
         strip = shade(x, y[top * samples : (top + rows) * samples])
         blocks = strip.reshape(3, -1, samples, width, samples)
@@ -129,29 +150,29 @@ def _render(shade: _Shade, size: Size) -> _Array:
 
 
 def _rgb(codes: str) -> _Array:
-    """Hexadecimal colours, as `[codes, 3, 1, 1]`, or `[3, 1, 1]` for one."""
+    """Reads hexadecimal colours as `[codes, 3, 1, 1]`, or as `[3, 1, 1]` for one code."""
     colours = np.array([list(bytes.fromhex(code)) for code in codes.split()], np.float32) / 255
     return colours[..., None, None] if len(colours) > 1 else colours[0, :, None, None]
 
 
-def _mix(first: _Array, second: _Array, amount: _Array) -> _Array:
-    """From `first`, where amount is 0, to `second`, where it is 1."""
+def _mix(first: _Array, second: _Array, amount: _Array | float) -> _Array:
+    """Mixes linearly: `first` where amount is 0, `second` where amount is 1."""
     return first + (second - first) * amount
 
 
 def _step(edge0: float, edge1: float, value: _Array) -> _Array:
-    """Rises smoothly from 0 where value is edge0 to 1 where it is edge1."""
+    """Rises smoothly from 0 at edge0 to 1 at edge1."""
     t = np.clip((value - np.float32(edge0)) / np.float32(edge1 - edge0), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _noise(x: _Array, y: _Array, table: _Array) -> tuple[_Array, _Array]:
-    """Value noise and its slope along x: smooth between the numbers of a square table."""
+    """Computes value noise and its slope along x, smooth between the values of a square table."""
     i, j = np.floor(x), np.floor(y)
     s, t = x - i, y - j
     rise, s, t = 6 * s * (1 - s), _step(0, 1, s), _step(0, 1, t)
     i, j, side = i.astype(np.int32), j.astype(np.int32), len(table)
-    wrap = side - 1  # which takes a side that is a power of two
+    wrap = side - 1  # a mask, because the side is a power of two
     left, right = i & wrap, (i + 1) & wrap
     top, bottom = (j & wrap) * side, ((j + 1) & wrap) * side
     flat = table.ravel()
@@ -161,18 +182,20 @@ def _noise(x: _Array, y: _Array, table: _Array) -> tuple[_Array, _Array]:
 
 
 def _hue(turn: _Array) -> _Array:
-    """A vivid colour wheel: turn 0 and 1 are red, returned as `[3, *turn.shape]`."""
+    """Returns colours of a vivid wheel as `[3, *turn.shape]`. Turns 0 and 1 are red."""
     stops = _rgb("e3122b f7701a fdd321 4cb92f 12a5a0 1c62d6 6a2fc0 d11e8c")
     grid = np.linspace(0, 8, 1024, endpoint=False)
-    wheel = np.float32([np.interp(grid, range(8), c, period=8) for c in stops[:, :, 0, 0].T])
+    tints = [np.interp(grid, range(8), c, period=8) for c in stops[:, :, 0, 0].T]
+    wheel = np.array(tints, np.float32)
     return np.take(wheel, (turn * 1024).astype(np.int32) % 1024, axis=1)
 
 
 def _strokes(u: _Array, v: _Array, noise: _Array) -> _Array:
-    """Paint whose strokes run along v, in bands of hue across u."""
+    """Paints strokes that run along v, in bands of hue across u."""
     flat = noise.ravel()
     wobble = (_noise(u * 3, v * 3, noise)[0] - 0.5) * 1.5
-    picture, layers = 0, [(0.075, 0.60, 1.0), (0.050, 0.34, 1.0), (0.028, 0.20, 0.55)]
+    picture = np.zeros((3, 1, 1), np.float32)
+    layers = [(0.075, 0.60, 1.0), (0.050, 0.34, 1.0), (0.028, 0.20, 0.55)]
     for layer, (wide, long, share) in enumerate(layers):
         across = u / np.float32(wide) + wobble
         row = np.floor(across)
@@ -183,25 +206,25 @@ def _strokes(u: _Array, v: _Array, noise: _Array) -> _Array:
         s, t = across - row, along - column
         mood, lift, chance = flat[cell], flat[cell - 1], flat[cell - 2]
         colour = _hue(row * np.float32(wide * 0.95) + v * 0.10 + (mood - 0.5) * 0.11)
-        # Bristles scratch the paint lengthwise; light from the side makes them ridges.
+        # Bristles scratch the paint lengthwise. Light from the side shows the scratches as ridges.
         fine, slope = _noise(across * 9, along * 2 + 57 * mood, noise)
         colour *= 0.90 + 0.36 * lift + 0.16 * slope - 0.20 * s
         colour += np.clip(lift - 0.72, 0, 1) * 0.9 * (1 - colour)
         # Strokes have ragged round ends, and the layer below shows through the gaps.
         reach = np.square(2 * s - 1) ** 2 + np.square(2 * t - 1) ** 2 + 0.5 * fine - 0.25
-        mask = (1 - _step(0.75, 1.0, reach)) * (chance < share) if layer else 1
+        mask = (1 - _step(0.75, 1.0, reach)) * (chance < share) if layer else 1.0
         rim = _step(0.35, 0.95, reach) * 0.22
         picture = _mix(picture, colour * (1 - rim), mask)
     return picture
 
 
 def _mosaic(half_height: float, half_width: float, seed: int) -> list[tuple]:
-    """Triangles `[3, 2]` that cover the canvas, each with its colours `[2, 3, 1, 1]`."""
+    """Makes triangles `[3, 2]` that cover the canvas, each with its colours `[2, 3, 1, 1]`."""
     pitch, palette = 0.62, _rgb(_MOSAIC)
     tiles = []
 
     def random(i: int, j: int, kind: int) -> np.random.Generator:
-        # Each place has its own numbers: a longer canvas must not change what is there.
+        # Each place has its own random numbers, so that a longer canvas keeps its triangles.
         return np.random.default_rng([seed, i + 2**20, j + 2**20, kind])
 
     def point(i: int, j: int) -> _Array:
@@ -216,7 +239,7 @@ def _mosaic(half_height: float, half_width: float, seed: int) -> list[tuple]:
             split(np.stack([a, middle, c]), rng, depth - 1)
             split(np.stack([middle, b, c]), rng, depth - 1)
             return
-        # The mean index drifts over the plane: neighbours are related and still contrast.
+        # The mean index drifts over the plane. Neighbours have related colours that contrast.
         x, y = 2.1 * corners.mean(axis=0)
         drift = 2.2 * math.sin(x + 0.8) + 2.2 * math.sin(0.81 * y + 0.48 * x)
         outer = round(drift + rng.normal(0, 2.6))
@@ -236,7 +259,7 @@ def _mosaic(half_height: float, half_width: float, seed: int) -> list[tuple]:
 
 
 def _window(x: _Array, y: _Array, corners: _Array) -> tuple[slice, slice] | None:
-    """The rows and columns of a strip within the bounding box of some points, if any."""
+    """Returns the rows and columns of a strip inside the bounding box of some points, if any."""
     columns = np.searchsorted(x[0], [corners[:, 0].min(), corners[:, 0].max()])
     rows = np.searchsorted(y[:, 0], [corners[:, 1].min(), corners[:, 1].max()])
     return (slice(*rows), slice(*columns)) if np.ptp(rows) and np.ptp(columns) else None
@@ -246,7 +269,7 @@ def _paint(picture: _Array, x: _Array, y: _Array, corners: _Array, tint: _Array)
     """Draws one triangle with its outline into its bounding box of the picture, in place."""
     ends = np.roll(corners, -1, axis=0)
     doubled = float(np.linalg.det(corners[1:] - corners[0]))  # twice the area, with a sign
-    depth = np.float32(np.inf)
+    depth = np.array(np.inf, np.float32)
     for (x0, y0), (x1, y1) in zip(corners, ends, strict=True):
         length = np.float32(math.copysign(math.hypot(x1 - x0, y1 - y0), doubled))
         depth = np.minimum(depth, ((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)) / length)
@@ -257,11 +280,12 @@ def _paint(picture: _Array, x: _Array, y: _Array, corners: _Array, tint: _Array)
 
 
 def _meadow(rng: np.random.Generator) -> _Shade:
-    """A meadow out of focus: haze, grass, and discs of light."""
+    """Makes a meadow out of focus: haze, grass, and discs of light."""
     noise = rng.random((64, 64), np.float32)
     tints = _rgb("0d3b2e 2f7d4f 8cc06a d8e6a0 6fb7c9 f7f0c0 e58fb0")
     tints = rng.choice(tints, 150, p=[0.1, 0.2, 0.25, 0.17, 0.13, 0.08, 0.07])
-    discs = np.float32(rng.uniform([-2.2, -2.2, 0.06, 0.12], [2.2, 2.2, 0.22, 0.5], (150, 4)))
+    discs = rng.uniform([-2.2, -2.2, 0.06, 0.12], [2.2, 2.2, 0.22, 0.5], (150, 4))
+    discs = discs.astype(np.float32)
 
     def shade(x: _Array, y: _Array) -> _Array:
         haze = _noise(x * 1.3 + 9, y * 1.3 + 9, noise)[0] - 0.5
@@ -285,7 +309,7 @@ def _meadow(rng: np.random.Generator) -> _Shade:
 
 
 def _flower(x: _Array, y: _Array, picture: _Array) -> _Array:
-    """Two rings of petals round a golden disc, seen a little from the side."""
+    """Paints two rings of petals round a golden disc, seen a little from the side."""
     x, y = x - 0.03, (y - 0.60) / 0.74
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     picture = picture * (0.55 + 0.45 * _step(0.35, 0.85, np.hypot(x, y - 0.12)))
@@ -301,15 +325,15 @@ def _flower(x: _Array, y: _Array, picture: _Array) -> _Array:
         colour = _mix(_rgb(base), _rgb(tip), _step(0.25, 1.0, reach)) * light
         inside = _step(-0.03, 0.03, (wide - np.abs(s)) * radius) * (reach < 1)
         picture = _mix(picture, colour, inside)
-    # Florets sit where two families of spirals cross, darker towards the rim.
+    # Florets sit where two families of spirals cross. They are darker towards the rim.
     disc = radius / 0.20
     floret = np.sin(angle * 21 + disc * 24) * np.sin(angle * 21 - disc * 24)
     gold = _mix(_rgb("f6c12c"), _rgb("7a3b10"), _step(0, 1, 0.75 * disc * disc + 0.25 * floret))
     return _mix(picture, gold, 1 - _step(0.95, 1.03, disc))
 
 
-# The right half of the butterfly, in hundredths: smooth curves run through these points. Its
-# head is up, its middle is x = 0, and it spans about 2.
+# The right half of the butterfly, in hundredths. Smooth curves run through these points. The head
+# is up, the middle is x = 0, and the wings span about 2.
 # fmt: off
 _FORE_OUTLINE = [
     (3, -20), (12, -31), (30, -48), (52, -63), (74, -72), (90, -73.5), (96.5, -70), (96.5, -62),
@@ -348,7 +372,7 @@ _GRID_Y = np.arange(-0.84, 0.78, 0.005, dtype=np.float32)[:, None]
 
 
 def _insect(rng: np.random.Generator) -> Callable[..., _Array]:
-    """The butterfly, as a function that paints it over a picture given at x and y."""
+    """Makes a function that paints the butterfly over a picture given at x and y."""
     noise = rng.random((256, 256), np.float32)
     turn = math.radians(rng.uniform(4, 10)) * float(rng.choice([-1, 1]))
     cos, sin = math.cos(turn) / 0.9, math.sin(turn) / 0.9
@@ -374,7 +398,7 @@ def _insect(rng: np.random.Generator) -> Callable[..., _Array]:
 
 
 def _curve(points: list[tuple[float, float]]) -> _Array:
-    """A Catmull-Rom spline through points, as a polyline `[n, 2]` of 6 pieces a span."""
+    """Runs a Catmull-Rom spline through points. Returns a polyline `[n, 2]`, 6 pieces per span."""
     p = np.array([points[0], *points, points[-1]]) / 100
     t = np.linspace(0, 1, 6, endpoint=False)[:, None, None]
     a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
@@ -383,8 +407,8 @@ def _curve(points: list[tuple[float, float]]) -> _Array:
 
 
 def _distance(curve: _Array) -> _Array:
-    """From each point of the grid to the nearest point of a polyline."""
-    best = np.float32(np.inf)
+    """Computes the distance from each point of the grid to the nearest point of a polyline."""
+    best = np.array(np.inf, np.float32)
     for (x0, y0), (ex, ey) in zip(curve[:-1], np.diff(curve, axis=0), strict=True):
         x, y = _GRID_X - x0, _GRID_Y - y0
         t = np.clip((x * ex + y * ey) / (ex * ex + ey * ey + 1e-12), 0, 1)
@@ -395,14 +419,14 @@ def _distance(curve: _Array) -> _Array:
 def _wing(outline: list, veins: list, margin: slice, spots: list, tip: tuple) -> list[_Array]:
     """Tabulates a wing on the grid, as six functions of the plane.
 
-    They are the depth inside it, the distance to a vein, the depth in a pale spot, the width
-    of the black border, which is widest round `tip`, and the slopes of the relief along x and
-    y. Two rows of spots follow the part `margin` of the outline.
+    The functions are the depth inside the wing, the distance to a vein, the depth in a pale spot,
+    the width of the black border, and the slopes of the relief along x and y. The border is widest
+    near `tip`. Two rows of spots follow the part `margin` of the outline.
     """
     edge = _curve([*outline, outline[0]])
     inside = np.zeros((_GRID_Y.size, _GRID_X.size), bool)
     for (x0, y0), (x1, y1) in zip(edge[:-1], edge[1:], strict=True):
-        if y0 != y1:  # an edge crossed on the way to the right: in becomes out
+        if y0 != y1:  # crossing an edge on the way to the right changes in to out
             crossing = x0 + (_GRID_Y - y0) * ((x1 - x0) / (y1 - y0))
             inside ^= ((y0 > _GRID_Y) != (y1 > _GRID_Y)) & (crossing > _GRID_X)
     depth = _distance(edge) * np.where(inside, 1, -1)
@@ -422,11 +446,12 @@ def _wing(outline: list, veins: list, margin: slice, spots: list, tip: tuple) ->
     width = width + 0.034 * np.exp(-vein * 60)  # the black runs a little way up each vein
     width += 0.17 * np.exp(-11 * np.square(np.hypot(_GRID_X - tip[0], _GRID_Y - tip[1])))
     slope_y, slope_x = np.gradient(np.minimum(np.minimum(vein, 0.06), depth), 0.005)
-    return [np.float32(f) for f in (depth, vein, pale, width, slope_x, slope_y)]
+    tables = (depth, vein, pale, width, slope_x, slope_y)
+    return [np.asarray(table, np.float32) for table in tables]
 
 
 def _look_up(tables: list[_Array], x: _Array, y: _Array) -> list[_Array]:
-    """Reads functions tabulated on the grid, linearly between its points."""
+    """Evaluates functions tabulated on the grid, linearly between its points."""
     columns = _GRID_X.size
     u = np.clip((x - _GRID_X[0, 0]) * 200, 0, columns - 1.001)
     v = np.clip((y - _GRID_Y[0, 0]) * 200, 0, _GRID_Y.size - 1.001)
@@ -441,7 +466,14 @@ def _look_up(tables: list[_Array], x: _Array, y: _Array) -> list[_Array]:
     return values
 
 
-def _scales(picture: _Array, wing: list, above: list, side: _Array, v: _Array, noise: _Array):
+def _scales(
+    picture: _Array,
+    wing: list[_Array],
+    above: list[_Array],
+    side: _Array,
+    v: _Array,
+    noise: _Array,
+) -> None:
     """Paints a pair of wings into a picture, in the shadow of the wings above them."""
     inside = _look_up(wing[:1], np.abs(side), v)[0] > 0
     side, v = side[inside][None], v[inside][None]
@@ -467,7 +499,7 @@ def _scales(picture: _Array, wing: list, above: list, side: _Array, v: _Array, n
 
 
 def _body(picture: _Array, side: _Array, v: _Array, noise: _Array) -> _Array:
-    """Paints abdomen, thorax and head, which are shaded ellipses, and their white dots."""
+    """Paints abdomen, thorax and head as shaded ellipses, and their white dots."""
     near = (np.abs(side) < 0.08) & (np.abs(v - 0.03) < 0.4)
     side, v, part = side[near][None], v[near][None], picture[:, near][:, None]
     fur = _noise(side * 160, v * 40, noise)[0] - 0.5
@@ -485,7 +517,7 @@ def _body(picture: _Array, side: _Array, v: _Array, noise: _Array) -> _Array:
         rings = 0.45 * bulge * _step(0.55, 0.95, np.cos(v * 68)) * (v > 0)
         colour = _mix(colour, _rgb("e7b877"), rings)
         part = _mix(part, colour, 1 - _step(0.92, 1.04, reach))
-    for x, y, radius in np.float32(_BODY_DOTS) / 100:
+    for x, y, radius in np.array(_BODY_DOTS, np.float32) / 100:
         far = np.hypot(np.abs(side) - x, v - y)
         part = _mix(part, _rgb("fff6e6"), _step(-0.003, 0.002, radius - far))
     picture[:, near] = part[:, 0]

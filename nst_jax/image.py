@@ -1,24 +1,32 @@
-"""Image arrays: sizes, resizing, masks, noise. Arrays in, arrays out; files are for `io`.
+"""Image arrays: sizes, resizing, masks, noise. `nst_jax.files.images` reads and writes files.
 
 Every image is float32 sRGB in RGB order, range [0, 1], layout [..., H, W, 3]. A mask is float32,
-range [0, 1], layout [..., H, W]: 1 where a style rules, 0 where it has no say.
+range [0, 1], layout [..., H, W]: 1 where a style applies fully, 0 where it does not apply.
 """
 
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32
 
 
-def whole_number(name: str, value: int, *, least: int = 1) -> int:
-    """The argument `name`, an int or what stands for one, as an int.
+def whole_number(name: str, value: Any, *, least: int = 1) -> int:
+    """Returns the argument `name` as an int.
+
+    Args:
+      name: the name of the argument in error messages.
+      value: an int, or an object that Python takes as an index.
+      least: the smallest number allowed.
 
     Raises:
-      TypeError: it is not a whole number.
-      ValueError: it is less than `least`.
+      TypeError: `value` is not a whole number.
+      ValueError: `value` is less than `least`.
     """
     try:
         number = operator.index(value)
@@ -30,10 +38,10 @@ def whole_number(name: str, value: int, *, least: int = 1) -> int:
 
 
 def _check_array(
-    name: str, array: jax.Array, axes: int, layout: str, *, values: str = "floating point in [0, 1]"
+    name: str, array: Any, axes: int, layout: str, *, values: str = "floating point in [0, 1]"
 ) -> None:
     if not hasattr(array, "shape"):
-        raise TypeError(f"{name} must be an array {layout}, got {type(array)}")
+        raise TypeError(f"{name} must be an array {layout}, got a {type(array).__name__}")
     if array.ndim < axes:
         raise ValueError(f"{name} must have shape {layout}, got {list(array.shape)}")
     if 0 in array.shape:
@@ -42,17 +50,17 @@ def _check_array(
         raise TypeError(f"{name} must be {values}, got {array.dtype}")
 
 
-def check_image(name: str, image: jax.Array, *, single: bool = False) -> None:
-    """Refuses an array that is no picture, by its shape and type alone.
+def check_image(name: str, image: Any, *, single: bool = False) -> None:
+    """Refuses an array that is not a picture. Looks only at its shape and type.
 
     Args:
-      name: what the message calls it.
-      image: anything.
-      single: whether it must be one picture, without leading axes.
+      name: the name of the argument in error messages.
+      image: any object.
+      single: whether `image` must be one picture, without leading axes.
 
     Raises:
-      TypeError: `image` is no array or not floating point.
-      ValueError: `image` is not [..., H, W, 3], or [H, W, 3], or is empty.
+      TypeError: `image` is not an array or not floating point.
+      ValueError: `image` is not [..., H, W, 3], or with `single` not [H, W, 3], or is empty.
     """
     layout = "[H, W, 3]" if single else "[..., H, W, 3]"
     _check_array(name, image, 3, layout)
@@ -61,12 +69,15 @@ def check_image(name: str, image: jax.Array, *, single: bool = False) -> None:
 
 
 def _scaled(side: int, wanted: int, given: int) -> int:
-    """side · wanted / given to the nearest pixel (halves up), at least 1; exact at any size."""
+    """Returns side · wanted / given, rounded to the nearest pixel (halves up), at least 1.
+
+    The integer arithmetic is exact at any size.
+    """
     return max(1, (2 * side * wanted + given) // (2 * given))
 
 
 def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """The height and width of an image scaled so that its longer side is `size`.
+    """Returns the height and width of an image after scaling its longer side to `size`.
 
     The shorter side keeps the aspect ratio, rounded to the nearest pixel (halves up) and at
     least 1.
@@ -74,7 +85,7 @@ def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
     Args:
       height: height in pixels.
       width: width in pixels.
-      size: length of the longer side wanted, in pixels.
+      size: wanted length of the longer side, in pixels.
 
     Returns:
       (height, width), two ints.
@@ -91,14 +102,14 @@ def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def fit_height(height: int, width: int, rows: int) -> tuple[int, int]:
-    """The height and width of an image scaled so that its height is `rows`.
+    """Returns the height and width of an image after scaling its height to `rows`.
 
     The width keeps the aspect ratio, rounded to the nearest pixel (halves up) and at least 1.
 
     Args:
       height: height in pixels.
       width: width in pixels.
-      rows: height wanted, in pixels.
+      rows: wanted height, in pixels.
 
     Returns:
       (height, width), two ints.
@@ -113,19 +124,21 @@ def fit_height(height: int, width: int, rows: int) -> tuple[int, int]:
     return rows, _scaled(width, rows, height)
 
 
-def resize(image: jax.Array, height: int, width: int) -> jax.Array:
-    """Resizes with Keys' cubic filter, antialiased along a side that shrinks.
+def resize(
+    image: Float[ArrayLike, "*N H W 3"], height: int, width: int
+) -> Float[Array, "*N height width 3"]:
+    """Resizes an image with Keys' cubic filter, antialiased along a side that shrinks.
 
-    Cubic overshoots a black-white edge by 7 % when enlarging where Lanczos-3 overshoots by
-    12 %, and an overshoot, once clipped, is a halo that the style would be read from.
+    When enlarging, the cubic filter overshoots a black-white edge by 7 %, Lanczos-3 by 12 %. A
+    clipped overshoot is a halo, and style statistics would include it.
 
     Args:
       image: [..., H, W, 3], range [0, 1].
-      height: height wanted, in pixels; static under `jax.jit`.
-      width: width wanted, in pixels; static under `jax.jit`.
+      height: wanted height in pixels, static under `jax.jit`.
+      width: wanted width in pixels, static under `jax.jit`.
 
     Returns:
-      [..., height, width, 3], clipped to [0, 1]; the image untouched when it has that size.
+      [..., height, width, 3], clipped to [0, 1]. An image of that size comes back unchanged.
 
     Raises:
       TypeError: `image` is not floating point, or a size is not a whole number.
@@ -141,19 +154,22 @@ def resize(image: jax.Array, height: int, width: int) -> jax.Array:
     return jnp.clip(jax.image.resize(image, shape, method="cubic"), 0, 1)
 
 
-def cover(image: jax.Array, height: int, width: int) -> jax.Array:
-    """Resizes to the least size that covers `height` by `width`, and cuts out the middle.
+def cover(
+    image: Float[ArrayLike, "*N H W 3"], height: int, width: int
+) -> Float[Array, "*N height width 3"]:
+    """Resizes an image to the smallest size that covers `height` by `width`, and crops the middle.
 
-    The aspect ratio stays, to the rounding of one side to a whole pixel. Filter: see `resize`.
+    The image keeps its aspect ratio, except that one side is rounded to a whole pixel. The filter
+    is that of `resize`.
 
     Args:
       image: [..., H, W, 3], range [0, 1].
-      height: height wanted, in pixels; static under `jax.jit`.
-      width: width wanted, in pixels; static under `jax.jit`.
+      height: wanted height in pixels, static under `jax.jit`.
+      width: wanted width in pixels, static under `jax.jit`.
 
     Returns:
-      [..., height, width, 3], range [0, 1]. Where an odd number of rows or columns is cut off,
-      the end loses one more than the beginning.
+      [..., height, width, 3], range [0, 1]. If an odd number of rows or columns is cut off, the
+      end loses one more than the beginning.
 
     Raises:
       TypeError: `image` is not floating point, or a size is not a whole number.
@@ -173,21 +189,22 @@ def cover(image: jax.Array, height: int, width: int) -> jax.Array:
     return full[..., top : top + height, left : left + width, :]
 
 
-def resample(array: jax.Array, height: int, width: int) -> jax.Array:
+def resample(
+    array: Float[ArrayLike, "*N H W C"], height: int, width: int
+) -> Float[Array, "*N height width C"]:
     """Resizes an array of any range with the linear filter, antialiased along a side that shrinks.
 
-    Each value of the result is a weighted mean of values of the array, with weights that are
-    not negative: nothing overshoots, and what was positive everywhere stays so. Made for what is
-    kept beside an image, such as an optimiser's moments; for an image itself, `resize` is
-    sharper.
+    Each value of the result is a weighted mean of values of the array, with weights that are not
+    negative. So nothing overshoots, and a positive array stays positive. Use it for data that
+    belong to an image, such as the moments of an optimiser. For an image, `resize` is sharper.
 
     Args:
       array: floating point, [..., H, W, C], any range.
-      height: height wanted; static under `jax.jit`.
-      width: width wanted; static under `jax.jit`.
+      height: wanted height, static under `jax.jit`.
+      width: wanted width, static under `jax.jit`.
 
     Returns:
-      [..., height, width, C]; the array untouched when it has that size.
+      [..., height, width, C]. An array of that size comes back unchanged.
 
     Raises:
       TypeError: `array` is not floating point, or a size is not a whole number.
@@ -204,20 +221,19 @@ def resample(array: jax.Array, height: int, width: int) -> jax.Array:
 
 
 # The generating kernel of Burt and Adelson with a = 3/8: the binomial coefficients over 16.
-_PYRAMID_KERNEL = np.float32([1, 4, 6, 4, 1]) / 16
-# What each of the two rows that a row becomes takes from it and from its neighbours: every second
-# coefficient, twice as large.
+_PYRAMID_KERNEL = np.array([1, 4, 6, 4, 1], np.float32) / 16
+# EXPAND makes two rows of each row. Both take every second coefficient, twice as large.
 _EXPANSION_KERNEL = np.stack([_PYRAMID_KERNEL[::2], [0, *_PYRAMID_KERNEL[1::2]]]) * np.float32(2)
 
 
-def pyramid_down(array: jax.Array) -> jax.Array:
-    """The next coarser level of a Gaussian pyramid: REDUCE, a convolution of stride 2.
+def pyramid_down(array: Float[ArrayLike, "H W C"]) -> Float[Array, "h w C"]:
+    """Computes the next coarser level of a Gaussian pyramid: REDUCE, a convolution of stride 2.
 
     Peter J. Burt, Edward H. Adelson: "The Laplacian Pyramid as a Compact Image Code", IEEE
     Transactions on Communications 31(4), 1983, equation 1, https://doi.org/10.1109/TCOM.1983.1095851
 
-    Along the border the kernel's weights inside the array are scaled to sum to 1, so that a
-    constant array stays constant. On a mesh that divides the height only border rows are exchanged.
+    Along the border, the weights inside the array are scaled to sum to 1, so that a constant array
+    stays constant. On a mesh that divides the height, devices exchange only border rows.
 
     Args:
       array: floating point, [H, W, C], any range.
@@ -225,28 +241,32 @@ def pyramid_down(array: jax.Array) -> jax.Array:
     Returns:
       [ceil(H / 2), ceil(W / 2), C].
     """
+    array = jnp.asarray(array)
     height, width, channels = array.shape
     kernel = np.einsum("i,j,cd->ijcd", *[_PYRAMID_KERNEL] * 2, np.eye(channels))
     reduced = _convolve(array, kernel, stride=2, padding=2)
     return reduced / _inside(_reduced_weights, height, width).astype(array.dtype)
 
 
-def pyramid_up(array: jax.Array, height: int, width: int) -> jax.Array:
-    """A level of a Gaussian pyramid brought to the size of the next finer one: EXPAND.
+def pyramid_up(
+    array: Float[ArrayLike, "h w C"], height: int, width: int
+) -> Float[Array, "height width C"]:
+    """Enlarges a level of a Gaussian pyramid to the size of the next finer level: EXPAND.
 
-    Burt and Adelson 1983, equation 2, see `pyramid_down`, whose border it has as well.
+    Burt and Adelson 1983, equation 2, see `pyramid_down`. The border is treated as there.
 
     Args:
       array: floating point, [ceil(height / 2), ceil(width / 2), C], any range.
-      height: rows of the finer level; static under `jax.jit`.
-      width: columns of the finer level; static under `jax.jit`.
+      height: the number of rows of the finer level, static under `jax.jit`.
+      width: the number of columns of the finer level, static under `jax.jit`.
 
     Returns:
       [height, width, C].
     """
+    array = jnp.asarray(array)
     rows, columns, channels = array.shape
-    # The four pixels that each becomes, as channels of an ordinary convolution: a dilated one is
-    # several times slower on a CPU.
+    # Each pixel becomes four. They are channels of an ordinary convolution, because a dilated
+    # convolution is several times slower on a CPU.
     kernel = np.einsum("pi,qj,cd->ijcpqd", *[_EXPANSION_KERNEL] * 2, np.eye(channels))
     pixels = _convolve(array, kernel.reshape(3, 3, channels, -1), stride=1, padding=1)
     pixels = pixels.reshape(rows, columns, 2, 2, channels).transpose(0, 2, 1, 3, 4)
@@ -254,20 +274,21 @@ def pyramid_up(array: jax.Array, height: int, width: int) -> jax.Array:
     return expanded / _inside(_expanded_weights, height, width).astype(array.dtype)
 
 
-def laplacian_pyramid(array: jax.Array, levels: int) -> list[jax.Array]:
-    """The bands of an array: what each level of its Gaussian pyramid has beyond the next one.
+def laplacian_pyramid(array: Float[ArrayLike, "H W C"], levels: int) -> list[Float[Array, "_ _ C"]]:
+    """Splits an array into bands: each level of its Gaussian pyramid minus the next, enlarged.
 
     Burt and Adelson 1983, equation 3, see `pyramid_down`. `laplacian_sum` is the inverse.
 
     Args:
       array: floating point, [H, W, C], any range.
-      levels: how many, the last of which is the coarsest level itself; static under `jax.jit`.
-        There are fewer where a level is a single row or column.
+      levels: the number of bands, static under `jax.jit`. The last band is the coarsest level
+        itself. There are fewer bands if a level is a single row or column.
 
     Returns:
       Arrays [H, W, C], [ceil(H / 2), ceil(W / 2), C], ..., from fine to coarse.
     """
-    bands = []
+    array = jnp.asarray(array)
+    bands: list[jax.Array] = []
     while len(bands) < levels - 1 and min(array.shape[:2]) > 1:
         coarser = pyramid_down(array)
         bands.append(array - pyramid_up(coarser, *array.shape[:2]))
@@ -275,16 +296,23 @@ def laplacian_pyramid(array: jax.Array, levels: int) -> list[jax.Array]:
     return [*bands, array]
 
 
-def laplacian_sum(bands: Sequence[jax.Array]) -> jax.Array:
-    """The array that `laplacian_pyramid` made `bands` of."""
-    *finer, array = bands
+def laplacian_sum(bands: Sequence[Float[ArrayLike, "_ _ C"]]) -> Float[Array, "H W C"]:
+    """Restores the array that `laplacian_pyramid` split into `bands`.
+
+    Args:
+      bands: floating point, [H, W, C], [ceil(H / 2), ceil(W / 2), C], ..., from fine to coarse.
+
+    Returns:
+      [H, W, C].
+    """
+    *finer, array = map(jnp.asarray, bands)
     for band in reversed(finer):
         array = band + pyramid_up(array, *band.shape[:2])
     return array
 
 
 def _convolve(array: jax.Array, kernel: np.ndarray, *, stride: int, padding: int) -> jax.Array:
-    """Convolution of `[H, W, in]` by `[h, w, in, out]`, zeros beyond the border."""
+    """Convolves `[H, W, in]` with `[h, w, in, out]`. Pads with zeros."""
     found = jax.lax.conv_general_dilated(
         array[None],
         jnp.asarray(kernel, array.dtype),
@@ -297,7 +325,7 @@ def _convolve(array: jax.Array, kernel: np.ndarray, *, stride: int, padding: int
 
 
 def _inside(weights_of: Callable[[int], np.ndarray], height: int, width: int) -> jax.Array:
-    """`[H, W, 1]`: the sum of the weights that lie inside, the product of those of both sides."""
+    """Returns the sum of the weights inside the array at each position, `[H, W, 1]`."""
     rows, columns = weights_of(height), weights_of(width)
     return jnp.asarray(rows)[:, None, None] * jnp.asarray(columns)[None, :, None]
 
@@ -312,16 +340,18 @@ def _expanded_weights(side: int) -> np.ndarray:
     return np.convolve(coarser, _PYRAMID_KERNEL)[2 : side + 2]
 
 
-def resize_mask(mask: jax.Array, height: int, width: int) -> jax.Array:
+def resize_mask(
+    mask: Float[ArrayLike, "*N H W"], height: int, width: int
+) -> Float[Array, "*N height width"]:
     """Resizes a mask with the linear filter, antialiased along a side that shrinks.
 
     Args:
       mask: [..., H, W], range [0, 1].
-      height: height wanted, in pixels; static under `jax.jit`.
-      width: width wanted, in pixels; static under `jax.jit`.
+      height: wanted height in pixels, static under `jax.jit`.
+      width: wanted width in pixels, static under `jax.jit`.
 
     Returns:
-      [..., height, width], clipped to [0, 1] (rounding).
+      [..., height, width], clipped to [0, 1] against rounding.
 
     Raises:
       TypeError: `mask` is not floating point, or a size is not a whole number.
@@ -332,25 +362,27 @@ def resize_mask(mask: jax.Array, height: int, width: int) -> jax.Array:
     return jnp.clip(resample(mask[..., None], height, width)[..., 0], 0, 1)
 
 
-def shrink_mask(mask: jax.Array, *, times: int) -> jax.Array:
-    """A mask of a picture as a mask of what a network makes of it after `times` poolings.
+def shrink_mask(mask: Float[ArrayLike, "*N H W"], *, times: int) -> Float[Array, "*N h w"]:
+    """Shrinks the mask of a picture to the size of a layer after `times` poolings.
 
-    Each pooling takes the mean of windows of 2x2 and leaves out an odd last row or column, as
-    the network does, so that a value of the mask belongs to the same pixels as the activation
-    at its position. Guidance channels brought down to each layer are due to Leon A. Gatys,
-    Alexander S. Ecker, Matthias Bethge, Aaron Hertzmann, Eli Shechtman: "Controlling Perceptual
-    Factors in Neural Style Transfer", 2017, https://arxiv.org/abs/1611.07865.
+    Each pooling takes the mean of windows of 2x2, and drops an odd last row or column as the
+    network does. So a value of the mask belongs to the same pixels as the activation at its
+    position.
+
+    Guidance channels at each layer are from Leon A. Gatys, Alexander S. Ecker, Matthias Bethge,
+    Aaron Hertzmann, Eli Shechtman: "Controlling Perceptual Factors in Neural Style Transfer", 2017,
+    https://arxiv.org/abs/1611.07865.
 
     Args:
       mask: [..., H, W], range [0, 1].
-      times: number of poolings, 0 or more; static under `jax.jit`.
+      times: number of poolings, 0 or more, static under `jax.jit`.
 
     Returns:
       [..., H // 2**times, W // 2**times], range [0, 1].
 
     Raises:
       TypeError: `mask` is not floating point, or `times` is not a whole number.
-      ValueError: `mask` has fewer than two axes, or a side shorter than 2**times, or `times` is
+      ValueError: `mask` has fewer than two axes or a side shorter than 2**times, or `times` is
         negative.
     """
     mask = jnp.asarray(mask)
@@ -362,19 +394,19 @@ def shrink_mask(mask: jax.Array, *, times: int) -> jax.Array:
             f"mask must be at least {side} by {side} to be shrunk {times} times, "
             f"got shape {list(mask.shape)}"
         )
-    # The mean of means over 2x2 is the mean over the whole window, and the rows that floor
-    # divisions drop one after another are those past the last whole window.
+    # The mean of means over 2x2 is the mean over the whole window. The floor divisions together
+    # drop the rows and columns after the last whole window.
     height, width = (length // side for length in mask.shape[-2:])
     whole = mask[..., : height * side, : width * side]
     windows = whole.reshape(*mask.shape[:-2], height, side, width, side)
     return windows.mean(axis=(-3, -1))
 
 
-def noise(key: jax.Array, height: int, width: int) -> jax.Array:
-    """An image of independent uniform noise.
+def noise(key: jax.Array, height: int, width: int) -> Float32[Array, "height width 3"]:
+    """Makes an image of independent uniform noise.
 
     Args:
-      key: a `jax.random.key`; the same key gives the same image.
+      key: a `jax.random.key`. The same key gives the same image.
       height: height in pixels.
       width: width in pixels.
 
@@ -390,15 +422,15 @@ def noise(key: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def pyramid_sizes(size: int, *, first: int, factor: float = 2.0) -> tuple[int, ...]:
-    """The sizes of a coarse-to-fine pyramid, from `first` to `size` in equal factors.
+    """Returns the sizes of a coarse-to-fine pyramid, from `first` to `size` in equal factors.
 
-    There are as many as bring these factors nearest to `factor`. There is one alone, `size`, where
-    `size / first` is below the square root of `factor`.
+    The number of sizes brings these factors as near as possible to `factor`. If `size / first` is
+    below the square root of `factor`, the only size is `size`.
 
     Args:
       size: the finest size, in pixels.
       first: the coarsest size, in pixels.
-      factor: ratio of one size to the next coarser one that is wanted, greater than 1.
+      factor: wanted ratio of a size to the next coarser size, greater than 1.
 
     Returns:
       A tuple of strictly increasing ints that ends in `size`.

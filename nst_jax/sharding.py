@@ -1,9 +1,11 @@
 """Meshes of devices: outputs are divided along `style`, pictures by their height along `space`.
 
-Only placement is decided here, never what is computed: XLA partitions the very step that one
-device would take, and puts exchanges of border rows around its convolutions and sums over devices
-into its statistics. A height or a number of outputs that the mesh doesn't divide is padded by XLA
-inside the program, which changes no result; between steps such an axis is kept whole.
+This module decides where arrays are placed, and never what is computed. XLA partitions the same
+step that one device would run. It adds exchanges of border rows to the convolutions, and sums over
+devices to the statistics.
+
+The mesh may not divide a height or a number of outputs evenly. XLA then pads that axis inside the
+program, which changes no result. Between steps that axis is not divided.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -22,12 +25,14 @@ AXES = ("style", "space")
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Sizes of the axes of "style:4,space:2"; an axis left out is 1.
+    """Reads the sizes of the axes from a text like "style:4,space:2".
+
+    An axis that the text leaves out has size 1.
 
     Raises:
-      ValueError: anything else.
+      ValueError: the text has another form.
     """
-    sizes = dict.fromkeys(AXES, 1)
+    sizes: dict[str, int] = {axis: 1 for axis in AXES}
     seen = set()
     for part in text.split(","):
         name, _, number = part.strip().partition(":")
@@ -42,22 +47,24 @@ def make_mesh(
     outputs: int,
     *,
     sizes: Mapping[str, int] | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    # JAX exports the class of its devices as a variable.
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> Mesh | None:
-    """A mesh for so many outputs.
+    """Makes a mesh for a number of outputs.
 
     Args:
-      outputs: how many pictures are made at once.
-      sizes: of the axes, as from `parse_mesh`; None divides the outputs among all devices, or
-        where there are fewer of them, as far as they go evenly, and each picture among the devices
-        then left over.
-      devices: those to use; None is all, of all processes.
+      outputs: the number of pictures that are made at once.
+      sizes: the sizes of the axes, as from `parse_mesh`. None divides the outputs among all
+        devices. With fewer outputs than devices, it divides the outputs as far as that is even,
+        and each picture among the remaining devices.
+      devices: the devices to use. None is all devices of all processes.
 
     Returns:
-      The mesh, or None where it would be of one device.
+      The mesh, or None if it would have one device.
 
     Raises:
-      ValueError: more devices wanted than there are, or fewer than all of several processes.
+      ValueError: the mesh needs more devices than there are, or several processes have devices
+        that it would not use.
     """
     devices = jax.devices() if devices is None else list(devices)
     if sizes is None:
@@ -67,10 +74,11 @@ def make_mesh(
     wanted = math.prod(shape)
     if wanted > len(devices) or (wanted < len(devices) and jax.process_count() > 1):
         described = ",".join(f"{axis}:{size}" for axis, size in zip(AXES, shape, strict=True))
-        raise ValueError(f"mesh {described} is of {wanted} devices, but there are {len(devices)}")
+        raise ValueError(f"mesh {described} needs {wanted} devices, but there are {len(devices)}")
     if wanted == 1:
         return None
-    # In Auto mode XLA finds the shardings inside; Explicit axes refuse a sum over a sharded side.
+    # With Auto axes, XLA finds the shardings inside a program. Explicit axes refuse a sum over a
+    # sharded side.
     kinds = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices[:wanted])
 
@@ -97,61 +105,80 @@ def check_mesh(mesh: object) -> None:
 
 
 def place(mesh: Mesh | None, tree: Any, *, picture: Sequence[int] = (), whole: bool = False) -> Any:
-    """Puts arrays, the same in every process, onto the mesh: their first axis, of outputs, along
-    `style`; and what ends in the shape `picture` `(H, W, 3)`, and every `Field`, by its height
-    along `space`. With `whole`, onto every device. A `jax.ShapeDtypeStruct` comes out as one of an
-    array there."""
+    """Places the arrays of a tree on a mesh.
+
+    Args:
+      mesh: the mesh. None returns the tree unchanged.
+      tree: arrays `[outputs, ...]` with the same values in every process. A `jax.ShapeDtypeStruct`
+        comes back with the sharding of a placed array.
+      picture: the shape `(H, W, 3)` of a picture. Arrays that end in it are divided by their
+        height along `space`. Every `Field` is divided by its height too.
+      whole: copy every array to every device. Otherwise the first axis, of outputs, is divided
+        along `style`.
+
+    Returns:
+      The placed tree.
+    """
     if mesh is None:
         return tree
 
-    def put(leaf):
+    def put(leaf: Any) -> Any:
         if isinstance(leaf, Field):
             spec = PartitionSpec() if whole else _spec(mesh, leaf.values, (), even=True, field=True)
             return dataclasses.replace(leaf, values=put_array(leaf.values, spec))
         return put_array(leaf, PartitionSpec() if whole else _spec(mesh, leaf, picture, even=True))
 
-    def put_array(leaf, spec):
+    def put_array(leaf: Any, spec: PartitionSpec) -> Any:
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put_array(jax.random.key_data(leaf), PartitionSpec()))
         if jax.process_count() > 1:
-            leaf = np.asarray(leaf)  # of this process alone, where JAX wants one of all or of none
+            leaf = np.asarray(leaf)  # JAX refuses an array on devices of this process alone
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(put, tree, is_leaf=is_field)
 
 
 def constrain(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
-    """Inside a program: as `place`, evenly or not."""
+    """Does what `place` does, inside a program. Axes may be divided unevenly."""
     return _constrain(mesh, tree, picture, even=False)
 
 
 def constrain_evenly(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) -> Any:
-    """At the end of a program: as `place`, so that the next call finds what the last one did."""
+    """Does what `place` does, at the end of a program.
+
+    The next call of the program then finds its arguments placed as in the last call.
+    """
     return _constrain(mesh, tree, picture, even=True)
 
 
 def gather(mesh: Mesh | None, tree: Any) -> Any:
-    """The arrays whole, in the memory of every process. All processes have to call it."""
+    """Returns the whole arrays, in the memory of every process. All processes must call it."""
     if mesh is None:
         return tree
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(np.asarray, jax.jit(_same, out_shardings=everywhere)(tree))
 
 
-def _same(tree):  # one function, so that JAX compiles it once for arrays of one shape
+def _same(tree):  # a module's function, so that JAX compiles it once for each shape
     return tree
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-    """An array in this process' memory. If it is divided among processes, all have to call it."""
+    """Returns an array in the memory of this process.
+
+    If the array is divided among processes, all processes must call it.
+    """
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        return gather(array.sharding.mesh, array)
+        assert isinstance(array.sharding, NamedSharding)  # as `place` makes
+        mesh = array.sharding.mesh
+        assert isinstance(mesh, Mesh)
+        return gather(mesh, array)
     return np.asarray(array)
 
 
-def _constrain(mesh, tree, picture, *, even):
+def _constrain(mesh: Mesh | None, tree: Any, picture: Sequence[int], *, even: bool) -> Any:
     if mesh is None:
         return tree
     return jax.tree.map(
@@ -163,11 +190,19 @@ def _constrain(mesh, tree, picture, *, even):
 
 
 def _spec(
-    mesh: Mesh, leaf: jax.Array, picture: Sequence[int], *, even: bool, field: bool = False
+    mesh: Mesh,
+    leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct,
+    picture: Sequence[int],
+    *,
+    even: bool,
+    field: bool = False,
 ) -> PartitionSpec:
-    """Which axis of `[outputs, ...]` goes along which of the mesh; with `even`, only where it
-    divides. Single numbers are everywhere, so that every process can read them."""
-    axes = [None] * leaf.ndim
+    """Says which axes of an array `[outputs, ...]` are divided along which axes of the mesh.
+
+    With `even`, an axis is divided only if the mesh divides it evenly. Arrays of one number for
+    each output are copied to all devices, so that every process can read them.
+    """
+    axes: list[str | None] = [None] * leaf.ndim
     if leaf.ndim > 1:
         axes[0] = "style"
     if picture and leaf.ndim > len(picture) and leaf.shape[-len(picture) :] == tuple(picture):
@@ -183,16 +218,24 @@ def _spec(
 def share_of_process(
     count: int, *, process: int | None = None, processes: int | None = None
 ) -> range:
-    """Those of so many things that are this process's; its number and that of all of them are
-    JAX's unless given."""
+    """Returns this process's share of `count` items, as a range of their indices.
+
+    Args:
+      count: the number of items.
+      process: the index of this process. None takes JAX's.
+      processes: the number of processes. None takes JAX's.
+    """
     process = jax.process_index() if process is None else process
     processes = jax.process_count() if processes is None else processes
     return range(process * count // processes, (process + 1) * count // processes)
 
 
 def smallest_of_processes(number: int | None) -> int | None:
-    """The least that any process has, to seven digits; None where none has one. All processes
-    have to call it."""
+    """Returns the smallest number of all processes, to seven digits.
+
+    None stands for no number. The result is None if no process has a number. All processes must
+    call it.
+    """
     if jax.process_count() == 1:
         return number
     own = np.float32(math.inf if number is None else number)
@@ -207,36 +250,39 @@ def connect(
     process_id: int | None = None,
     apart: bool = False,
 ) -> None:
-    """Joins the processes of a run into one, through `jax.distributed.initialize`; to be called
-    before anything else of JAX. Without numbers the cluster's own environment tells them (TPU
-    pods, Slurm, Open MPI).
+    """Joins the processes of a run by `jax.distributed.initialize`.
 
-    A signal ends each process as it would end one alone.
+    Call it before any other use of JAX. Without arguments, the environment of the cluster gives
+    the addresses and numbers (TPU pods, Slurm, Open MPI). A signal ends each process as it would
+    end a single process.
 
     Args:
-      coordinator_address, num_processes, process_id: as of `jax.distributed.initialize`.
-      apart: they don't take their steps together, so that one may be done long before another.
+      coordinator_address: the address "host:port" of the first process.
+      num_processes: the number of processes.
+      process_id: the index of this process.
+      apart: whether the processes work independently. One process may then finish long before
+        another.
 
     Raises:
-      ValueError: some of the numbers without the others, or no cluster to tell them.
-      ConnectionError: JAX is in use already, or the others are not to be reached.
+      ValueError: only some of the three are given, or none is given and no cluster gives them.
+      ConnectionError: JAX is in use already, or the other processes cannot be reached.
     """
-    given = [coordinator_address, num_processes, process_id]
-    if any(value is not None for value in given):
-        if None in given:
+    given = (coordinator_address, num_processes, process_id)
+    if given != (None, None, None):
+        if coordinator_address is None or num_processes is None or process_id is None:
             raise ValueError("coordinator_address, num_processes and process_id go together")
         check_process_id(process_id, num_processes)
         if not coordinator_address.rpartition(":")[2].isdecimal():
             raise ValueError(
                 f"coordinator_address must be like '10.0.0.1:8476', got {coordinator_address!r}"
             )
-    # It would take SIGTERM for itself, and only tell of it whoever asks.
+    # This service would catch SIGTERM, and report it only to code that asks.
     if hasattr(jax.config, "jax_enable_preemption_service"):
         jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(*given, shutdown_timeout_seconds=7 * 24 * 3600 if apart else 300)
     except ValueError as error:
-        if None not in given:
+        if coordinator_address is not None:
             raise
         raise ValueError(
             "no cluster's environment says which processes there are (TPU pods, Slurm, Open MPI): "
@@ -247,10 +293,10 @@ def connect(
 
 
 def check_process_id(process_id: int, num_processes: int) -> None:
-    """Refuses a number that none of so many processes has.
+    """Refuses an index that no process has.
 
     Raises:
-      ValueError: it is not one of theirs, or there is no process at all.
+      ValueError: `process_id` is not from 0 to `num_processes - 1`, or `num_processes` is below 1.
     """
     if num_processes < 1:
         raise ValueError(f"num_processes must be at least 1, got {num_processes}")

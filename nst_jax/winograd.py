@@ -1,11 +1,11 @@
 """Convolutions of 3x3 with fewer multiplications: Winograd's minimal filtering, F(4x4, 3x3).
 
 Andrew Lavin, Scott Gray: "Fast Algorithms for Convolutional Neural Networks", CVPR 2016,
-https://arxiv.org/abs/1509.09308. A tile of 4x4 outputs takes 6x6 products of channel vectors and
-matrices where the direct form takes 144. Kernels are transformed once, by `prepare`, which also
-transforms the kernel of the gradient, so that both directions multiply by a prepared matrix.
+https://arxiv.org/abs/1509.09308. A tile of 4x4 outputs needs 6x6 products of channel vectors with
+matrices. The direct form needs 144. `prepare` transforms a kernel once. It also transforms the
+kernel of the gradient, so that both directions multiply by a prepared matrix.
 
-Results differ from the direct form's by rounding, in float32 about 1e-5 of the largest.
+Results differ from those of the direct form by rounding, in float32 by about 1e-5 of the largest.
 """
 
 from collections.abc import Sequence
@@ -13,28 +13,36 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float64
 
 TAPS = 3  # side of the kernel
 OUTPUTS = 4  # side of a tile
-POINTS = (0, 1, -1, 2, -2)  # where the polynomials are evaluated, next to infinity: the paper's
-INPUTS = len(POINTS) + 1  # side of what a tile is computed from
+# The polynomials are evaluated at these points and at infinity, as in the paper.
+POINTS = (0, 1, -1, 2, -2)
+INPUTS = len(POINTS) + 1  # side of the inputs of a tile
 
 
 def _evaluation(degree: int) -> np.ndarray:
-    """Evaluates polynomials of `degree` coefficients at `POINTS` and infinity."""
-    finite = np.vander(np.float64(POINTS), degree, increasing=True)
+    """Returns the matrix that evaluates polynomials of `degree` coefficients.
+
+    They are evaluated at `POINTS` and at infinity.
+    """
+    finite = np.vander(np.array(POINTS, np.float64), degree, increasing=True)
     return np.vstack([finite, np.eye(degree)[-1]])
 
 
-def transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A^T `[4, 6]`, G `[6, 3]` and B^T `[6, 6]` of F(4, 3), float64.
+def transforms() -> tuple[
+    Float64[np.ndarray, "4 6"], Float64[np.ndarray, "6 3"], Float64[np.ndarray, "6 6"]
+]:
+    """Returns the matrices A^T `[4, 6]`, G `[6, 3]` and B^T `[6, 6]` of F(4, 3), float64.
 
     `A^T ((G g) * (B^T d))` slides the three taps `g` over the six inputs `d`. Filtering is the
-    transpose of the product of two polynomials, which Toom and Cook evaluate, multiply point by
-    point and interpolate.
+    transpose of a product of two polynomials. Toom and Cook compute that product in three steps:
+    evaluate both polynomials, multiply point by point, interpolate.
     """
-    # The denominators of Lagrange's interpolation: in G, which is applied once, they leave B^T
-    # whole numbers.
+    # These are the denominators of Lagrange's interpolation. In G they cost nothing, because G is
+    # applied once. B^T then holds whole numbers.
     scale = np.array([np.prod([p - q for q in POINTS if q != p]) for p in POINTS] + [1.0])
     interpolation = np.linalg.inv(_evaluation(INPUTS)) * scale
     return (
@@ -47,13 +55,14 @@ def transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _A, _G, _B = transforms()
 
 
-def prepare(kernel: jax.Array) -> dict[str, jax.Array]:
-    """Transforms of the kernel `[3, 3, in, out]`, for `convolve`.
+def prepare(kernel: Float[ArrayLike, "3 3 in out"]) -> dict[str, Float[Array, "36 _ _"]]:
+    """Transforms a kernel `[3, 3, in, out]` for `convolve`.
 
     Returns:
-      `{"forward": [36, in, out], "backward": [36, out, in]}`, each four times the kernel's size;
-      the second, of the kernel turned by half a turn, is the gradient's.
+      `{"forward": [36, in, out], "backward": [36, out, in]}`, each four times as large as the
+      kernel. "backward" is for the gradient: the transform of the kernel turned by 180 degrees.
     """
+    kernel = jnp.asarray(kernel)
     turned = kernel[::-1, ::-1].swapaxes(-1, -2)
     return {"forward": _transform_kernel(kernel), "backward": _transform_kernel(turned)}
 
@@ -65,14 +74,19 @@ def _transform_kernel(kernel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def convolve(x: jax.Array, kernel: dict[str, jax.Array]) -> jax.Array:
-    """Convolution of 3x3 with zeros beyond the border: `[..., H, W, in]` -> `[..., H, W, out]`.
+def convolve(
+    x: Float[ArrayLike, "*N H W in"], kernel: dict[str, Float[Array, "36 _ _"]]
+) -> Float[Array, "*N H W out"]:
+    """Convolves with a prepared 3x3 kernel. Pads with zeros beyond the border.
 
     Args:
       x: float `[..., H, W, in]`.
-      kernel: of `prepare`; a constant, whose gradient is zero.
+      kernel: a kernel from `prepare`. It is a constant: its gradient is zero.
+
+    Returns:
+      `[..., H, W, out]`.
     """
-    return _convolve(x, kernel["forward"])
+    return _convolve(jnp.asarray(x), kernel["forward"])
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -83,8 +97,8 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, columns = OUTPUTS * (down + 1), OUTPUTS * (across + 1)
     x = jnp.pad(x, ((1, rows - height - 1), (1, columns - width - 1), (0, 0)))
     x = x.reshape(down + 1, OUTPUTS, across + 1, OUTPUTS, channels)
-    # A tile's inputs: four of its own, and two of the next. Sums of slices, since a product with
-    # a matrix that is mostly zeros takes several times longer.
+    # A tile has four rows of inputs of its own, and takes two of the next tile. Sums of slices are
+    # several times faster here than a product with a matrix that is mostly zeros.
     own = [x[:-1, i] for i in range(OUTPUTS)]
     x = _transform_inputs(own + [x[1:, i] for i in range(INPUTS - OUTPUTS)], axis=0)
     own = [x[:, :, :-1, i] for i in range(OUTPUTS)]
@@ -98,7 +112,7 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _transform_inputs(inputs: Sequence[jax.Array], axis: int) -> jax.Array:
-    """B^T of six arrays, stacked along `axis`."""
+    """Applies B^T to six arrays, and stacks the results along `axis`."""
     sums = [
         sum(float(weight) * term for weight, term in zip(row, inputs, strict=True) if weight)
         for row in _B
@@ -107,7 +121,7 @@ def _transform_inputs(inputs: Sequence[jax.Array], axis: int) -> jax.Array:
 
 
 def _forward(x, kernel):
-    # Not by way of `convolve`: what has a rule of its own has no forward derivatives.
+    # This must not call `convolve`, which has its own rule and therefore no forward derivatives.
     return _convolve(x, kernel["forward"]), kernel
 
 

@@ -224,7 +224,7 @@ def test_two_processes_killed_go_on_to_the_same_pictures(pictures, tmp_path):
     assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2, said
     assert not (tmp_path / "killed" / "a__b.png").exists()
     first, second = finish(start("killed"))
-    assert re.search(r"^going on from step \d+ of 60$", first, re.MULTILINE)
+    assert re.search(r"^continuing from step \d+ of 60$", first, re.MULTILINE)
     assert "going on" not in second
     for name in ("a__b.png", "a__c.png"):
         found, wanted = ((tmp_path / n / name).read_bytes() for n in ("killed", "whole"))
@@ -235,7 +235,7 @@ def test_two_processes_killed_go_on_to_the_same_pictures(pictures, tmp_path):
     ("bad", "message"),
     [
         ("--mesh=style:x", "mesh must be like 'style:4,space:2', got 'style:x'"),
-        ("--mesh=style:9", "mesh style:9,space:1 is of 9 devices, but there are 8"),
+        ("--mesh=style:9", "mesh style:9,space:1 needs 9 devices, but there are 8"),
         ("--num_processes=2", "coordinator_address, num_processes and process_id go together"),
     ],
 )

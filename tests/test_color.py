@@ -299,7 +299,7 @@ def test_with_luminance_of_has_no_gradient_past_the_gamut():
         (
             lambda: color.with_luminance_of(noise(4, 4), noise(5, 4)),
             ValueError,
-            r"content and output must have one shape, got \[4, 4, 3\] and \[5, 4, 3\]",
+            r"content and output must have the same shape, got \[4, 4, 3\] and \[5, 4, 3\]",
         ),
     ],
 )

@@ -204,7 +204,7 @@ def test_bad_meshes_are_refused():
     for text in ("", "style", "style:0", "style:two", "style:2,style:2", "time:2", "style:-1"):
         with pytest.raises(ValueError, match="mesh must be like 'style:4,space:2', got"):
             sharding.parse_mesh(text)
-    with pytest.raises(ValueError, match="style:4,space:4 is of 16 devices, but there are 8"):
+    with pytest.raises(ValueError, match="style:4,space:4 needs 16 devices, but there are 8"):
         sharding.make_mesh(4, sizes={"style": 4, "space": 4})
 
 
