@@ -62,7 +62,7 @@ def test_a_small_picture_is_read_whatever_there_is(tmp_path, monkeypatch):
 PEAK = """
 import pathlib, re, sys
 from PIL import Image
-from nst_jax import io
+from nst_jax.files import images as io
 
 def status(field):
     text = pathlib.Path("/proc/self/status").read_text()

@@ -1,9 +1,12 @@
 """The report page by what a parser finds in it; test_page_browser.py looks at it in Chromium."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -91,13 +94,26 @@ def test_pictures_are_inside(rng):
 
 
 def test_names_are_text():
-    run = run_of(2, labels=[NASTY, "b & c"])
+    labels = [NASTY, "b & c", "</style>'\" {{ run }} {% raw %}"]
+    run = run_of(3, labels=labels)
+    run = dataclasses.replace(run, message=labels[2], settings={labels[2]: {labels[0]: labels[2]}})
     text = report_page.render(run)
     parsed = Parsed(text)
-    assert len(parsed.all("script")) == 2  # ours
-    assert NASTY in parsed.texts["strong"] and "b & c" in parsed.texts["strong"]
+    assert len(parsed.all("script")) == 2 and len(parsed.all("style")) == 1  # ours
+    assert [name for name in parsed.texts["strong"] if name.strip()] == labels
+    assert [f"The picture content__{label}" for label in labels] == [
+        image["alt"] for image in parsed.all("img") if "The picture" in image["alt"]
+    ]
+    assert labels[2] in parsed.texts["span"] and labels[2] in parsed.texts["dd"]
     data = json.loads(parsed.texts["script"][0])
-    assert [output["label"] for output in data["outputs"]] == [NASTY, "b & c"]
+    assert [output["label"] for output in data["outputs"]] == labels
+    assert data["settings"] == run.settings
+
+
+def test_what_only_some_runs_need_is_imported_when_they_need_it():
+    code = "import sys, nst_jax.cli.main; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"jinja2", "tifffile", "tensorboardX", "orbax.checkpoint"} & {*done.stdout.split()}
 
 
 def test_the_numbers_are_there_as_json_and_as_curves():
