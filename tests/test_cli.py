@@ -12,9 +12,10 @@ from PIL import Image
 
 import nst_jax
 from nst_jax.cli import outputs as cli_outputs
-from nst_jax.cli.look import contact_sheet
+from nst_jax.cli.look.contact_sheet import contact_sheet
 from nst_jax.cli.main import BAD_INPUT, _parse
 from nst_jax.cli.run import DIVERGED
+from nst_jax.files.images import read_image
 
 STYLES = ("rainbow", "triangles")  # of --demo
 
@@ -258,7 +259,7 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
     labels = [f"b__content_weight={w}__learning_rate={r}" for w in ("0.001", "1") for r in (1, 2)]
     [(written, sheet)] = sheets
     assert written == [label.replace("__", "\n") for label in labels]
-    found = nst_jax.io.read_image(tmp_path / "contact_sheet.png")
+    found = read_image(tmp_path / "contact_sheet.png")
     np.testing.assert_allclose(found, sheet, atol=1 / 255)
     images = {}
     for label in labels:
@@ -377,7 +378,7 @@ def test_a_picture_to_start_from(run, pictures, tmp_path):
         (("--mixing=0.5,0.4",), "--mixing: each row must sum to 1"),
         (("--mixing=1",), "--mixing needs a weight for each of the 2 styles"),
         (("--mixing=a,b",), "--mixing must be numbers"),
-        (("--masks=x.png",), "--masks needs one for each of the 2 styles"),
+        (("--masks=x.png",), "--masks needs a picture for each of the 2 styles"),
         (("--init=nowhere.png",), "--init (or an existing file) must be one of"),
         (("--content_weight=1,-1",), "content_weight must be at least 0"),
         (("--color=lumin",), "did you mean 'luminance'"),

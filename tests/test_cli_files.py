@@ -19,7 +19,7 @@ from PIL import Image
 from nst_jax.cli import console
 from nst_jax.cli.flags import config_from_flags
 from nst_jax.cli.look.observers import Picture
-from nst_jax.cli.main import BAD_INPUT, RECIPE_FLAGS, _main, recipe
+from nst_jax.cli.main import BAD_INPUT, RECIPE_FLAGS, _main, recipe_arguments
 from nst_jax.cli.outputs import sheet_names
 from nst_jax.cli.run import PictureJob
 from nst_jax.files.images import FORMATS, read_text, write_image
@@ -112,7 +112,7 @@ def test_the_settings_of_a_recipe_are_those_it_was_made_from(preset, arguments):
             flags.FLAGS(["nst-jax", *arguments])
             others = {name: flags.FLAGS[name].value for name in RECIPE_FLAGS}
             config, sweep = config_from_flags()
-            return config, sweep, others, recipe(config, sweep)
+            return config, sweep, others, recipe_arguments(config, sweep)
 
     first = read(f"--preset={preset}", *arguments)
     assert read(*first[-1]) == first
@@ -247,7 +247,7 @@ def test_settings_too_long_for_a_jpeg_are_left_out(run, pictures, folder, monkey
 def test_a_picture_without_settings_is_one_line(ask, tmp_path, text):
     path = tmp_path / "a.png"
     write_image(path, np.zeros((40, 40, 3), np.float32), text=text)
-    wanted = f"nst-jax: {path}: holds no settings of nst-jax in its metadata\n"
+    wanted = f"nst-jax: {path}: its metadata has no settings of nst-jax\n"
     assert ask(f"--show_config={path}") == (BAD_INPUT, "", wanted)
 
 
@@ -269,7 +269,7 @@ def test_settings_that_would_move_the_terminal_are_not_shown(ask, tmp_path, chan
     made = "made with jax 1; on 1 x cpu (cpu); weights' SHA-256 0\n"
     assert ask(f"--show_config={path}") == (0, "nst-jax --size=9\n", made)
     write_image(path, picture, text=json.dumps(settings | changes))
-    wanted = f"nst-jax: {path}: holds no settings of nst-jax in its metadata\n"
+    wanted = f"nst-jax: {path}: its metadata has no settings of nst-jax\n"
     assert ask(f"--show_config={path}") == (BAD_INPUT, "", wanted)
 
 

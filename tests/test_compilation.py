@@ -13,7 +13,7 @@ import pytest
 # Compiles a program; prints where the cache is, how often it was hit, and what was said.
 PROGRAM = """
 import json, sys, jax
-from nst_jax import compilation
+from nst_jax.cli import compilation
 hits, said = [], []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
 assert jax.config.jax_compilation_cache_dir == (sys.argv[1] if len(sys.argv) > 1 else None)

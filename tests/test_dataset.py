@@ -17,9 +17,8 @@ from PIL import Image
 
 from nst_jax.cli import preflight
 from nst_jax.cli import run as cli_run
-from nst_jax.cli.dataset import run as dataset_run
 from nst_jax.cli.dataset.pairs import expand
-from nst_jax.cli.dataset.run import BAD_FILES, DataSetJob
+from nst_jax.cli.dataset.run import BAD_FILES, DataSetJob, run_data_set
 from nst_jax.cli.main import BAD_INPUT
 from nst_jax.cli.run import DIVERGED
 from nst_jax.coarse_to_fine import Result
@@ -140,8 +139,8 @@ def test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended(run,
     code, err = run(*arguments("--seed=1", "--pairing=random", "--steps=3"))
     assert (code, err) == (
         1,
-        "nst-jax: out/config.json is of a run that differs in pairing (all there, random now), "
-        "seed (0 there, 1 now), steps (2 there, 3 now); use another --output_dir\n",
+        "nst-jax: out/config.json belongs to a run that differs in pairing (all there, random "
+        "now), seed (0 there, 1 now), steps (2 there, 3 now); use another --output_dir\n",
     )
     assert files(out) == before
 
@@ -159,7 +158,7 @@ def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
         code, err = run(*arguments(batch_size=3))
         assert (code, painted) == (BAD_FILES, share), err
         painted.clear()
-        assert "nst-jax: 5 bad files, named in manifest.jsonl, are passed over, and 15 pic" in err
+        assert "nst-jax: 5 bad files were skipped and 15 pictures not made; manifest" in err
         lines = (folders / "out" / "manifest.jsonl").read_text().splitlines()
         bad = {line["path"]: line["error"] for line in map(json.loads, lines) if "error" in line}
         assert len(lines) == len(bad) + 6  # no line comes twice
@@ -167,7 +166,7 @@ def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
         assert "nowhere" not in bad["in/e.png"] and "No such file" in bad["in/e.png"]
         assert "cannot be read" in bad["in/cut.png"] and "truncated" in bad["in/d.jpg"]
         assert bad["in/wide.png"] == (
-            "in/wide.png: the layers need 2 pixels a side, and it is brought to 48 x 1 "
+            "in/wide.png: the layers need 2 pixels a side, but it is resized to 48 x 1 "
             "(width x height)"
         )
         made = {path.name for path in (folders / "out").rglob("*.png")}
@@ -232,7 +231,7 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
         """What the process has made in a folder of its own, where it sees nothing of the other."""
         monkeypatch.setattr(jax, "local_device_count", lambda: devices)
         out = folders / f"out{process}"
-        dataset_run.run(dataclasses.replace(job, process=process), vgg16, out, described={})
+        run_data_set(dataclasses.replace(job, process=process), vgg16, out, described={})
         (manifest,) = out.glob("manifest*.jsonl")
         outputs = [line["output"] for line in manifest_lines(manifest) if "output" in line]
         assert sorted(outputs) == sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
@@ -279,17 +278,17 @@ def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (("--demo",), "--demo does not go with --pairing nor with folders or patterns"),
-        (("--mixing=1,0",), "--mixing does not go with"),
-        (("--masks=in/a.png",), "--masks does not go with"),
-        (("--content_weight=1,2",), "--content_weight with several values does not go with"),
+        (("--demo",), "--demo cannot be combined with --pairing, folders or patterns"),
+        (("--mixing=1,0",), "--mixing cannot be combined with"),
+        (("--masks=in/a.png",), "--masks cannot be combined with"),
+        (("--content_weight=1,2",), "--content_weight with several values cannot be combined"),
         (("--pairing=al",), "--pairing must be one of all, zip, random, got 'al'"),
         (("--pairing=zip",), "--pairing=zip needs as many contents as styles, got 3 and 2"),
-        (("--content=in/a.png", "--styles=in/b.png"), "--batch_size goes with --pairing, or"),
+        (("--content=in/a.png", "--styles=in/b.png"), "--batch_size needs --pairing, or"),
         (("--batch_size=0",), "--batch_size must be at least 1, got 0"),
         (("--content=in/*.gif",), "--content: there are no pictures like 'in/*.gif'"),
         (("--content=",), "a data set needs --content and --styles"),
-        (("--process_id=1",), "--num_processes and --process_id go together"),
+        (("--process_id=1",), "--num_processes and --process_id must be given together"),
         (("--process_id=2", "--num_processes=2"), "process_id must be from 0 to 1, got 2"),
         (("--process_id=0", "--num_processes=0"), "num_processes must be at least 1, got 0"),
         (("--content_layers=block9_conv1",), "unknown layer 'block9_conv1'"),
@@ -356,9 +355,9 @@ def test_a_signal_ends_it_after_the_step_and_it_goes_on(folders, command, number
     assert command.wait() == 128 + number, command.log.read_text()
     said = command.log.read_text().splitlines()
     assert said[-2:] == [
-        "stopping after this step; once more to stop at once",
-        f"nst-jax: stopped by {signal.Signals(number).name}, what is finished is in out; the same "
-        "command goes on from there",
+        "stopping after this step; a second signal stops at once",
+        f"nst-jax: stopped by {signal.Signals(number).name}, finished pictures are in out; the "
+        "same command continues from there",
     ]
     made = files(out)
     lines = manifest_lines(out / "manifest.jsonl")

@@ -49,7 +49,7 @@ def test_each_process_writes_its_own_and_reads_all(tmp_path):
 def test_a_file_that_is_no_manifest_is_refused(tmp_path, text):
     path = tmp_path / "manifest.jsonl"
     path.write_text(json.dumps(line(PAIRS[0])) + "\n" + text)
-    with pytest.raises(ValueError, match=r"manifest\.jsonl: line 2 is not a manifest's"):
+    with pytest.raises(ValueError, match=r"manifest\.jsonl: line 2 is not a line of a manifest"):
         Manifest(tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_settings_that_change_the_pictures_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError) as caught:
         check_settings(path, {"config": {"steps": 3, "layers": ("a",)}, "pairing": "zip"})
     assert str(caught.value) == (
-        f"{path} is of a run that differs in pairing (None there, zip now), steps (2 there, 3 "
+        f"{path} belongs to a run that differs in pairing (None there, zip now), steps (2 there, 3 "
         "now), layers (['a', 'b'] there, ['a'] now) and 1 more; use another --output_dir"
     )
     for text in ('{"seed"', "[" * 10**5, "[1]"):

@@ -98,7 +98,7 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
     assert command.wait() == 128 + number, command.log.read_text()
     said = command.log.read_text()
     assert f"nst-jax: stopped by {signal.Signals(number).name}, the pictures are" in said
-    assert said.rstrip().endswith("; the same command goes on from there")
+    assert said.rstrip().endswith("; the same command continues from there")
     assert len(list(out.glob("*__*.png"))) == 2
     page = out / "report.html"
     assert f"stopped by {signal.Signals(number).name}" in page.read_text("utf-8")
@@ -124,12 +124,13 @@ def test_a_second_signal_ends_it_at_once(waiting):
     program = f"""
 import ctypes, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # or a background job would ignore it
-from nst_jax.cli.signals import Stopping
+from nst_jax.cli.signals import Stopped, Stopping
 with Stopping() as stopping:
     print("ready", flush=True)
     while not stopping.received:
         time.sleep(0.01)
-    print(stopping.name, stopping.exit_code, flush=True)
+    stopped = Stopped(stopping.received)
+    print(stopped, stopped.exit_code, flush=True)
     {waiting}
 """
     for second in (signal.SIGINT, signal.SIGTERM):
@@ -141,11 +142,11 @@ with Stopping() as stopping:
         )
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "SIGTERM 143\n"
+        assert process.stdout.readline() == "stopped by SIGTERM 143\n"
         process.send_signal(second)
         _, said = process.communicate()
         assert process.returncode == 128 + second
-        assert said.strip() == "stopping after this step; once more to stop at once"
+        assert said.strip() == "stopping after this step; a second signal stops at once"
 
 
 def test_where_both_signals_are_ignored_nothing_listens():
@@ -293,17 +294,17 @@ def test_what_the_command_compiles_goes_into_the_cache_of_the_tests(command, job
 def test_going_on_is_told_and_so_is_a_damaged_checkpoint(run, job, tmp_path):
     flags = ("--steps=4", "--checkpoint_every=1")
     code, err = run(*job("out", *flags))
-    assert code == 0 and "going on" not in err, err
+    assert code == 0 and "continuing" not in err, err
     whole = files(tmp_path / "out")
     code, err = run(*job("out", *flags))
-    assert code == 0 and err.startswith("going on from step 4 of 4\n"), err
+    assert code == 0 and err.startswith("continuing from step 4 of 4\n"), err
     data = next((tmp_path / "out-checkpoints" / "0" / "4" / "states").rglob("d/*"))
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
     code, err = run(*job("out", *flags))
     assert code == 0, err
-    assert err.startswith("checkpoint of step 4 is damaged: going on from step 3 of 4\n"), err
+    assert err.startswith("checkpoint of step 4 is damaged: continuing from step 3 of 4\n"), err
     assert files(tmp_path / "out") == whole
     assert run(*job("out", *flags, "--quiet")) == (0, "")
 
@@ -315,7 +316,7 @@ def test_all_checkpoints_damaged(run, job, tmp_path):
         path.unlink()
     code, err = run(*job("out", *flags))
     assert code == 1
-    assert err.strip().endswith("its checkpoints are damaged: delete it to begin anew")
+    assert err.strip().endswith("all checkpoints are damaged: delete the folder to start again")
 
 
 # orbax leaves the tasks of a failed write to themselves.
@@ -366,7 +367,7 @@ def test_diverged_outputs_are_tried_at_a_tenth_of_the_rate(run, pictures, tmp_pa
     assert "learning_rate=1e+38: stopped at a value that is not finite" in err
     code, err = run(*arguments, f"--output_dir={tmp_path / 'again'}", "--retries=9")
     assert code == 0, err
-    assert "diverged, once more at a tenth of the learning rate" in err
+    assert "diverged, trying again at a tenth of the learning rate" in err
     same = f"{content.stem}__{styles[0].stem}__learning_rate=2.png"
     pictures = [np.asarray(Image.open(tmp_path / name / same)) for name in ("once", "again")]
     np.testing.assert_array_equal(*pictures)

@@ -1,1 +1,1 @@
-"""The command line `nst-jax`: flags in, files out. Nothing else in the package imports this."""
+"""The `nst-jax` command: flags in, files out. No other part of the package imports it."""

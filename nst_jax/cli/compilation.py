@@ -1,5 +1,6 @@
-"""JAX's persistent compilation cache as the command line uses it: a run loads what an earlier one
-compiled. Importing this module changes nothing; the library leaves the cache to its caller.
+"""JAX's persistent compilation cache for the command: a run loads what an earlier run compiled.
+
+Importing this module changes nothing. The library leaves the cache to its caller.
 """
 
 import functools
@@ -7,38 +8,41 @@ import pathlib
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from nst_jax.weights import fetch
 
-# How JAX warns of an entry that it could not read or write, before it goes on without.
+# JAX's warning about an entry that it could not read or write. JAX then goes on without the entry.
 _WARNING = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(.+?)'")
 
 
 def default_folder() -> pathlib.Path:
-    """Where compiled programs are kept unless JAX was told another place."""
+    """Returns the folder of compiled programs where JAX is configured with no other."""
     return fetch.cache_dir() / "compiled"
 
 
 def keep_programs(say: Callable[[str], None]) -> None:
-    """Keeps compiled programs in a folder, and loads those that are there.
+    """Saves compiled programs in a folder, and loads the programs that are already there.
 
-    A folder that JAX is configured with, by `JAX_COMPILATION_CACHE_DIR` or in code, is used as it
-    is configured; else every program goes to `default_folder`. A folder that cannot be used costs
-    one line, entries that cannot be read are dropped, and those that cannot be written are let
-    go: the run goes on in any case. For the whole process, before it compiles anything.
+    Call it before the process compiles anything; it applies to the whole process. If JAX is
+    configured with a folder, by `JAX_COMPILATION_CACHE_DIR` or in code, that configuration stays
+    as it is. Otherwise every program is saved in `default_folder`.
+
+    The run goes on in any case. If the folder cannot be used, one line says so. An entry that
+    cannot be read is deleted. An entry that cannot be written is not saved.
 
     Source: https://docs.jax.dev/en/latest/persistent_compilation_cache.html.
 
     Args:
-      say: takes a line for whoever runs the program.
+      say: shows a line to the user.
     """
-    folder = jax.config.jax_compilation_cache_dir
+    folder = jax.config.values["jax_compilation_cache_dir"]
     if not folder:
         folder = str(default_folder())
         jax.config.update("jax_compilation_cache_dir", folder)
-        # Loading a program is quicker than compiling even the smallest.
+        # Loading a program is faster than compiling even the smallest one.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if "://" not in folder:
@@ -49,20 +53,22 @@ def keep_programs(say: Callable[[str], None]) -> None:
             say(f"no compilation cache: {folder}: {error.strerror or error}")
             return
         warnings.showwarning = functools.partial(_showwarning, folder, warnings.showwarning)
-    if jax.default_backend() == "cpu" and jax.config.jax_logging_level == "NOTSET":
-        # On some processors XLA takes hints to its compiler, such as +prefer-no-gather, for
-        # features that the processor lacks, and prints pages of it for every program that it
-        # then loads all the same: https://github.com/jax-ml/jax/issues/38445.
+    if jax.default_backend() == "cpu" and jax.config.values["jax_logging_level"] == "NOTSET":
+        # On some processors, XLA prints pages of errors for every program that it loads: it takes
+        # hints to its compiler, such as +prefer-no-gather, for missing features of the processor.
+        # The programs work: https://github.com/jax-ml/jax/issues/38445.
         jax.config.update("jax_logging_level", "CRITICAL")
 
 
 def keep_nothing() -> None:
-    """Neither keeps compiled programs nor loads any, wherever JAX is configured to."""
+    """Neither saves nor loads compiled programs, whatever folder JAX is configured with."""
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-def _showwarning(folder: str, show: Callable, message: Warning, *args, **kwargs) -> None:
-    """Drops entries that cannot be read, which JAX would neither use nor ever replace."""
+def _showwarning(
+    folder: str, show: Callable[..., None], message: Warning | str, *args: Any, **kwargs: Any
+) -> None:
+    """Deletes entries that cannot be read: JAX would neither use nor replace them."""
     found = _WARNING.match(str(message))
     if found is None:
         show(message, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What the command says while it works: lines on stderr, of which `--quiet` leaves the errors."""
+"""Messages of the command on stderr. With `--quiet`, only errors are shown."""
 
 import contextlib
 import logging
@@ -10,29 +10,29 @@ _quiet = False
 
 
 def be_quiet(quiet: bool) -> None:
-    """From now on, whether nothing but errors is said."""
+    """Sets whether only errors are shown from now on."""
     global _quiet
     _quiet = quiet
 
 
 def shows_progress() -> bool:
-    """Whether bars that are drawn over and over have a place: a terminal, and not `--quiet`."""
+    """Whether to draw progress bars: on a terminal, and without `--quiet`."""
     return sys.stderr.isatty() and not _quiet
 
 
 def say(line: str) -> None:
-    """A line for whoever runs the command."""
+    """Shows a line to the user, except with `--quiet`."""
     if not _quiet:
         print(line, file=sys.stderr, flush=True)
 
 
 def complain(line: str) -> None:
-    """A line on what went wrong."""
+    """Shows an error to the user, also with `--quiet`."""
     print(f"nst-jax: {line}", file=sys.stderr, flush=True)
 
 
 class Warnings(logging.Handler):
-    """Says what the package logs, in the words of everything else that the command says."""
+    """Shows what the package logs in the form of the command's own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(f"nst-jax: {' '.join(record.getMessage().split())}")
@@ -40,15 +40,15 @@ class Warnings(logging.Handler):
 
 @contextlib.contextmanager
 def stdout_on_stderr() -> Iterator[None]:
-    """Sends what libraries in C++ print onto stdout, which is for answers, to stderr."""
+    """Sends to stderr what C++ libraries print on stdout, because stdout is for answers."""
     print(end="", flush=True)
     try:
         kept = os.dup(1)
-    except OSError:  # it is closed
+    except OSError:  # stdout is closed
         yield
         return
     try:
-        with contextlib.suppress(OSError):  # or stderr is
+        with contextlib.suppress(OSError):  # stderr may be closed
             os.dup2(2, 1)
         yield
     finally:
@@ -57,7 +57,7 @@ def stdout_on_stderr() -> Iterator[None]:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, the first and the last to the left, others right."""
+    """Formats rows as columns. The first and the last are aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     aligned = [
         [

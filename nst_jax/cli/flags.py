@@ -1,4 +1,4 @@
-"""The flags of the command line, and the configuration that they make."""
+"""The flags of the command, and the configuration that they make."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,90 +16,107 @@ from nst_jax.presets import presets
 from nst_jax.settings import check_choice, turned
 from nst_jax.terms import TERMS
 
-# What `--demo` uses where no flag says otherwise: small enough for a laptop's processor.
-DEMO = {"size": 256, "first_steps": 80, "steps": 50}
+FLAGS = flags.FLAGS
 
-RUN_FLAGS = {
+# Settings that `--demo` uses unless a flag gives others. They are small enough for a laptop's CPU.
+DEMO: dict[str, Any] = {"size": 256, "first_steps": 80, "steps": 50}
+
+# Ends the help of a flag whose default comes from the preset.
+PRESETS_DEFAULT = " (default: the preset's)"
+
+
+# --------------------------- Flags that are not settings ------------------------
+
+# Each as (the function that defines it, its default, its help).
+Definition = tuple[Callable[..., Any], Any, str]
+
+RUN_FLAGS: dict[str, Definition] = {
     "content": (
         flags.DEFINE_list,
         [],
-        "content pictures, separated by commas; with folders or glob patterns, a data set",
+        "content pictures, separated by commas; folders and glob patterns make a data set",
     ),
-    "styles": (flags.DEFINE_list, [], "style pictures, likewise"),
+    "styles": (flags.DEFINE_list, [], "style pictures, in the same form"),
     "pairing": (
         flags.DEFINE_string,
         None,
-        "of a data set: all, each content in each style; zip, the first in the first and so on; "
-        "random, each content in one style drawn by the seed (default: all)",
+        "pairs of a data set: all, each content in each style; zip, the first content in the first "
+        "style and so on; random, each content in one style drawn by the seed (default: all)",
     ),
     "batch_size": (
         flags.DEFINE_integer,
         None,
-        f"of a data set: most pictures painted at once (default: {BATCH_SIZE} a device)",
+        "largest number of pictures of a data set painted at once "
+        f"(default: {BATCH_SIZE} per device)",
     ),
-    "output_dir": (flags.DEFINE_string, "out", "folder that the pictures go to"),
+    "output_dir": (flags.DEFINE_string, "out", "folder for the pictures"),
     "format": (
         flags.DEFINE_string,
         "png",
-        f"of the pictures: {', '.join(FORMATS)}; png16 and tiff have 16 bits a channel",
+        f"format of the pictures: {', '.join(FORMATS)}; png16 and tiff have 16 bits per channel",
     ),
     "overwrite": (
         flags.DEFINE_boolean,
         False,
-        "replace files that are in the folder already, which else end the command before it "
-        "computes anything",
+        "replace files that are already in the folder; without it the command refuses to start",
     ),
-    "quiet": (flags.DEFINE_boolean, False, "say nothing but errors"),
+    "quiet": (flags.DEFINE_boolean, False, "show only errors"),
     "demo": (
         flags.DEFINE_boolean,
         False,
-        "use the built-in pictures, at 256 pixels and in few steps",
+        "paint the built-in pictures, at 256 pixels and in few steps",
     ),
     "model": (flags.DEFINE_string, "vgg19", "bundled network, vgg16 or vgg19"),
-    "weights": (flags.DEFINE_string, None, "weights file (HDF5, Keras' layout) in its place"),
-    "preset": (flags.DEFINE_string, "default", f"settings: {', '.join(presets)}"),
+    "weights": (
+        flags.DEFINE_string,
+        None,
+        "weights file (HDF5, Keras' layout) to use in place of the bundled network",
+    ),
+    "preset": (flags.DEFINE_string, "default", f"named settings: {', '.join(presets)}"),
     "mixing": (
         flags.DEFINE_string,
         None,
-        "blends of the styles, a row of weights for each: --mixing='0.7,0.3;0.5,0.5'",
+        "blends of the styles, one row of weights per blend: --mixing='0.7,0.3;0.5,0.5'",
     ),
     "masks": (
         flags.DEFINE_list,
         [],
-        "for each style a picture, white where in the content it applies: one output of all",
+        "a mask picture for each style, white where the style applies in the content; makes one "
+        "output of all styles",
     ),
     "style_masks": (
         flags.DEFINE_list,
         [],
-        "for each style a picture, white where to learn from it; nothing between commas is all",
+        "a mask picture for each style, white where to learn from the style; an empty name takes "
+        "the whole style",
     ),
     "seed": (
         flags.DEFINE_integer,
         0,
-        "of the noise to start from, of the jitter and of the random pairing",
+        "seed of the starting noise, the jitter and the random pairing",
     ),
     "tile": (
         flags.DEFINE_integer,
         None,
-        "longest side of the windows in which larger pictures are looked at, pixels: the same "
+        "evaluate larger pictures in windows whose longest side is this, in pixels: the same "
         "result in less memory",
     ),
     "remat": (
         flags.DEFINE_boolean,
         False,
-        "keep little of the network for the gradient and compute the rest again: less memory",
+        "store few activations for the gradient and compute the others again: less memory",
     ),
     "strips": (
         flags.DEFINE_integer,
         1,
-        "horizontal strips that a picture is looked at in, all at once: the same up to rounding; "
-        "8 suit a TPU; not with --remat",
+        "number of horizontal strips in which a picture is evaluated, all at once: the same result "
+        "up to rounding; 8 suits a TPU; cannot be combined with --remat",
     ),
     "mesh": (
         flags.DEFINE_string,
         None,
-        "devices along which the outputs and the pictures' heights are divided: "
-        "--mesh=style:4,space:2 (default: all devices, the outputs first)",
+        "numbers of devices that divide the outputs (style) and the pictures' height (space): "
+        "--mesh=style:4,space:2 (default: all devices, outputs first)",
     ),
     "distributed": (
         flags.DEFINE_boolean,
@@ -109,24 +126,27 @@ RUN_FLAGS = {
     "coordinator_address": (
         flags.DEFINE_string,
         None,
-        "host:port of the first of several processes, where no cluster says so",
+        "host:port of the first process, if no cluster's environment gives it",
     ),
-    "num_processes": (flags.DEFINE_integer, None, "number of the processes"),
-    "process_id": (flags.DEFINE_integer, None, "which of the processes this is, from 0"),
+    "num_processes": (flags.DEFINE_integer, None, "number of processes"),
+    "process_id": (flags.DEFINE_integer, None, "number of this process, from 0"),
     "checkpoint_dir": (
         flags.DEFINE_string,
         None,
-        "folder for checkpoints: the same command started again goes on from the last one",
+        "folder for checkpoints; the same command continues from the last one",
     ),
     "checkpoint_every": (flags.DEFINE_integer, 50, "steps between checkpoints"),
     "retries": (
         flags.DEFINE_integer,
         0,
-        "how often outputs that diverged are painted again, at a tenth of the learning rate each "
-        "time",
+        "how often diverged outputs are painted again, each time at a tenth of the learning rate",
     ),
     "log_every": (flags.DEFINE_integer, 10, "steps between lines of metrics.jsonl"),
-    "report": (flags.DEFINE_boolean, False, "write report.html, renewed while the run goes on"),
+    "report": (
+        flags.DEFINE_boolean,
+        False,
+        "write report.html and update it during the run",
+    ),
     "save_every": (
         flags.DEFINE_integer,
         None,
@@ -135,7 +155,7 @@ RUN_FLAGS = {
     "animate": (
         flags.DEFINE_string,
         None,
-        f"the optimisation as an animation, <output>/animation: {', '.join(ANIMATIONS)}",
+        f"format of an animation of the run, <output>/animation: {', '.join(ANIMATIONS)}",
     ),
     "tensorboard_dir": (
         flags.DEFINE_string,
@@ -146,19 +166,29 @@ RUN_FLAGS = {
     "compilation_cache": (
         flags.DEFINE_boolean,
         True,
-        "keep compiled programs for the next run, in nst_jax/compiled of the user's cache folder",
+        "save compiled programs for the next run, in nst_jax/compiled of the user's cache folder",
     ),
 }
 
+# Flags that print an answer on stdout and end the command.
+QUESTION_FLAGS: dict[str, Definition] = {
+    "show_config": (
+        flags.DEFINE_string,
+        None,
+        "print the command that made this picture, from the picture's metadata",
+    ),
+    "list_layers": (flags.DEFINE_boolean, False, "print the layers of the network"),
+    "list_presets": (flags.DEFINE_boolean, False, "print the presets and their settings"),
+}
 
-# Ends the help of a flag whose default is a setting of the preset.
-PRESETS_DEFAULT = " (default: the preset's)"
 
-# Flags that choose what kind of thing a part of the configuration is.
+# ------------------------------ Flags of settings -------------------------------
+
+# Flags that choose the class of a part of the configuration: `{flag: {choice: class}}`.
 KINDS: dict[str, Mapping[str, type]] = {"optimizer": OPTIMIZERS}
 KINDS |= {f"{name}_loss": kinds for name, kinds in TERMS.items() if len(kinds) > 1}
 
-# One flag for each address of a setting.
+# The address of each setting is the name of its flag.
 ADDRESSES = {
     address: found
     for address, found in known_addresses().items()
@@ -167,13 +197,13 @@ ADDRESSES = {
 
 
 def takes_several(address: str) -> bool:
-    """Whether a flag takes several numbers, separated by commas: an output for each combination."""
+    """Whether a flag takes several numbers, separated by commas. Each makes an output."""
     about = ADDRESSES[address][0].field.metadata
     return about["type"] == "number" and about["leaf"] and not about.get("per_run", False)
 
 
-def _definition(address: str) -> tuple[Callable, str]:
-    """What defines an address' flag, and its help."""
+def _definition(address: str) -> tuple[Callable[..., Any], str]:
+    """The function that defines a setting's flag, and the flag's help."""
     found = ADDRESSES[address]
     about = found[0].field.metadata
     text = about["help"]
@@ -187,45 +217,48 @@ def _definition(address: str) -> tuple[Callable, str]:
     return flags.DEFINE_integer if about.get("whole") else flags.DEFINE_float, text
 
 
-# Flags that print something to stdout and end the command.
-QUESTION_FLAGS = {
-    "show_config": (
-        flags.DEFINE_string,
-        None,
-        "print the command that made a picture, whose metadata it is read from",
-    ),
-    "list_layers": (flags.DEFINE_boolean, False, "print the layers of the network"),
-    "list_presets": (flags.DEFINE_boolean, False, "print the presets and their settings"),
-}
-
 for _name, (_define, _default, _help) in (RUN_FLAGS | QUESTION_FLAGS).items():
     _define(_name, _default, _help)
 for _name, _kinds in KINDS.items():
-    _what = "how the picture is optimised" if _name == "optimizer" else "how losses are taken"
+    _what = "optimiser" if _name == "optimizer" else f"form of the {_name.replace('_', ' ')}"
     flags.DEFINE_string(_name, None, f"{_what}: {', '.join(_kinds)}{PRESETS_DEFAULT}")
 for _name in ADDRESSES:
     _define, _help = _definition(_name)
     _define(_name, None, _help + PRESETS_DEFAULT)
 
-FLAGS = flags.FLAGS
+
+# -------------------------- From flags to a configuration -----------------------
 
 
 def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
-    """The preset with every setting that a flag gives, and the numbers given several values."""
+    """Makes the configuration that the flags describe.
+
+    Returns:
+      The preset with the settings that flags give, and the sweep: `{address: numbers}` of the
+      flags that give several numbers.
+
+    Raises:
+      ValueError: an unknown preset or choice, or a value that the setting cannot have.
+      TypeError: a setting that the chosen optimiser, term or network does not have.
+    """
     check_choice("--preset", FLAGS.preset, presets)
     config = presets[FLAGS.preset]
     for name, kinds in KINDS.items():
-        if FLAGS[name].value is not None:
-            check_choice(f"--{name}", FLAGS[name].value, kinds)
-            config = _of_kind(config, name, kinds[FLAGS[name].value])
-    given = {name: FLAGS[name].value for name in ADDRESSES if FLAGS[name].value is not None}
+        choice = FLAGS[name].value
+        if choice is not None:
+            check_choice(f"--{name}", choice, kinds)
+            config = _of_kind(config, name, kinds[choice])
+
+    values = {name: FLAGS[name].value for name in ADDRESSES}
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     if "steps" in given:
-        given.setdefault("first_steps", None)  # the preset's would outlast them
+        given.setdefault("first_steps", None)  # otherwise the preset's would stay
     if FLAGS.demo:
-        steps = {name: _fewer(name) for name in ("first_steps", "steps")}
+        steps = {name: _demo_steps(name) for name in ("first_steps", "steps")}
         given = DEMO | steps | given
     if given.get("init") not in (None, *INITS):
-        del given["init"]  # a file, which `run` reads
+        del given["init"]  # a file, which the command reads elsewhere
+
     sweep = {}
     for name, value in given.items():
         kind = ADDRESSES[name][0].field.metadata["type"]
@@ -237,7 +270,7 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
             several = _floats(name, value)
             if not several:
                 raise ValueError(f"--{name} must be a number, or several, got none")
-            given[name] = next(filter(None, several), several[0])  # a weight of 0 is no term
+            given[name] = next(filter(None, several), several[0])  # weight 0 would remove the term
             if len(several) > 1 and any(several):
                 sweep[name] = several
     config = config.replace(**given)
@@ -247,18 +280,55 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
 
 
 def _of_kind(config: Config, flag: str, kind: type) -> Config:
-    """`config` with a part of that kind, which takes over what both kinds have."""
+    """Replaces a part of `config` by one of class `kind`. Settings that both have are kept."""
     name = flag.removesuffix("_loss")
     before = config.part(name)
-    part = kind() if before is None else turned(before, kind)
-    if name == "optimizer" and kind.rate != before.rate:  # a rate of one says nothing to the other
+    part: Any = kind() if before is None else turned(before, kind)
+    if name == "optimizer" and part.rate != config.optimizer.rate:
+        # The two learning rates have different meanings, so the new class's default is used.
         part = dataclasses.replace(part, learning_rate=kind().learning_rate)
     return config.replace(**{name: part})
 
 
+def _demo_steps(name: str) -> int | None:
+    """Number of steps of the demonstration: at most the preset's."""
+    own = presets[FLAGS.preset][name]
+    return DEMO[name] if own is None else min(own, DEMO[name])
+
+
+def _floats(name: str, texts: Sequence[str]) -> tuple[float, ...]:
+    """The numbers that a flag gives.
+
+    Raises:
+      ValueError: one of them is not a number.
+    """
+    try:
+        return tuple(float(text) for text in texts)
+    except ValueError:
+        raise ValueError(f"--{name} must be numbers, got {','.join(texts)!r}") from None
+
+
+def _weighted(name: str, texts: Sequence[str]) -> tuple[str, ...] | dict[str, float]:
+    """Layers with equal shares from "a,b", or with weights from "a:0.7,b:0.3".
+
+    Raises:
+      ValueError: a layer that is named twice, weights for some layers only, or a weight that is not
+        a number.
+    """
+    pairs = [text.partition(":") for text in texts]
+    if not any(colon for _, colon, _ in pairs):
+        return tuple(texts)
+    if not all(colon for _, colon, _ in pairs) or len({layer for layer, *_ in pairs}) < len(pairs):
+        raise ValueError(
+            f"--{name} must give each layer once, all with a weight or none, got "
+            f"{','.join(texts)!r}"
+        )
+    weights = _floats(name, [weight for *_, weight in pairs])
+    return {layer: weight for (layer, *_), weight in zip(pairs, weights, strict=True)}
+
+
 def settings_by_flag(config: Config) -> dict[str, Any]:
-    """Each flag of a setting with its value in `config`; a term that is not there has a weight of
-    0."""
+    """The value of each setting's flag in `config`. The weight of a missing term is 0."""
     values = config.flat()
     found = {}
     for flag, kinds in KINDS.items():
@@ -272,35 +342,18 @@ def settings_by_flag(config: Config) -> dict[str, Any]:
     return found | {f"{name}_weight": 0.0 for name in absent}
 
 
-def _fewer(name: str) -> int | None:
-    """Steps of the demonstration, which are not more than the preset's."""
-    own = presets[FLAGS.preset][name]
-    return DEMO[name] if own is None else min(own, DEMO[name])
-
-
-def _floats(name: str, texts: Sequence[str]) -> tuple[float, ...]:
-    try:
-        return tuple(float(text) for text in texts)
-    except ValueError:
-        raise ValueError(f"--{name} must be numbers, got {','.join(texts)!r}") from None
-
-
-def _weighted(name: str, texts: Sequence[str]) -> tuple[str, ...] | dict[str, float]:
-    """Layers at equal shares, "a,b", or each with its weight, "a:0.7,b:0.3"."""
-    pairs = [text.partition(":") for text in texts]
-    if not any(colon for _, colon, _ in pairs):
-        return tuple(texts)
-    if not all(colon for _, colon, _ in pairs) or len({layer for layer, *_ in pairs}) < len(pairs):
-        raise ValueError(
-            f"--{name} must give each layer once, all with a weight or none, got "
-            f"{','.join(texts)!r}"
-        )
-    weights = _floats(name, [weight for *_, weight in pairs])
-    return {layer: weight for (layer, *_), weight in zip(pairs, weights, strict=True)}
+# ------------------------------- Blends and masks -------------------------------
 
 
 def mixing_from_flag(styles: int) -> np.ndarray | None:
-    """--mixing as `[rows, styles]`."""
+    """--mixing as `[rows, styles]`; None without the flag.
+
+    Args:
+      styles: number of styles.
+
+    Raises:
+      ValueError: a row without a number for each style, or with another sum than 1.
+    """
     if FLAGS.mixing is None:
         return None
     rows = [_floats("mixing", row.split(",")) for row in FLAGS.mixing.split(";")]
@@ -315,13 +368,50 @@ def mixing_from_flag(styles: int) -> np.ndarray | None:
     return np.asarray(rows, np.float32)
 
 
-def masks_from_flag(name: str, styles: int) -> list[np.ndarray | None] | None:
-    """Each mask picture's brightness `[H, W]`; None for an empty name."""
-    paths = FLAGS[name].value
+def masks_from_flag(styles: int) -> list[np.ndarray] | None:
+    """--masks as brightness `[H, W]` of each picture; None without the flag.
+
+    Args:
+      styles: number of styles.
+
+    Raises:
+      ValueError: not one file for each style, or a file that cannot be read.
+    """
+    paths = _one_for_each_style("masks", styles)
     if not paths:
         return None
-    if len(paths) != styles:
-        raise ValueError(f"--{name} needs one for each of the {styles} styles, got {len(paths)}")
-    if name == "masks" and not all(paths):
-        raise ValueError("--masks needs a file for each of the styles")
-    return [read_image(path).mean(axis=-1) if path else None for path in paths]
+    if not all(paths):
+        raise ValueError("--masks needs a picture for each of the styles, got an empty name")
+    return [_brightness(path) for path in paths]
+
+
+def style_masks_from_flag(styles: int) -> list[np.ndarray | None] | None:
+    """--style_masks as brightness `[H, W]`, or None for an empty name; None without the flag.
+
+    Args:
+      styles: number of styles.
+
+    Raises:
+      ValueError: not one name for each style, or a file that cannot be read.
+    """
+    paths = _one_for_each_style("style_masks", styles)
+    return [_brightness(path) if path else None for path in paths] or None
+
+
+def _one_for_each_style(name: str, styles: int) -> list[str]:
+    """The names that a flag gives: none, or one for each style.
+
+    Raises:
+      ValueError: another number of names.
+    """
+    paths = FLAGS[name].value or []
+    if paths and len(paths) != styles:
+        raise ValueError(
+            f"--{name} needs a picture for each of the {styles} styles, got {len(paths)}"
+        )
+    return list(paths)
+
+
+def _brightness(path: str) -> np.ndarray:
+    """The brightness of a picture file, `[H, W]` in [0, 1]."""
+    return read_image(path).mean(axis=-1)

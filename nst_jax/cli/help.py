@@ -1,4 +1,4 @@
-"""What the command says of itself: its flags by purpose, the presets, a network's layers."""
+"""Answers about the command itself: its flags by group, the presets, a network's layers."""
 
 import shutil
 import textwrap
@@ -12,6 +12,7 @@ from nst_jax.cli.flags import ADDRESSES, KINDS, PRESETS_DEFAULT, settings_by_fla
 from nst_jax.config import Config
 from nst_jax.presets import descriptions, presets
 
+# Groups of flags, in the order of `--help`. Flags of settings join them in `groups`.
 GROUPS = {
     "Pictures to read": (
         "content",
@@ -30,38 +31,36 @@ GROUPS = {
     "Objective": ("preset",),
     "Optimiser": ("seed",),
     "Devices and memory": (
-        *(
-            "mesh",
-            "tile",
-            "remat",
-            "strips",
-            "distributed",
-            "coordinator_address",
-            "num_processes",
-            "process_id",
-        ),
-        *("compilation_cache",),
+        "mesh",
+        "tile",
+        "remat",
+        "strips",
+        "distributed",
+        "coordinator_address",
+        "num_processes",
+        "process_id",
+        "compilation_cache",
     ),
     "Questions, answered on stdout": ("help", "list_presets", "list_layers", "show_config"),
     "Flags of absl": ("flagfile", "verbosity", "helpfull"),
 }
 
-# The group of a setting that is of a part of the configuration.
-_OF_PARTS = {"network": "Network", "optimizer": "Optimiser"}
+# The group of a setting that names none, by the part of the configuration that has it.
+_GROUPS_OF_PARTS = {"network": "Network", "optimizer": "Optimiser"}
 
 
 def groups() -> dict[str, tuple[str, ...]]:
-    """The flags of each group: those of a run, and then those of settings."""
+    """The flags of each group: first the flags in `GROUPS`, then those of settings."""
     found = {group: list(names) for group, names in GROUPS.items()}
     for flag in KINDS:
         found["Optimiser" if flag == "optimizer" else "Objective"].append(flag)
     for address, (where, *_) in ADDRESSES.items():
-        group = where.field.metadata.get("group") or _OF_PARTS.get(where.owner, "Objective")
-        found[group].append(address)
+        group = where.field.metadata.get("group")
+        found[group or _GROUPS_OF_PARTS.get(where.owner or "", "Objective")].append(address)
     return {group: tuple(names) for group, names in found.items()}
 
 
-# What a value is, or its unit, where the type of the flag does not say it.
+# The kind or unit of a flag's value, where the flag's type does not tell it.
 _VALUES = {
     **dict.fromkeys(("content", "styles", "masks", "style_masks"), "FILES"),
     **dict.fromkeys(("weights", "show_config", "flagfile"), "FILE"),
@@ -71,15 +70,15 @@ _VALUES = {
     **{"mixing": "ROWS", "mesh": "SIZES"},
     **{"coordinator_address": "HOST:PORT", "verbosity": "N"},
 }
-_SWITCHES = ("help", "helpfull", "list_layers", "list_presets")  # that no one says no to
+_SWITCHES = ("help", "helpfull", "list_layers", "list_presets")  # shown without [no]
 _TYPES = {"int": "N", "float": "X", "string": "NAME", "comma separated list of strings": "X,..."}
 
-# Of flags that absl defines, and not always lists with the others.
+# Help for flags that absl defines.
 _ABSL = {
     "help": "print this, with the defaults of the --preset",
-    "flagfile": "take flags from a file, a line each",
-    "verbosity": "what is logged on stderr: -1 warnings, 0 news too, 1 all, and errors in full",
-    "helpfull": "print every flag that there is, those of libraries too",
+    "flagfile": "read flags from a file, one per line",
+    "verbosity": "log on stderr: -1, warnings; 0, messages too; 1, everything, and errors in full",
+    "helpfull": "print every flag, also those of libraries",
 }
 
 _INTRODUCTION = "Neural style transfer: paints content pictures in the style of others."
@@ -90,12 +89,12 @@ _EXAMPLES = """
 
 
 def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | None = None) -> str:
-    """Every flag with its meaning, unit and default, in groups.
+    """Lists every flag with its meaning, unit and default, in groups.
 
     Args:
-      values: where the flags are defined.
-      config: the preset, whose fields are the defaults.
-      width: columns to fit the text to; None is the terminal's, up to 100.
+      values: the flags.
+      config: the preset that gives the defaults of settings.
+      width: columns of the text. None is the terminal's width, up to 100.
     """
     width = width or min(shutil.get_terminal_size().columns, 100)
     indent = 26 if width >= 60 else 8
@@ -109,20 +108,21 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
                 start = " " * indent
             lines += _wrap(_meaning(values, name, config), width, start.ljust(indent), indent)
         lines.append("")
-    lines += _wrap("Where it says ,... several numbers make a picture each.", width, "", 0)
+    several = "A value that ends in ,... may be several numbers: each makes a picture."
+    lines += _wrap(several, width, "", 0)
     return "\n".join(lines)
 
 
 def flags_page(values: flags.FlagValues, config: Config) -> str:
-    """What `flags_by_group` says, as a page of Markdown: docs/flags.md."""
+    """The text of `flags_by_group` as a page of Markdown, for the documentation."""
     about = """\
 # Flags
 
-`nst-jax --help` prints this with the defaults of the `--preset`. Here they are those of the preset
-`default`. A value that ends in `,...` may be several numbers, which make a picture each. Most flags
-of settings are also names for `Config.replace`. In Python `--style_loss=wasserstein` is
-`style=WassersteinStyle()`, and `--optimizer=adam` is `optimizer=Adam()`. `scripts/flags_page.py`
-makes this page.
+`nst-jax --help` prints this list with the defaults of the `--preset`. This page has the defaults of
+the preset `default`. If a value ends in `,...`, the flag takes several numbers, and each makes a
+picture. Most flags of settings are also names for `Config.replace`. In Python,
+`--style_loss=wasserstein` is `style=WassersteinStyle()`, and `--optimizer=adam` is
+`optimizer=Adam()`. `scripts/flags_page.py` makes this page.
 """
     lines = about.splitlines()
     for group, names in groups().items():
@@ -134,6 +134,7 @@ makes this page.
 
 
 def _usage(values: flags.FlagValues, name: str) -> str:
+    """How a flag is written, such as "--size=PIXELS"."""
     if name in _SWITCHES:
         return f"--{name}"
     if name not in _VALUES and values[name].boolean:
@@ -142,6 +143,7 @@ def _usage(values: flags.FlagValues, name: str) -> str:
 
 
 def _value(values: flags.FlagValues, name: str) -> str:
+    """The kind or unit of a flag's value, in capitals."""
     if name in ADDRESSES:
         about = ADDRESSES[name][0].field.metadata
         if about["type"] in ("weighted", "numbers"):
@@ -154,22 +156,24 @@ def _value(values: flags.FlagValues, name: str) -> str:
 
 
 def _meaning(values: flags.FlagValues, name: str, config: Config) -> str:
+    """The help of a flag, with its default."""
     if name in _ABSL:
         return _ABSL[name]
-    text = " ".join(values[name].help.split()).rstrip(".")
+    text = " ".join((values[name].help or "").split()).rstrip(".")
     if text.endswith(PRESETS_DEFAULT):
         text = text.removesuffix(PRESETS_DEFAULT)
         known = settings_by_flag(config)
-        # Of what the preset does not have, the default of whoever chooses it.
+        # If the preset does not have the setting, the default of its class is shown.
         default = known[name] if name in known else ADDRESSES[name][0].field.default
     else:
         default = values[name].default
-    if name in _SWITCHES or "(default: " in text or "by default" in text:  # no value of a flag
+    if name in _SWITCHES or "(default: " in text or "by default" in text:
         return text
     return f"{text} (default: {_shown(default)})"
 
 
 def _shown(value: Any) -> str:
+    """A default as `--help` shows it."""
     if value is None or value == []:
         return "none"
     if isinstance(value, bool):
@@ -184,6 +188,7 @@ def _shown(value: Any) -> str:
 
 
 def _wrap(text: str, width: int, start: str, indent: int) -> list[str]:
+    """Lines of at most `width` columns: the first begins with `start`, the others are indented."""
     return textwrap.wrap(
         text,
         width,
@@ -195,7 +200,11 @@ def _wrap(text: str, width: int, start: str, indent: int) -> list[str]:
 
 
 def list_presets(*, width: int | None = None) -> str:
-    """Each preset with what it is; all settings of the default, and where others differ from it."""
+    """Lists the presets: all settings of `default`, and the settings of others that differ.
+
+    Args:
+      width: columns of the text. None is the terminal's width, up to 100.
+    """
     width = width or min(shutil.get_terminal_size().columns, 100)
     plain = settings_by_flag(Config())
     lines = []
@@ -207,12 +216,12 @@ def list_presets(*, width: int | None = None) -> str:
         lines.append(name)
         lines += _wrap(descriptions[name], width, "  ", 2)
         lines += _wrap(settings, width, "    ", 4)
-    lines += ["", *_wrap("All else is as in the default.", width, "", 2)]
+    lines += ["", *_wrap("Other settings are those of the default.", width, "", 2)]
     return "\n".join(lines)
 
 
-def list_layers(model: str) -> str:
-    """The layers of a network, with their channels, their steps and what a position sees."""
+def list_layers(model: vgg.Model) -> str:
+    """Lists a network's layers: channels, stride, and the side that a position sees, in pixels."""
     rows = []
     for name in vgg.layer_names(model):
         block = int(name[len("block")])

@@ -1,9 +1,9 @@
-"""What a job of the command line leaves in its folder: pictures, contact sheets and loss curves."""
+"""Files that a run leaves in its folder: pictures, contact sheets and loss curves."""
 
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,11 +23,11 @@ class Output(NamedTuple):
 
     Attributes:
       content: name of the content.
-      label: of the style or blend, and of the settings explored.
-      thumbnail: index of the style to show for it.
-      row: index into the rows of the mixing, or of the styles.
-      settings: the explored numbers.
-      stem: its file's name without the extension.
+      label: name of the style or blend, followed by the swept settings.
+      thumbnail: index of the style that is shown beside it.
+      row: index into the rows of the mixing, or into the styles.
+      settings: the swept numbers by their addresses.
+      stem: name of its file, without the suffix.
     """
 
     content: str
@@ -38,17 +38,17 @@ class Output(NamedTuple):
     stem: str = ""
 
 
-# What of a run's description makes its pictures again; nothing in it changes from run to run.
+# The parts of a run's description that reproduce its pictures. They are the same in every run.
 RECIPE = ("flags", "weights_sha256", "processes", "devices", "platform", "device", "versions")
 
 
-def recipe(described: Mapping) -> str:
-    """Of what describes a run that which makes its pictures again, as JSON in ASCII."""
+def recipe(described: Mapping[str, Any]) -> str:
+    """The settings that reproduce the pictures, as JSON in ASCII."""
     return json.dumps({name: described[name] for name in RECIPE if name in described})
 
 
 def check_free(folder: pathlib.Path, names: Sequence[str]) -> None:
-    """Refuses a folder that holds one of the files of these names.
+    """Refuses a folder that already holds a file with one of these names.
 
     Raises:
       ValueError: it does.
@@ -63,7 +63,7 @@ def check_free(folder: pathlib.Path, names: Sequence[str]) -> None:
 
 
 def sheet_names(contents: Sequence[Picture]) -> dict[str, tuple[str, str]]:
-    """Names of the contact sheet and the loss curves of each of a job's contents, by its name."""
+    """File names of the contact sheet and the loss curves, by the name of their content."""
     stems = [f"{short(c.name)}__" if len(contents) > 1 else "" for c in contents]
     kinds = ("contact_sheet", "loss_curves")
     names = iter(unique([f"{stem}{kind}" for stem in stems for kind in kinds]))
@@ -79,8 +79,19 @@ def write_pictures(
     kind: Format,
     text: str | None,
 ) -> list[pathlib.Path]:
-    """Writes this process's share of the pictures `[N, H, W, 3]`, each as transparent as its
-    content; returns their paths."""
+    """Writes this process's share of the pictures, with the transparency of their contents.
+
+    Args:
+      folder: the folder for the files.
+      contents: the contents of the outputs.
+      outputs: what is made, in the order of `images`.
+      images: `[N, H, W, 3]`, values in [0, 1].
+      kind: the file format.
+      text: metadata of every file, or None.
+
+    Returns:
+      The paths of the files.
+    """
     paths = []
     for number in sharding.share_of_process(len(outputs)):
         alpha = contents[number * len(contents) // len(outputs)].alpha
@@ -97,13 +108,13 @@ HEADINGS = ("output", "loss", "steps", "seconds", "state")
 def summary(
     paths: Sequence[pathlib.Path], outputs: Sequence[Output], result: Result, seconds: float
 ) -> list[tuple[str, ...]]:
-    """A row of the final table, below `HEADINGS`, for each picture that this process wrote."""
+    """Rows of the final table, below `HEADINGS`: one per picture that this process wrote."""
     rows = []
     for number, path in zip(sharding.share_of_process(len(outputs)), paths, strict=True):
         losses = result.history["total"][:, number]
         losses = losses[np.isfinite(losses)]
         last = result.loss[number]
-        if not np.isfinite(last):  # of a picture that diverged
+        if not np.isfinite(last):  # the picture diverged
             last = losses[-1] if len(losses) else np.nan
         span = f"{losses[0]:.4g} -> {last:.4g}" if len(losses) else "not finite"
         state = "done"
@@ -113,12 +124,6 @@ def summary(
             state = report_page.kept_start(result.kept_start[number])
         rows.append((str(path), span, str(len(losses)), f"{seconds:.1f}", state))
     return rows
-
-
-def _heading(output: Output) -> str:
-    """The label of an output, with its settings in lines of their own."""
-    settings = [f"{name}={value:g}" for name, value in output.settings.items()]
-    return "\n".join([output.label.removesuffix("__".join(["", *settings])), *settings])
 
 
 def write_sheets(
@@ -131,7 +136,17 @@ def write_sheets(
     names: Mapping[str, tuple[str, str]],
     text: str | None,
 ) -> None:
-    """For each content a contact sheet and the loss curves, of these `names`."""
+    """Writes a contact sheet and the loss curves for each content.
+
+    Args:
+      folder: the folder for the files.
+      contents: the contents of the outputs.
+      styles: all styles of the job.
+      outputs: what was made.
+      result: of all `outputs`.
+      names: the file names, as `sheet_names` returns them.
+      text: metadata of the contact sheets, or None.
+    """
     images = np.asarray(result.images)
     share = len(outputs) // len(contents)
     for number, content in enumerate(contents):
@@ -140,7 +155,7 @@ def write_sheets(
         sheet = contact_sheet(
             content.image,
             [styles[output.thumbnail].image for output in outputs[own]],
-            images[own],
+            list(images[own]),
             content_label=content.name,
             style_labels=labels,
         )
@@ -151,3 +166,9 @@ def write_sheets(
             loss_curves(folder / curves_name, history, labels)
         except ImportError as error:
             say(f"nst-jax: {error}")
+
+
+def _heading(output: Output) -> str:
+    """The label of an output, with each of its settings on a line of its own."""
+    settings = [f"{name}={value:g}" for name, value in output.settings.items()]
+    return "\n".join([output.label.removesuffix("__".join(["", *settings])), *settings])

@@ -1,4 +1,4 @@
-"""Traces of a few steps by JAX's profiler."""
+"""Traces of a few steps, recorded by JAX's profiler."""
 
 import os
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ TRACED = 3  # steps
 
 
 class Profile(Observer):
-    """A trace of a few steady steps of a run, by JAX's profiler.
+    """Traces a few steady steps of a run with JAX's profiler.
 
-    Steady are the dispatches of a program that has been dispatched twice: the first compiles it.
-    Of a coarse-to-fine run those at the last scale are traced. The trace holds the first
-    dispatches that take at least `TRACED` steps together; it lies under
-    `plugins/profile/<time>/` of the folder, for XProf, and there as `perfetto_trace.json.gz`.
+    The first two dispatches of a program are not steady, because the first one compiles it. The
+    trace holds the next dispatches, at least `TRACED` steps together. A coarse-to-fine run is
+    traced at its last scale. The trace is written below `plugins/profile/<time>/` of the folder,
+    for XProf. `perfetto_trace.json.gz` in the same place is for Perfetto.
 
     Source: https://docs.jax.dev/en/latest/profiling.html.
 
@@ -26,12 +26,14 @@ class Profile(Observer):
     """
 
     def __init__(self, folder: str | os.PathLike[str], size: Sequence[int]):
-        """Args:
-        folder: where the trace goes, made if absent.
-        size: height and width of the pictures at the last scale.
+        """Makes the folder if it does not exist.
+
+        Args:
+          folder: the folder for the trace.
+          size: height and width of the pictures at the last scale.
 
         Raises:
-          ValueError: no folder can be made there.
+          ValueError: the folder cannot be made.
         """
         try:
             os.makedirs(folder, exist_ok=True)
@@ -41,7 +43,8 @@ class Profile(Observer):
                 f"{error.strerror}"
             ) from error
         self._folder, self._size = folder, tuple(size)
-        self._program, self._dispatches = None, 0
+        self._program: tuple[int, tuple[int, ...]] | None = None
+        self._dispatches = 0
         self._tracing, self.traced = False, 0
 
     def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
@@ -49,7 +52,7 @@ class Profile(Observer):
         program = (length, progress.images.shape)
         self._dispatches = self._dispatches + 1 if program == self._program else 1
         self._program = program
-        # The steps left over at the end are dispatched one by one, by a program of their own.
+        # The remaining steps at the end are dispatched one by one, by a program of their own.
         ends = progress.steps - progress.step < length
         if self._tracing:
             self.traced += length

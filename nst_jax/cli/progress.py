@@ -6,23 +6,24 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nst_jax.cli import console
-from nst_jax.cli.console import say
+from nst_jax.cli.console import say, shows_progress
 from nst_jax.cli.look.observers import Group, Observer, Pictures
 from nst_jax.coarse_to_fine import Result
 from nst_jax.optimize import Progress
 
 
 class Bars(Observer):
-    """Progress bars on a terminal, none elsewhere: one over all of it and, in a tiled run, one over
-    the windows of a step.
+    """Draws progress bars on a terminal, and nothing elsewhere.
+
+    One bar covers the whole run. A tiled run has a second bar over the windows of a step.
     """
 
-    _bar = _windows = None
+    _bar: tqdm | None = None
+    _windows: tqdm | None = None
 
     def open(self, **options: Any) -> None:
-        """Shows the bar over all of it."""
-        if console.shows_progress():
+        """Draws the bar of the whole run, with these options of tqdm."""
+        if shows_progress():
             self._bar = tqdm(dynamic_ncols=True, **options)
 
     def window(self, done: int, total: int) -> None:
@@ -45,7 +46,7 @@ class StepProgress(Bars):
     """Shows the steps of a run: a progress bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, seconds: Callable[[], float]):
-        """`seconds` tells how long a group has taken."""
+        """Takes `seconds`, which returns how long the current group has taken."""
         self._seconds = seconds
 
     def begin(self, group: Group) -> None:
@@ -72,9 +73,10 @@ class StepProgress(Bars):
 
 
 class PictureProgress(Bars):
-    """Shows the pictures of a data set: progress bars on a terminal, a line a group elsewhere."""
+    """Shows the pictures of a data set: a bar on a terminal, elsewhere one line per batch."""
 
     def __init__(self, total: int, done: int):
+        """Shows `total` pictures, of which `done` are finished already."""
         self._total, self._first, self._done = total, done, done
         self._start = time.perf_counter()
         self.open(
@@ -83,21 +85,21 @@ class PictureProgress(Bars):
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} pictures "
             "[{elapsed}<{remaining}{postfix}]",
             miniters=0,
-            smoothing=0,  # what is left, by the same rate as is shown
+            smoothing=0,  # the time left follows from the rate that is shown
         )
 
     def _rate(self) -> float:
-        """Pictures a minute."""
+        """Pictures per minute."""
         return 60 * (self._done - self._first) / (time.perf_counter() - self._start)
 
     def pass_over(self, pictures: int) -> None:
-        """So many pictures are not to be made after all."""
+        """Takes this number of pictures off the total, because they will not be made."""
         self._total -= pictures
         if self._bar is not None:
             self._bar.total = self._total
 
     def begin(self, group: Group) -> None:
-        self._pictures = len(set(group.stems))  # a place left over repeats another
+        self._pictures = len(set(group.stems))  # empty places of a batch repeat a picture
 
     def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
         if self._bar is not None:
@@ -105,7 +107,7 @@ class PictureProgress(Bars):
                 f"{self._rate():.3g} a minute, step {progress.step}/{progress.steps}",
                 refresh=False,
             )
-            self._bar.update(0)  # shows it, not more often than is good for a terminal
+            self._bar.update(0)  # redraws the bar, at tqdm's own rate
 
     def end(self, result: Result) -> None:
         self._done += self._pictures

@@ -1,8 +1,8 @@
-"""Runs of the command: a few pictures in, a folder of pictures, curves and records out.
+"""Runs of the command: a few pictures in; a folder of pictures, curves and records out.
 
-A job divides its pictures into paintings. Each painting is one call of `stylize`. `Runner` has what
-stands around that call: devices, the check of memory, checkpoints, observers, and another attempt
-where pictures diverge. Data sets use it too.
+A job is divided into paintings. Each painting is one call of `stylize`. `Runner` does the work
+around that call: devices, the check of memory, checkpoints, observers, and further attempts for
+pictures that diverge. Data sets use it too.
 """
 
 import contextlib
@@ -15,20 +15,28 @@ import pathlib
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from nst_jax import sharding, vgg
-from nst_jax.cli import console, preflight, signals
-from nst_jax.cli import outputs as cli_outputs
+from nst_jax.cli import console, preflight
 from nst_jax.cli.console import complain, say
-from nst_jax.cli.look.observers import ANIMATIONS, Group, Look, Observers, Picture, Records
+from nst_jax.cli.look.observers import (
+    ANIMATIONS,
+    Group,
+    Look,
+    Observer,
+    Observers,
+    Picture,
+    Records,
+)
 from nst_jax.cli.outputs import (
     HEADINGS,
     Output,
     check_free,
+    recipe,
     sheet_names,
     summary,
     write_pictures,
@@ -36,40 +44,36 @@ from nst_jax.cli.outputs import (
 )
 from nst_jax.cli.profiling import Profile
 from nst_jax.cli.progress import StepProgress
-from nst_jax.cli.signals import Stopping
+from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import Result, check_content, fit_shape, steps_at_scales, stylize
 from nst_jax.config import Config
 from nst_jax.files.atomic import FileError, check_folder, check_place, short, unique
 from nst_jax.files.checkpoints import Checkpoints
-from nst_jax.files.images import FORMATS
+from nst_jax.files.images import FORMATS, Format
 from nst_jax.objective import Combine
+from nst_jax.optimize import Progress
 from nst_jax.partition import Placement
 from nst_jax.version import __version__
 
 DIVERGED = 3
 
+Keep = Callable[[np.ndarray], Sequence[pathlib.Path]]
+"""Writes pictures `[N, H, W, 3]` and returns the paths of the files."""
 
-def environment(*, packages: Iterable[str] = ()) -> dict:
-    """Device and versions, also of further `packages`, for the record."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
-    return {
-        "platform": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "versions": {"python": platform.python_version(), "nst_jax": __version__}
-        | {package: importlib.metadata.version(package) for package in packages},
-    }
+
+# ------------------------------ Jobs and paintings ------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is asked for by jobs of all kinds.
+    """Settings that jobs of all kinds have.
 
     Attributes:
-      config: the settings.
-      initial: a picture to start from, or None.
+      config: the settings of the style transfer.
+      initial: a picture `[h, w, 3]` to start from, or None.
       seed: of the random key.
-      placement: where pictures are looked at, but for the mesh.
-      mesh: sizes of the mesh's axes; None is as `sharding.make_mesh` divides by itself.
+      placement: the parts in which pictures are evaluated, without the mesh.
+      mesh: sizes of the mesh's axes. None lets `sharding.make_mesh` choose them.
       apart: whether each of several processes computes by itself, on its own devices.
     """
 
@@ -80,29 +84,45 @@ class Job:
     mesh: Mapping[str, int] | None = None
     apart: ClassVar[bool] = False
 
-    def settings(self) -> dict:
-        """What config.json says of the settings and of what they are computed with."""
+    def settings(self) -> dict[str, Any]:
+        """The settings, the devices and the versions, as config.json records them."""
         placed = {name: getattr(self.placement, name) for name in ("tile", "remat", "strips")}
         placed["mesh"] = self.mesh and dict(self.mesh)
         network = self.config.network
-        if hasattr(network, "resolved"):  # what None stood for here, whatever it will later
+        if hasattr(network, "resolved"):  # records what None means on this backend
             network = network.resolved()
         config = self.config.replace(network=network)
         return placed | {"config": config.to_dict(), **environment()}
+
+
+def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
+    """The device and the versions of packages, for the record.
+
+    Args:
+      packages: further packages whose versions are recorded.
+    """
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
+    return {
+        "platform": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "versions": {"python": platform.python_version(), "nst_jax": __version__}
+        | {package: importlib.metadata.version(package) for package in packages},
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Painting:
     """Outputs that one call of `stylize` makes.
 
+    For the check of memory, only the shapes of the pictures matter.
+
     Attributes:
-      group: the outputs, and their contents, all of one shape.
-      styles: `[h, w, 3]`; of theirs and of the contents' pictures the check of memory needs no
-        more than the shapes.
+      group: the outputs and their contents. All have one shape.
+      styles: pictures `[h, w, 3]`.
       combine: how contents and styles are combined.
-      sweep: what is explored, a number for each output.
-      hint: what else takes less memory, to end the advice with.
-      name: of the folder of its checkpoints.
+      sweep: `{address: [N]}`, a number for each output.
+      hint: the end of the advice about memory: what else needs less memory.
+      name: of its checkpoints' folder.
     """
 
     group: Group
@@ -113,32 +133,36 @@ class Painting:
     name: str = ""
 
 
+# ------------------------------------ Runner ------------------------------------
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runner:
     """Makes the paintings of a job.
 
     Attributes:
-      job, params: what is asked for, and the network.
-      stopping: asks for the end.
-      saving: gives the checkpoints by the name of a painting and its attempt.
-      retries: how often pictures that diverged are painted again, at a tenth of the learning rate
-        each time.
+      job: the settings.
+      params: the network's parameters.
+      stopping: says whether a signal asked to stop.
+      saving: returns the checkpoints of an attempt by its name.
+      retries: how often diverged pictures are painted again, each time at a tenth of the learning
+        rate.
     """
 
     job: Job
-    params: Mapping
+    params: Mapping[str, Any]
     stopping: Stopping
     saving: Callable[[str], Checkpoints] = lambda name: Checkpoints(None, {})
     retries: int = 0
 
     def check_memory(self, paintings: Iterable[Painting]) -> None:
-        """Refuses paintings of which one would not fit into memory.
+        """Refuses the paintings if one of them would not fit into memory.
 
         Raises:
-          preflight.DoesNotFit: it would not.
+          preflight.DoesNotFit: one would not fit.
         """
         available = preflight.available_bytes()
-        if not self.job.apart:  # they compile together, and refuse together
+        if not self.job.apart:  # the processes compile together, so they must refuse together
             available = sharding.smallest_of_processes(available)
         for painting in paintings:
             try:
@@ -146,65 +170,73 @@ class Runner:
             except preflight.DoesNotFit as error:
                 raise preflight.DoesNotFit(f"{error}{painting.hint}") from error
 
-    def paint(
-        self,
-        painting: Painting,
-        watch: Observers,
-        *,
-        keep: Callable[[np.ndarray], Iterable[pathlib.Path]] | None = None,
-    ) -> Result:
-        """Paints, again where outputs diverge. Whoever calls it tells `watch` of the end. Where
-        the run ends too early `keep` writes the pictures as they are; None lets them go.
+    def paint(self, painting: Painting, watch: Observers, *, keep: Keep | None = None) -> Result:
+        """Makes a painting, and makes it again if outputs diverge.
+
+        Args:
+          painting: what to make.
+          watch: observes the run. The caller tells it about the result.
+          keep: writes the pictures as they are if the run ends too early. None drops them.
 
         Raises:
-          Stopped: by a signal; the pictures are kept.
-          ValueError: out of memory, or a file that cannot be written; the last pictures are kept.
+          Stopped: a signal ended the run. The pictures are kept.
+          ValueError: memory ran out, or a file cannot be written. The last pictures are kept.
         """
         sweep = dict(painting.sweep)
         rates = sweep.get("learning_rate", self.job.config.optimizer.learning_rate)
-        rates = np.broadcast_to(rates, len(painting.group.stems))
-        for attempt in range(self.retries + 1):
+        rates = np.broadcast_to(np.asarray(rates), len(painting.group.stems))
+        attempt = 0
+        while True:
             result = self._attempt(painting, sweep, attempt, watch, keep)
             if attempt == self.retries or not result.diverged.any():
-                break
+                return result
             if keep is not None:
                 keep(np.asarray(result.images))
             self.stopping.check()
             again = itertools.compress(painting.group.stems, result.diverged)
-            complain(f"{', '.join(again)}: diverged, once more at a tenth of the learning rate")
-            # All of them in the same program: the others come out as they did.
+            complain(f"{', '.join(again)}: diverged, trying again at a tenth of the learning rate")
+            # All outputs run again in the same program. The others come out as they did before.
             rates = np.where(result.diverged, rates / 10, rates)
             sweep["learning_rate"] = rates
-        return result
+            attempt += 1
 
-    def _attempt(self, painting, sweep, attempt, watch, keep) -> Result:
+    def _attempt(
+        self,
+        painting: Painting,
+        sweep: Mapping[str, np.ndarray],
+        attempt: int,
+        watch: Observers,
+        keep: Keep | None,
+    ) -> Result:
+        """Calls `stylize` once, from the last checkpoint if there is one."""
         leads = self.job.apart or jax.process_index() == 0
-        steps, latest = sum(steps_at_scales(self.job.config)), None
-
-        # Checkpoints first: they claim the run before it leaves anything in its folder.
-        def follow(progress):
-            nonlocal latest
-            if keep is not None and jax.process_count() == 1:
-                latest = np.array(progress.images)
-            checkpoints(progress)
-            watch(progress)
-            if self.stopping.received and progress.step < progress.steps:
-                if keep is not None:
-                    keep(latest)
-                checkpoints.save(progress)
-                checkpoints.wait()
-                self.stopping.check()
-
+        steps = sum(steps_at_scales(self.job.config))
+        latest: np.ndarray | None = None  # the pictures after the last dispatch
+        again = f"-again{attempt}" if attempt else ""
         try:
-            again = f"-again{attempt}" if attempt else ""
             with self.saving(f"{painting.name}{again}") as checkpoints:
                 resume = checkpoints.latest()
                 if resume is not None and leads:
                     passed = [f"checkpoint of step {n} is damaged: " for n in checkpoints.damaged]
-                    say(f"{''.join(passed)}going on from step {resume.step} of {steps}")
+                    say(f"{''.join(passed)}continuing from step {resume.step} of {steps}")
                 group = painting.group._replace(
                     history=resume and resume.history, steps=steps, attempt=attempt
                 )
+
+                def follow(progress: Progress) -> None:
+                    nonlocal latest
+                    if keep is not None and jax.process_count() == 1:
+                        latest = np.array(progress.images)
+                    # Checkpoints come first, so that a refused run writes nothing to the folder.
+                    checkpoints(progress)
+                    watch(progress)
+                    if self.stopping.received and progress.step < progress.steps:
+                        if keep is not None and latest is not None:
+                            keep(latest)
+                        checkpoints.save(progress)
+                        checkpoints.wait()
+                        self.stopping.check()
+
                 try:
                     watch.begin(group)
                     return stylize(
@@ -227,8 +259,8 @@ class Runner:
             full = isinstance(error, FileError)
             if not (full or preflight.ran_out(error)) or not leads:
                 raise
-            if latest is not None:
-                # Their folder may be what cannot be written to: that is told already.
+            if keep is not None and latest is not None:
+                # If their folder is the one that cannot be written, `error` already says so.
                 with contextlib.suppress(FileError):
                     for path in keep(latest):
                         say(f"wrote {path}")
@@ -238,6 +270,7 @@ class Runner:
             raise ValueError(f"out of memory: {advice}{painting.hint}") from error
 
     def _plan(self, painting: Painting) -> preflight.Plan:
+        """The parts of a painting that its memory depends on."""
         contents, outputs = painting.group.contents, len(painting.group.stems)
         masks = painting.combine.masks
         return preflight.Plan(
@@ -248,12 +281,12 @@ class Runner:
             sweep=painting.sweep,
             styles=[style.shape[:2] for style in painting.styles],
             contents=len(contents),
-            regions=0 if masks is None else masks.shape[1],
+            regions=0 if masks is None else np.asarray(masks).shape[1],
             placement=self._placement(outputs),
         )
 
     def _placement(self, outputs: int) -> Placement:
-        """Where so many outputs are made: on all devices, if there are several."""
+        """The job's placement, with a mesh of all devices if there are several."""
         if self.job.placement.tile is not None and self.job.mesh is None:
             return self.job.placement
         devices = jax.local_devices() if self.job.apart else None
@@ -261,17 +294,23 @@ class Runner:
         return self.job.placement.replace(mesh=mesh)
 
 
+# ------------------------------- Jobs of pictures -------------------------------
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureJob(Job):
-    """What is asked for, besides what any job is.
+    """A job over given pictures.
+
+    The outputs of each content are its rows times the combinations of `sweep`. The rows are the
+    styles, or the rows of `mixing`. With `masks`, a single row holds all styles.
 
     Attributes:
-      contents, styles: the pictures; the outputs are contents x styles (or rows of `mixing`, or
-        one of all styles where there are `masks`) x the combinations of `sweep`.
-      sweep: numbers of the configuration with several values.
-      mixing: `[rows, styles]` or None.
-      masks: for each style its mask `[h, w]` over the contents, or None.
-      style_masks: for each style its mask or None, or None.
+      contents: the content pictures.
+      styles: the style pictures.
+      sweep: addresses of numbers in the configuration, each with several values.
+      mixing: `[rows, styles]`, or None.
+      masks: a mask `[h, w]` over the contents for each style, or None.
+      style_masks: a mask or None for each style, or None.
     """
 
     contents: Sequence[Picture]
@@ -282,7 +321,7 @@ class PictureJob(Job):
     style_masks: Sequence[np.ndarray | None] | None = None
 
     def rows(self) -> list[tuple[str, int]]:
-        """(label, index of the style to show) of each row of styles."""
+        """(label, index of the style that is shown) for each row of styles."""
         names = [style.name for style in self.styles]
         if self.masks is not None:
             return [("+".join(names), 0)]
@@ -297,9 +336,26 @@ class PictureJob(Job):
             for label, row in zip(unique(labels), self.mixing, strict=True)
         ]
 
+    def stacked_masks(self) -> np.ndarray | None:
+        """The masks as `[styles, h, w]`, or None.
+
+        Raises:
+          ValueError: masks of different sizes.
+        """
+        if self.masks is None:
+            return None
+        shapes = {np.shape(mask) for mask in self.masks}
+        if len(shapes) > 1:
+            raise ValueError(f"--masks must be of one size, got {sorted(shapes)}")
+        return np.stack(self.masks)
+
     def outputs(self, contents: Sequence[Picture], *, taken: Sequence[str] = ()) -> list[Output]:
-        """The outputs of `contents`, in the order in which `stylize` gives them; their files take
-        none of the names that are `taken`."""
+        """The outputs of `contents`, in the order of `stylize`.
+
+        Args:
+          contents: some of the job's contents.
+          taken: names that no file of these outputs may have.
+        """
         combinations = [
             dict(zip(self.sweep, values, strict=True))
             for values in itertools.product(*self.sweep.values())
@@ -316,7 +372,7 @@ class PictureJob(Job):
             for row, (label, thumbnail) in enumerate(self.rows())
             for settings in combinations
         ]
-        # Of the sheets and curves of any content, too, no output may take the name.
+        # The names of sheets and curves are taken too, for all contents of the job.
         sheets = itertools.chain(*sheet_names(self.contents).values())
         taken = unique([*taken, *(pathlib.PurePath(name).stem for name in sheets)])
         stems = [short(f"{output.content}__{output.label}") for output in outputs]
@@ -326,21 +382,18 @@ class PictureJob(Job):
     def painting(
         self, contents: Sequence[Picture], outputs: Sequence[Output], *, name: str
     ) -> Painting:
-        """What makes the `outputs` of contents of one shape.
+        """The painting that makes `outputs`, whose contents all have one shape.
 
         Raises:
-          ValueError: masks of several sizes.
+          ValueError: masks of different sizes.
         """
         of_one = outputs[: len(outputs) // len(contents)]  # the outputs of one content
-        mixing, masks = self.mixing, self.masks
-        if self.sweep and masks is None:
+        mixing, masks = self.mixing, self.stacked_masks()
+        if masks is not None:
+            masks = np.stack([masks] * len(of_one))
+        elif self.sweep:
             rows = np.eye(len(self.styles)) if mixing is None else mixing
             mixing = rows[[output.row for output in of_one]]
-        if masks is not None:
-            shapes = {np.shape(mask) for mask in masks}
-            if len(shapes) > 1:
-                raise ValueError(f"--masks must be of one size, got {sorted(shapes)}")
-            masks = np.stack([np.stack(masks)] * len(of_one))
         return Painting(
             group=Group(
                 contents,
@@ -357,19 +410,20 @@ class PictureJob(Job):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """Where and how a job leaves what it makes.
+    """Where and how a job leaves its files.
 
     Attributes:
-      folder: of the pictures, sheets, curves and records.
-      picture_format: a name in `io.FORMATS`.
-      overwrite: replace files that are in the folder already, which are refused otherwise.
+      folder: for the pictures, sheets, curves and records.
+      picture_format: a name in `nst_jax.files.images.FORMATS`.
+      overwrite: whether to replace files that are already in the folder. Otherwise they are
+        refused.
       log_every: steps between lines of metrics.jsonl.
       profile_dir: folder for a trace of a few steps, or None.
-      look: what is to be looked at.
-      checkpoint_dir: folder for checkpoints, or None. A job that was begun with them goes on.
-      checkpoint_every: steps between them.
-      retries: how often outputs that diverged are painted again, at a tenth of the learning rate
-        each time.
+      look: what else to write for looking at the run.
+      checkpoint_dir: folder for checkpoints, or None. A job that has checkpoints there continues.
+      checkpoint_every: steps between checkpoints.
+      retries: how often diverged outputs are painted again, each time at a tenth of the learning
+        rate.
     """
 
     folder: pathlib.Path
@@ -382,29 +436,51 @@ class Delivery:
     checkpoint_every: int = 50
     retries: int = 0
 
+    @property
+    def kind(self) -> Format:
+        """The format of the pictures."""
+        return FORMATS[self.picture_format]
 
-def run(job: PictureJob, params: Mapping, delivery: Delivery, *, described: Mapping) -> int:
-    """Runs `job`, leaves its files as `delivery` says, and returns the exit code.
 
-    Contents of one shape are painted together; `described` goes into config.json, and what of it
-    makes the pictures again into their metadata. A first SIGINT or SIGTERM ends a run of one
-    process after the step that it is in, with a checkpoint and the pictures as they are.
+def run_pictures(
+    job: PictureJob, params: Mapping[str, Any], delivery: Delivery, *, described: Mapping[str, Any]
+) -> int:
+    """Runs a job over given pictures, writes its files, and returns the exit code.
+
+    Contents of one shape are painted together. In a run of one process, a first SIGINT or SIGTERM
+    stops it after the current step, and leaves a checkpoint and the pictures as they are.
+
+    Args:
+      job: what to paint.
+      params: the network's parameters.
+      delivery: where the files go.
+      described: further settings for config.json. The settings that reproduce the pictures are
+        also written into the pictures' metadata.
 
     Raises:
       ValueError: bad input, files that would be overwritten, or checkpoints of another job.
     """
-    again = "; the same command goes on from there" if delivery.checkpoint_dir else ""
-    return signals.run(
-        lambda stopping: _paint_groups(job, params, delivery, described, stopping),
+    again = "; the same command continues from there" if delivery.checkpoint_dir else ""
+    return run_until_stopped(
+        lambda stopping: _paint_all(job, params, delivery, described, stopping),
         left=f"the pictures are as they were then{again}",
     )
 
 
-def _paint_groups(job, params, delivery, described, stopping) -> int:
+def _paint_all(
+    job: PictureJob,
+    params: Mapping[str, Any],
+    delivery: Delivery,
+    described: Mapping[str, Any],
+    stopping: Stopping,
+) -> int:
+    """Does what `run_pictures` says."""
+    leads = jax.process_index() == 0  # the first process writes the files that all share
+
+    # --- Outputs: contents of one shape form a group, and a painting. ---
     groups: dict[tuple[int, int], list[Picture]] = {}
     for content in job.contents:
         groups.setdefault(content.image.shape[:2], []).append(content)
-    kind = FORMATS[delivery.picture_format]
     for shape in groups:
         _check_shape(job, params, delivery, shape)
     described = {
@@ -416,65 +492,77 @@ def _paint_groups(job, params, delivery, described, stopping) -> int:
         "sweep": dict(job.sweep),
         **job.settings(),
     }
-    outputs, taken = [], []
+    outputs: list[list[Output]] = []
+    stems: list[str] = []
     for contents in groups.values():
-        outputs.append(job.outputs(contents, taken=taken))
-        taken += [output.stem for output in outputs[-1]]
+        outputs.append(job.outputs(contents, taken=stems))
+        stems += [output.stem for output in outputs[-1]]
     sheets = sheet_names(job.contents)
     saving = _saving(job, described, delivery)
     if not (delivery.overwrite or saving("0").begun):
-        pictures = [f"{stem}{kind.suffix}" for stem in taken]
+        pictures = [f"{stem}{delivery.kind.suffix}" for stem in stems]
         others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
-        check_free(delivery.folder, [*pictures, *others, *delivery.look.names(taken)])
+        check_free(delivery.folder, [*pictures, *others, *delivery.look.names(stems)])
     paintings = [
         job.painting(contents, own, name=str(number))
         for number, (contents, own) in enumerate(zip(groups.values(), outputs, strict=True))
     ]
-    painter = Runner(
+
+    # --- Memory and folders. ---
+    runner = Runner(
         job=job, params=params, stopping=stopping, saving=saving, retries=delivery.retries
     )
-    painter.check_memory(paintings)
+    runner.check_memory(paintings)
     for folder in (delivery.checkpoint_dir, delivery.look.tensorboard_dir):
         if folder is not None:
             check_place(pathlib.Path(folder))
     check_folder(delivery.folder)
-    recipe = cli_outputs.recipe(described)
-    text = recipe if len(recipe) <= kind.longest_text else None
-    if text is None:
+
+    # --- Metadata and observers. ---
+    text = recipe(described)
+    fits = len(text) <= delivery.kind.longest_text
+    if not fits:
         say(
             f"nst-jax: the settings are too long for the metadata of a {delivery.picture_format}: "
             "left out"
         )
-    write = functools.partial(write_pictures, delivery.folder, kind=kind, text=text)
-    diverged, rows, risen = [], [], []
-    leads = jax.process_index() == 0  # of several processes one writes what they share
-    watching, profile = [], None
+    write = functools.partial(
+        write_pictures, delivery.folder, kind=delivery.kind, text=text if fits else None
+    )
+    watching: list[Observer] = []
+    profile: Profile | None = None
     if leads:
         records = Records(delivery.folder, described, log_every=delivery.log_every)
-        watching = [records, StepProgress(records.seconds)]
+        watching += [records, StepProgress(records.seconds)]
         if delivery.profile_dir is not None:
-            size = fit_shape(next(iter(groups)), job.config)
-            profile = Profile(delivery.profile_dir, size)
+            profile = Profile(delivery.profile_dir, fit_shape(next(iter(groups)), job.config))
             watching.append(profile)
     watching += delivery.look.observers(
-        delivery.folder, settings=described, log_every=delivery.log_every, outputs=len(taken)
+        delivery.folder, settings=described, log_every=delivery.log_every, outputs=len(stems)
     )
+
+    # --- Painting. ---
+    diverged: list[str] = []
+    rows: list[tuple[str, ...]] = []
+    risen: list[str] = []
     with Observers(watching) as watch:
         for painting, own in zip(paintings, outputs, strict=True):
             stopping.check()
             start = time.perf_counter()
             contents = painting.group.contents
             keep = functools.partial(write, contents, own)
-            result = painter.paint(painting, watch, keep=keep)
+            result = runner.paint(painting, watch, keep=keep)
             paths = keep(np.asarray(result.images))
             rows += summary(paths, own, result, time.perf_counter() - start)
             if leads:
                 risen += _risen(own, result, steps_at_scales(job.config))
                 write_sheets(
-                    delivery.folder, contents, job.styles, own, result, names=sheets, text=recipe
+                    delivery.folder, contents, job.styles, own, result, names=sheets, text=text
                 )
             watch.end(result)
             diverged += itertools.compress(painting.group.stems, result.diverged)
+
+    # --- Summary. ---
     if rows:
         say(console.table(HEADINGS, rows))
     for line in risen:
@@ -493,10 +581,15 @@ def _paint_groups(job, params, delivery, described, stopping) -> int:
     return DIVERGED if diverged else 0
 
 
-def _check_shape(job, params, delivery, shape) -> None:
-    """Refuses contents of a shape that the format, the animation or the network cannot take."""
-    kind = FORMATS[delivery.picture_format]
-    longest_sides = {delivery.picture_format: kind.longest_side}
+def _check_shape(
+    job: PictureJob, params: Mapping[str, Any], delivery: Delivery, shape: tuple[int, int]
+) -> None:
+    """Refuses a content's shape that the format, the animation or the network cannot take.
+
+    Raises:
+      ValueError: the picture would be too large, or `check_content` refuses it.
+    """
+    longest_sides = {delivery.picture_format: delivery.kind.longest_side}
     if delivery.look.animate is not None:
         suffix = delivery.look.animate
         longest_sides[f"{suffix} animation"] = ANIMATIONS[suffix]
@@ -505,9 +598,9 @@ def _check_shape(job, params, delivery, shape) -> None:
     for name, most in longest_sides.items():
         if longest > most:
             raise ValueError(f"a {name} has at most {most} pixels a side, got {longest}")
-    if height * width > kind.most_pixels:
+    if height * width > delivery.kind.most_pixels:
         raise ValueError(
-            f"a {delivery.picture_format} has at most {kind.most_pixels} pixels, got "
+            f"a {delivery.picture_format} has at most {delivery.kind.most_pixels} pixels, got "
             f"{height * width}, {height}x{width}: choose a smaller --size or another --format"
         )
     check_content(
@@ -515,22 +608,23 @@ def _check_shape(job, params, delivery, shape) -> None:
         shape,
         job.config,
         styles=[style.image.shape for style in job.styles],
-        combine=Combine(masks=job.masks, style_masks=job.style_masks),
+        combine=Combine(masks=job.stacked_masks(), style_masks=job.style_masks),
         tile=job.placement.tile,
     )
 
 
 def _saving(
-    job: PictureJob, described: Mapping, delivery: Delivery
+    job: PictureJob, described: Mapping[str, Any], delivery: Delivery
 ) -> Callable[[str], Checkpoints]:
-    """What gives the checkpoints of a part of the job, by the part's name."""
-    if delivery.checkpoint_dir is None:
+    """Returns a function that gives the checkpoints of a part of the job by the part's name."""
+    folder = delivery.checkpoint_dir
+    if folder is None:
         return lambda part: Checkpoints(None, {})
     settings = {
         name: described[name]
         for name in ("weights_sha256", "network", "processes", "devices", "platform", "device")
     }
-    # Another version or device rounds otherwise, and the picture would be neither one's.
+    # Another version or device rounds differently. A run continued there would match neither.
     settings |= {name: described["versions"][name] for name in ("jax", "jaxlib")}
     settings = (
         described["config"]
@@ -540,35 +634,38 @@ def _saving(
             **{name: described[name] for name in ("tile", "remat", "strips", "mesh")},
             **described["sweep"],
             "mixing": None if job.mixing is None else np.asarray(job.mixing).tolist(),
-            # Or files that are another run's would be taken for this one's.
+            # Otherwise files of another run in the folder would pass for this run's own.
             "output_dir": str(delivery.folder.absolute()),
             "format": delivery.picture_format,
             **delivery.look._asdict(),
         }
     )
-    for kind in ("contents", "styles"):
-        settings[kind] = [picture.name for picture in getattr(job, kind)]
-        for picture in getattr(job, kind):
-            digests = [digest(picture.image), digest(picture.alpha)]
-            settings[f"{kind[:-1]} {picture.name}"] = digests
-    for kind in ("masks", "style_masks"):
-        for number, mask in enumerate(getattr(job, kind) or ()):
+    for kind, pictures in (("content", job.contents), ("style", job.styles)):
+        settings[f"{kind}s"] = [picture.name for picture in pictures]
+        for picture in pictures:
+            settings[f"{kind} {picture.name}"] = [digest(picture.image), digest(picture.alpha)]
+    for kind, masks in (("masks", job.masks), ("style_masks", job.style_masks)):
+        for number, mask in enumerate(masks or ()):
             settings[f"{kind}[{number}]"] = digest(mask)
     settings["initial"] = digest(job.initial)
-    return lambda part: Checkpoints(
-        delivery.checkpoint_dir / part, settings, every=delivery.checkpoint_every
-    )
+    return lambda part: Checkpoints(folder / part, settings, every=delivery.checkpoint_every)
 
 
 def digest(array: np.ndarray | None) -> str | None:
-    """The beginning of the SHA-256 of an array, as good as the whole against mistakes."""
+    """The first 16 digits of an array's SHA-256: enough to notice another picture."""
     if array is None:
         return None
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()[:16]
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
 
 
 def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> list[str]:
-    """A line for each output whose loss rose at one of the scales, which had so many `steps`."""
+    """A line for each output whose loss rose at one of the scales.
+
+    Args:
+      outputs: what was made.
+      result: of these outputs.
+      steps: number of steps at each scale.
+    """
     firsts = result.history["total"][-steps[-1]]
     scales = f"{len(steps)} scale{'s' if len(steps) > 1 else ''}"
     lines = []
@@ -577,7 +674,7 @@ def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> l
     ):
         if kept:
             told = f"the loss rose at {kept} of {scales}, which returned the picture unchanged"
-        elif last > first:  # with an average or jitter, and not where it is not finite
+        elif last > first:  # possible with an average or jitter; false where it is not finite
             told = f"the loss rose from {first:.4g} to {last:.4g}"
         else:
             continue

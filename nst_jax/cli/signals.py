@@ -1,4 +1,4 @@
-"""Signals that end a run: the first one asks it to stop after its step, the second one ends it."""
+"""Signals that end a run: the first stops it after its step, the second ends it at once."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -15,27 +16,40 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """A run was ended because it was asked to."""
+    """A run ended because a signal asked it to.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the signal's number, as shells have it."""
+        return 128 + self.number
 
 
 class Stopping:
-    """While it is entered, the first SIGINT or SIGTERM only asks to stop, the next one does it.
+    """Inside this context, the first SIGINT or SIGTERM asks to stop, and a second one ends it.
 
-    Python itself hears signals between its own instructions only, not in a compilation or a long
-    step, so a thread listens to what the system tells `signal.set_wakeup_fd`. Signals that were
-    ignored before stay so.
+    Python handles signals only between its own instructions, not during a compilation or a long
+    step. Therefore a thread reads them from `signal.set_wakeup_fd`. Signals that were ignored
+    before stay ignored.
 
     Attributes:
-      received: the number of the signal that asked, or None.
+      received: the number of the first signal, or None.
     """
 
     def __init__(self):
         self.received: int | None = None
-        self._before = {}
+        self._before: dict[int, Any] = {}  # the handlers, as `signal.signal` returns them
 
     def __enter__(self):
-        # Of several processes each may be told at another step: a signal ends them at once. And
-        # only the main thread may deal with signals.
+        # Signals may reach several processes at different steps, so there they end a run at once.
+        # Python lets only the main thread handle signals.
         if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
             return self
         heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
@@ -60,46 +74,42 @@ class Stopping:
             self._ours.close()
             self._before = {}
 
-    def _listen(self):
+    def _listen(self) -> None:
+        """Waits for signals, in a thread of its own."""
         while byte := self._ours.recv(1):
             number = byte[0]
             if number not in self._before:
                 continue
             if self.received is not None:
-                os._exit(128 + number)
+                os._exit(Stopped(number).exit_code)
             self.received = number
             print(
-                "\nstopping after this step; once more to stop at once",
+                "\nstopping after this step; a second signal stops at once",
                 file=sys.stderr,
                 flush=True,
             )
 
     def check(self) -> None:
-        """Ends the run, if it was asked to.
+        """Ends the run if a signal asked for it.
 
         Raises:
-          Stopped: it was.
+          Stopped: a signal did.
         """
         if self.received is not None:
-            raise Stopped(f"stopped by {self.name}")
-
-    @property
-    def name(self) -> str:
-        return signal.Signals(self.received).name
-
-    @property
-    def exit_code(self) -> int:
-        """By the shell's convention 128 and the number of the signal."""
-        return 128 + self.received
+            raise Stopped(self.received)
 
 
-def run(work: Callable[[Stopping], int], *, left: str) -> int:
-    """Does the `work` of a job and returns its exit code. A first SIGINT or SIGTERM ends it after
-    the step that it is in; `left` says in what state."""
+def run_until_stopped(work: Callable[[Stopping], int], *, left: str) -> int:
+    """Runs `work` until it is done or a signal stops it, and returns the exit code.
+
+    Args:
+      work: does a job and returns its exit code.
+      left: the end of the message about a signal; it says what state the job is left in.
+    """
     stopping = Stopping()
     try:
         with stopping:
             return work(stopping)
-    except Stopped:
-        complain(f"stopped by {stopping.name}, {left}")
-        return stopping.exit_code
+    except Stopped as stopped:
+        complain(f"{stopped}, {left}")
+        return stopped.exit_code

@@ -1,35 +1,40 @@
-"""What a data-set job leaves of itself: settings in config.json, progress in manifest.jsonl."""
+"""Records of a data-set job: its settings in config.json, its progress in manifest.jsonl."""
 
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nst_jax.cli.dataset.pairs import Pair
 from nst_jax.files.atomic import from_json, writing
 from nst_jax.files.checkpoints import differences
 
-# Of the settings, what says where and how pictures are computed and not what: it may change between
-# runs.
+# Settings that say where and how pictures are computed. They may change between runs.
 PLACEMENT = ("batch_size", "mesh", "tile", "remat", "strips", "platform", "device", "versions")
 
 
 class Manifest:
-    """manifest.jsonl of a folder: a line a finished pair or bad file, as they come.
+    """manifest.jsonl of a folder: one line per finished pair or bad file, in order of time.
 
-    The process of number n > 0 writes manifest-n.jsonl instead; all of them are read. A last line
-    that was cut off, as by the end of its process, is as good as not written.
+    Process number n > 0 writes manifest-n.jsonl instead. Every process reads all of these files.
+    A last line that was cut off, for example because its process was killed, does not count.
 
     Attributes:
       finished: `{pair: whether it diverged}`.
-      bad: (path, error) of files.
+      bad: (path, error) of each bad file.
     """
 
     def __init__(self, folder: pathlib.Path, *, process: int = 0):
+        """Reads what is recorded in `folder`.
+
+        Raises:
+          ValueError: a line is not one of a manifest.
+        """
         self.finished: dict[Pair, bool] = {}
-        self._painted: dict[str, Pair] = {}
+        self._painted: dict[str, Pair] = {}  # by output
         self.bad: set[tuple[str, str]] = set()
         self._path = folder / (f"manifest-{process}.jsonl" if process else "manifest.jsonl")
-        self._whole = 0  # bytes of whole lines in it
+        self._whole = 0  # bytes of complete lines in this process's file
         for path in [folder / "manifest.jsonl", *sorted(folder.glob("manifest-*.jsonl"))]:
             text = path.read_bytes() if path.exists() else b""
             whole = text[: text.rfind(b"\n") + 1]
@@ -39,20 +44,23 @@ class Manifest:
                 try:
                     self._take(from_json(line))
                 except (ValueError, KeyError, TypeError):
-                    raise ValueError(f"{path}: line {number} is not a manifest's") from None
+                    raise ValueError(f"{path}: line {number} is not a line of a manifest") from None
 
-    def _take(self, line: Mapping) -> None:
+    def _take(self, line: Mapping[str, Any]) -> None:
+        """Adds what a line records."""
         if "error" in line:
             self.bad.add((line["path"], line["error"]))
-        else:
-            done = Pair(line["content"], line["style"], line["output"])
-            # Of a file that two pairs were painted into, the last.
-            self.finished.pop(self._painted.get(done.output), None)
-            self._painted[done.output] = done
-            self.finished[done] = line["diverged"]
+            return
+        done = Pair(line["content"], line["style"], line["output"])
+        # If two pairs were painted into one file, the later pair counts.
+        earlier = self._painted.get(done.output)
+        if earlier is not None:
+            self.finished.pop(earlier, None)
+        self._painted[done.output] = done
+        self.finished[done] = line["diverged"]
 
-    def write(self, lines: Sequence[Mapping]) -> None:
-        """Appends lines, all at once."""
+    def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Appends lines, all in one write."""
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
         with (
             writing(self._path),
@@ -66,17 +74,22 @@ class Manifest:
             self._take(line)
 
 
-def check_settings(path: pathlib.Path, settings: Mapping) -> None:
-    """Refuses to go on with other settings than those that an earlier run recorded.
+def check_settings(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Refuses to continue with settings that differ from the recorded ones of an earlier run.
+
+    Args:
+      path: config.json of the folder. If it does not exist, any settings are accepted.
+      settings: of this run. Those in `PLACEMENT` may differ.
 
     Raises:
-      ValueError: one line that says which settings differ.
+      ValueError: settings differ; the message names them. Or the file is no record of settings.
     """
     if not path.exists():
         return
 
-    def flat(settings):
-        settings |= settings.pop("config", {}) | settings  # in this order, and the former's values
+    def flat(settings: dict[str, Any]) -> dict[str, Any]:
+        # Names outside of the config stand first, and have priority over the config's own.
+        settings |= settings.pop("config", {}) | settings
         return {name: value for name, value in settings.items() if name not in PLACEMENT}
 
     try:
@@ -86,5 +99,5 @@ def check_settings(path: pathlib.Path, settings: Mapping) -> None:
     different = differences(earlier, flat(json.loads(json.dumps(settings))))
     if different:
         raise ValueError(
-            f"{path} is of a run that differs in {different}; use another --output_dir"
+            f"{path} belongs to a run that differs in {different}; use another --output_dir"
         )

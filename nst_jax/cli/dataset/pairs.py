@@ -1,9 +1,10 @@
-"""Which pictures a data-set job makes: files, pairs of a content and a style, and batches of pairs.
+"""Pictures of a data-set job: files, pairs of a content and a style, and batches of pairs.
 
-The pairs, their order and their outputs follow from the files' names and the settings alone, so
-that processes that never meet, each with a share of the pairs, make each once. The batches follow
-from a process's share, its devices and its readable files, not from what is finished, so that a job
-that was interrupted ends with the very files of one that was not.
+The pairs, their order and their outputs depend only on the names of the files and on the settings.
+Therefore processes that do not communicate make each pair once, if each takes its share.
+
+The batches depend on a process's share, its devices and its readable files, but not on what is
+finished. Therefore an interrupted job ends with the same files as one that ran through.
 """
 
 import glob
@@ -13,21 +14,23 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from nst_jax.files import images
 from nst_jax.files.atomic import short, unique
 
-PAIRINGS = ("all", "zip", "random")
+Pairing = Literal["all", "zip", "random"]
+PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
 
 
 class Source(NamedTuple):
     """A picture file.
 
     Attributes:
-      path: where it is.
-      name: what its outputs are called by: the path below the folder or the fixed part of the
-        pattern that it was found by, with "/" between folders and without its suffix.
+      path: of the file.
+      name: part of the names of its outputs, without a suffix. It is the path below the folder or
+        below the fixed part of the pattern, with "/" between folders. A file that was named by
+        itself has only its file name there.
     """
 
     path: str
@@ -35,7 +38,13 @@ class Source(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """One picture to be made: the paths of its content and style, and of its file in the folder."""
+    """One picture to be made.
+
+    Attributes:
+      content: path of the content.
+      style: path of the style.
+      output: path of the picture, relative to the output folder.
+    """
 
     content: str
     style: str
@@ -46,9 +55,9 @@ class Batch(NamedTuple):
     """Pairs that are painted at once.
 
     Attributes:
-      pairs: at most `size`.
-      size: how many outputs the program has; the places left over are filled with repetitions.
-      shape: `(H, W)` that the contents are brought to.
+      pairs: at most `size` of them.
+      size: number of outputs of the program. A pair is repeated in the places that are left.
+      shape: `(H, W)` of the resized contents.
     """
 
     pairs: tuple[Pair, ...]
@@ -56,27 +65,30 @@ class Batch(NamedTuple):
     shape: tuple[int, int]
 
 
-def _is_pattern(text: str) -> bool:
-    return any(character in text for character in "*?[")
-
-
 def names_several(items: Sequence[str]) -> bool:
-    """Whether one of `items` is a folder or a glob pattern."""
+    """Whether any of `items` is a folder or a glob pattern."""
     return any(
         os.path.isdir(item) or (_is_pattern(item) and not os.path.exists(item)) for item in items
     )
 
 
 def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str]) -> list[Source]:
-    """The picture files that `items` name, each once.
+    """Lists the picture files that `items` name, each file once.
 
-    A file stands for itself. A folder stands for the pictures in it and in its subfolders, a glob
-    pattern (`**` for any folders) for those that match: what has a picture's suffix, does not
-    begin with a dot and is not in `output_dir`, sorted. Links are followed, but to no folder twice;
-    one that leads nowhere is taken for a picture, for whoever reads it to say.
+    A file stands for itself. A folder stands for the pictures in it and in its subfolders. A glob
+    pattern stands for the pictures that match it; `**` matches any number of folders.
+
+    In folders and patterns, a picture is a file with the suffix of one. It does not begin with a
+    dot and is not in `output_dir`. The pictures of an item are sorted. Links are followed, but each
+    folder is visited once. A broken link counts as a picture, so that reading it gives the error.
+
+    Args:
+      items: paths of files and folders, and glob patterns.
+      flag: the start of error messages.
+      output_dir: folder of the outputs, whose pictures are left out.
 
     Raises:
-      ValueError: an item that names nothing; the message starts with `flag`.
+      ValueError: an item names no picture.
     """
     outputs = os.path.realpath(output_dir) + os.sep
     suffixes = images.suffixes()
@@ -103,14 +115,21 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
             raise ValueError(f"{flag}: there are no pictures {where} {item!r}")
         for match in matches:
             parts = match.relative_to(root).with_suffix("").parts
-            name = "/".join(part for part in parts if part != "..")  # outputs stay in their folder
+            # Without "..", so that outputs stay in the output folder.
+            name = "/".join(part for part in parts if part != "..")
             found.setdefault(str(match), Source(str(match), name))
     return list(found.values())
 
 
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
 def _matching(pattern: str) -> Iterator[str]:
-    """What matches a glob pattern. As `glob`, which follows a link to a folder around it for as
-    long as the disk lets it."""
+    """The paths that match a glob pattern.
+
+    Unlike `glob`, it stops at a link that leads back to a folder around it.
+    """
     parts = pathlib.PurePath(pattern).parts
     if "**" not in parts:
         yield from glob.iglob(pattern)
@@ -122,7 +141,7 @@ def _matching(pattern: str) -> Iterator[str]:
 
 
 def _folders(top: str) -> Iterator[str]:
-    """`top` and the folders below it, without hidden ones, each once."""
+    """`top` and the folders below it, each once, without hidden ones."""
     seen = set()
     for folder, below, _ in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)
@@ -135,18 +154,22 @@ def _folders(top: str) -> Iterator[str]:
 
 
 def pair(
-    contents: Sequence[Source], styles: Sequence[Source], *, pairing: str, seed: int = 0
+    contents: Sequence[Source], styles: Sequence[Source], *, pairing: Pairing, seed: int = 0
 ) -> list[Pair]:
-    """The pictures to be made, each with an output of its own.
+    """Lists the pictures to be made, each with an output of its own.
 
-    "all" paints every content in every style, "zip" the first in the first and so on, "random"
-    each content in one style, drawn by the seed.
+    An output lies in the same subfolder as its content.
 
-    Outputs lie in the subfolders that their contents were found in. The draw of a random style
-    depends on nothing but the seed, the content's name and the number of styles.
+    Args:
+      contents: the content files.
+      styles: the style files.
+      pairing: "all" pairs every content with every style. "zip" pairs the first content with the
+        first style, and so on. "random" pairs each content with one style, drawn by the seed.
+      seed: of the random pairing. The style drawn for a content depends only on the seed, the
+        content's name and the number of styles.
 
     Raises:
-      ValueError: contents and styles that cannot be zipped.
+      ValueError: "zip" with different numbers of contents and styles.
     """
     if pairing == "zip":
         if len(contents) != len(styles):
@@ -171,7 +194,7 @@ def pair(
 
 
 def _draw(seed: int, name: str, count: int) -> int:
-    """A number below `count`, as good as random."""
+    """A pseudorandom number below `count`."""
     digest = hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest) % count
 
@@ -183,18 +206,18 @@ def plan(
     batch_size: int,
     devices: int = 1,
 ) -> list[Batch]:
-    """Divides pairs into batches, filled across contents and styles.
+    """Divides pairs into batches.
 
-    Contents of one shape share batches, which are all of one size, so that each shape compiles
-    once. The size is the smallest that does with the
-    fewest batches: fewer places are left over than there are batches of the shape, where batches
-    of `batch_size` throughout would paint a shape of one picture so many times.
+    A batch may hold several contents and styles. Contents of one shape share batches of one size,
+    so that each shape is compiled once. That size is the smallest with which the number of batches
+    is still the minimum. So a shape has fewer empty places than batches.
 
     Args:
-      pairs: those of one process.
-      shapes: of each content's path the `(H, W)` that it is brought to.
-      batch_size: the most pictures at once.
-      devices: batches larger than this are a multiple of it where `batch_size` allows one.
+      pairs: the pairs of one process.
+      shapes: `(H, W)` of each resized content, by its path.
+      batch_size: the largest number of pictures at once.
+      devices: number of devices. A batch with more pictures than this has a multiple of it, where
+        `batch_size` allows one.
     """
     if batch_size > devices:
         batch_size -= batch_size % devices

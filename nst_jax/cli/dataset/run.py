@@ -1,10 +1,11 @@
-"""Data-set jobs of the command line: folders of pictures in, a folder of pictures out.
+"""Data-set jobs: folders of pictures in, a folder of pictures out.
 
-Where `jobs` paints a few pictures and shows them side by side, a data-set job paints pairs of a
-content and a style in batches. It reads the files batch by batch, records in manifest.jsonl what
-is finished, and goes on from there when it is started again. Pictures are brought to the size of
-the run when they are read, and to coarser scales from there: a set of many resolutions compiles
-what its few shapes at that size take.
+A data-set job paints pairs of a content and a style in batches. It reads the files batch by batch
+and records finished pairs in manifest.jsonl. When the same job is started again, it continues from
+there.
+
+Pictures are resized to the size of the run when they are read. Coarser scales are made from these.
+So a set of many resolutions compiles programs only for its few shapes at that size.
 """
 
 import concurrent.futures
@@ -18,75 +19,106 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from nst_jax import objective, sharding, vgg
-from nst_jax.cli import signals
 from nst_jax.cli.console import complain, say, shows_progress
 from nst_jax.cli.dataset.manifest import Manifest, check_settings
-from nst_jax.cli.dataset.pairs import Batch, Pair, Source, pair, plan
+from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, pair, plan
 from nst_jax.cli.look.observers import Group, Observers, Picture
 from nst_jax.cli.outputs import check_free
 from nst_jax.cli.progress import PictureProgress
 from nst_jax.cli.run import DIVERGED, Job, Painting, Runner
-from nst_jax.cli.signals import Stopping
+from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import check_content, fit_shape, scales
 from nst_jax.config import Config
 from nst_jax.files.atomic import check_folder, replacing
 from nst_jax.files.images import ImageError, read_image, read_shape, resize, write_image
 from nst_jax.objective import Combine
 
-# Pictures painted at once on each device: on a CPU more of them gain nothing, see `batch_scaling`
-# in docs/benchmarks.md; an accelerator with memory to spare takes more.
+# Pictures painted at once on each device. On a CPU, more of them gain nothing: see `batch_scaling`
+# in docs/benchmarks.md. An accelerator with enough memory takes more.
 BATCH_SIZE = 4
 
 BAD_FILES = 4
 
+Shapes = Mapping[str, tuple[int, int]]
+"""`(H, W)` of each resized picture, by its path."""
+
+T = TypeVar("T")
+
+
+# ------------------------------------ The job -----------------------------------
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSetJob(Job):
-    """What is asked for, besides what any job is.
+    """A job over folders of pictures.
 
     Attributes:
-      contents, styles: the files, from `expand`.
-      pairing: of `PAIRINGS`, see `pair`.
-      batch_size: the most pictures that are painted at once; None is `BATCH_SIZE` a device.
-      process, processes: the number of this process, and of all that share the work.
+      contents: the content files, from `expand`.
+      styles: the style files, from `expand`.
+      pairing: see `pair`.
+      batch_size: the largest number of pictures painted at once. None is `BATCH_SIZE` per device.
+      process: number of this process.
+      processes: number of the processes that share the work.
     """
 
     contents: Sequence[Source]
     styles: Sequence[Source]
-    pairing: str
+    pairing: Pairing
     batch_size: int | None = None
     process: int = 0
     processes: int = 1
     apart: ClassVar[bool] = True
 
 
-def run(job: DataSetJob, params: Mapping, folder: pathlib.Path, *, described: Mapping) -> int:
-    """Paints this process's share of `job` into `folder`; returns the exit code.
+def run_data_set(
+    job: DataSetJob,
+    params: Mapping[str, Any],
+    folder: pathlib.Path,
+    *,
+    described: Mapping[str, Any],
+) -> int:
+    """Paints this process's share of a job into a folder, and returns the exit code.
 
-    Writes the pictures, manifest.jsonl, and config.json with `described` in it. What is finished
-    already is left alone. A file that cannot be read, or is too small for the layers, is recorded
-    and passed over. A first SIGINT or SIGTERM ends it after the step that it is in; the pictures of
-    that batch are then still to be made.
+    Writes the pictures, manifest.jsonl and config.json. Pictures that are already finished stay as
+    they are. A file is recorded and skipped if it cannot be read, or is too small for the layers.
+
+    A first SIGINT or SIGTERM ends the run after the current step. The pictures of that batch are
+    then not made.
+
+    Args:
+      job: what to paint.
+      params: the network's parameters.
+      folder: for the pictures and records.
+      described: further settings for config.json.
 
     Raises:
-      ValueError: a folder of a job with other settings, nothing that can be read, a picture that
-        does not fit into memory, or what `stylize` refuses.
+      ValueError: the folder belongs to a job with other settings, nothing can be read, a picture
+        does not fit into memory, or `stylize` refuses the job.
     """
-    return signals.run(
+    return run_until_stopped(
         lambda stopping: _paint_share(job, params, folder, described, stopping),
-        left=f"what is finished is in {folder}; the same command goes on from there",
+        left=f"finished pictures are in {folder}; the same command continues from there",
     )
 
 
-def _paint_share(job, params, folder, described, stopping) -> int:
+def _paint_share(
+    job: DataSetJob,
+    params: Mapping[str, Any],
+    folder: pathlib.Path,
+    described: Mapping[str, Any],
+    stopping: Stopping,
+) -> int:
+    """Does what `run_data_set` says."""
+
+    # --- Settings, and what an earlier run has finished. ---
     settings = {
         **described,
         "network": vgg.network_name(params),
@@ -97,15 +129,17 @@ def _paint_share(job, params, folder, described, stopping) -> int:
     }
     check_settings(folder / "config.json", settings)
     manifest = Manifest(folder, process=job.process)
-    # What even a square could not be painted with is no file's fault.
+    # If even a square of this size cannot be painted, the settings are at fault and not a file.
     check_content(params, (512, 512), job.config, tile=job.placement.tile)
+
+    # --- Pairs and batches. ---
     pairs = pair(job.contents, job.styles, pairing=job.pairing, seed=job.seed)
-    # Shared out before anything is known of files and devices: a file that is bad to one process
-    # may be mended before another starts, and each may have other devices.
+    # The shares do not depend on files and devices, which may differ between processes: a bad file
+    # may be repaired before another process starts.
     share = sharding.share_of_process(len(pairs), process=job.process, processes=job.processes)
     shapes, bad = _look_at_files(job, stopping)
 
-    def readable(one):
+    def readable(one: Pair) -> bool:
         return one.content not in bad and one.style not in bad
 
     if not any(map(readable, pairs)):
@@ -115,31 +149,36 @@ def _paint_share(job, params, folder, described, stopping) -> int:
     good = [pairs[n] for n in share if readable(pairs[n])]
     own = plan(good, shapes, batch_size=batch_size, devices=devices)
 
-    def finished(one):
+    def finished(one: Pair) -> bool:
         path = folder / one.output
         return one in manifest.finished and path.is_file() and path.stat().st_size > 0
 
     todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
-    painter = Runner(job=job, params=params, stopping=stopping)
-    painter.check_memory(_largest(job, todo, shapes))
+
+    # --- Memory and folders. ---
+    runner = Runner(job=job, params=params, stopping=stopping)
+    runner.check_memory(_largest(todo, shapes))
     _refuse_to_overwrite(job, pairs, folder)
     check_folder(folder)
     unfinished = folder / f".unfinished-{job.process}"
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # a killed process may have left it
     unfinished.mkdir()
+
+    # --- Painting. ---
+    every = [one for batch in own for one in batch.pairs]
     try:
         if not (folder / "config.json").exists():
-            # In the process' own folder first: all of them may be writing it, the same to a byte.
+            # Several processes may write it at once, with the same bytes. So each writes a file of
+            # its own first.
             with replacing(unfinished / "config.json") as file:
                 file.write((json.dumps(settings, indent=2) + "\n").encode())
             os.replace(unfinished / "config.json", folder / "config.json")
         if job.process == 0:
             _record_bad(manifest, bad)
-        every = [one for batch in own for one in batch.pairs]
         progress = PictureProgress(total=len(every), done=sum(map(finished, every)))
         with (
             Observers([progress]) as watch,
-            # Closed here: its thread is not to be at work while the process ends.
+            # Closed here, so that its thread does not work while the process ends.
             contextlib.closing(_read_ahead(todo, _Reader(job.config, finished))) as pictures,
         ):
             for batch, (places, broken) in pictures:
@@ -149,26 +188,17 @@ def _paint_share(job, params, folder, described, stopping) -> int:
                 left = sum(not finished(one) for one in batch.pairs)
                 progress.pass_over(left - sum(map(bool, places)))
                 if any(places):
-                    _paint(painter, batch, places, folder, unfinished, manifest, watch)
+                    _paint(runner, batch, places, folder, unfinished, manifest, watch)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return _summary(manifest, folder, every, bad, missing=len(share) - len(good))
 
 
-def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
-    """Refuses a folder where pictures would replace inputs, or files that are no data set's."""
-    inputs = {os.path.realpath(source.path) for source in (*job.contents, *job.styles)}
-    for one in pairs:
-        if os.path.realpath(folder / one.output) in inputs:
-            raise ValueError(f"{folder / one.output} is an input: choose another --output_dir")
-    if not (folder / "config.json").exists():
-        check_free(folder, [one.output for one in pairs])
+# ---------------------------- Checks before painting ----------------------------
 
 
-def _look_at_files(
-    job: DataSetJob, stopping: Stopping
-) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """By their paths, the shapes that pictures are brought to, and the errors of bad files."""
+def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[str, str]]:
+    """Returns the shapes of resized pictures, and the errors of bad files, both by path."""
     contents = {content.path for content in job.contents}
     styles = {style.path for style in job.styles}
     first = job.config.replace(size=scales(job.config)[0], first_size=None)
@@ -195,44 +225,34 @@ def _look_at_files(
         height, width = fit_shape(shapes[path], first)
         if min(height, width) < wanted:
             bad[path] = (
-                f"{path}: the layers need {wanted} pixels a side, and it is brought to "
+                f"{path}: the layers need {wanted} pixels a side, but it is resized to "
                 f"{width} x {height} (width x height)"
             )
     return shapes, bad
 
 
-class _Place(NamedTuple):
-    """A pair with its pictures, brought to the size of the run."""
+def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
+    """Refuses a folder where pictures would replace inputs, or files of no data set.
 
-    pair: Pair
-    content: np.ndarray
-    style: np.ndarray
-
-
-def _painting(job: DataSetJob, places: Sequence[_Place]) -> Painting:
-    """What paints each of `places`."""
-    count = len(places)
-    return Painting(
-        group=Group(
-            [Picture(place.pair.content, place.content) for place in places],
-            [Picture(place.pair.style, place.style) for place in places],
-            [place.pair.style for place in places],
-            [place.pair.output for place in places],
-        ),
-        styles=[place.style for place in places],
-        combine=Combine(paired=True),
-        hint=f"; a --batch_size below {count} takes less" if count > 1 else "",
-    )
+    Raises:
+      ValueError: they would.
+    """
+    inputs = {os.path.realpath(source.path) for source in (*job.contents, *job.styles)}
+    for one in pairs:
+        if os.path.realpath(folder / one.output) in inputs:
+            raise ValueError(f"{folder / one.output} is an input: choose another --output_dir")
+    if not (folder / "config.json").exists():
+        check_free(folder, [one.output for one in pairs])
 
 
-def _largest(
-    job: DataSetJob, batches: Sequence[Batch], shapes: Mapping[str, tuple[int, int]]
-) -> Iterator[Painting]:
-    """The largest of the batches, as if with the largest styles of all; pictures as their shapes.
-    None where there are no batches."""
+def _largest(batches: Sequence[Batch], shapes: Shapes) -> Iterator[Painting]:
+    """The largest batch with the largest styles of all, as blank pictures without memory.
 
-    def blank(shape):
-        return jax.ShapeDtypeStruct((*shape, 3), np.float32)
+    Gives nothing if there are no batches.
+    """
+
+    def blank(shape: tuple[int, int]) -> np.ndarray:
+        return np.broadcast_to(np.float32(0), (*shape, 3))
 
     if batches:
         batch = max(batches, key=lambda batch: batch.size * math.prod(batch.shape))
@@ -240,14 +260,25 @@ def _largest(
         styles = sorted(styles, key=math.prod)[-batch.size :]
         styles = itertools.islice(itertools.cycle(styles), batch.size)
         content = blank(batch.shape)
-        yield _painting(job, [_Place(batch.pairs[0], content, blank(style)) for style in styles])
+        yield _painting([_Place(batch.pairs[0], content, blank(style)) for style in styles])
+
+
+# ------------------------------- Reading pictures -------------------------------
+
+
+class _Place(NamedTuple):
+    """A pair with its pictures, resized to the size of the run."""
+
+    pair: Pair
+    content: np.ndarray
+    style: np.ndarray
 
 
 class _Reader:
-    """Reads what is left to do of a batch: `places, broken = reader(batch)`.
+    """Reads the unfinished pairs of a batch: `places, broken = reader(batch)`.
 
-    `places` has a `_Place` for each pair, or None where it is finished or one of its files is bad;
-    `broken` the errors of files that were not known to be bad.
+    `places` has an entry for each pair: a `_Place`, or None if the pair is finished or one of its
+    files is bad. `broken` has the errors of files that were not known to be bad, by path.
     """
 
     def __init__(self, config: Config, finished: Callable[[Pair], bool]):
@@ -275,8 +306,10 @@ class _Reader:
         ], broken
 
 
-def _read_ahead(batches: Sequence[Batch], read: Callable[[Batch], tuple]) -> Iterator[tuple]:
-    """Each batch and what `read` gives for it; the next one is read meanwhile."""
+def _read_ahead(
+    batches: Sequence[Batch], read: Callable[[Batch], T]
+) -> Generator[tuple[Batch, T], None, None]:
+    """Gives each batch with the result of `read`, and reads the next batch meanwhile."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
         ahead = [thread.submit(read, batch) for batch in batches[:1]]
         for number, batch in enumerate(batches, start=1):
@@ -285,52 +318,97 @@ def _read_ahead(batches: Sequence[Batch], read: Callable[[Batch], tuple]) -> Ite
             yield batch, pictures
 
 
-def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
-    lines = []
-    for path, error in bad.items():
-        if (path, error) not in manifest.bad:
-            with tqdm.external_write_mode(file=sys.stderr):  # not into the bar
-                complain(f"passed over {error}")
-            lines.append({"path": path, "error": error})
-    if lines:
-        manifest.write(lines)
+# ----------------------------- Painting and records -----------------------------
 
 
-def _paint(painter, batch, places, folder, unfinished, manifest, watch) -> None:
-    """Paints the pictures of a batch, writes them and records them in the manifest.
+def _painting(places: Sequence[_Place]) -> Painting:
+    """The painting of one picture for each place."""
+    count = len(places)
+    return Painting(
+        group=Group(
+            [Picture(place.pair.content, place.content) for place in places],
+            [Picture(place.pair.style, place.style) for place in places],
+            [place.pair.style for place in places],
+            [place.pair.output for place in places],
+        ),
+        styles=[place.style for place in places],
+        combine=Combine(paired=True),
+        hint=f"; a --batch_size below {count} takes less" if count > 1 else "",
+    )
 
-    Each keeps its place, and the program its size, whatever else of the batch is painted.
+
+def _paint(
+    runner: Runner,
+    batch: Batch,
+    places: Sequence[_Place | None],
+    folder: pathlib.Path,
+    unfinished: pathlib.Path,
+    manifest: Manifest,
+    watch: Observers,
+) -> None:
+    """Paints the given places of a batch, writes the pictures and records them in the manifest.
+
+    A picture keeps its place in the batch and the program keeps its size, so that the picture does
+    not depend on which others of the batch are painted.
     """
     start = time.perf_counter()
-    painted = [number for number, place in enumerate(places) if place is not None]
-    filler = places[painted[0]]
-    filled = [place or filler for place in places] + [filler] * (batch.size - len(places))
-    result = painter.paint(_painting(painter.job, filled), watch)
+    given = {number: place for number, place in enumerate(places) if place is not None}
+    filler = next(iter(given.values()))
+    filled = [given.get(number, filler) for number in range(batch.size)]
+    result = runner.paint(_painting(filled), watch)
     images, losses = np.asarray(result.images), result.loss
-    for number in painted:
-        # An unfinished file is to be found where the next run looks for it.
+    for number in given:
+        # Written in a folder that the next run removes, then moved as a whole.
         write_image(unfinished / "picture.png", images[number])
         path = folder / batch.pairs[number].output
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(unfinished / "picture.png", path)
-    seconds = round((time.perf_counter() - start) / len(painted), 3)
+    seconds = round((time.perf_counter() - start) / len(given), 3)
     manifest.write(
         [
             {
                 **batch.pairs[number]._asdict(),
-                "loss": float(losses[number]) if math.isfinite(losses[number]) else None,  # no NaN
+                # JSON has no NaN.
+                "loss": float(losses[number]) if math.isfinite(losses[number]) else None,
                 "seconds": seconds,
                 "diverged": bool(result.diverged[number]),
                 "kept_start": int(result.kept_start[number]),
             }
-            for number in painted
+            for number in given
         ]
     )
     watch.end(result)
 
 
-def _summary(manifest, folder, pairs, bad, *, missing) -> int:
-    """What the job came to, in a line each; the exit code."""
+def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
+    """Reports and records bad files that the manifest does not have yet."""
+    lines = []
+    for path, error in bad.items():
+        if (path, error) not in manifest.bad:
+            with tqdm.external_write_mode(file=sys.stderr):  # not into the bar
+                complain(f"skipped {error}")
+            lines.append({"path": path, "error": error})
+    if lines:
+        manifest.write(lines)
+
+
+def _summary(
+    manifest: Manifest,
+    folder: pathlib.Path,
+    pairs: Sequence[Pair],
+    bad: Mapping[str, str],
+    *,
+    missing: int,
+) -> int:
+    """Reports the results of the job and returns the exit code.
+
+    Args:
+      manifest: what is finished.
+      folder: of the pictures.
+      pairs: those of this process that were planned.
+      bad: errors of bad files, by path.
+      missing: number of pairs of this process that were not planned.
+    """
     diverged = [manifest.finished[one] for one in pairs if one in manifest.finished]
     say(f"{len(diverged)} pictures are in {folder}")
     missing += len(pairs) - len(diverged)
@@ -341,8 +419,8 @@ def _summary(manifest, folder, pairs, bad, *, missing) -> int:
         )
     if bad:
         complain(
-            f"{len(bad)} bad files, named in manifest.jsonl, are passed over, and "
-            f"{missing} pictures not made"
+            f"{len(bad)} bad files were skipped and {missing} pictures not made; manifest.jsonl "
+            "names the files"
         )
         return BAD_FILES
     return DIVERGED if any(diverged) else 0
