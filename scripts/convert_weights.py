@@ -1,11 +1,11 @@
-"""Converts VGG weights from Keras, torchvision or safetensors into the package's HDF5 layout.
+"""Converts VGG weights from Keras, torchvision or safetensors to the package's HDF5 layout.
 
     python scripts/convert_weights.py --input=vgg19-dcbb9e9d.pth --output=vgg19_torch.h5
     python scripts/convert_weights.py --input=model.weights.h5 --output=model.h5 --dtype=float16
     python scripts/convert_weights.py --input=vgg16.safetensors --output=vgg16.h5 --nohead
 
-The result is what ``nst-jax --weights=`` and ``nst_jax.load_params`` take. ``.pth`` files need
-PyTorch (``pip install '.[torch]'``), ``.safetensors`` files need safetensors
+``nst-jax --weights=`` and ``nst_jax.load_params`` read the output. ``.pth`` files need PyTorch
+(``pip install '.[torch]'``). ``.safetensors`` files need safetensors
 (``pip install '.[safetensors]'``). Exits 0 when the output is written, 1 otherwise.
 """
 
@@ -20,25 +20,25 @@ from nst_jax.weights import convert
 def define_flags() -> None:
     flags.DEFINE_string("input", None, "File to convert.")
     flags.DEFINE_string("output", None, "HDF5 file to write.")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "How kernels are stored.")
-    flags.DEFINE_enum("format", "auto", convert.FORMATS, "What the input is.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Type of the stored kernels.")
+    flags.DEFINE_enum("format", "auto", convert.FORMATS, "Format of the input.")
     flags.DEFINE_enum("model", None, ["vgg16", "vgg19"], "Network that the input must hold.")
     flags.DEFINE_bool(
         "head",
         None,
-        "Whether the classifier head is wanted (--head) or left out (--nohead). By default as "
-        "in the input.",
+        "Whether the classifier head is required (--head) or left out (--nohead). By default, the "
+        "output has a head if the input has one.",
     )
     flags.DEFINE_list(
         "mean",
         None,
-        "For torchvision's layout: what the network wants subtracted from its input, RGB in "
-        f"[0, 1]. By default {','.join(map(str, convert.TORCHVISION_MEAN))}.",
+        "For torchvision's layout: the mean that the network needs subtracted from its input, RGB "
+        f"in [0, 1]. By default {','.join(map(str, convert.TORCHVISION_MEAN))}.",
     )
     flags.DEFINE_list(
         "std",
         None,
-        "For torchvision's layout: what the network then wants its input divided by. By default "
+        "For torchvision's layout: the deviation that its input is then divided by. By default "
         f"{','.join(map(str, convert.TORCHVISION_STD))}.",
     )
     flags.DEFINE_bool("overwrite", False, "Replace the output if it exists.")
@@ -46,7 +46,7 @@ def define_flags() -> None:
 
 
 def run() -> None:
-    """Converts as the flags say, printing what was written."""
+    """Converts the file as the flags say, and prints the output's name, network and size."""
     values = flags.FLAGS
     model = convert.convert(
         values.input,
@@ -71,4 +71,4 @@ def _floats(name: str, texts: list[str] | None) -> list[float] | None:
 
 if __name__ == "__main__":
     define_flags()
-    program.start(run, arguments="files go into --input, --output")
+    program.start(run, arguments="give files by --input and --output")

@@ -1,12 +1,12 @@
-"""Fetches the full-precision VGG files published with Keras.
+"""Downloads the full-precision VGG files published with Keras.
 
     python scripts/fetch_weights.py                             # both networks without head
     python scripts/fetch_weights.py --files=vgg19,imagenet_classes
     python scripts/fetch_weights.py --mirror=https://example.org/weights
 
-Prints the path of each file to stdout, everything else to stderr. A download that was
-broken off goes on where it stopped when the same command is run again. Exits 0 when all
-files are there, 1 on failure, 130 on Ctrl-C.
+Prints the path of each file to stdout, and everything else to stderr. If a download breaks off, run
+the same command again: it continues where it stopped. Exits 0 when all files are there, 1 on
+failure, 130 on Ctrl-C.
 """
 
 import program
@@ -19,23 +19,23 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "files",
         ["vgg16_notop", "vgg19_notop"],
-        f"What to fetch, of {', '.join(fetch.FILES)}.",
+        f"Files to download: {', '.join(fetch.FILES)}.",
     )
     flags.DEFINE_string(
         "cache_dir",
         None,
-        "Folder to keep the files in. By default $NST_JAX_CACHE, or nst_jax in "
+        "Folder for the files. By default $NST_JAX_CACHE, or nst_jax in "
         "$XDG_CACHE_HOME or ~/.cache.",
     )
     flags.DEFINE_string(
-        "mirror", None, "Address of a folder with the same files, to fetch them from."
+        "mirror", None, "Address of a folder with the same files, used as the source."
     )
-    flags.DEFINE_integer("retries", 4, "How often to try again after a failure that may pass.")
+    flags.DEFINE_integer("retries", 4, "How often to try again after a temporary failure.")
     flags.DEFINE_float("timeout", 30.0, "Longest silence of the server, in seconds.")
 
 
 def run() -> None:
-    """Fetches what the flags ask for, printing each path."""
+    """Downloads the files that the flags name, and prints each path."""
     values = flags.FLAGS
     unknown = [file for file in values.files if file not in fetch.FILES]
     if unknown or not values.files:
@@ -55,4 +55,4 @@ def run() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    program.start(run, arguments="files go into --files", again="; run it again to go on")
+    program.start(run, arguments="give files by --files", again="; run it again to continue")

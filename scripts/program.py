@@ -1,4 +1,4 @@
-"""What the scripts share: they end in one line on stderr where the input is bad."""
+"""Runs a script. On bad input, the script ends with one line on stderr."""
 
 import sys
 from collections.abc import Callable
@@ -10,24 +10,22 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def start(run: Callable[[], None], *, arguments: str, again: str = "") -> None:
-    """Parses the flags, does what the script is for, and ends the process.
+    """Parses the flags, runs the script, and ends the process.
 
-    The exit code is 0, after bad input 1 and after Ctrl-C 130, each of these with a line on stderr
-    that starts with the script's name.
+    The exit code is 0 on success, 1 after bad input, and 130 after Ctrl-C. In the last two cases a
+    line on stderr starts with the script's name. Bad input is an ImportError, OSError or
+    ValueError from `run`.
 
     Args:
-      run: what the script is for.
-      arguments: where that goes which is given without a flag, for the line that refuses it.
-      again: what Ctrl-C has left to do, for its line.
-
-    Errors that are bad input:
-      ImportError, OSError, ValueError.
+      run: the work of the script.
+      arguments: the flags to use, for the line that refuses an argument without a flag.
+      again: the advice at the end of the line after Ctrl-C.
     """
     name = Path(sys.argv[0]).stem
 
     def main(argv: list[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
-            # JAX tells at INFO which backends it could not find.
+            # At INFO, JAX lists the backends that it cannot find.
             logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:

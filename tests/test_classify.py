@@ -173,7 +173,7 @@ def test_the_script_tells_how_to_fetch_what_is_absent(files, tmp_path):
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         f"classify: {cache / 'imagenet_class_index.json'}: no such file; "
-        "this fetches it: python scripts/fetch_weights.py --files=imagenet_classes\n"
+        "download it with: python scripts/fetch_weights.py --files=imagenet_classes\n"
     )
     result = run_script(cache, "--weights=vgg19", f"--image={picture}", f"--class_index={index}")
     assert (result.returncode, result.stdout) == (1, "")
@@ -185,10 +185,10 @@ def test_the_script_tells_how_to_fetch_what_is_absent(files, tmp_path):
     ("arguments", "message"),
     [
         (["--image=absent.png"], "absent.png"),
-        (["--weights=weights/vgg16.h5"], "weights/vgg16.h5: has no head, that is no fc1, fc2"),
+        (["--weights=weights/vgg16.h5"], "weights/vgg16.h5: wanted the head (fc1, fc2"),
         (["--weights=absent.h5"], "absent.h5: no such file"),
         (["--top=8"], "top: wanted 1 to 7, got 8"),
-        (["more.png"], "unexpected argument 'more.png': the picture goes into --image"),
+        (["more.png"], "unexpected argument 'more.png': give the picture by --image"),
     ],
 )
 def test_the_script_ends_bad_input_with_one_line(files, tmp_path, arguments, message):

@@ -123,7 +123,7 @@ def test_the_head_is_left_out_or_insisted_on(keras_files, tmp_path):
     convert.convert(files["weights"], path, head=False)
     body = {layer: params[layer] for layer in params if layer not in vgg.HEAD_LAYERS}
     assert_same(load_params(path), body)
-    with pytest.raises(ValueError, match="converted.h5: has no head, that is no fc1, fc2"):
+    with pytest.raises(ValueError, match="converted.h5: wanted the head .fc1, fc2"):
         convert.convert(path, tmp_path / "again.h5", head=True)
     convert.convert(files["weights"], path, head=True, overwrite=True)
     assert_same(load_params(path), params)
@@ -403,7 +403,7 @@ def test_a_kernel_damaged_in_an_hdf5_file_leaves_no_output(tmp_path):
 def test_an_output_is_replaced_only_on_request(state_file):
     output = state_file.with_name("a.h5")
     output.write_text("precious")
-    with pytest.raises(ValueError, match="a.h5: exists already, and overwriting was not asked"):
+    with pytest.raises(ValueError, match="a.h5: exists already; pass overwrite to replace it"):
         convert.convert(state_file, output)
     assert output.read_text() == "precious"
     convert.convert(state_file, output, overwrite=True)
@@ -423,7 +423,7 @@ def test_wrong_options_are_refused(state_file):
     with pytest.raises(ValueError, match="cannot be written"):
         convert.convert(state_file, output.parent / "absent" / "a.h5")
     convert.convert(state_file, output)
-    with pytest.raises(ValueError, match="mean and std go with torchvision's layout"):
+    with pytest.raises(ValueError, match="mean and std are for torchvision's layout"):
         convert.convert(output, output.with_name("b.h5"), std=foreign.STD)
 
 
@@ -484,9 +484,9 @@ def test_the_script_converts_and_says_what_it_wrote(state_file):
     [
         (["--input=absent.h5"], "convert_weights: absent.h5: no such file\n"),
         (["--input=setup.cfg"], "setup.cfg: cannot be read (neither HDF5 nor PyTorch nor safe"),
-        (["--input=weights/vgg16.h5", "--head"], "weights/vgg16.h5: has no head, that is no fc1"),
+        (["--input=weights/vgg16.h5", "--head"], "weights/vgg16.h5: wanted the head (fc1"),
         (["--input=weights/vgg16.h5", "--mean=a,b,c"], "--mean: wanted numbers, got 'a,b,c'\n"),
-        (["--input=a", "more.h5"], "unexpected argument 'more.h5': files go into --input"),
+        (["--input=a", "more.h5"], "unexpected argument 'more.h5': give files by --input"),
     ],
 )
 def test_the_script_ends_bad_input_with_one_line(tmp_path, arguments, message):

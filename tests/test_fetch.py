@@ -333,10 +333,10 @@ def test_reports_lines_where_stderr_is_no_terminal(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        f"fetching {url}",
+        f"downloading {url}",
         f"{url}: the connection closed at byte 100000 of 300000; retry 1 of 2 in 0.001 s",
-        f"{NAME}: going on from 0.1 MB",
-        f"fetched {path}, 0.3 MB",
+        f"{NAME}: continuing from 0.1 MB",
+        f"downloaded {path}, 0.3 MB",
     ]
 
 

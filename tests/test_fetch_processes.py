@@ -58,7 +58,7 @@ def test_two_processes_at_once_download_once(tmp_path):
         part = tmp_path / f"{NAME}.part"
         wait_for(lambda: size(part) == 1000)
         with child(server, tmp_path) as second:
-            read_until(second.stderr, f"{NAME}: another process is fetching it, waiting")
+            read_until(second.stderr, f"{NAME}: another process is downloading it; waiting")
             # The first one loses its connection and completes the file by a second request.
             server.released.set()
             for process in (first, second):
@@ -89,7 +89,7 @@ def test_a_process_takes_over_from_one_that_was_killed(tmp_path):
 # on to it that Ctrl-C is ignored.
 RUN_SCRIPT = """
 import os, runpy, signal, sys
-from nst_jax import fetch
+from nst_jax.weights import fetch
 script, url, md5, *flags = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(script))  # as where a script is run by its name
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -155,7 +155,7 @@ def test_script_interrupted_leaves_a_part_to_go_on_from(tmp_path):
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=120)
         assert (process.returncode, out) == (130, "")
-        assert err.splitlines()[1:] == ["fetch_weights: interrupted; run it again to go on"]
+        assert err.splitlines()[1:] == ["fetch_weights: interrupted; run it again to continue"]
         assert not (tmp_path / NAME).exists()
         assert fetch_from(server, tmp_path).read_bytes() == CONTENT
         assert server.log[1].range == "bytes=1000-"

@@ -80,7 +80,7 @@ def test_a_small_file_that_claims_much_is_refused(tmp_path):
         zeros = file.create_dataset("predictions/kernel", shape, np.float32, **options)
         zeros[:64, : 2**16] = 0.0
     assert path.stat().st_size < 10**6
-    with pytest.raises(OSError, match=f"predictions/kernel is of {2**34} bytes, more than any"):
+    with pytest.raises(OSError, match=f"predictions/kernel has {2**34} bytes, more than any"):
         hdf5.check(path)
 
 

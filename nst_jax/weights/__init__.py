@@ -1,2 +1,4 @@
-"""Pretrained weights of VGG16 and VGG19: loading, converting, fetching. The files are in the
-checkout's folder `weights/`."""
+"""Pretrained weights of VGG16 and VGG19: loading, converting, downloading.
+
+The bundled files are in the folder `weights/` of the checkout.
+"""

@@ -1,15 +1,18 @@
-"""Conversion of VGG weights from Keras, torchvision and safetensors files into our HDF5 layout.
+"""Conversion of VGG weights from Keras, torchvision and safetensors files to our HDF5 layout.
 
-Kernels are brought into our axis order (torchvision's are ``[out, in, 3, 3]`` and
-``[out, in]``), and the inputs of the first dense layer, in torchvision ordered by channel,
-then position, into ours, by position, then channel. The preprocessing that torchvision's
-networks expect is folded into the first convolution: see `fold_normalization`.
+The conversion from torchvision changes three things:
 
-torchvision's default weights are not those of the original networks but trained afresh: their
-activations are of another size, so that loss weights tuned for the ones do not fit the others.
+- The axes of the kernels, which are ``[out, in, 3, 3]`` and ``[out, in]`` in torchvision.
+- The order of the inputs of the first dense layer. Torchvision orders them by channel, then
+  position. We order them by position, then channel.
+- The first convolution. It includes the preprocessing that torchvision's networks expect, see
+  `fold_normalization`.
 
-Nothing in any of these files is executed: PyTorch reads them with ``weights_only=True``, the
-other formats can hold no code.
+torchvision's default weights were trained anew. They are not the weights of the original networks,
+and their activations have other magnitudes. Loss weights tuned for the originals do not fit them.
+
+Nothing in these files is executed. PyTorch reads them with ``weights_only=True``, and the other
+formats cannot hold code.
 """
 
 import contextlib
@@ -20,6 +23,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import h5py
 import jax.numpy as jnp
@@ -29,6 +33,7 @@ from nst_jax import vgg
 from nst_jax.weights.load import (
     Params,
     StoredArray,
+    StoredType,
     match_network,
     networks,
     open_params,
@@ -37,9 +42,11 @@ from nst_jax.weights.load import (
     select_head,
 )
 
-FORMATS = ("auto", "keras", "torchvision", "safetensors")
+FileFormat = Literal["keras", "torchvision", "safetensors"]
+Format = Literal["auto", FileFormat]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
-# What torchvision subtracts from and divides by, RGB in [0, 1]:
+# torchvision subtracts this mean and divides by this deviation, RGB in [0, 1]:
 # https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.vgg19.html
 TORCHVISION_MEAN = (0.485, 0.456, 0.406)
 TORCHVISION_STD = (0.229, 0.224, 0.225)
@@ -51,7 +58,7 @@ _SAFETENSORS_FLOATS = {
     "BF16": jnp.bfloat16,
 }
 
-# Files could make older versions run code in spite of weights_only=True:
+# With older versions, a file can execute code in spite of weights_only=True:
 # https://github.com/pytorch/pytorch/security/advisories/GHSA-63cw-57p8-fm3p
 OLDEST_TORCH = (2, 10)
 
@@ -60,49 +67,47 @@ def convert(
     input_path: str | os.PathLike,
     output_path: str | os.PathLike,
     *,
-    format: str = "auto",
-    dtype: str = "float32",
-    model: str | None = None,
+    format: Format = "auto",
+    dtype: StoredType = "float32",
+    model: vgg.Model | None = None,
     head: bool | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     overwrite: bool = False,
-) -> str:
-    """Writes the parameters of a foreign file as our HDF5, layer by layer.
+) -> vgg.Model:
+    """Converts a file of another program to our HDF5 layout, layer by layer.
 
-    One layer is in memory at a time, with a copy or two of it; only ``.pth`` files in the
-    format from before PyTorch 1.6 are read whole, because PyTorch knows no other way.
+    Only one layer is in memory at a time, with one or two copies of it. The exception is a
+    ``.pth`` file in the format before PyTorch 1.6: PyTorch can only read it whole.
 
     Args:
       input_path: the file to read.
-      output_path: the file to write; it appears under its name only when it is complete.
-      format: what the input is: ``"keras"``, HDF5 in a layout that
-        `nst_jax.load_params` reads; ``"torchvision"``, a state dictionary of
-        torchvision's ``vgg16`` or ``vgg19`` saved by PyTorch, old or new, which needs
-        PyTorch; ``"safetensors"``, the same names in that format, which needs safetensors.
-        With ``"auto"``, the file's first bytes tell.
-      dtype: of the kernels written, ``"float32"`` or ``"float16"``: see
+      output_path: the file to write. It appears under its name only when it is complete.
+      format: the format of the input. ``"keras"`` is HDF5 in a layout that `nst_jax.load_params`
+        reads. ``"torchvision"`` is a state dictionary of torchvision's ``vgg16`` or ``vgg19``,
+        saved by any version of PyTorch, and needs PyTorch. ``"safetensors"`` holds the same names
+        in that format, and needs safetensors. ``"auto"`` tells the format by the first bytes.
+      dtype: the type of the written kernels, ``"float32"`` or ``"float16"``, see
         `nst_jax.save_params`.
-      model: the network that the file must hold, ``"vgg16"`` or ``"vgg19"``. By default
-        the file tells.
-      head: ``True`` wants the classifier head, ``False`` leaves it out; by default as in the
-        file.
-      mean: for torchvision's layout, what the network wants subtracted from its input, RGB in
-        [0, 1]; by default (0.485, 0.456, 0.406). The file does not tell.
-      std: what it then wants its input divided by; by default (0.229, 0.224, 0.225).
-        torchvision's ``VGG16_Weights.IMAGENET1K_FEATURES``, the original network in this
-        layout with a head of NaN, needs ``mean=(0.48235, 0.45882, 0.40784)``,
-        ``std=(1 / 255,) * 3`` and ``head=False``.
-      overwrite: whether an existing output may be replaced.
+      model: the network that the file must hold, ``"vgg16"`` or ``"vgg19"``. By default, either.
+      head: ``True`` requires the classifier head, ``False`` leaves it out. By default, the output
+        has a head if the file has one.
+      mean: for torchvision's layout, the mean that the network needs subtracted from its input,
+        RGB in [0, 1]. By default (0.485, 0.456, 0.406). The file does not hold it.
+      std: for torchvision's layout, the deviation that the network needs its input divided by. By
+        default (0.229, 0.224, 0.225). torchvision's ``VGG16_Weights.IMAGENET1K_FEATURES`` is the
+        original network in this layout, with a head of NaN. It needs
+        ``mean=(0.48235, 0.45882, 0.40784)``, ``std=(1 / 255,) * 3`` and ``head=False``.
+      overwrite: whether an existing output is replaced.
 
     Returns:
-      The network's name, ``"vgg16"`` or ``"vgg19"``.
+      The name of the network, ``"vgg16"`` or ``"vgg19"``.
 
     Raises:
-      ValueError: an unknown option; an input that is absent, damaged, of an unknown format,
-        or holds anything but exactly the finite parameters of one network (one message lists
-        all wrong names, as the file has them); an output that exists or cannot be written.
-      ImportError: the package that the format needs is not installed.
+      ValueError: an option is unknown; the input is absent, damaged or of an unknown format; the
+        input does not hold exactly the finite parameters of one network (the message lists all
+        wrong names, as in the file); or the output exists or cannot be written.
+      ImportError: a package that the format needs is not installed.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
     Recognition", https://arxiv.org/abs/1409.1556.
@@ -111,17 +116,16 @@ def convert(
     if format not in FORMATS:
         raise ValueError(f"format: wanted one of {', '.join(FORMATS)}, got {format!r}")
     if output_path.exists() and not overwrite:
-        raise ValueError(f"{output_path}: exists already, and overwriting was not asked for")
-    if format == "auto":
-        format = detect_format(input_path)
-    if format == "keras":
+        raise ValueError(f"{output_path}: exists already; pass overwrite to replace it")
+    kind = detect_format(input_path) if format == "auto" else format
+    if kind == "keras":
         if mean is not None or std is not None:
-            raise ValueError(f"mean and std go with torchvision's layout, {input_path} is Keras'")
+            raise ValueError(f"mean and std are for torchvision's layout, {input_path} is Keras'")
         opened = open_params(input_path, model=model)
     else:
         opened = _open_torchvision(
             input_path,
-            _TENSORS[format],
+            _TENSORS[kind],
             model=model,
             mean=TORCHVISION_MEAN if mean is None else mean,
             std=TORCHVISION_STD if std is None else std,
@@ -133,11 +137,11 @@ def convert(
         return vgg.network_name(params)
 
 
-def detect_format(path: Path) -> str:
-    """Tells "keras", "torchvision" or "safetensors" by a file's first bytes.
+def detect_format(path: Path) -> FileFormat:
+    """Tells "keras", "torchvision" or "safetensors" by the first bytes of a file.
 
     Raises:
-      ValueError: the file is absent, cannot be read, or is none of these.
+      ValueError: the file is absent, cannot be read, or has another format.
     """
     with readable(path):
         with path.open("rb") as file:
@@ -146,7 +150,7 @@ def detect_format(path: Path) -> str:
             return "keras"
         if start[8:] == b"{":  # the length of a JSON header, then the header
             return "safetensors"
-        if start.startswith((b"PK", b"\x80\x02")):  # a zip archive, or a pickle as before 1.6
+        if start.startswith((b"PK", b"\x80\x02")):  # a zip archive, or a pickle from before 1.6
             return "torchvision"
         raise ValueError("neither HDF5 nor PyTorch nor safetensors")
 
@@ -158,35 +162,36 @@ def fold_normalization(
     mean: Sequence[float] = TORCHVISION_MEAN,
     std: Sequence[float] = TORCHVISION_STD,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turns a first convolution for torchvision's preprocessing into one for ours.
+    """Converts a first convolution from torchvision's preprocessing to ours.
 
-    torchvision's network reads RGB in [0, 1], mean subtracted, divided by the standard
-    deviation; ours reads BGR in 0-255, a slightly different mean subtracted. Channel order,
-    scale and the difference d of the means, (0.005, 0.499, 0.409) grey levels of 255 in RGB,
-    go into kernel and bias. The layer's output then stays the same up to rounding wherever
-    the 3x3 window lies inside the image.
+    torchvision's network reads RGB in [0, 1], minus the mean, divided by the standard deviation.
+    Our network reads BGR in 0-255, minus a slightly different mean. The difference d of the means
+    is (0.005, 0.499, 0.409) grey levels of 255 in RGB. The function moves the channel order, the
+    scale and d into kernel and bias. Where the 3x3 window lies inside the image, the output of the
+    layer stays the same up to rounding.
 
-    In the outermost ring of pixels it does not: zero padding stands for the mean colour, and
-    so the surroundings of the image are lighter by d in our network. The output there is off
-    by the sum of kernel times d over the taps outside. No kernel and bias can undo that,
-    since it depends on the position. It is small: with the original weights in torchvision's
-    form, below 0.3 % of the layer's largest activation. Over whole 224x224 pictures (a drawing
-    and noise), this layer and the later ones were off by at most 0.07 % in root mean square,
-    their Gram matrices by at most 0.05 %. Gradients feel the border more: that of a style loss
-    with respect to a 65x83 picture differed by about 1 % (0.7 % VGG16, 1.4 % VGG19).
+    In the outermost ring of pixels the output changes. Zero padding stands for the mean colour, so
+    in our network the surroundings of the image are lighter by d. The error is the sum of kernel
+    times d over the taps outside. It depends on the position, so no kernel and bias can remove it.
+
+    The error is small. With the original weights in torchvision's form, it is below 0.3 % of the
+    layer's largest activation. Over whole 224x224 pictures (a drawing and noise), the error of
+    this layer and the later layers was at most 0.07 % in root mean square, and that of their Gram
+    matrices at most 0.05 %. The border affects gradients more. The gradient of a style loss with
+    respect to a 65x83 picture differed by about 1 % (0.7 % VGG16, 1.4 % VGG19).
 
     Args:
       kernel: ``[3, 3, 3, out]``, input channels red, green, blue.
       bias: ``[out]``.
-      mean: what the network wants subtracted from its input, RGB in [0, 1].
-      std: what it then wants its input divided by, positive.
+      mean: the mean that the network needs subtracted from its input, RGB in [0, 1].
+      std: the deviation that the network needs its input divided by, positive.
 
     Returns:
-      The kernel ``[3, 3, 3, out]``, input channels blue, green, red, and the bias ``[out]``,
-      both float32.
+      The kernel ``[3, 3, 3, out]``, input channels blue, green, red, and the bias ``[out]``. Both
+      are float32.
 
     Raises:
-      ValueError: mean or std is not three finite numbers, or std not positive.
+      ValueError: `mean` or `std` is not three finite numbers, or `std` is not positive.
 
     Source: torchvision's preprocessing,
     https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.vgg19.html.
@@ -207,16 +212,16 @@ def _open_torchvision(
     path: Path,
     open_tensors: Callable,
     *,
-    model: str | None,
+    model: vgg.Model | None,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Iterator[Params]:
-    """As `nst_jax.weights.load.open_params`, for a file with torchvision's names."""
+    """Does what `nst_jax.weights.load.open_params` does, for a file with torchvision's names."""
     with open_tensors(path) as tensors:
         head = any(name.startswith("classifier.") for name in tensors)
         last = tensors["classifier.6.bias"].shape if "classifier.6.bias" in tensors else ()
         classes = last[0] if len(last) == 1 else vgg.CLASSES
-        wanted = {
+        wanted: dict[vgg.Model, dict[str, tuple[int, ...]]] = {
             name: _torchvision_shapes(name, head=head, classes=classes) for name in networks(model)
         }
         found = match_network(tensors, wanted, source=str(path))
@@ -239,7 +244,7 @@ def _read_kernel(weight: StoredArray, layer: str) -> np.ndarray:
 
 
 def _kernel(kernel: np.ndarray, layer: str) -> np.ndarray:
-    """A kernel in our axis order, from torchvision's [out, in, 3, 3] or [out, in]."""
+    """Brings a kernel from torchvision's order [out, in, 3, 3] or [out, in] into ours."""
     if layer == "fc1":
         side = vgg.HEAD_SIZE // 2 ** len(vgg.CHANNELS)
         kernel = kernel.reshape(len(kernel), -1, side, side).transpose(2, 3, 1, 0)
@@ -250,7 +255,7 @@ def _kernel(kernel: np.ndarray, layer: str) -> np.ndarray:
 @contextlib.contextmanager
 def _torch_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:
         raise ImportError(f"{path}: needs PyTorch: pip install 'nst_jax[torch]'") from error
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
@@ -258,7 +263,7 @@ def _torch_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
         raise ImportError(f"{path}: wanted PyTorch {oldest} or later, got {torch.__version__}")
     with readable(path):
         try:
-            # Only the newer kind of file, a zip archive, can be mapped into memory.
+            # Only newer files, which are zip archives, can be mapped into memory.
             mapped = zipfile.is_zipfile(path)
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
@@ -306,10 +311,10 @@ def _safetensors_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
 _TENSORS = {"torchvision": _torch_tensors, "safetensors": _safetensors_tensors}
 
 
-def _torchvision_modules(model: str) -> dict[str, str]:
-    """Where torchvision keeps each layer, ``{"block1_conv1": "features.0", ...}``.
+def _torchvision_modules(model: vgg.Model) -> dict[str, str]:
+    """Returns torchvision's name of each layer, ``{"block1_conv1": "features.0", ...}``.
 
-    It numbers all modules of a chain: a ReLU follows each convolution, ReLU and dropout
+    torchvision numbers all modules of a chain. A ReLU follows each convolution. ReLU and dropout
     follow each hidden dense layer.
     """
     modules = {}
@@ -323,8 +328,10 @@ def _torchvision_modules(model: str) -> dict[str, str]:
     }
 
 
-def _torchvision_shapes(model: str, *, head: bool, classes: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of torchvision's state dictionary of a network."""
+def _torchvision_shapes(
+    model: vgg.Model, *, head: bool, classes: int
+) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes in torchvision's state dictionary of a network."""
     modules = _torchvision_modules(model)
     shapes = {}
     for layer, pair in vgg.parameter_shapes(model, head=head, classes=classes).items():

@@ -1,18 +1,23 @@
-"""Fetching Keras' published VGG files, in full precision, into a cache folder.
+"""Downloads Keras' published VGG files, in full precision, into a cache folder.
 
-A file stands under its name only once it is complete and its MD5 sum is right. Until then,
-what has come lies beside it as ``<name>.part``: a broken download goes on from there, also
-in another process and from another mirror. ``<name>.lock``, empty, lets one process at a
-time fetch the file and stays behind; the lock itself goes with the process that holds it
-(on Windows there is none).
+A file appears under its name only when it is complete and its MD5 sum is right. Until then, its
+first bytes are in ``<name>.part``. A broken download continues from there, also in another process
+and from another mirror.
 
-Addresses, names and sums are those of ``keras.applications``; the class index holds the
-names of the 1000 ImageNet classes, ``{"0": ["n01440764", "tench"], ...}``.
+One process at a time downloads a file. The empty file ``<name>.lock`` serves as its lock, and is
+not removed. The lock ends with the process that holds it. On Windows there is no lock.
 
-The standard library does the transfer: pooch 1.9 starts a broken download over, does not
-keep two processes from fetching the same file, asks again for a file that is not there
-(404), and would bring in requests and packaging.
+Addresses, names and sums are those of ``keras.applications``. The class index holds the names of
+the 1000 ImageNet classes, ``{"0": ["n01440764", "tench"], ...}``.
 """
+
+# Why not pooch? Tried with pooch 1.9 against tests/http_server.py:
+# - It sends no Range header. A download cut at byte 1000 of 300,000 starts again from byte 0.
+# - It keeps no part. After a cut, nothing remains for the next call.
+# - It does not lock. Two processes download the same file twice.
+# - A killed process leaves a temporary file, and no later call removes or uses it.
+# - It asks again after status 404: three requests with two retries.
+# Checks by MD5, retries, timeouts and another base address (a mirror) work.
 
 import contextlib
 import hashlib
@@ -35,10 +40,10 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_CHUNK = 1 << 18  # bytes asked of the connection at a time
+_CHUNK = 1 << 18  # bytes read from the connection at once
 _LONGEST_WAIT = 60.0  # seconds between two tries
 _LONGEST_TIMEOUT = 86400.0  # seconds
-# Statuses besides 5xx that ask for another try: timed out, too many requests.
+# These statuses are tried again, as 5xx are: request timeout, too many requests.
 _TRY_AGAIN = (408, 429)
 
 
@@ -74,24 +79,24 @@ FILES: dict[str, RemoteFile] = {
 
 
 class FetchError(OSError):
-    """A file could not be had; the message is one line that says which and why."""
+    """A file cannot be downloaded. The message is one line that names the file and the reason."""
 
 
 class _TransientError(Exception):
-    """A failure that may be gone at the next try."""
+    """A failure that may not occur at the next try."""
 
 
 def cache_dir() -> Path:
-    """The folder that keeps fetched files; it need not exist.
+    """Returns the folder for downloaded files. It need not exist.
 
-    ``$NST_JAX_CACHE`` where set, else ``$XDG_CACHE_HOME/nst_jax``, else ``~/.cache/nst_jax``.
+    It is ``$NST_JAX_CACHE`` if set, else ``$XDG_CACHE_HOME/nst_jax``, else ``~/.cache/nst_jax``.
 
     Source: XDG Base Directory Specification,
     https://specifications.freedesktop.org/basedir-spec/latest/.
     """
     if own := os.environ.get("NST_JAX_CACHE"):
         return Path(own).expanduser()
-    # The specification has relative paths ignored.
+    # The specification says to ignore relative paths.
     shared = os.environ.get("XDG_CACHE_HOME", "")
     return Path(shared if os.path.isabs(shared) else os.path.expanduser("~/.cache")) / "nst_jax"
 
@@ -106,27 +111,27 @@ def fetch(
     backoff: float = 1.0,
     progress: bool = True,
 ) -> Path:
-    """Returns the path of a file, after downloading it if it is absent or damaged.
+    """Downloads a file if it is absent or damaged, and returns its path.
 
     Args:
-      file: a key of :data:`FILES`, or any other file.
-      directory: the folder to keep it in, made if absent; by default `cache_dir`.
-      mirror: the ``http://`` or ``https://`` address of a folder with files of the same
-        names, in place of the published one.
-      retries: how many times a download is tried again after a failure that may pass:
-        timeouts, lost connections, short answers, server errors (5xx).
+      file: a key of `FILES`, or a `RemoteFile`.
+      directory: the folder for the file. It is made if absent. By default `cache_dir`.
+      mirror: the ``http://`` or ``https://`` address of a folder with files of the same names,
+        used in place of the published address.
+      retries: how often a download is tried again after a temporary failure: a timeout, a lost
+        connection, a short answer or a server error (5xx).
       timeout: the longest silence of the server, in seconds.
-      backoff: the wait before the first retry, in seconds; it doubles with each one, up to
-        a minute.
-      progress: whether to report on stderr: lines, and a bar where it is a terminal.
+      backoff: the wait before the first retry, in seconds. It doubles with each retry, up to a
+        minute.
+      progress: whether to report on stderr: lines, and a progress bar on a terminal.
 
     Returns:
-      The path of the complete file, its MD5 sum checked.
+      The path of the complete file. Its MD5 sum is right.
 
     Raises:
-      FetchError: the server has no such file, the retries are used up, the content is wrong
-        even when downloaded afresh, or the folder cannot be written.
-      ValueError: an unknown key, or a mirror, number of retries or time out of range.
+      FetchError: the server does not have the file, all retries failed, the content is wrong even
+        after a complete new download, or the folder cannot be written.
+      ValueError: the key is unknown, or the mirror, the retries or a time is out of range.
 
     Source of the files: ``keras.applications``, https://keras.io/api/applications/vgg/.
     """
@@ -150,9 +155,9 @@ def fetch(
             _say(progress, f"{path}: wanted MD5 {remote.md5}, got {found}; replacing it")
         path.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(path.with_name(f"{path.name}.lock"), progress=progress):
-            # Another process may have put it there in the meantime.
+            # Another process may have downloaded it in the meantime.
             if _md5(path) != remote.md5:
-                _say(progress, f"fetching {url}")
+                _say(progress, f"downloading {url}")
                 _download(
                     url,
                     part,
@@ -163,7 +168,7 @@ def fetch(
                     progress=progress,
                 )
                 os.replace(part, path)
-                _say(progress, f"fetched {path}, {path.stat().st_size / 1e6:.1f} MB")
+                _say(progress, f"downloaded {path}, {path.stat().st_size / 1e6:.1f} MB")
     except FetchError:
         raise
     except OSError as error:
@@ -189,16 +194,16 @@ def _download(
     backoff: float,
     progress: bool,
 ) -> None:
-    """Completes the part, the sum of its content checked, or raises a FetchError."""
+    """Completes the part and checks its sum, or raises a FetchError."""
     failures, wrong_sums = 0, 0
     while wrong_sums < 2:
         try:
             _transfer(url, part, timeout=timeout, progress=progress)
         except _TransientError as error:
             if failures == retries:
-                kept = f"; the next fetch goes on from {part}" if part.exists() else ""
+                kept = f"; the next download continues from {part}" if part.exists() else ""
                 raise FetchError(f"{url}: {error}, tries: {failures + 1}{kept}") from error
-            # Beyond 2^20 the cap holds anyway, and the power of two may overflow.
+            # From 2^20 on, the longest wait applies anyway, and a larger power may overflow.
             wait = min(backoff * 2 ** min(failures, 20), _LONGEST_WAIT)
             failures += 1
             _say(progress, f"{url}: {error}; retry {failures} of {retries} in {wait:g} s")
@@ -207,18 +212,18 @@ def _download(
         found = _md5(part)
         if found == md5:
             return
-        # The part may have been begun from another content: the next try starts afresh.
+        # The first bytes may be from another content. The next try starts from zero.
         part.unlink()
         wrong_sums += 1
-        _say(progress, f"{url}: wanted MD5 {md5}, got {found}; removed what came")
+        _say(progress, f"{url}: wanted MD5 {md5}, got {found}; removed the received bytes")
     raise FetchError(f"{url}: wanted MD5 {md5}, got {found}")
 
 
 def _transfer(url: str, part: Path, *, timeout: float, progress: bool) -> None:
-    """Appends what the part lacks; returns once the server has no more to give.
+    """Appends the missing bytes to the part, until the server has sent all.
 
-    No If-Range: the sum alone tells whether both halves are of the right content, and so a
-    part begun at one mirror can be completed from another.
+    It sends no If-Range header, so that another mirror can complete a part. The sum alone tells
+    whether both pieces are of the right content.
     """
     offset = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "nst_jax"}
@@ -231,18 +236,18 @@ def _transfer(url: str, part: Path, *, timeout: float, progress: bool) -> None:
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
                 error.close()
-                # Nothing lies behind the part: it is complete, or of another content.
+                # The server has no bytes after the part: it is complete, or of another content.
                 return
             raise
     with response:
         start, end = _extent(response)
         if start is None or start > offset:
-            # The answer does not join the part: let the next try ask for the whole.
+            # The answer leaves a gap after the part. The next try asks for the whole file.
             part.unlink(missing_ok=True)
             given = response.headers.get("Content-Range")
             raise _TransientError(f"wanted bytes from {offset} on, got Content-Range {given!r}")
         if start:
-            _say(progress, f"{part.stem}: going on from {start / 1e6:.1f} MB")
+            _say(progress, f"{part.stem}: continuing from {start / 1e6:.1f} MB")
         with (
             open(part, "r+b" if start else "wb") as file,
             tqdm(
@@ -252,7 +257,7 @@ def _transfer(url: str, part: Path, *, timeout: float, progress: bool) -> None:
                 unit="B",
                 unit_scale=True,
                 dynamic_ncols=True,
-                disable=None if progress else True,  # None: off where stderr is no terminal
+                disable=None if progress else True,  # None: off if stderr is not a terminal
             ) as bar,
         ):
             file.seek(start)
@@ -264,7 +269,7 @@ def _transfer(url: str, part: Path, *, timeout: float, progress: bool) -> None:
                 if not chunk:
                     break
                 file.write(chunk)
-                file.flush()  # so that a killed process leaves all that came
+                file.flush()  # so that a killed process leaves all received bytes
                 position += len(chunk)
                 bar.update(len(chunk))
             os.fsync(file.fileno())
@@ -273,7 +278,7 @@ def _transfer(url: str, part: Path, *, timeout: float, progress: bool) -> None:
 
 
 def _extent(response: http.client.HTTPResponse) -> tuple[int | None, int | None]:
-    """Where in the file the answer starts and where the file ends; None if it does not say.
+    """Returns the byte where the answer starts, and the size of the file. None is unknown.
 
     A server may start earlier than asked, at a block boundary.
     """
@@ -289,7 +294,7 @@ def _extent(response: http.client.HTTPResponse) -> tuple[int | None, int | None]
 
 @contextlib.contextmanager
 def _network(url: str, *, timeout: float) -> Iterator[None]:
-    """Sorts what can go wrong on the way into FetchError and _TransientError."""
+    """Turns errors of the transfer into a FetchError or a _TransientError."""
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -312,19 +317,19 @@ def _network(url: str, *, timeout: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exclusive(path: Path, *, progress: bool) -> Iterator[None]:
-    """Holds the lock file at the path, waiting for the process that holds it now."""
+    """Holds the lock file at the path. Waits if another process holds it."""
     with open(path, "ab") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _say(progress, f"{path.stem}: another process is fetching it, waiting")
+                _say(progress, f"{path.stem}: another process is downloading it; waiting")
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _md5(path: Path) -> str | None:
-    """The MD5 sum of a file in hexadecimal; None where there is no file."""
+    """Returns the MD5 sum of a file in hexadecimal, or None if there is no file."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
