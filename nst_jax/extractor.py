@@ -6,7 +6,7 @@ An extractor is a frozen value. It computes activations and knows the geometry o
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ class Geometry(NamedTuple):
     channels: int
 
 
+@runtime_checkable
 class Network(Protocol):
     """What every extractor has.
 
