@@ -1,11 +1,9 @@
-"""What scripts/reproduce_assignment.py is made of, in the order in which data flows.
+"""The parts of scripts/reproduce_assignment.py, in the order in which data flows.
 
-architecture: the two networks, as facts
-runs:         one resumable optimisation, and how long all took
-measures:     what is measured at a picture: losses and gradients by layer, curvature
-experiments:  the report's experiment and its variations: runs, and what is measured on them
-contests:     optimisers and networks against each other
-figures:      pictures and curves
-document:     text, tables and figures as Markdown and as HTML
-findings:     what the figures say of each claim
+architecture: the layers of the two networks
+measures:     losses, gradients and curvature at a picture
+experiments:  the runs, and what is measured of them
+figures:      the pictures and curves of the report
+findings:     the rules that turn measurements into verdicts
+report:       the text of the report
 """

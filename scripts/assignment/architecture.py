@@ -1,11 +1,8 @@
-"""The two networks as facts, read off the code that runs them.
-
-Karen Simonyan, Andrew Zisserman: "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", ICLR 2015, https://arxiv.org/abs/1409.1556, table 1.
-"""
+"""The layers of the two networks, read off the code that runs them."""
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,15 +11,22 @@ import jax.numpy as jnp
 from nst_jax import vgg
 
 SIDE = vgg.HEAD_SIZE
+# What the university report says of the networks. The parameters are those of Karen Simonyan,
+# Andrew Zisserman: "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
+# https://arxiv.org/abs/1409.1556, table 2.
+REPORTED = "{} convolutions, 5 poolings, 224x224x64 to 7x7x512, 25088, 4096, 4096, 1000"
+CONVOLUTIONS = {"vgg16": 13, "vgg19": 16}
+MILLIONS = {"vgg16": 138, "vgg19": 144}
 
 
 def layers(model: str) -> list[dict[str, Any]]:
     """The layers of "vgg16" or "vgg19" with the head, from the image upwards.
 
     Returns:
-      For each `{"layer", "kernel", "shape", "parameters", "receptive_field"}`: side of the kernel
-      or of the pooling window, None in the head; shape of the output at 224x224; number of
-      parameters; side in pixels of what one position sees, None in the head, which sees all.
+      A dict for each layer. "kernel" is the side of the kernel or of the pooling window, None in
+      the head. "shape" is the output's at 224x224. "parameters" is their number.
+      "receptive_field" is the side in pixels of what one position sees, None in the head, which
+      sees everything.
     """
     names = vgg.layer_names(model, head=True)
     params = jax.eval_shape(
@@ -49,38 +53,17 @@ def layers(model: str) -> list[dict[str, Any]]:
     return rows
 
 
-def facts(model: str) -> dict[str, Any]:
-    """What the report says of a network, as it is here."""
-    rows = layers(model)
+def facts(model: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """What the report could say of a network with these `layers`, and whether it says so."""
     shapes = {row["layer"]: row["shape"] for row in rows}
-    return {
-        "convolutions": sum("_conv" in name for name in shapes),
-        "poolings": sum("_pool" in name for name in shapes),
-        "first": shapes["block1_conv1"],
-        "last": shapes["block5_pool"],
-        "head": [math.prod(shapes["block5_pool"]), *(shapes[name][0] for name in vgg.HEAD_LAYERS)],
-        "parameters": sum(row["parameters"] for row in rows),
-    }
-
-
-def reported(model: str) -> dict[str, Any]:
-    """The same as the report and the paper (its table 2: 138 and 144 million) have it."""
-    return {
-        "convolutions": {"vgg16": 13, "vgg19": 16}[model],
-        "poolings": 5,
-        "first": [224, 224, 64],
-        "last": [7, 7, 512],
-        "head": [25088, 4096, 4096, 1000],
-        "parameters": {"vgg16": 138e6, "vgg19": 144e6}[model],
-    }
-
-
-def agrees(model: str) -> bool:
-    """Whether `facts` are what is `reported`, the parameters to the million."""
-    own, theirs = facts(model), reported(model)
-    return all(
-        round(own[name] / 1e6) == round(theirs[name] / 1e6)
-        if name == "parameters"
-        else own[name] == theirs[name]
-        for name in theirs
+    first, last = shapes["block1_conv1"], shapes["block5_pool"]
+    head = [math.prod(last), *(shapes[name][0] for name in vgg.HEAD_LAYERS)]
+    parameters = sum(row["parameters"] for row in rows)
+    told = (
+        f"{sum('_conv' in name for name in shapes)} convolutions, "
+        f"{sum('_pool' in name for name in shapes)} poolings, {'x'.join(map(str, first))} to "
+        f"{'x'.join(map(str, last))}, {', '.join(map(str, head))}"
     )
+    right = told == REPORTED.format(CONVOLUTIONS[model])
+    right = right and round(parameters / 1e6) == MILLIONS[model]
+    return f"{told}, {parameters:,} parameters", right

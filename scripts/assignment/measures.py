@@ -1,6 +1,6 @@
-"""What is measured at a picture: losses and gradients by layer, and the curvature of the loss.
+"""Losses and gradients by layer, and the curvature of the loss, at one picture.
 
-Everything is in grey levels, as the learning rate is: the picture times 255.
+Derivatives are per grey level (of 255), the unit of the learning rate.
 """
 
 from collections.abc import Mapping
@@ -10,25 +10,46 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, eigsh  # comes with jax
 
+import nst_jax
 from nst_jax import objective
 from nst_jax.config import Config
+from nst_jax.files.images import to_uint8
 from nst_jax.optimize import LEVELS
 
 PRECISION = 0.01  # of the eigenvalue, relative
 
+_losses = jax.jit(objective.layer_losses)
+loss_and_terms = jax.jit(nst_jax.objective_value)
 
-@jax.jit
-def _losses(image, params, targets, config):
-    return objective.layer_losses(image, params, targets, config)
+
+def targets_of(params, content, styles, config: Config) -> list:
+    """The targets of each style."""
+    targets = nst_jax.compute_targets(params, content, styles, config)
+    return [jax.tree.map(lambda leaf, n=n: leaf[n], targets) for n in range(len(styles))]
+
+
+def as_saved(picture: np.ndarray) -> np.ndarray:
+    """The picture as a file of 8 bits holds it."""
+    return to_uint8(picture).astype(np.float32) / 255
+
+
+def losses_of(picture, params: Mapping, targets, config: Config) -> dict[str, float]:
+    """The terms of the loss, by name; those of the picture as saved have the suffix "_saved"."""
+    return {
+        name + suffix: float(value)
+        for suffix, image in (("", picture), ("_saved", as_saved(picture)))
+        for name, value in loss_and_terms(image, params, targets, config)[1].items()
+    }
+
+
+def _flat(by_kind: Mapping) -> dict:
+    return {f"{kind}/{layer}": v for kind, own in by_kind.items() for layer, v in own.items()}
 
 
 def layer_losses(image, params: Mapping, targets, config: Config) -> dict[str, float]:
-    """What each layer adds to the loss, weighted, `{"content/block5_conv4": ..., ...}`."""
-    return {
-        f"{kind}/{layer}": float(value)
-        for kind, of_kind in _losses(image, params, targets, config).items()
-        for layer, value in of_kind.items()
-    }
+    """What each layer adds to the loss, weighted: `{"style/block1_conv1": ..., ...}`."""
+    found = _flat(_losses(image, params, targets, config))
+    return {name: float(value) for name, value in found.items()}
 
 
 @jax.jit
@@ -40,47 +61,36 @@ def _gradients(image, params, targets, config):
 
 
 def gradient_norms(image, params: Mapping, targets, config: Config) -> dict[str, float]:
-    """Euclidean norm of the gradient of what each layer adds to the loss, and of their sum.
-
-    Returns:
-      `{"content/<layer>": ..., "style/<layer>": ..., "total": ...}`, loss a grey level.
-    """
-    found = {
-        f"{kind}/{layer}": np.asarray(value, np.float64)
-        for kind, of_kind in _gradients(image, params, targets, config).items()
-        for layer, value in of_kind.items()
-    }
+    """Euclidean norms of the gradients of `layer_losses`, and of their sum as "total"."""
+    found = _flat(_gradients(image, params, targets, config))
+    found = {name: np.asarray(value, np.float64) for name, value in found.items()}
     found["total"] = sum(found.values())
     return {name: float(np.linalg.norm(value)) for name, value in found.items()}
 
 
-def hessian_product(function, x: jax.Array, vector: jax.Array) -> jax.Array:
-    """The Hessian of `function` at `x` times `vector`, forward over reverse.
+@jax.jit
+def _hessian_product(vector, image, params, targets, config):
+    """Forward over reverse.
 
     Barak A. Pearlmutter: "Fast Exact Multiplication by the Hessian", Neural Computation 6, 1994.
     """
-    return jax.jvp(jax.grad(function), (x,), (vector,))[1]
 
-
-@jax.jit
-def _hessian_product(vector, image, params, targets, config):
     def value(levels):
-        # Of the layers: where neighbours are alike, total variation to the power 1.25 has no
-        # second derivative, not even at a weight of 0.
+        # The layers' losses only: total variation to the power 1.25 has no second derivative
+        # where neighbours are equal, not even at a weight of 0.
         losses = objective.layer_losses(levels / LEVELS, params, targets, config)
         return sum(jax.tree.leaves(losses))
 
-    return hessian_product(value, LEVELS * image, vector)
+    return jax.jvp(jax.grad(value), (LEVELS * image,), (vector,))[1]
 
 
 def largest_eigenvalue(image, params: Mapping, targets, config: Config) -> float:
-    """The largest eigenvalue of the Hessian of the layers' losses, loss a squared grey level.
+    """The largest eigenvalue of the Hessian of the layers' losses, by Lanczos' iteration (ARPACK).
 
-    By Lanczos' iteration (ARPACK), the power iteration that keeps what it has seen, on products of
-    the Hessian with vectors. Gradient descent at a rate above 2 / eigenvalue moves away from a
-    minimum along its eigenvector (for a quadratic; on the edge that networks' losses keep to:
-    Cohen et al., "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability",
-    ICLR 2021, https://arxiv.org/abs/2103.00065).
+    Gradient descent at a rate above 2 / eigenvalue moves away from the minimum of a quadratic
+    along the eigenvector. Networks' losses keep near that edge: Cohen et al., "Gradient Descent on
+    Neural Networks Typically Occurs at the Edge of Stability", ICLR 2021,
+    https://arxiv.org/abs/2103.00065.
     """
 
     def product(vector):
