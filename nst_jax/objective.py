@@ -2,23 +2,27 @@
 
     total = sum over terms of weight * sum over parts of the term's loss
 
-Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "Image Style Transfer Using Convolutional
-Neural Networks", CVPR 2016, equation 7, is that sum of a content and a style term.
+A part is usually a layer. With a content and a style term, the sum is equation 7 of Leon A. Gatys,
+Alexander S. Ecker, Matthias Bethge: "Image Style Transfer Using Convolutional Neural Networks",
+CVPR 2016.
 
-This module knows no term and no network. `nst_jax.terms` has what is compared,
-`nst_jax.extractor` the networks, and `nst_jax.partition` how a picture is looked at in parts.
+This module works with any term and any network. `nst_jax.terms` defines the terms and
+`nst_jax.extractor` the networks. `nst_jax.partition` evaluates a picture as a whole or in parts.
 
 Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 from nst_jax import image as image_lib
 from nst_jax import partition
@@ -41,25 +45,27 @@ from nst_jax.terms import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Combine:
-    """How styles and contents are combined to outputs. `Combine()` is each content in each style.
+    """How styles and contents make outputs. `Combine()` paints each content in each style.
 
     Attributes:
-      mixing: `[rows, styles]`, rows sum to 1: blends of styles, one output a row and content. A
-        blend's target is that mixture of the styles'.
-      masks: `[styles, H, W]` in [0, 1], over the content: one output, in which each style holds
-        where its mask is; `[rows, styles, H, W]` for several. A region's style loss counts by
-        its share of the picture. After Gatys et al.: "Controlling Perceptual Factors in Neural
-        Style Transfer", CVPR 2017, https://arxiv.org/abs/1611.07865, section 4.
-      style_masks: for each style `[h, w]` in [0, 1], the part of it to learn from, or None.
-      paired: content n in style n alone, of as many contents as styles.
+      mixing: `[rows, styles]`, the weights of blends; each row sums to 1. Each row makes one output
+        of each content. Its target is the sum of the styles' targets with these weights.
+      masks: `[styles, H, W]` in [0, 1], over the content. They make one output, in which each style
+        applies where its mask is 1. With `[rows, styles, H, W]` each row makes one output. A
+        region's style loss counts by the region's share of the picture. After Gatys et al.:
+        "Controlling Perceptual Factors in Neural Style Transfer", CVPR 2017,
+        https://arxiv.org/abs/1611.07865, section 4.
+      style_masks: for each style a mask `[h, w]` in [0, 1] of the part to learn from, or None for
+        the whole style.
+      paired: paint content n in style n only. It needs as many contents as styles.
     """
 
-    mixing: jax.Array | None = None
-    masks: jax.Array | None = None
-    style_masks: Sequence[jax.Array | None] | None = None
+    mixing: ArrayLike | None = None
+    masks: ArrayLike | None = None
+    style_masks: Sequence[ArrayLike | None] | None = None
     paired: bool = False
 
-    def replace(self, **changes) -> "Combine":
+    def replace(self, **changes: Any) -> "Combine":
         """A copy with `changes`."""
         return dataclasses.replace(self, **changes)
 
@@ -72,11 +78,19 @@ def checked_combination(
     jitter: int,
     contents: int = 1,
 ) -> Combine:
-    """The same with arrays, masks with their axis of outputs, if so many styles and contents can be
-    combined like that.
+    """Checks `combine` for these terms and numbers of pictures, and converts its arrays.
+
+    Args:
+      combine: what to check.
+      terms: of the objective.
+      styles, contents: how many pictures there are.
+      jitter: of the objective, in pixels.
+
+    Returns:
+      `combine` with float32 NumPy arrays; its masks are `[outputs, styles, H, W]`.
 
     Raises:
-      ValueError: what `nst_jax.compute_targets` refuses of these, but for the masks' sizes.
+      ValueError: as `nst_jax.compute_targets`. The sizes of masks are not checked here.
     """
     mixing, masks, style_masks = combine.mixing, combine.masks, combine.style_masks
     if not styles:
@@ -89,14 +103,16 @@ def checked_combination(
                 f"paired needs as many contents as styles, got {contents} and {styles}"
             )
     if style_masks is not None and len(style_masks) != styles:
-        raise ValueError(f"style_masks must hold one for each of {styles}, got {len(style_masks)}")
-    of_styles = [term for term in terms if term.refers == "style"]
+        raise ValueError(
+            f"style_masks must hold one mask for each of {styles} styles, got {len(style_masks)}"
+        )
+    style_terms = [term for term in terms if term.refers == "style"]
     if masks is not None:
         if mixing is not None:
             raise ValueError("give masks or mixing, not both")
         if jitter:
-            raise ValueError("jitter would move the picture under its masks: use one or the other")
-        for term in of_styles:
+            raise ValueError("masks and jitter exclude each other: jitter moves the picture")
+        for term in style_terms:
             if not term.regions:
                 raise ValueError(
                     f"masks must go with terms that have regions; {term.name!r} has none"
@@ -106,7 +122,7 @@ def checked_combination(
             mask if mask is None else check_mask(f"style_masks[{index}]", mask)
             for index, mask in enumerate(style_masks)
         ]
-        for term in of_styles:
+        for term in style_terms:
             if not term.additive and any(mask is not None for mask in style_masks):
                 raise ValueError(
                     f"style_masks must go with terms that add up; {term.name!r} does not"
@@ -115,102 +131,124 @@ def checked_combination(
         masks = check_masks(masks, styles)
     if mixing is not None:
         mixing = check_mixing(mixing, styles)
-        for term in of_styles:
+        for term in style_terms:
             term.check_mixing(mixing)
     return combine.replace(mixing=mixing, masks=masks, style_masks=style_masks)
 
 
 def rows_of(combine: Combine, styles: int) -> int:
-    """The outputs of a content, of a checked combination of so many styles."""
+    """How many outputs each content has. `combine` is checked, for this number of styles."""
     if combine.masks is not None:
-        return len(combine.masks)
+        return np.shape(combine.masks)[0]
     if combine.mixing is not None:
-        return len(combine.mixing)
+        return np.shape(combine.mixing)[0]
     return 1 if combine.paired else styles
 
 
 def checked_pictures(
     objective: "Objective",
-    content: jax.Array,
-    styles: Sequence[jax.Array],
+    content: Float[ArrayLike, "H W 3"],
+    styles: Sequence[Float[ArrayLike, "_ _ 3"]],
     combine: Combine,
     inputs: Mapping[str, Tree] | None,
 ) -> tuple[Combine, dict[str, Tree]]:
-    """The combination and the data of a run, if they go with the pictures.
+    """Checks the pictures, the combination and the inputs of a run against each other.
+
+    Returns:
+      The combination as of `checked_combination`, and the inputs as a dict.
 
     Raises:
-      TypeError, ValueError: what `compute_targets` refuses.
+      TypeError, ValueError: as `compute_targets`.
     """
     image_lib.check_image("content", content, single=True)
     combine = checked_combination(combine, objective.terms, len(styles), jitter=objective.jitter)
     for index, style in enumerate(styles):
         image_lib.check_image(f"styles[{index}]", style, single=True)
-    if combine.masks is not None and combine.masks.shape[2:] != content.shape[:2]:
-        height, width = content.shape[:2]
+    size = np.shape(content)[:2]
+    if combine.masks is not None and np.shape(combine.masks)[2:] != size:
+        height, width = size
         raise ValueError(
-            f"masks must be [{len(styles)} styles, {height}, {width}], the content's size, or that "
-            f"with a leading axis of outputs, got {np.shape(combine.masks)}"
+            f"masks must be [{len(styles)} styles, {height}, {width}], the content's size, or have "
+            f"a leading axis of outputs, got {np.shape(combine.masks)}"
         )
     for index, (mask, style) in enumerate(zip(combine.style_masks or (), styles, strict=False)):
-        if mask is not None and mask.shape != style.shape[:2]:
+        if mask is not None and np.shape(mask) != np.shape(style)[:2]:
             raise ValueError(
-                f"style_masks[{index}] must have its style's size {style.shape[:2]}, got "
-                f"{mask.shape}"
+                f"style_masks[{index}] must have the size of its style, {np.shape(style)[:2]}, "
+                f"got {np.shape(mask)}"
             )
-    return combine, check_inputs(objective, inputs, content.shape)
+    return combine, check_inputs(objective, inputs, np.shape(content))
 
 
-def check_mixing(mixing: jax.Array, styles: int) -> np.ndarray:
-    """`mixing` as an array, if it is `[outputs, styles]` with rows that sum to 1."""
-    mixing = np.asarray(mixing, np.float32)
-    if mixing.ndim != 2 or mixing.shape[1] != styles or not mixing.shape[0]:
-        raise ValueError(f"mixing must be [outputs, {styles} styles], got {mixing.shape}")
-    sums = np.sum(mixing, axis=1)
+def check_mixing(mixing: ArrayLike, styles: int) -> Float[np.ndarray, "outputs styles"]:
+    """`mixing` as a float32 array.
+
+    Raises:
+      ValueError: it is not `[outputs, styles]`, or a row does not sum to 1.
+    """
+    rows = np.asarray(mixing, np.float32)
+    if rows.ndim != 2 or rows.shape[1] != styles or not rows.shape[0]:
+        raise ValueError(f"mixing must be [outputs, {styles} styles], got {rows.shape}")
+    sums = np.sum(rows, axis=1)
     if not np.allclose(sums, 1.0, atol=1e-4):
         raise ValueError(f"each row of mixing must sum to 1, got sums {sums.tolist()}")
-    return mixing
+    return rows
 
 
-def check_mask(name: str, mask: jax.Array) -> np.ndarray:
-    """`mask` as a float32 array, if it is in [0, 1] and not black all over."""
+def check_mask(name: str, mask: ArrayLike) -> Float[np.ndarray, "..."]:
+    """`mask` as a float32 array.
+
+    Raises:
+      ValueError: it holds no numbers, leaves [0, 1], or is 0 everywhere. The message calls it
+        `name`.
+    """
     try:
-        mask = np.asarray(mask, np.float32)
+        values = np.asarray(mask, np.float32)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be an array of numbers, got {type(mask).__name__}") from None
-    if not np.all((mask >= 0) & (mask <= 1)):  # nor NaN
+    if not np.all((values >= 0) & (values <= 1)):  # also refuses NaN
         raise ValueError(
-            f"{name} must be in [0, 1], got values from {np.min(mask):g} to {np.max(mask):g}"
+            f"{name} must be in [0, 1], got values from {np.min(values):g} to {np.max(values):g}"
         )
-    if mask.size and not mask.any():
-        raise ValueError(f"{name} must have some weight, got 0 everywhere")
-    return mask
+    if values.size and not values.any():
+        raise ValueError(f"{name} must be above 0 somewhere, got 0 everywhere")
+    return values
 
 
-def check_masks(masks: jax.Array, styles: int) -> np.ndarray:
-    """`masks` as `[outputs, styles, H, W]`, if it is that or one output's."""
-    # Of one output each style has a place, of several each output has a style somewhere.
-    masks = [check_mask(f"masks[{index}]", mask) for index, mask in enumerate(masks)]
-    shapes = {mask.shape for mask in masks}
+def check_masks(masks: Any, styles: int) -> Float[np.ndarray, "outputs styles H W"]:
+    """`masks` as a float32 array with an axis of outputs.
+
+    Args:
+      masks: `[styles, H, W]` or `[outputs, styles, H, W]`, an array or a sequence of arrays.
+      styles: how many there are.
+
+    Raises:
+      ValueError: another shape, or a mask that `check_mask` refuses.
+    """
+    # With one output, each style must apply somewhere. With several outputs, an output may leave
+    # out styles, but some style must apply.
+    each = [check_mask(f"masks[{index}]", mask) for index, mask in enumerate(masks)]
+    shapes = {mask.shape for mask in each}
     if len(shapes) > 1:
-        raise ValueError(f"masks must be of one size, got {sorted(shapes)}")
-    masks = np.array(masks)
-    found = masks.shape
-    if masks.ndim == 3:
-        masks = masks[None]
-    if masks.ndim != 4 or not masks.size or masks.shape[1] != styles:
+        raise ValueError(f"masks must all have the same size, got {sorted(shapes)}")
+    values = np.array(each)
+    found = values.shape
+    if values.ndim == 3:
+        values = values[None]
+    if values.ndim != 4 or not values.size or values.shape[1] != styles:
         raise ValueError(
-            f"masks must be [{styles} styles, H, W], the content's size, or that with a leading "
-            f"axis of outputs, got {found}"
+            f"masks must be [{styles} styles, H, W], the content's size, or have a leading axis of "
+            f"outputs, got {found}"
         )
-    return masks
+    return values
 
 
 class Made(NamedTuple):
-    """What targets were made with. An objective of something else is refused.
+    """What targets were made with. An objective with anything else refuses the targets.
 
     Attributes:
       network: the extractor.
-      layers: `((term, its layers), ...)`.
+      layers: `((term, its layers), ...)`, of the terms that have targets.
       size: `(H, W)` of the content.
       moves: whether a jitter moves the content.
     """
@@ -228,25 +266,27 @@ class Made(NamedTuple):
 )
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What pictures are compared with. `compute_targets` gives every leaf a leading axis of
-    outputs; `objective_value` takes the targets of one output.
+    """What pictures are compared with.
+
+    `compute_targets` gives every leaf a leading axis of outputs. `objective_value` takes the
+    targets of one output.
 
     Attributes:
-      terms: `{term: {layer: tree}}`, what each term keeps. An array with one value a position is in
-        a `Field`.
-      masks: share of each position in each region, `{layer: Field [h, w, regions]}`, or None: one
-        region, the whole picture.
-      rows: `[styles]`, weights of a blend, for terms that blend losses; or None.
-      picture: the content picture, if a jitter will move it, else None.
-      output: counts the outputs of one call of `compute_targets`.
-      made: what these targets were made with.
+      terms: `{term: {layer: tree}}`, the target of each term. A `Field` holds each array that has
+        one value a position.
+      masks: `{layer: Field [h, w, regions]}`, the share of each position that is in each region.
+        None is one region, the whole picture.
+      rows: `[styles]`, the weights of a blend, for terms that blend losses; or None.
+      picture: the content picture if a jitter will move it, else None.
+      output: the output's number in its call of `compute_targets`.
+      made: what the targets were made with.
     """
 
     terms: dict[str, dict[str, Tree]]
     masks: dict[str, Field] | None
-    rows: jax.Array | None
+    rows: Float[Array, "*outputs styles"] | None
     picture: Field | None
-    output: jax.Array
+    output: Int[Array, "*outputs"]
     made: Made
 
 
@@ -255,14 +295,15 @@ class Objective:
     """Terms on a network.
 
     Attributes:
-      terms: unique in their names.
+      terms: each with a name of its own.
       extractor: the network.
-      jitter: pixels by which the network's picture moves, at most.
+      jitter: the most pixels by which the picture moves before the network sees it.
       partition: how a picture is divided, see `nst_jax.partition`.
 
     Raises:
-      TypeError, ValueError: what is no term, two terms of one name, or a partition that is none,
-        that the host has to run or that the extractor cannot have.
+      TypeError: a term or a partition of another type.
+      ValueError: two terms with one name, a partition that needs the host, or one that the
+        extractor does not support.
     """
 
     terms: tuple[Term, ...]
@@ -276,33 +317,38 @@ class Objective:
 
     @classmethod
     def of(cls, config: Config, *, partition: Partition = Together()) -> "Objective":
-        """What `config` describes."""
+        """The objective that `config` describes."""
         return cls(config.terms, config.network, config.jitter, partition)
 
     def layers(self, *refers: str | None) -> tuple[str, ...]:
-        """The layers of the network that terms look at, each once; of `refers`, where it is given,
-        those terms alone that refer to one of these."""
+        """The network's layers that terms look at, each once.
+
+        Args:
+          *refers: take only the terms with one of these values of `Term.refers`; without any, take
+            all terms.
+        """
         terms = [term for term in self.terms if not refers or term.refers in refers]
         return partition.network_layers(terms)
 
     def made(self, size: Sequence[int]) -> Made:
-        """`Targets.made` of targets for a content of `size`."""
+        """`Targets.made` for a content of `size` `(H, W, ...)`."""
         layers = tuple(
             (term.name, tuple(term.layers)) for term in self.terms if term.refers is not None
         )
-        return Made(self.extractor, layers, tuple(size[:2]), self.jitter > 0)
+        height, width = size[:2]
+        return Made(self.extractor, layers, (height, width), self.jitter > 0)
 
     def at(self, params: Tree, shape: Sequence[int], key: jax.Array | None = None) -> At:
-        """The `At` of a whole picture of `shape`."""
+        """The `At` of a whole picture of `shape` `(H, W, ...)`. `key` is of the run and step."""
         if not all(term.fixed for term in self.terms):
             key = jax.random.key(0) if key is None else jax.random.fold_in(key, 1)
         return partition.make_at(self.extractor, params, self.terms, shape, key=key)
 
     def grid(self, params: Tree, shape: Sequence[int], tile: int) -> Grid:
-        """`partition.grid` of these terms.
+        """The windows of at most `tile` pixels a side, see `partition.grid`.
 
         Raises:
-          ValueError: as that, or a term that doesn't add up.
+          ValueError: as `partition.grid`, or a term that doesn't add up over parts.
         """
         for term in self.terms:
             if not term.additive:
@@ -312,27 +358,32 @@ class Objective:
         return partition.grid(shape, tile, self.terms, self.extractor, params)
 
     def of_terms(self, keep: Callable[[Term], bool]) -> "Objective":
-        """This, of those terms alone for which `keep` says so."""
+        """The objective with only the terms for which `keep(term)` is true."""
         return dataclasses.replace(self, terms=tuple(filter(keep, self.terms)))
 
-    # What terms say of targets.
+    # Targets.
 
     def style_targets(
         self,
         params: Tree,
-        style: jax.Array,
+        style: Float[ArrayLike, "h w 3"],
         *,
-        mask: jax.Array | None = None,
+        mask: Float[ArrayLike, "h w"] | None = None,
     ) -> dict[str, dict[str, Tree]]:
-        """What terms keep of a style `[h, w, 3]`, at its own size; of the part of it that `mask`
-        `[h, w]` names, if there is one."""
-        own = self.of_terms(lambda term: term.refers == "style")
-        at = own.at(params, style.shape)
-        weights = None if mask is None else own.masks(params, mask, style.shape)
-        return own.kept_of_style(own.measure(params, style, {}, at, own=weights), at)
+        """The style terms' targets of one style, `{term: {layer: tree}}`, at the style's own size.
 
-    def kept_of_style(self, sums: Sums, at: At) -> dict[str, dict[str, Tree]]:
-        """What terms keep of a style's sums."""
+        Args:
+          params: of the network.
+          style: the picture, in [0, 1].
+          mask: the part to learn from, in [0, 1]; None is all.
+        """
+        own = self.of_terms(lambda term: term.refers == "style")
+        at = own.at(params, np.shape(style))
+        weights = None if mask is None else own.masks(params, mask, np.shape(style))
+        return own.style_targets_of(own.measure(params, style, {}, at, own=weights), at)
+
+    def style_targets_of(self, sums: Sums, at: At) -> dict[str, dict[str, Tree]]:
+        """The style terms' targets, from a style's sums."""
         return {
             term.name: {
                 layer: term.target(layer, measured.sums, at)
@@ -343,9 +394,16 @@ class Objective:
         }
 
     def content_targets(
-        self, params: Tree, content: jax.Array, at: At | None = None
+        self, params: Tree, content: Float[ArrayLike, "h w 3"], at: At | None = None
     ) -> dict[str, dict[str, Tree]]:
-        """What terms keep of a content `[H, W, 3]`, or of a window of the one that `at` is of."""
+        """The content terms' targets of one content, `{term: {layer: tree}}`.
+
+        Args:
+          params: of the network.
+          content: the picture, in [0, 1], or a window of it.
+          at: of the whole picture; None if `content` is the whole picture.
+        """
+        content = jnp.asarray(content)
         own = self.of_terms(lambda term: term.refers == "content")
         at = own.at(params, content.shape) if at is None else at
         layers = own.layers()
@@ -361,42 +419,68 @@ class Objective:
             for term in own.terms
         }
 
-    def masks(self, params: Tree, mask: jax.Array, shape: Sequence[int]) -> dict[str, jax.Array]:
-        """A mask `[..., H, W]` at each layer that masks apply to."""
+    def masks(
+        self, params: Tree, mask: Float[ArrayLike, "*N H W"], shape: Sequence[int]
+    ) -> dict[str, Float[Array, "*N _ _"]]:
+        """Shrinks a mask to each layer that terms look at, `{layer: [..., h, w]}`.
+
+        Args:
+          params: of the network.
+          mask: over the whole picture, in [0, 1].
+          shape: `(H, W, ...)` of the picture.
+        """
         strides = partition.strides_of(self.terms, self.extractor, params, shape)
         looked_at = {layer for term in self.terms for layer in term.layers}
         return {layer: shrink(mask, strides[layer]) for layer in strides if layer in looked_at}
 
     # The loss.
 
-    def beside(self, targets: Targets) -> dict[str, dict[str, Tree]]:
-        """What `Term.sums` is given of the targets, of a whole picture."""
-        of_styles = {term.name for term in self.terms if term.refers == "style"}
+    def targets_for_sums(self, targets: Targets) -> dict[str, dict[str, Tree]]:
+        """The part of a whole picture's targets that `Term.sums` takes."""
+        style_terms = {term.name for term in self.terms if term.refers == "style"}
         return {
-            name: fields_of(tree) if name in of_styles else tree
+            name: fields_of(tree) if name in style_terms else tree
             for name, tree in targets.terms.items()
         }
 
-    def measure(self, params, image, fields, at, **options) -> Sums:
-        """`partition.measure` of these terms."""
+    def measure(
+        self,
+        params: Tree,
+        image: Float[ArrayLike, "h w 3"],
+        fields: Mapping[str, Mapping[str, Tree]],
+        at: At,
+        *,
+        masks: Mapping[str, Field] | None = None,
+        own: Mapping[str, jax.Array] | None = None,
+        moved: Float[Array, "h w 3"] | None = None,
+        layers: Sequence[str] | None = None,
+    ) -> Sums:
+        """The terms' sums over a picture, or over a window of it, see `partition.measure`."""
         return partition.measure(
             *(self.terms, self.extractor, params, image, fields, at),
+            masks=masks,
+            own=own,
+            moved=moved,
+            layers=layers,
             partition=self.partition,
-            **options,
         )
 
-    def parts(self, sums: Sums, targets: Targets, at: At) -> dict[str, dict[str, jax.Array]]:
-        """The loss of each term by part, `{term: {part: scalar}}`, of a picture's sums.
+    def parts(
+        self, sums: Sums, targets: Targets, at: At
+    ) -> dict[str, Mapping[str, Float[Array, ""]]]:
+        """The loss of each term by part, `{term: {part: scalar}}`, from a picture's sums.
 
-        With regions, each region's loss counts by its share of the picture.
+        With regions, each region's loss counts by the region's share of the picture.
         """
         return {term.name: self._parts_of(term, sums, targets, at) for term in self.terms}
 
-    def _parts_of(self, term, sums, targets, at):
+    def _parts_of(
+        self, term: Term, sums: Sums, targets: Targets, at: At
+    ) -> Mapping[str, Float[Array, ""]]:
         found = sums[term.name]
         target = without_fields(targets.terms.get(term.name, {}))
 
-        def loss(own, target):
+        def loss(own: Mapping[str, Tree], target: Mapping[str, Tree]) -> Mapping[str, jax.Array]:
             if term.refers == "style" and term.mix == "losses" and targets.rows is not None:
                 each = jax.vmap(lambda target: term.loss(own, target, at))(target)
                 return {part: jnp.vdot(targets.rows, values) for part, values in each.items()}
@@ -404,19 +488,19 @@ class Objective:
 
         own = {layer: found[layer].sums for layer in term.layers}  # in the term's own order
         shares = {layer: measured.share for layer, measured in found.items()}
-        if any(share is not None for share in shares.values()):
-            # Of a style there is a target a region; of the content and the run one for all.
-            parts = jax.vmap(loss, in_axes=(0, 0 if term.refers == "style" else None))(own, target)
-            parts = {
-                part: jnp.sum(_share_of(part, shares) / at.positions[part] * values)
-                for part, values in parts.items()
-            }
-        else:
-            parts = loss(own, target)
-        return parts
+        if all(share is None for share in shares.values()):
+            return loss(own, target)
+        # A style term has a target for each region. Other terms have one target for all regions.
+        by_region = jax.vmap(loss, in_axes=(0, 0 if term.refers == "style" else None))(own, target)
+        return {
+            part: jnp.sum(_share_of(part, shares) / at.positions[part] * values)
+            for part, values in by_region.items()
+        }
 
-    def total(self, parts: Mapping[str, Mapping[str, jax.Array]]):
-        """The loss, and what the terms add to it: `{"total", term, ...}`."""
+    def total(
+        self, parts: Mapping[str, Mapping[str, Float[Array, ""]]]
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The loss, and `{"total": loss, term: weighted loss, ...}`, from what `parts` returns."""
         terms = {
             term.name: term.weight * sum(parts[term.name].values(), jnp.zeros(()))
             for term in self.terms
@@ -424,21 +508,26 @@ class Objective:
         total = sum(terms.values(), jnp.zeros(()))
         return total, {"total": total, **terms}
 
-    def weighted(self, parts: Mapping[str, Mapping[str, jax.Array]]) -> dict:
-        """What each part adds to the loss."""
+    def weighted(
+        self, parts: Mapping[str, Mapping[str, Float[Array, ""]]]
+    ) -> dict[str, dict[str, Float[Array, ""]]]:
+        """What each part adds to the loss, `{term: {part: scalar}}`."""
         return {
             term.name: {part: term.weight * value for part, value in parts[term.name].items()}
             for term in self.terms
         }
 
-    def shift(self, key: jax.Array | None) -> jax.Array | None:
-        """Pixels `[2]` down and to the right by which the jitter moves the picture."""
+    def shift(self, key: jax.Array | None) -> Int[Array, "2"] | None:
+        """The rows and columns by which the jitter moves the picture, or None.
+
+        None stands for no key or no jitter.
+        """
         if key is None or not self.jitter:
             return None
         return jax.random.randint(key, (2,), -self.jitter, self.jitter + 1)
 
 
-def _checked_parts(term, parts):
+def _checked_parts(term: Term, parts: Any) -> Mapping[str, jax.Array]:
     if not isinstance(parts, Mapping) or any(np.shape(value) for value in parts.values()):
         raise TypeError(
             f"the loss of the term {term.name!r} must be {{part: scalar}}, got {parts!r}"
@@ -446,85 +535,97 @@ def _checked_parts(term, parts):
     return parts
 
 
-def _share_of(part, shares):
+def _share_of(part: str, shares: Mapping[str, Any]) -> jax.Array:
     if part not in shares:
-        raise ValueError(
-            f"a loss that masks apply to must have layers as its parts, got the part {part!r}"
-        )
+        raise ValueError(f"a loss under masks must have layers as its parts, got the part {part!r}")
     return shares[part]
 
 
-def shrink(mask: jax.Array, stride: int) -> jax.Array:
-    """A mask `[..., H, W]` of a picture, brought to a layer of that stride as pooling brings the
-    features there."""
+def shrink(mask: Float[ArrayLike, "*N H W"], stride: int) -> Float[Array, "*N h w"]:
+    """Shrinks a picture's mask to a layer of this stride, as pooling shrinks features.
+
+    Raises:
+      ValueError: a stride that is not a power of 2.
+    """
     if stride & (stride - 1):
-        raise ValueError(f"masks need a stride that is a power of 2, got {stride}")
+        raise ValueError(f"masks need layers with a stride that is a power of 2, got {stride}")
     return image_lib.shrink_mask(mask, times=stride.bit_length() - 1)
 
 
 def prepare(params: Mapping, config: Config) -> Mapping:
-    """`params` as suits many steps on this backend, if the network knows of such a form."""
-    if not hasattr(config.network, "prepare"):
+    """The parameters in the form in which many steps are fastest on this backend.
+
+    A network without a method `prepare` gets `params` as they are.
+    """
+    network: Any = config.network
+    if not hasattr(network, "prepare"):
         return params
-    return config.network.prepare(params, Objective.of(config).layers())
+    return network.prepare(params, Objective.of(config).layers())
 
 
-# Compiled once for each shape of picture; the configuration's numbers compile nothing.
+# These compile once for each shape of picture. Another number in the config compiles nothing.
 @functools.partial(jax.jit, static_argnames="partition")
 def content_targets(
-    params: Mapping, content: jax.Array, config: Config, *, partition: Partition = Together()
-) -> dict:
-    """What the terms keep of `content` `[H, W, 3]`, `{term: {layer: tree}}`."""
+    params: Mapping,
+    content: Float[ArrayLike, "H W 3"],
+    config: Config,
+    *,
+    partition: Partition = Together(),
+) -> dict[str, dict[str, Tree]]:
+    """The content terms' targets of one content, `{term: {layer: tree}}`."""
     return Objective.of(config, partition=partition).content_targets(params, content)
 
 
 @functools.partial(jax.jit, static_argnames="partition")
 def style_targets(
     params: Mapping,
-    style: jax.Array,
+    style: Float[ArrayLike, "h w 3"],
     config: Config,
     *,
-    mask: jax.Array | None = None,
+    mask: Float[ArrayLike, "h w"] | None = None,
     partition: Partition = Together(),
-) -> dict:
-    """What the terms keep of `style` `[h, w, 3]`, at its own size, `{term: {layer: tree}}`; of the
-    part of it that `mask` `[h, w]` names, if there is one."""
+) -> dict[str, dict[str, Tree]]:
+    """The style terms' targets of one style, `{term: {layer: tree}}`, at the style's own size.
+
+    They are taken from the part of the style that `mask` covers; None is all of it.
+    """
     return Objective.of(config, partition=partition).style_targets(params, style, mask=mask)
 
 
 def compute_targets(
     params: Mapping,
-    content: jax.Array,
-    styles: Sequence[jax.Array],
+    content: Float[ArrayLike, "H W 3"],
+    styles: Sequence[Float[ArrayLike, "_ _ 3"]],
     config: Config,
     *,
     combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
     partition: Partition = Together(),
 ) -> Targets:
-    """Targets of every output: what the terms keep of the content and of the styles.
+    """The targets of every output, from a content and styles.
 
     Args:
       params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
-      content: `[H, W, 3]`.
-      styles: pictures `[h, w, 3]`, each of its own size.
+      content: `[H, W, 3]` in [0, 1].
+      styles: pictures `[h, w, 3]` in [0, 1], each of its own size.
       config: terms and network.
-      combine: how styles are combined; None of it is one output a style.
-      inputs: data of the run, `{term: tree}`, of the terms that refer to it. An array with one
-        value a position is in a `Field`, of the content's size; where it has an axis of outputs,
-        the `Field` says so.
-      partition: how each picture is divided, as of `objective_value`. Targets are the same, up to
-        rounding.
+      combine: how the styles are combined. The default makes one output for each style.
+      inputs: data of the run, `{term: tree}`, for each term that refers to it. A `Field` holds each
+        array with one value a position; it has the content's size. If such an array has a leading
+        axis of outputs, set `Field.per_output`.
+      partition: how each picture is divided, as in `objective_value`. It changes the targets by
+        rounding only.
 
     Returns:
       `Targets` with a leading axis of outputs on every leaf, ready for `jax.vmap`.
 
     Raises:
-      TypeError: a picture that is not floating point.
-      ValueError: a picture of another shape, no style, a layer that the network doesn't have or
-        that has no positions, a picture too small for the deepest layer, a bad mixing, a mask of
-        another size than its picture, out of [0, 1] or without any weight, or masks together with
-        mixing or jitter, or inputs of other terms or of another size.
+      TypeError: a picture that is not a floating-point array.
+      ValueError: pictures: a wrong shape, no style, or a picture too small for the deepest layer.
+        Layers: a layer that the network doesn't have, or that has no positions.
+        Combinations: rows of `mixing` that don't sum to 1; a mask of another size than its picture,
+        outside [0, 1] or 0 everywhere; masks together with mixing or jitter.
+        Inputs: inputs for other terms, or of another size.
     """
     objective = Objective.of(config, partition=partition)
     combine, inputs = checked_pictures(objective, content, styles, combine, inputs)
@@ -535,15 +636,15 @@ def compute_targets(
 
 def find_targets(
     params: Mapping,
-    content: jax.Array,
-    styles: Sequence[jax.Array],
+    content: Float[ArrayLike, "H W 3"],
+    styles: Sequence[Float[ArrayLike, "_ _ 3"]],
     config: Config,
     *,
     combine: Combine,
     inputs: Mapping[str, Tree],
     partition: Partition = Together(),
 ) -> Targets:
-    """`compute_targets` of what is checked."""
+    """`compute_targets` for arguments that have been checked."""
     return assembled(
         params,
         content,
@@ -560,22 +661,23 @@ def find_targets(
 
 def assembled(
     params: Mapping,
-    content: jax.Array,
-    styles: Sequence[jax.Array],
+    content: Float[ArrayLike, "H W 3"],
+    styles: Sequence[Float[ArrayLike, "_ _ 3"]],
     config: Config,
     *,
     combine: Combine,
     inputs: Mapping[str, Tree],
-    of_style: Callable[[jax.Array, jax.Array | None], dict],
-    of_content: Callable[[jax.Array], dict],
+    of_style: Callable[[ArrayLike, ArrayLike | None], dict[str, dict[str, Tree]]],
+    of_content: Callable[[jax.Array], dict[str, dict[str, Tree]]],
 ) -> Targets:
-    """Targets of every output, of what is found of a style and its mask and of a content.
+    """Assembles the targets of every output from each style's and the content's.
 
     Args:
-      params, content, styles, config, combine, inputs: as of `compute_targets`, checked.
-      of_style, of_content: give `{term: {layer: tree}}`.
+      params, content, styles, config, combine, inputs: as in `compute_targets`, checked.
+      of_style: gives `{term: {layer: tree}}` of a style and its mask.
+      of_content: gives `{term: {layer: tree}}` of a content.
     """
-    Objective.of(config).at(params, content.shape)
+    Objective.of(config).at(params, np.shape(content))  # refuses unknown layers and small pictures
     masks = combine.style_masks or [None] * len(styles)
     each = [of_style(style, mask) for style, mask in zip(styles, masks, strict=True)]
     content = jnp.asarray(content)
@@ -595,10 +697,14 @@ def assembled(
 def check_inputs(
     objective: Objective, inputs: Mapping[str, Tree] | None, shape: Sequence[int]
 ) -> dict[str, Tree]:
-    """The data of a run, if it is that of the terms that want some, for a picture of `shape`.
+    """Checks the data of a run for a picture of `shape` `(H, W, ...)`.
+
+    Returns:
+      `inputs` as a dict; None is an empty one.
 
     Raises:
-      ValueError: it is not.
+      ValueError: a term without its data, data for another term, no arrays, a `Field` of an unknown
+        kind or with a shape or values that its kind doesn't have, or one of another size.
     """
     inputs = dict(inputs or {})
     wanted = [term.name for term in objective.terms if term.refers == "run"]
@@ -619,9 +725,9 @@ def check_inputs(
                 )
             if field.kind == "picture" and (len(whole) < 3 + field.per_output or whole[-1] != 3):
                 raise ValueError(f"inputs[{name!r}] must be a picture [H, W, ..., 3], got {whole}")
-            if field.kind != "features" and not isinstance(field.values, jax.core.Tracer):
+            if field.kind != "features" and not isinstance(field.values, Tracer):
                 values = np.asarray(field.values)
-                if not np.all((values >= 0) & (values <= 1)):  # nor NaN
+                if not np.all((values >= 0) & (values <= 1)):  # also refuses NaN
                     raise ValueError(
                         f"inputs[{name!r}] must be in [0, 1], got values from {np.min(values):g} "
                         f"to {np.max(values):g}"
@@ -633,12 +739,32 @@ def check_inputs(
     return inputs
 
 
-# Its many small operations would else be compiled one by one.
+# Jitted, because each of its many small operations would otherwise be compiled alone.
 @functools.partial(jax.jit, static_argnames="shape")
 def _each_output(
-    params, styles, contents, picture, mixing, masks, inputs, config, *, shape
+    params: Mapping,
+    styles: Sequence[dict[str, dict[str, Tree]]],
+    contents: dict[str, dict[str, Tree]],
+    picture: Field | None,
+    mixing: jax.Array | None,
+    masks: jax.Array | None,
+    inputs: Mapping[str, Tree],
+    config: Config,
+    *,
+    shape: tuple[int, int],
 ) -> Targets:
-    """Gives every leaf its leading axis of outputs."""
+    """Makes the targets of every output; each leaf gets a leading axis of outputs.
+
+    Args:
+      params: of the network.
+      styles: `{term: {layer: tree}}` of each style.
+      contents: `{term: {layer: tree}}` of the content.
+      picture: the content, if a jitter will move it.
+      mixing, masks: of the checked `Combine`.
+      inputs: data of the run.
+      config: terms and network.
+      shape: `(H, W)` of the content.
+    """
     objective = Objective.of(config)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *styles)
     outputs, regions, rows = len(styles), None, None
@@ -655,7 +781,7 @@ def _each_output(
         by_losses = {t.name for t in objective.terms if t.refers == "style" and t.mix == "losses"}
         rows = mixing if by_losses else None
 
-        def mixed(leaf):
+        def mixed(leaf: jax.Array) -> jax.Array:
             return jnp.tensordot(mixing, leaf, axes=1, precision="highest")
 
         stacked = {
@@ -665,7 +791,7 @@ def _each_output(
     return Targets(
         terms=stacked
         | _repeated(contents, outputs)
-        | _of_the_run(objective, params, inputs, outputs, shape),
+        | _run_targets(objective, params, inputs, outputs, shape),
         masks=regions,
         rows=rows,
         picture=_repeated(picture, outputs),
@@ -674,11 +800,17 @@ def _each_output(
     )
 
 
-def _of_the_run(objective, params, inputs, outputs, shape):
-    """What terms keep of the run's data, for each output."""
+def _run_targets(
+    objective: Objective,
+    params: Mapping,
+    inputs: Mapping[str, Tree],
+    outputs: int,
+    shape: tuple[int, int],
+) -> dict[str, dict[str, Tree]]:
+    """The targets of terms that refer to data of the run, with a leading axis of outputs."""
     at = objective.at(params, shape)
 
-    def each(leaf):
+    def per_output(leaf: Any) -> Any:
         if not is_field(leaf):
             return _repeated(leaf, outputs)
         values = leaf.values if leaf.per_output else _repeated(leaf.values, outputs)
@@ -687,7 +819,7 @@ def _of_the_run(objective, params, inputs, outputs, shape):
     found = {}
     for term in objective.terms:
         if term.refers == "run":
-            own = jax.tree.map(each, inputs[term.name], is_leaf=is_field)
+            own = jax.tree.map(per_output, inputs[term.name], is_leaf=is_field)
             found[term.name] = {
                 layer: jax.vmap(lambda data, term=term, layer=layer: term.target(layer, data, at))(
                     own
@@ -697,45 +829,47 @@ def _of_the_run(objective, params, inputs, outputs, shape):
     return found
 
 
-def _repeated(tree, outputs):
+def _repeated(tree: Tree, outputs: int) -> Tree:
+    """The tree with each leaf repeated along a new leading axis of outputs."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (outputs, *leaf.shape)), tree)
 
 
 def objective_value(
-    image: jax.Array,
+    image: Float[ArrayLike, "H W 3"],
     params: Mapping,
     targets: Targets,
     config: Config,
     *,
     key: jax.Array | None = None,
     partition: Partition = Together(),
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss of one picture. Pure: `jax.grad`, `jax.jit` and `jax.vmap` it.
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss of one picture. It is pure: use it with `jax.grad`, `jax.jit` and `jax.vmap`.
 
-    For a batch, `jax.vmap(objective_value, in_axes=(0, None, 0, None))`. `config` is a pytree
-    whose leaves are its numbers: a jitted call compiles anew only when its structure changes, and
-    a vmapped one takes as its axes a tree of that kind, `jax.tree.map(axis_of, config)`.
+    For a batch, use `jax.vmap(objective_value, in_axes=(0, None, 0, None))`.
+
+    `config` is a pytree whose leaves are its numbers. A jitted call compiles again only when the
+    structure of the config changes. To map over numbers of the config, pass a tree of axes to
+    `jax.vmap`, made by `jax.tree.map(axis_of, config)`.
 
     Args:
       image: `[H, W, 3]` in [0, 1], of the content's shape.
       params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
-      targets: one output's, from `compute_targets`; those of a single output may be passed
-        with their leading axis of one.
-      config: terms and network, those that the targets were made with.
-      key: random key of the run and step. With `config.jitter` it moves image and content before
-        the network sees them; None moves nothing. Terms that draw take key 0 for None.
+      targets: one output's, from `compute_targets`. A leading axis of length 1 is accepted.
+      config: terms and network; the same as the targets were made with.
+      key: random key of the run and step. With `config.jitter`, it decides how image and content
+        move before the network sees them; None moves nothing. Terms that draw use key 0 for None.
       partition: how the picture is divided, `partition.Together` or `partition.Windows` with
-        `loop="scan"`. Static under `jax.jit`. It changes results only by rounding, and targets of
-        any partition will do.
+        `loop="scan"`. It is static under `jax.jit`. It changes results by rounding only, and takes
+        targets that were made with any partition.
 
     Returns:
-      The total, and `{"total": ..., term: ...}`, scalars of which those of the terms, weighted, sum
-      to the first.
+      The loss, and `{"total": loss, term: weighted loss, ...}`. All are scalars. The terms'
+      weighted losses sum to the loss.
 
     Raises:
-      ValueError: an image that is not `[H, W, 3]`, targets of several outputs, another size,
-        another network or other layers, or a partition that only the host can run or that the
-        network cannot have.
+      ValueError: an image that is not `[H, W, 3]`; targets of several outputs, of another size, of
+        another network, or without a layer of the config; a partition that only the host can run,
+        or that the network does not support.
     """
     objective = Objective.of(config, partition=partition)
     return objective.total(_parts(objective, image, params, targets, key))
@@ -743,45 +877,61 @@ def objective_value(
 
 @functools.cache
 def value_by(partition: Partition) -> Callable:
-    """`objective_value` with that partition. The same function each time, so that the program that
-    was compiled for it is found again."""
+    """`objective_value` with this partition.
+
+    Each call with an equal partition returns the same function, so that JAX finds the program that
+    it has compiled.
+    """
     if partition == Together():
         return objective_value
     return functools.partial(objective_value, partition=partition)
 
 
 def layer_losses(
-    image: jax.Array,
+    image: Float[ArrayLike, "H W 3"],
     params: Mapping,
     targets: Targets,
     config: Config,
     *,
     partition: Partition = Together(),
-) -> dict[str, dict[str, jax.Array]]:
+) -> dict[str, dict[str, Float[Array, ""]]]:
     """What each part of each term adds to the loss of one picture.
 
     Args:
-      image, params, targets, config, partition: as of `objective_value`.
+      image, params, targets, config, partition: as in `objective_value`.
 
     Returns:
-      `{term: {layer: loss}}`, weighted scalars: those of each term sum to its value of
-      `objective_value`.
+      `{term: {part: scalar}}`, weighted; a part is usually a layer. The parts of a term sum to the
+      term's value from `objective_value`.
+
+    Raises:
+      ValueError: as `objective_value`.
     """
     objective = Objective.of(config, partition=partition)
     return objective.weighted(_parts(objective, image, params, targets, None))
 
 
-def _parts(objective, image, params, targets, key):
+def _parts(
+    objective: Objective,
+    image: ArrayLike,
+    params: Mapping,
+    targets: Targets,
+    key: jax.Array | None,
+) -> dict[str, Mapping[str, jax.Array]]:
+    """The unweighted loss of each term by part, `{term: {part: scalar}}`."""
+    image = jnp.asarray(image)
     if image.ndim != 3:
         raise ValueError(
             f"image must be one picture [H, W, 3], got {image.shape}; for several use "
             "jax.vmap(objective_value, in_axes=(0, None, 0, None))"
         )
     targets = one_output(targets)
-    check_made(targets, objective, image.shape)
+    moves = key is not None and objective.jitter > 0
+    check_made(targets, objective, image.shape, finds_content=moves)
     at = objective.at(params, image.shape, key)
-    shift, moved, fields = objective.shift(key), None, objective.beside(targets)
+    shift, moved, fields = objective.shift(key), None, objective.targets_for_sums(targets)
     if shift is not None:
+        assert targets.picture is not None  # `check_made` refuses targets without jitter
         moved = jnp.roll(image, shift, axis=(0, 1))
         content = jnp.roll(targets.picture.values, shift, axis=(0, 1))
         content = objective.content_targets(params, jax.lax.stop_gradient(content), at)
@@ -790,11 +940,19 @@ def _parts(objective, image, params, targets, key):
     return objective.parts(sums, targets, at)
 
 
-def moved_fields(fields, content):
-    """The targets' `Field`s, with those of the content's layers as of `content`. What is of the
-    picture itself stays, for it is compared before a jitter moves it."""
+def moved_fields(
+    fields: dict[str, dict[str, Tree]], content: Mapping[str, Mapping[str, Tree]]
+) -> dict[str, dict[str, Tree]]:
+    """The targets for sums, with those of a moved content in place of the content's.
 
-    def own(name, layer, tree):
+    The targets at the layer `IMAGE` stay: a jitter moves only what the network sees.
+
+    Args:
+      fields: as from `Objective.targets_for_sums`.
+      content: as from `Objective.content_targets` of the moved content.
+    """
+
+    def own(name: str, layer: str, tree: Tree) -> Tree:
         return fields[name][layer] if layer == IMAGE else tree
 
     return fields | {
@@ -803,11 +961,20 @@ def moved_fields(fields, content):
     }
 
 
-def check_made(targets: Targets, objective: Objective, shape: Sequence[int]) -> None:
-    """Refuses targets that were made with something else.
+def check_made(
+    targets: Targets, objective: Objective, shape: Sequence[int], *, finds_content: bool
+) -> None:
+    """Checks that the targets were made for this objective and have all its layers.
+
+    Args:
+      targets: one output's.
+      objective: the one to evaluate.
+      shape: `(H, W, ...)` of the picture.
+      finds_content: whether the caller finds the content's layers again, from `targets.picture`;
+        targets may then leave out these layers.
 
     Raises:
-      ValueError: they were.
+      ValueError: another size, network, term or layer, or no jitter where the objective has one.
     """
     made, wanted = targets.made, objective.made(shape)
     if made.size != wanted.size:
@@ -816,20 +983,47 @@ def check_made(targets: Targets, objective: Objective, shape: Sequence[int]) -> 
         )
     if made.network != wanted.network:
         raise ValueError(
-            f"targets must be of the objective's network, {wanted.network}, got those of "
-            f"{made.network}"
+            f"targets must be made with the config's network {wanted.network}, got {made.network}"
         )
     if made.moves < wanted.moves:
-        raise ValueError("targets must be made with a jitter, as the objective has one; got none")
+        raise ValueError(
+            "targets must be made with a jitter, because the config has "
+            f"jitter={objective.jitter}, got targets without jitter"
+        )
+    layers, made_layers = dict(wanted.layers), dict(made.layers)
+    for name in made_layers:
+        if name not in layers:
+            raise ValueError(
+                f"targets must have no term {name!r}, as the config has none, got one of the "
+                f"layers {_listed(made_layers[name])}"
+            )
+    for term in objective.terms:
+        if term.name in layers:
+            _check_layers(term.name, layers[term.name], made_layers.get(term.name, ()))
+            found = targets.terms.get(term.name, {})
+            given = tuple(
+                layer
+                for layer in layers[term.name]
+                if layer in found or (finds_content and term.refers == "content" and layer != IMAGE)
+            )
+            _check_layers(term.name, layers[term.name], given)
     if made.layers != wanted.layers:
         raise ValueError(
-            f"targets must be of the objective's terms and layers, {_listed(wanted.layers)}, got "
-            f"those of {_listed(made.layers)}"
+            f"targets must have the terms {_listed(layers)} in this order, got "
+            f"{_listed(made_layers)}"
         )
 
 
-def _listed(layers):
-    return "; ".join(f"{name}: {', '.join(own) or 'none'}" for name, own in layers) or "none"
+def _check_layers(term: str, wanted: tuple[str, ...], got: tuple[str, ...]) -> None:
+    if got != wanted:
+        raise ValueError(
+            f"targets of the term {term!r} must have the layers {_listed(wanted)}, got "
+            f"{_listed(got)}"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def target_shapes(
@@ -840,10 +1034,20 @@ def target_shapes(
     regions: int = 0,
     inputs: Mapping[str, Tree] | None = None,
 ) -> Targets:
-    """The shapes of one output's targets, for a picture of `shape` `(H, W)`; with so many regions
-    of masks, if any, and `inputs` of that size, arrays or `jax.ShapeDtypeStruct`s."""
+    """The shapes of one output's targets, without computing the targets.
 
-    def targets(params, content, inputs):
+    Args:
+      params: of the network, arrays or `jax.ShapeDtypeStruct`s.
+      shape: `(H, W)` of the picture.
+      config: terms and network.
+      regions: how many regions the masks have; 0 is no masks.
+      inputs: data of the run, of this size, arrays or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      `Targets` with `jax.ShapeDtypeStruct`s as leaves.
+    """
+
+    def targets(params: Mapping, content: jax.Array, inputs: Mapping[str, Tree]) -> Targets:
         style = Objective.of(config).style_targets(params, content)
         contents = Objective.of(config).content_targets(params, content)
         masks = jnp.zeros((1, regions, *shape)) if regions else None
@@ -859,7 +1063,7 @@ def target_shapes(
 
 
 def one_output(targets: Targets) -> Targets:
-    """Drops the leading axis of `compute_targets` when it is one.
+    """Drops the leading axis of `compute_targets` if its length is 1.
 
     Raises:
       ValueError: targets of several outputs.

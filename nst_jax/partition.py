@@ -1,31 +1,31 @@
-"""The sums that terms take of a picture, found of the picture as a whole or part by part.
+"""The sums that terms take of a picture, evaluated on the whole picture or part by part.
 
-Sums over positions add up, so a picture may be looked at in parts. What differs is what a part
-sees beyond its border, and when. Two values say it:
+Sums over positions add up, so a picture can be evaluated in parts. A partition says how:
 
-- `Together`: all parts are in memory at once, and a part takes the rows that it needs from its
+- `Together`: all parts are in memory at once. A part takes the rows that it needs from its
   neighbours. A whole picture is one part.
-- `Windows`: one part after the other is in memory. Windows overlap, and what overlaps is computed
-  again.
+- `Windows`: one part after the other is in memory. Windows overlap, and the overlap is computed
+  twice.
 
-`Windows(loop="scan")` cuts the network at its poolings. Each segment runs over vertical windows, in
-a loop inside the program, with as many columns at their sides as its convolutions see. The gradient
-keeps only what goes into a segment and computes the rest again, after Tianqi Chen
-et al.: "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174.
-These windows divide the width, since a mesh divides the height. They run in a loop because a
-compiler computes equal expressions once and keeps the result. XLA on a CPU does so even across the
-barriers of `jax.checkpoint`, but not across two loops.
+`Windows(loop="scan")` cuts the network at its poolings into segments. Each segment runs over
+vertical windows, in a loop inside the program. A window has as many extra columns at each side as
+the segment's convolutions see. The program keeps only the input of each segment for the gradient
+and computes the rest again, after Tianqi Chen et al.: "Training Deep Nets with Sublinear Memory
+Cost", 2016, https://arxiv.org/abs/1604.06174. The windows divide the width, because a mesh divides
+the height. They need a loop: outside a loop, XLA on a CPU merges equal computations even across
+the barriers of `jax.checkpoint`, and keeps the result in memory.
 
-`Windows(loop="host")` runs one program window after window, see `nst_jax.windows`. Windows overlap
-by the receptive field of the deepest layer, so each sees what it needs. `Grid` says where they lie:
+`Windows(loop="host")` runs one program for each window, see `nst_jax.windows`. Windows overlap by
+the receptive field of the deepest layer, so each sees all that it needs. `Grid` places them:
 
-- they start at multiples of the deepest layer's stride, so that pooling meets the same pixels;
-- they lie inside the picture and end with it, so that a layer's padding is met only where the
-  picture ends; elsewhere it spoils nothing but positions that another window owns;
-- each position of each layer is owned by one window, which alone counts it;
-- all are of one shape, so that they share one compiled program.
+- Windows start at multiples of the deepest layer's stride, so pooling combines the same pixels as
+  in the whole picture.
+- Windows lie inside the picture, and the last one ends with it. A layer's padding at any other
+  side of a window changes only positions that another window owns.
+- One window owns each position of each layer, and only this window counts it.
+- All windows have one shape, so they share one compiled program.
 
-No part measures padding: positions that are not its own have a weight of 0.
+Sums never include padding: positions outside a part have weight 0.
 """
 
 import contextlib
@@ -34,11 +34,13 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from nst_jax import vgg
 from nst_jax.extractor import Network
@@ -53,32 +55,36 @@ from nst_jax.terms import (
     without_fields,
 )
 
-COLUMNS = 64  # the most columns of a scanned window, in each segment, unless a partition says
+COLUMNS = 64  # the most columns of a window of "scan", in each segment, where `tile` is None
 
 Tree = Any
 OnWindow = Callable[[int, int], None]
+"""`on_window(done, total)`, called with the number of windows that are done and of all windows."""
+
+Loop = Literal["host", "scan"]
+LOOPS: tuple[Loop, ...] = get_args(Loop)
 
 
 @dataclasses.dataclass(frozen=True)
 class Together:
-    """All parts of a picture are in memory.
+    """All parts of a picture are in memory at once.
 
-    With `strips` above 1 the network sees the picture as so many horizontal strips in the batch
-    dimension, `[strips, h, W, C]`, and each convolution takes one row from each neighbour. Value
-    and gradient are those of the whole picture, up to rounding. A TPU fills its vector unit with 8
-    strips of one picture. The height of a strip is a multiple of the deepest layer's stride, so
-    more strips than the picture has such multiples only add empty ones.
+    With `strips` above 1, the network sees the picture as horizontal strips in the batch
+    dimension, `[strips, h, W, C]`. Each convolution takes one row from each neighbour. Loss and
+    gradient are those of the whole picture, up to rounding. A TPU fills its vector unit with 8
+    strips of one picture. The height of a strip is a multiple of the deepest layer's stride. If
+    there are more strips than such multiples in the picture, the last strips are empty.
 
-    On a mesh, take a multiple of the devices along `space`, and a height that is a multiple of
-    strips times stride. Devices then exchange a row at each side of a convolution, and sums, also
-    with outputs under `jax.vmap` divided along `style`. With other heights they exchange larger
-    parts of the picture and of the targets as well.
+    On a mesh, choose strips as a multiple of the devices along `space`, and the height as a
+    multiple of strips times stride. Devices then exchange only sums, and one row at each side of a
+    convolution. This also holds for outputs that are divided along `style` under `jax.vmap`. With
+    other heights, devices also exchange larger parts of the picture and of the targets.
 
     Attributes:
-      strips: how many; 1 is the whole picture.
+      strips: how many strips; 1 is the whole picture.
 
     Raises:
-      ValueError: no whole number of strips, or less than one.
+      ValueError: strips below 1 or not whole.
     """
 
     strips: int = 1
@@ -87,30 +93,27 @@ class Together:
         object.__setattr__(self, "strips", _checked_count("strips", self.strips))
 
 
-LOOPS = ("host", "scan")
-
-
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """One part of a picture after the other is in memory, so that large pictures fit.
 
-    - `Windows(tile=512)` is tiling: the host runs a program window by window, each of at most 512
-      pixels a side, in two passes. `nst_jax.windows` does it.
+    - `Windows(tile=512)` is tiling: the host runs one program for each window, in two passes. A
+      window has at most 512 pixels a side. See `nst_jax.windows`.
     - `Windows(loop="scan")` is rematerialisation: one program loops over windows of at most `tile`
-      columns, between one pooling and the next. An extractor without `cuts` is not divided;
-      `jax.checkpoint` then computes its activations again.
+      columns, between one pooling and the next. If the extractor has no `cuts`, the program runs
+      on the whole picture, and `jax.checkpoint` computes its activations again.
 
     Attributes:
-      tile: the longest side of a window, in pixels. With "scan" the most columns of one, in
-        positions of the layer that it starts from; None is 64 there.
-      loop: who runs it, the "host" or a "scan" inside the program.
+      tile: the longest side of a window, in pixels. With "scan", the most columns of a window, in
+        positions of the layer that its segment starts from; None is 64.
+      loop: what runs the windows, the "host" or a "scan" inside the program.
 
     Raises:
-      ValueError: another loop, a tile that is no whole number above 0, or none for the host.
+      ValueError: an unknown loop; a tile below 1 or not whole; no tile for the loop "host".
     """
 
     tile: int | None = None
-    loop: Literal["host", "scan"] = "host"
+    loop: Loop = "host"
 
     def __post_init__(self):
         if self.loop not in LOOPS:
@@ -125,21 +128,24 @@ Partition = Together | Windows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where the pictures of a run are looked at, and in which parts. It changes each step by
-    rounding alone. Over many steps rounding grows: the picture is as good, with other details.
+    """Where the pictures of a run are evaluated, and in which parts.
+
+    A placement changes each step by rounding only. Rounding grows over many steps: the picture is
+    as good, but its details differ.
 
     Attributes:
-      tile: the longest side, in pixels, of the windows in which larger pictures are looked at, in
-        device memory that depends on the tile. Pictures and the optimiser's state are then in host
-        memory. See `Windows`.
+      tile: the longest side, in pixels, of the windows in which larger pictures are evaluated; None
+        is no windows. Device memory then depends on the tile. Pictures and the optimiser's state
+        are in host memory. See `Windows`.
       remat: rematerialisation: keep little of the network for the gradient and compute the rest
-        again, in a fifth to a third of the memory. See `Windows(loop="scan")`.
-      strips: how many horizontal strips a picture, or each window of it, is looked at in, see
-        `Together`.
-      mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one.
+        again. It takes a fifth to a third of the memory. See `Windows(loop="scan")`.
+      strips: the number of horizontal strips in which a picture, or each window of it, is
+        evaluated. See `Together`.
+      mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one device.
 
     Raises:
-      TypeError, ValueError: values of another kind; tile with mesh, or remat with strips.
+      TypeError: remat or mesh of another type.
+      ValueError: tile or strips below 1 or not whole; tile with mesh, or remat with strips.
     """
 
     tile: int | None = None
@@ -159,21 +165,21 @@ class Placement:
                 f"mesh must be one of nst_jax.sharding.make_mesh, or None, got {self.mesh!r}"
             )
         if self.tile is not None and self.mesh is not None:
-            raise ValueError("tile and mesh exclude each other: windows are looked at one by one")
+            raise ValueError("tile and mesh exclude each other: windows run one after the other")
         if self.remat and self.strips > 1:
             raise ValueError("remat and strips exclude each other: both say how a picture is cut")
 
-    def replace(self, **changes) -> "Placement":
+    def replace(self, **changes: Any) -> "Placement":
         """A copy with `changes`."""
         return dataclasses.replace(self, **changes)
 
     @property
     def partition(self) -> Partition:
-        """How a picture that is no larger than the tile, or a window, is divided."""
+        """How a window is divided, or a picture that is no larger than the tile."""
         return Windows(loop="scan") if self.remat else Together(self.strips)
 
 
-def _checked_count(name, value) -> int:
+def _checked_count(name: str, value: Any) -> int:
     try:
         count = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -183,12 +189,51 @@ def _checked_count(name, value) -> int:
     return count
 
 
+class _StripsNetwork(Network, Protocol):
+    """A network that runs on a picture in strips, see `nst_jax.extractor.Network`."""
+
+    def in_strips(
+        self, params: Tree, x: jax.Array, layers: Sequence[str], *, height: int
+    ) -> Mapping[str, jax.Array]: ...
+
+
+class _CutNetwork(Network, Protocol):
+    """A network that runs between its poolings, see `nst_jax.extractor.Network`."""
+
+    def cuts(
+        self, params: Tree, layers: Sequence[str]
+    ) -> Sequence[tuple[str | None, tuple[str, ...]]]: ...
+
+    def halo(self, params: Tree, below: str | None) -> int: ...
+
+    def scale(self, params: Tree, layer: str) -> int: ...
+
+    def segment(
+        self,
+        params: Tree,
+        x: jax.Array,
+        below: str | None,
+        layers: Sequence[str],
+        *,
+        raw: Sequence[str] = (),
+        columns: tuple[jax.Array, int] | None = None,
+    ) -> tuple[Mapping[str, jax.Array], Mapping[str, jax.Array]]: ...
+
+
+def _has_strips(extractor: Network) -> TypeGuard[_StripsNetwork]:
+    return hasattr(extractor, "in_strips")
+
+
+def _has_cuts(extractor: Network) -> TypeGuard[_CutNetwork]:
+    return hasattr(extractor, "cuts")
+
+
 def check_partition(partition: Partition, extractor: Network) -> None:
-    """Refuses what `measure` cannot do with this extractor.
+    """Refuses a partition that `measure` cannot evaluate with this extractor.
 
     Raises:
       TypeError: no partition.
-      ValueError: windows of the host, or strips of a network that has no `in_strips`.
+      ValueError: windows of the host, or strips for a network without `in_strips`.
     """
     if not isinstance(partition, Partition):
         raise TypeError(f"partition must be a Together or a Windows, got {partition!r}")
@@ -196,38 +241,34 @@ def check_partition(partition: Partition, extractor: Network) -> None:
         raise ValueError(
             f"{partition} needs passes by the host: nst_jax.windows.value_and_grad makes them"
         )
-    if _strips_of(partition) > 1 and not hasattr(extractor, "in_strips"):
+    if _strips_of(partition) > 1 and not _has_strips(extractor):
         raise ValueError(
             f"{partition} needs a network with in_strips, and {type(extractor).__name__} has none"
         )
 
 
-def _strips_of(partition):
+def _strips_of(partition: Partition) -> int:
     return partition.strips if isinstance(partition, Together) else 1
 
 
-def _scans(partition, extractor):
-    """Whether the network runs window by window between its poolings."""
-    return isinstance(partition, Windows) and hasattr(extractor, "cuts")
-
-
 class Measured(NamedTuple):
-    """What a term knows of a layer.
+    """What a term measures at a layer.
 
     Attributes:
-      sums: the term's; with regions, a leading axis of them.
-      share: sums of the weights of each region, `[regions]`; None without regions.
+      sums: the term's sums; with regions, they have a leading axis of regions.
+      share: the sum of the weights of each region, `[regions]`; None without regions.
     """
 
     sums: Tree
-    share: jax.Array | None
+    share: Float[Array, " regions"] | None
 
 
 Sums = dict[str, dict[str, Measured]]
+"""`{term: {layer: Measured}}`."""
 
 
 def network_layers(terms: Sequence[Term]) -> tuple[str, ...]:
-    """The layers of the network that terms look at, each once."""
+    """The network's layers that terms look at, each once."""
     return _network_layers_of([(term, layer) for term in terms for layer in term.layers])
 
 
@@ -244,85 +285,102 @@ def make_at(
     Raises:
       ValueError: a layer that the network doesn't have, or a picture too small for it.
     """
-    shape = tuple(shape[:2])
-    positions, channels = {IMAGE: shape[0] * shape[1]}, {IMAGE: 3}
+    height, width = shape[:2]
+    positions, channels = {IMAGE: height * width}, {IMAGE: 3}
     for layer in network_layers(terms):
-        found = extractor.geometry(params, layer, shape)
+        found = extractor.geometry(params, layer, (height, width))
         positions[layer] = found.shape[0] * found.shape[1]
         channels[layer] = found.channels
-    origin = dict.fromkeys(positions, np.zeros(2, np.int32))
-    return At(shape, positions, channels, origin, key)
+    # NumPy arrays, so that a compiled program holds them as constants.
+    origin: dict[str, Any] = {layer: np.zeros(2, np.int32) for layer in positions}
+    return At((height, width), positions, channels, origin, key)
 
 
 def measure(
     terms: Sequence[Term],
     extractor: Network,
     params: Tree,
-    image: jax.Array,
+    image: Float[ArrayLike, "h w 3"],
     fields: Mapping[str, Mapping[str, Tree]],
     at: At,
     *,
     masks: Mapping[str, Field] | None = None,
-    own: Mapping[str, jax.Array] | None = None,
-    moved: jax.Array | None = None,
+    own: Mapping[str, Float[Array, "_ _"]] | None = None,
+    moved: Float[ArrayLike, "h w 3"] | None = None,
     layers: Sequence[str] | None = None,
     partition: Partition = Together(),
 ) -> Sums:
-    """What terms know of a picture `[H, W, 3]`, or of a window of it.
+    """The terms' sums over a picture, or over a window of it.
 
     Args:
-      terms: those to ask.
+      terms: whose sums to take.
       extractor, params: the network.
-      image: the picture or the window.
-      fields: what terms look at of their targets, `{term: {layer: tree}}`, its `Field`s cut to the
-        window.
-      at: the whole picture.
-      masks: of regions, `{layer: Field [h, w, regions]}`.
-      own: `{layer: [h, w]}`, 1 at the positions that count and 0 elsewhere; None is all.
+      image: the picture or the window, `[h, w, 3]` in [0, 1].
+      fields: the targets that `Term.sums` takes, `{term: {layer: tree}}`, with each `Field` cut to
+        the window.
+      at: of the whole picture.
+      masks: regions, `{layer: Field [h, w, regions]}`.
+      own: `{layer: [h, w]}`, the weight of each position: 1 where it counts and 0 elsewhere. None
+        counts all positions.
       moved: what the network sees in place of `image`.
-      layers: to look at alone, `IMAGE` among them or not; None is all.
+      layers: the only layers to look at, which may include `IMAGE`; None is all.
       partition: how the picture is divided.
 
     Returns:
       `{term: {layer: Measured}}`.
 
     Raises:
-      TypeError, ValueError: as of `check_partition`.
+      TypeError, ValueError: as `check_partition`.
     """
     check_partition(partition, extractor)
+    image = jnp.asarray(image)
     asked = [
         (term, layer)
         for term in terms
         for layer in term.layers
         if layers is None or layer in layers
     ]
-    seen = image if moved is None else moved
+    seen = image if moved is None else jnp.asarray(moved)
     found: Sums = {term.name: {} for term in terms}
     features = {IMAGE: image}
-    divided = _strips_of(partition) > 1 or _scans(partition, extractor)
+    scanned = isinstance(partition, Windows)
+    divided = _has_cuts(extractor) if scanned else _strips_of(partition) > 1
     parts = [pair for pair in asked if divided and _adds_up(*pair, fields)]
     whole = [pair for pair in asked if pair not in parts]
-    if _scans(partition, extractor):
+    if isinstance(partition, Windows) and _has_cuts(extractor):
         for segment, kept in _by_segment(
-            *(parts, _network_layers_of(whole), extractor, params, seen, fields, at, masks, own),
+            parts,
+            _network_layers_of(whole),
+            extractor,
+            params,
+            seen,
+            fields,
+            at,
+            masks,
+            own,
             partition.tile or COLUMNS,
         ):
             features |= kept
             for (name, layer), measured in segment.items():
                 found[name][layer] = measured
-    elif divided:
-        layers = _network_layers_of(asked)
-        rows, in_strips = _in_strips(extractor, params, seen, layers, partition.strips)
+    elif isinstance(partition, Together) and partition.strips > 1:
+        asked_layers = _network_layers_of(asked)
+        rows, in_strips = _in_strips(extractor, params, seen, asked_layers, partition.strips)
         for term, layer in parts:
             found[term.name][layer] = _measured_in_strips(
-                *(term, layer, in_strips[layer], rows[layer]),
-                *(fields.get(term.name, {}).get(layer), masks, own, at),
+                term,
+                layer,
+                in_strips[layer],
+                rows[layer],
+                fields.get(term.name, {}).get(layer),
+                masks,
+                own,
+                at,
             )
         for layer in _network_layers_of(whole):
             features[layer] = vgg.join_rows(in_strips[layer], rows[layer])
     else:
         look = functools.partial(extractor, layers=_network_layers_of(asked))
-        scanned = isinstance(partition, Windows)
         features |= (jax.checkpoint(look) if scanned else look)(params, seen)
     for term, layer in whole:
         found[term.name][layer] = _measured(
@@ -336,19 +394,28 @@ def measure(
     }
 
 
-def _adds_up(term: Term, layer: str, fields: Mapping) -> bool:
-    """Whether a part of a layer of the network holds all that the term's sums over it read."""
+def _adds_up(term: Term, layer: str, fields: Mapping[str, Mapping[str, Tree]]) -> bool:
+    """Whether a part of the network's layer holds all that the term's sums over this part read."""
     beside = jax.tree.leaves(fields.get(term.name, {}).get(layer), is_leaf=is_field)
     own = all(field.layer == layer for field in beside if is_field(field))
     return term.additive and not term.reach and layer != IMAGE and own
 
 
 def _network_layers_of(pairs: Sequence[tuple[Term, str]]) -> tuple[str, ...]:
+    """The layers of pairs of a term and a layer, each once, without `IMAGE`."""
     return tuple(dict.fromkeys(layer for _, layer in pairs if layer != IMAGE))
 
 
-def _measured(term, layer, x, target, masks, own, at) -> Measured:
-    """A term's sums over one layer of a picture or of a part of it."""
+def _measured(
+    term: Term,
+    layer: str,
+    x: jax.Array,
+    target: Tree,
+    masks: Mapping[str, Field] | None,
+    own: Mapping[str, jax.Array] | None,
+    at: At,
+) -> Measured:
+    """A term's sums over one layer `x` `[h, w, C]` of a picture or of a part of it."""
     weights = None if own is None else own[layer]
     if masks is None or not term.regions:
         return Measured(term.sums(layer, x, weights, target, at), None)
@@ -362,21 +429,22 @@ def _measured(term, layer, x, target, masks, own, at) -> Measured:
 def activations(
     extractor: Network,
     params: Tree,
-    image: jax.Array,
+    image: Float[ArrayLike, "H W 3"],
     layers: Sequence[str],
     *,
     partition: Partition = Together(),
-) -> dict[str, jax.Array]:
-    """`{layer: [h, w, C]}` of a picture, which is divided as `partition` says.
+) -> Mapping[str, Float[Array, "_ _ _"]]:
+    """The activations of a whole picture, `{layer: [h, w, C]}`, computed as `partition` says.
 
     Raises:
-      TypeError, ValueError: as of `check_partition`.
+      TypeError, ValueError: as `check_partition`.
     """
     check_partition(partition, extractor)
-    if _strips_of(partition) > 1:
-        rows, found = _in_strips(extractor, params, image, layers, partition.strips)
-        return {layer: vgg.join_rows(own, rows[layer]) for layer, own in found.items()}
-    if not _scans(partition, extractor):
+    image = jnp.asarray(image)
+    if isinstance(partition, Together) and partition.strips > 1:
+        rows, in_strips = _in_strips(extractor, params, image, layers, partition.strips)
+        return {layer: vgg.join_rows(own, rows[layer]) for layer, own in in_strips.items()}
+    if not (isinstance(partition, Windows) and _has_cuts(extractor)):
         return extractor(params, image, layers)
     found = {}
     for _, kept in _by_segment(
@@ -389,13 +457,20 @@ def activations(
 # Together, in strips.
 
 
-def _in_strips(extractor, params, image, layers, count):
-    """The rows of each layer in the whole picture, and `{layer: [count, h, w, C]}`."""
+def _in_strips(
+    extractor: Network, params: Tree, image: jax.Array, layers: Sequence[str], count: int
+) -> tuple[dict[str, int], Mapping[str, jax.Array]]:
+    """The activations of a picture in strips.
+
+    Returns:
+      The rows of each layer in the whole picture, and its activations `{layer: [count, h, w, C]}`.
+    """
     if not layers:
         return {}, {}
+    assert _has_strips(extractor)  # `check_partition` refuses others
     height, width = image.shape[:2]
     geometry = {layer: extractor.geometry(params, layer, (height, width)) for layer in layers}
-    # Pooling has to meet the same rows in each strip.
+    # Pooling has to combine the same rows in each strip.
     stride = math.lcm(*(own.stride for own in geometry.values()))
     rows = -(-height // (count * stride)) * stride
     x = vgg.divide_rows(image, count, rows, repeat=True)
@@ -403,37 +478,72 @@ def _in_strips(extractor, params, image, layers, count):
     return {layer: own.shape[0] for layer, own in geometry.items()}, found
 
 
-def _measured_in_strips(term, layer, x, height, target, masks, own, at) -> Measured:
-    """A term's sums over one layer `[S, h, w, C]` of a picture that has `height` rows there."""
+def _measured_in_strips(
+    term: Term,
+    layer: str,
+    x: jax.Array,
+    height: int,
+    target: Tree,
+    masks: Mapping[str, Field] | None,
+    own: Mapping[str, jax.Array] | None,
+    at: At,
+) -> Measured:
+    """A term's sums over one layer `x` `[S, h, w, C]` of a picture with `height` rows there."""
     count, rows = x.shape[:2]
-    regional = masks is not None and term.regions
+    regions = masks[layer] if masks is not None and term.regions else None
     weights = None if own is None else own[layer]
-    if weights is None and not regional and count * rows > height:
+    if weights is None and regions is None and count * rows > height:
         weights = jnp.ones((height, x.shape[2]))
     others = without_fields(target)
-    beside = (fields_of(target), masks[layer] if regional else None, weights)
+    beside = (fields_of(target), regions, weights)
     beside = jax.tree.map(lambda leaf: vgg.divide_rows(leaf, count, rows), beside)
 
-    def one(x, beside, first):
-        target, mask, weights = beside
+    def one_strip(x: jax.Array, beside: Tree, first: jax.Array) -> Measured:
+        fields, regions, weights = beside
         origin = at.origin[layer] + jnp.stack([first, jnp.int32(0)])
         return _measured(
-            *(term, layer, x, with_fields(target, others)),
-            {layer: mask} if regional else None,
+            term,
+            layer,
+            x,
+            with_fields(fields, others),
+            None if regions is None else {layer: regions},
             None if weights is None else {layer: weights},
             dataclasses.replace(at, origin={**at.origin, layer: origin}),
         )
 
-    each = jax.vmap(one)(x, beside, rows * jnp.arange(count, dtype=jnp.int32))
+    each = jax.vmap(one_strip)(x, beside, rows * jnp.arange(count, dtype=jnp.int32))
     return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), each)
 
 
 # Windows in a scan.
 
 
-def _by_segment(parts, keep, extractor, params, x, fields, at, masks, own, tile):
-    """For each segment of the network, from the picture upwards: `{(term, layer): Measured}` of
-    `parts`, pairs of a term and a layer; and the layers to `keep` that are in it, whole."""
+def _by_segment(
+    parts: Sequence[tuple[Term, str]],
+    keep: Sequence[str],
+    extractor: _CutNetwork,
+    params: Tree,
+    x: jax.Array,
+    fields: Mapping[str, Mapping[str, Tree]],
+    at: At | None,
+    masks: Mapping[str, Field] | None,
+    own: Mapping[str, jax.Array] | None,
+    tile: int,
+) -> Iterator[tuple[dict[tuple[str, str], Measured], dict[str, jax.Array]]]:
+    """Evaluates the network segment by segment, from the picture upwards.
+
+    Args:
+      parts: pairs of a term and a layer, to measure window by window.
+      keep: layers to return whole.
+      extractor, params: the network.
+      x: the whole picture.
+      fields, masks, own: as in `measure`, of the whole picture.
+      at: of the whole picture; None without `parts`.
+      tile: the most columns of a window.
+
+    Yields:
+      For each segment, `{(term, layer): Measured}` of its `parts`, and its layers to `keep`.
+    """
     layers = tuple(dict.fromkeys([*_network_layers_of(parts), *keep]))
     segments = extractor.cuts(params, layers)
     for number, (below, names) in enumerate(segments):
@@ -446,53 +556,81 @@ def _by_segment(parts, keep, extractor, params, x, fields, at, masks, own, tile)
             for name, tree in (("masks", masks), ("own", own)):
                 if tree is not None and layer in tree:
                     beside[layer][name] = tree[layer]
-        last = number == len(segments) - 1
-        above = () if last else (segments[number + 1][0],)
+        # The layer that the next segment starts from.
+        above = segments[number + 1][0] if number + 1 < len(segments) else None
         segment = _Segment(
-            *(extractor, below, here, others),
-            *(tuple(name for name in keep if name in names), above, at),
+            extractor=extractor,
+            below=below,
+            pairs=here,
+            others=others,
+            keep=tuple(name for name in keep if name in names),
+            above=() if above is None else (above,),
+            at=at,
         )
         sums, found, raw = _over_windows(segment, params, x, beside, tile)
         yield sums, found
-        x = None if last else raw[above[0]]
+        if above is not None:
+            x = raw[above]
+
+
+_Results = tuple[dict[tuple[str, str], Measured], dict[str, jax.Array], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Segment:
-    """A part of the network between two cuts, and what is to be found in it.
+    """A part of the network between two cuts, and what to find in it.
 
     Attributes:
-      below: the layer that it starts from; None is the picture.
-      pairs: of a term and a layer, to measure.
-      others: what these look at of their targets, but for `Field`s, `{(term, layer): tree}`.
+      extractor: the network.
+      below: the layer that the segment starts from; None is the picture.
+      pairs: pairs of a term and a layer, to measure.
+      others: the targets of these pairs without their `Field`s, `{(term, layer): tree}`.
       keep: layers to return whole.
-      above: layers to go on from.
+      above: the layer that the next segment starts from, if there is one.
+      at: of the whole picture; None without `pairs`.
     """
 
-    extractor: Network
+    extractor: _CutNetwork
     below: str | None
     pairs: Sequence[tuple[Term, str]]
     others: Mapping[tuple[str, str], Tree]
     keep: tuple[str, ...]
     above: tuple[str, ...]
-    at: At
+    at: At | None
 
-    def look(self, params, x, beside, *, start=0, columns=None, halo=0, inside=None):
-        """What a window adds to the sums, and its part of the layers to return.
+    def evaluate(
+        self,
+        params: Tree,
+        x: jax.Array,
+        beside: Mapping[str, Mapping[str, Tree]],
+        *,
+        start: Any = 0,
+        columns: tuple[jax.Array, int] | None = None,
+        halo: int = 0,
+        inside: int | None = None,
+    ) -> _Results:
+        """What a window adds to the sums, and its part of the layers to keep and to go on from.
 
         Args:
-          x: `[H, W, C]`, of which `halo` columns at each side are other windows'.
-          beside: what belongs to the layers, cut to the window.
-          start: the first column of the window in the whole.
-          columns: as of the extractor.
-          inside: the width of the whole, where the window may reach beyond.
+          params: of the network.
+          x: `[H, W, C]`, the window with `halo` extra columns at each side.
+          beside: what belongs to each layer, cut to the window: `{layer: {"fields": {term: tree},
+            "masks": Field, "own": weights}}`.
+          start: the first column of the window in the whole, an integer or a scalar array.
+          columns: as in the extractor's `segment`.
+          halo: how many columns at each side belong to other windows.
+          inside: the width of the whole if the window may reach beyond it, else None.
+
+        Returns:
+          `{(term, layer): Measured}`, `{layer: activations}` of `keep`, and the same of `above` as
+          the network has them.
         """
         layers = tuple(dict.fromkeys([*(layer for _, layer in self.pairs), *self.keep]))
         found, raw = self.extractor.segment(
             params, x, self.below, layers, raw=self.above, columns=columns
         )
 
-        def middle(layer, value):
+        def middle(layer: str, value: jax.Array) -> jax.Array:
             beyond = halo // self.scale(params, layer)
             return value[:, beyond : value.shape[1] - beyond]
 
@@ -500,6 +638,7 @@ class _Segment:
         raw = {layer: middle(layer, value) for layer, value in raw.items()}
         sums = {}
         for term, layer in self.pairs:
+            assert self.at is not None
             own, masks = (beside[layer].get(name) for name in ("own", "masks"))
             scale = self.scale(params, layer)
             first = start // scale
@@ -515,46 +654,55 @@ class _Segment:
                 layer,
                 found[layer],
                 with_fields(beside[layer]["fields"][term.name], self.others[term.name, layer]),
-                masks if masks is None else {layer: masks},
-                own if own is None else {layer: own},
+                None if masks is None else {layer: masks},
+                None if own is None else {layer: own},
                 at,
             )
         return sums, {layer: found[layer] for layer in self.keep}, raw
 
-    def scale(self, params, layer):
+    def scale(self, params: Tree, layer: str) -> int:
+        """How many columns of the segment's input make one column of the layer."""
         return self.extractor.scale(params, layer)
 
 
-def _over_windows(segment: _Segment, params, x, beside, tile):
-    """`segment.look` at windows of `tile` columns of `x` `[H, W, C]`: sums added, and layers put
-    together."""
+def _over_windows(
+    segment: _Segment,
+    params: Tree,
+    x: jax.Array,
+    beside: Mapping[str, Mapping[str, Tree]],
+    tile: int,
+) -> _Results:
+    """`segment.evaluate` of `x` `[H, W, C]` in windows of at most `tile` columns.
+
+    It adds up the sums, and joins the layers.
+    """
     width = x.shape[1]
     if width <= tile:
-        return jax.checkpoint(segment.look)(params, x, beside)
+        return jax.checkpoint(segment.evaluate)(params, x, beside)
     count = -(-width // tile)
     own = -(-width // count)
     own += own % 2  # pooling starts anew in each window
     halo = segment.extractor.halo(params, segment.below)
-    # The border repeated is for a picture; beyond other layers' border the network puts zeros.
-    mode = {"mode": "edge"} if segment.below is None else {}
+    # A picture is extended by its border. Other layers are extended by zeros, as the network does.
+    mode: Mapping[str, Any] = {"mode": "edge"} if segment.below is None else {}
     x = jnp.pad(x, ((0, 0), (halo, count * own - width + halo), (0, 0)), **mode)
 
-    def scale(layer):
+    def scale(layer: str) -> int:
         return segment.scale(params, layer)
 
     beside = {layer: _widened(tree, count * own // scale(layer)) for layer, tree in beside.items()}
     inside = width if count * own > width else None
 
-    # Inside a loop nothing is merged, and barriers would only be in the way.
+    # In a loop XLA merges no computations, so barriers against it would only slow it down.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def look(index):
+    def one_window(index: jax.Array) -> _Results:
         start = own * index
         here = {
             layer: _columns(tree, start // scale(layer), own // scale(layer))
             for layer, tree in beside.items()
         }
         window = jax.lax.dynamic_slice_in_dim(x, start, own + 2 * halo, axis=1)
-        return segment.look(
+        return segment.evaluate(
             params,
             window,
             here,
@@ -564,11 +712,11 @@ def _over_windows(segment: _Segment, params, x, beside, tile):
             inside=inside,
         )
 
-    def add(sums, index):
-        here, *found = look(index)
+    def add(sums: Tree, index: jax.Array) -> tuple[Tree, list[dict[str, jax.Array]]]:
+        here, *found = one_window(index)
         return jax.tree.map(jnp.add, sums, here), found
 
-    none, *_ = jax.eval_shape(look, 0)
+    none, *_ = jax.eval_shape(one_window, 0)
     none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), none)
     sums, found = jax.lax.scan(add, none, jnp.arange(count))
     kept, raw = (
@@ -578,16 +726,16 @@ def _over_windows(segment: _Segment, params, x, beside, tile):
     return sums, kept, raw
 
 
-def _joined(windows, width):
-    """Windows `[n, h, w, C]` side by side, `[h, width, C]`."""
+def _joined(windows: jax.Array, width: int) -> jax.Array:
+    """Joins windows `[n, h, w, C]` side by side to `[h, width, C]`."""
     count, height, own, channels = windows.shape
     return windows.swapaxes(0, 1).reshape(height, count * own, channels)[:, :width]
 
 
-def _widened(tree, width):
-    """Arrays `[h, w, ...]` with zeros up to `width`."""
+def _widened(tree: Tree, width: int) -> Tree:
+    """Extends arrays `[h, w, ...]` with zeros to `width`."""
 
-    def pad(leaf):
+    def pad(leaf: jax.Array) -> jax.Array:
         beyond = [(0, 0)] * leaf.ndim
         beyond[1] = (0, width - leaf.shape[1])
         return jnp.pad(leaf, beyond)
@@ -595,8 +743,8 @@ def _widened(tree, width):
     return jax.tree.map(pad, tree)
 
 
-def _columns(tree, start, width):
-    """Columns of arrays `[h, w, ...]`."""
+def _columns(tree: Tree, start: jax.Array, width: int) -> Tree:
+    """Cuts `width` columns from `start` out of arrays `[h, w, ...]`."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, width, axis=1), tree)
 
 
@@ -604,15 +752,15 @@ def _columns(tree, start, width):
 
 
 def on_host() -> contextlib.AbstractContextManager:
-    """Makes the host's processor the device that JAX takes by default, if JAX may use it."""
+    """Makes the host's processor JAX's default device, if JAX may use it."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS names none but an accelerator
+    except RuntimeError:  # JAX_PLATFORMS names only an accelerator
         return contextlib.nullcontext()
 
 
 def on_device() -> contextlib.AbstractContextManager:
-    """Makes the accelerator, where there is one, the device again that JAX takes by default."""
+    """Makes JAX's first device the default again: the accelerator, if there is one."""
     return jax.default_device(jax.local_devices()[0])
 
 
@@ -620,8 +768,8 @@ class Span(NamedTuple):
     """A window's place along one side of the picture.
 
     Attributes:
-      start: the picture's pixel at which it starts.
-      first, stop: the pixels that it owns, from `first` up to `stop`, counted from `start`.
+      start: the pixel of the picture at which the window starts.
+      first, stop: the window owns the pixels from `first` up to `stop`, counted from `start`.
     """
 
     start: int
@@ -630,19 +778,19 @@ class Span(NamedTuple):
 
 
 def spans(side: int, tile: int, *, stride: int, radius: int) -> tuple[int, list[Span]]:
-    """Windows of one length along a side of the picture.
+    """Places windows of one length along a side of the picture.
 
     Args:
       side: the picture's, in pixels.
-      tile: the longest that a window may be.
-      stride, radius: of the deepest layer, `vgg.receptive_field`.
+      tile: the most pixels of a window.
+      stride, radius: of the deepest layer, see `vgg.receptive_field`.
 
     Returns:
-      The length of a window, and the windows. Starts and owned pixels are multiples of the
-      stride, but for the last pixel. A side not above `tile` is one window.
+      The length of a window, and the windows. Starts and owned pixels are multiples of the stride,
+      except for the last owned pixel. A side of at most `tile` is one window.
 
     Raises:
-      ValueError: a tile too small to own anything between its halos.
+      ValueError: the tile is too small to own anything between its halos.
     """
     if side <= tile:
         return side, [Span(0, 0, side)]
@@ -650,16 +798,16 @@ def spans(side: int, tile: int, *, stride: int, radius: int) -> tuple[int, list[
     # The last window ends with the picture and starts at a multiple of the stride.
     longest = tile - (tile - side) % stride
 
-    def owned(length):
-        """What a window inside the picture owns, up to the receptive field at its end."""
+    def owned(length: int) -> int:
+        """How many pixels a window inside the picture owns, between the halos at its ends."""
         return (length - radius) // stride * stride - halo
 
     if owned(longest) < stride:
         smallest = halo + radius + 2 * stride - 1
         raise ValueError(f"tile must be at least {smallest} for these layers, got {tile}")
 
-    def windows_of(length):
-        """How many of them: the first owns its start as well, the last its end."""
+    def windows_of(length: int) -> int:
+        """How many windows there are. The first also owns its start, and the last its end."""
         return 2 + max(0, -(-(side - length - owned(length)) // owned(length)))
 
     count = windows_of(longest)
@@ -678,7 +826,7 @@ def spans(side: int, tile: int, *, stride: int, radius: int) -> tuple[int, list[
 
 
 class Grid(NamedTuple):
-    """Windows over a picture.
+    """The windows over a picture. Iterate over it for pairs of a row's and a column's `Span`.
 
     Attributes:
       shape: `(H, W)` of the picture.
@@ -691,14 +839,14 @@ class Grid(NamedTuple):
     rows: list[Span]
     columns: list[Span]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
     def __iter__(self) -> Iterator[tuple[Span, Span]]:
         return ((row, column) for row in self.rows for column in self.columns)
 
     def cut(self, array: np.ndarray, window: tuple[Span, Span], *, stride: int = 1) -> np.ndarray:
-        """The window's part `[h, w, ...]` of a picture, or of a layer of that stride."""
+        """The window's part `[h, w, ...]` of a picture, or of a layer with this stride; a view."""
         place = tuple(
             slice(span.start // stride, span.start // stride + length // stride)
             for span, length in zip(window, self.window, strict=True)
@@ -713,8 +861,13 @@ def grid(
     extractor: Network,
     params: Tree,
 ) -> Grid:
-    """Windows over a picture of `shape` `(H, W, ...)`, none longer than `tile` pixels a side, for
-    what the terms look at.
+    """Places windows of at most `tile` pixels a side, for the layers that terms look at.
+
+    Args:
+      shape: `(H, W, ...)` of the picture.
+      tile: the longest side of a window, in pixels.
+      terms: which layers, and how far beyond a position their sums read.
+      extractor, params: the network.
 
     Raises:
       ValueError: a tile too small for the layers, or an unknown layer.
@@ -727,7 +880,7 @@ def grid(
             sees = (
                 0 if layer == IMAGE else extractor.geometry(params, layer, (height, width)).radius
             )
-            # A window starts where every layer has a position of its own.
+            # In every layer, a window must start where a position starts.
             stride = math.lcm(stride, strides[layer])
             radius = max(radius, sees + strides[layer] * term.reach)
     (window_height, rows), (window_width, columns) = (
@@ -741,14 +894,15 @@ class Place(NamedTuple):
 
     Attributes:
       start: `[2]`, its first row and column, in pixels.
-      owned: `[[first row, stop row], [first column, stop column]]`, from its start.
+      owned: `[[first row, stop row], [first column, stop column]]`, in pixels from `start`.
     """
 
-    start: np.ndarray
-    owned: np.ndarray
+    start: jax.Array | np.ndarray
+    owned: jax.Array | np.ndarray
 
     @classmethod
     def of(cls, window: tuple[Span, Span]) -> "Place":
+        """The place of a pair of a row's and a column's `Span`."""
         start = np.array([span.start for span in window], np.int32)
         return cls(start, np.array([span[1:] for span in window], np.int32))
 
@@ -756,37 +910,48 @@ class Place(NamedTuple):
 def strides_of(
     terms: Sequence[Term], extractor: Network, params: Tree, shape: Sequence[int]
 ) -> dict[str, int]:
-    """The stride of each layer that terms look at, in a picture of `shape`.
+    """The stride of each layer that terms look at, in a picture of `shape` `(H, W, ...)`.
 
     Raises:
-      ValueError: a layer whose positions are not as many as whole strides fit into the picture.
+      ValueError: a layer whose size is not that of the picture divided by its stride.
     """
-    shape = tuple(shape[:2])
+    height, width = shape[:2]
     found = {IMAGE: 1}
     for layer in network_layers(terms):
-        geometry = extractor.geometry(params, layer, shape)
-        found[layer] = geometry.stride
-        if geometry.shape != tuple(side // geometry.stride for side in shape):
+        geometry = extractor.geometry(params, layer, (height, width))
+        stride = found[layer] = geometry.stride
+        wanted = (height // stride, width // stride)
+        if geometry.shape != wanted:
             raise ValueError(
-                f"masks and tiles need a layer of as many positions as its stride of "
-                f"{geometry.stride} fits into the picture {shape}; {layer} has {geometry.shape}"
+                f"for masks and tiles, the layer {layer} must have the size {wanted}, that of the "
+                f"picture divided by the stride {stride}, got {geometry.shape}"
             )
     return found
 
 
 def in_window(
     at: At, place: Place, window: tuple[int, int], strides: Mapping[str, int]
-) -> tuple[At, dict[str, jax.Array]]:
-    """`at` as of a window of the picture, and the positions that it owns, `{layer: [h, w]}`."""
+) -> tuple[At, dict[str, Float[Array, "_ _"]]]:
+    """`at` for a window of the picture, and 1 at the positions that the window owns.
+
+    Args:
+      at: of the whole picture.
+      place: where the window lies.
+      window: `(h, w)` of the window, in pixels.
+      strides: of each layer.
+
+    Returns:
+      `at`, and `{layer: [h, w]}`, which is 0 at the other positions.
+    """
     origin = {layer: place.start // stride for layer, stride in strides.items()}
     own = {layer: _owned_at(place.owned, window, stride) for layer, stride in strides.items()}
     return dataclasses.replace(at, origin=origin), own
 
 
-def _owned_at(own, shape, stride):
-    """1 at the positions of a layer that a window owns and 0 elsewhere."""
+def _owned_at(owned: jax.Array | np.ndarray, window: tuple[int, int], stride: int) -> jax.Array:
+    """1 at the positions of a layer that a window owns, and 0 elsewhere, `[h, w]`."""
     sides = []
-    for (first, stop), length in zip(own // stride, shape, strict=True):
+    for (first, stop), length in zip(owned // stride, window, strict=True):
         index = jnp.arange(length // stride)
         sides.append((index >= first) & (index < stop))
     return (sides[0][:, None] & sides[1][None, :]).astype(jnp.float32)

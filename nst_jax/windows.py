@@ -1,25 +1,28 @@
 """The objective of a picture of any size, window by window, in memory that depends on the window.
 
-A first pass over windows adds up the sums of terms whose loss is not linear in them. The derivative
-of the loss by all sums is then known, and a second pass takes each window's vector-Jacobian product
-with it. Sums and gradient are those of the whole picture, up to rounding; `nst_jax.partition` says
-where the windows lie.
+The first pass over the windows adds up the sums of the terms whose loss is not linear in them. The
+derivative of the loss by all sums is then known. The second pass takes each window's
+vector-Jacobian product with this derivative. Sums and gradient are those of the whole picture, up
+to rounding. `nst_jax.partition` says where the windows lie.
 
-With the same direct convolutions the gradient differs from the whole picture's by a millionth of
-its norm. The rounding of Winograd's algorithm, by which `stylize` convolves on a CPU, depends on
-where its own tiles lie: there it is up to two hundred-thousandths.
+With direct convolutions, the gradient differs from the whole picture's by a millionth of its norm.
+On a CPU, `stylize` convolves by Winograd's algorithm. Its rounding depends on where its own tiles
+lie, and the gradient then differs by up to two hundred-thousandths of its norm.
 
-Pictures, gradients and targets are NumPy arrays in host memory; only windows go to the device.
+Pictures, gradients and targets are NumPy arrays in host memory. Only windows go to the device.
 Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from nst_jax import partition
 from nst_jax.config import Config
@@ -33,16 +36,46 @@ from nst_jax.objective import (
     moved_fields,
     one_output,
 )
-from nst_jax.partition import Partition, Together
-from nst_jax.terms import IMAGE, Field, Tree, map_fields, without_fields
+from nst_jax.partition import Grid, Partition, Place, Span, Sums, Together
+from nst_jax.terms import IMAGE, At, Field, Term, Tree, map_fields, without_fields
+
+ByTerm = dict[str, dict[str, Tree]]
+"""`{term: {layer: tree}}`."""
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "layers", "keep", "within"))
 def _window_sums(
-    params, window, fields, picture, masks, place, key, config, *, shape, layers, keep, within
-):
-    """What the positions that a window owns add to the sums of the terms to `keep`. With a
-    `picture`, the window of the content that a jitter has moved, the content's targets are its."""
+    params: Mapping,
+    window: jax.Array,
+    fields: ByTerm,
+    picture: jax.Array | None,
+    masks: Mapping[str, Field] | None,
+    place: Place,
+    key: jax.Array | None,
+    config: Config,
+    *,
+    shape: tuple[int, int],
+    layers: tuple[str, ...],
+    keep: tuple[str, ...],
+    within: Partition,
+) -> Sums:
+    """What the positions that a window owns add to the sums of the terms named in `keep`.
+
+    Args:
+      params: of the network.
+      window: the window of the picture, `[h, w, 3]`.
+      fields: the targets for sums, cut to the window.
+      picture: the window of a content that a jitter has moved, from which to find the content's
+        targets; None takes them from `fields`.
+      masks: regions, cut to the window.
+      place: where the window lies.
+      key: of the run and step.
+      config: terms and network.
+      shape: `(H, W)` of the whole picture.
+      layers: the only layers to look at.
+      keep: the names of the terms to measure.
+      within: how the window is divided.
+    """
     objective = _kept(config, keep, within)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
@@ -52,18 +85,38 @@ def _window_sums(
 
 @functools.partial(jax.jit, static_argnames=("shape", "layers", "within"))
 def _window_gradient(
-    params, window, fields, picture, masks, place, key, slope, config, *, shape, layers, within
-):
-    """The sums of linear terms over the positions that a window owns, and what it adds to the
-    gradient, `[h, w, 3]`, given the derivative of the loss by all sums."""
+    params: Mapping,
+    window: jax.Array,
+    fields: ByTerm,
+    picture: jax.Array | None,
+    masks: Mapping[str, Field] | None,
+    place: Place,
+    key: jax.Array | None,
+    slope: Sums,
+    config: Config,
+    *,
+    shape: tuple[int, int],
+    layers: tuple[str, ...],
+    within: Partition,
+) -> tuple[Sums, jax.Array]:
+    """The linear terms' sums over the positions that a window owns, and a gradient.
+
+    Args:
+      slope: the derivative of the loss by all sums.
+      params, window, fields, picture, masks, place, key, config, shape, layers, within: as in
+        `_window_sums`.
+
+    Returns:
+      The sums of the linear terms, and what the window adds to the gradient, `[h, w, 3]`.
+    """
     objective = Objective.of(config, partition=within)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
         fields = moved_fields(fields, objective.content_targets(params, picture, at))
 
-    def value(window):
+    def value(window: jax.Array) -> tuple[jax.Array, Sums]:
         found = objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
-        # None for the layers that another pass looks at.
+        # `slope` also has layers that another pass looks at.
         here = {name: {layer: slope[name][layer] for layer in own} for name, own in found.items()}
         product = sum(map(jnp.vdot, jax.tree.leaves(here), jax.tree.leaves(found)), jnp.zeros(()))
         linear = {term.name: found[term.name] for term in objective.terms if term.linear}
@@ -73,107 +126,174 @@ def _window_gradient(
     return linear, gradient
 
 
-def _kept(config, keep, within):
+def _kept(config: Config, keep: Sequence[str], within: Partition) -> Objective:
+    """The objective with only the terms named in `keep`."""
     return Objective.of(config, partition=within).of_terms(lambda term: term.name in keep)
 
 
-def _at_window(objective, params, window, place, shape, key):
+def _at_window(
+    objective: Objective,
+    params: Mapping,
+    window: jax.Array,
+    place: Place,
+    shape: tuple[int, int],
+    key: jax.Array | None,
+) -> tuple[At, dict[str, jax.Array]]:
+    """The `At` of a window, and the positions that the window owns, see `partition.in_window`."""
     at = objective.at(params, shape, key)
     strides = partition.strides_of(objective.terms, objective.extractor, params, shape)
-    return partition.in_window(at, place, window.shape[:2], strides)
+    height, width, _ = window.shape
+    return partition.in_window(at, place, (height, width), strides)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _slope(params, sums, targets, key, config, *, shape):
-    """The derivative of the loss by the sums."""
+def _slope(
+    params: Mapping,
+    sums: Sums,
+    targets: Targets,
+    key: jax.Array | None,
+    config: Config,
+    *,
+    shape: tuple[int, int],
+) -> Sums:
+    """The derivative of the loss by the sums of a picture of `shape` `(H, W)`."""
     objective = Objective.of(config)
     at = objective.at(params, shape, key)
     return jax.grad(lambda sums: objective.total(objective.parts(sums, targets, at))[0])(sums)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _total_and_parts(params, sums, targets, key, config, *, shape):
+def _total_and_parts(
+    params: Mapping,
+    sums: Sums,
+    targets: Targets,
+    key: jax.Array | None,
+    config: Config,
+    *,
+    shape: tuple[int, int],
+) -> tuple[tuple[jax.Array, dict[str, jax.Array]], dict[str, dict[str, jax.Array]]]:
+    """The results of `Objective.total` and of `Objective.weighted`, from the sums of a picture."""
     objective = Objective.of(config)
     parts = objective.parts(sums, targets, objective.at(params, shape, key))
     return objective.total(parts), objective.weighted(parts)
 
 
-def _cut(tree, windows, window, strides):
-    """Each `Field` of a tree cut to a window."""
+def _cut(tree: Tree, windows: Grid, window: tuple[Span, Span], strides: Mapping[str, int]) -> Tree:
+    """The tree with each `Field` cut to a window."""
     return map_fields(
         lambda field: dataclasses.replace(
-            field, values=windows.cut(field.values, window, stride=strides[field.layer])
+            field, values=windows.cut(np.asarray(field.values), window, stride=strides[field.layer])
         ),
         tree,
     )
 
 
-def _without_fields(targets):
-    """What a loss looks at of targets, once the sums are known."""
+def _without_fields(targets: Targets) -> Targets:
+    """The part of the targets that a loss reads when the sums are known."""
     return dataclasses.replace(
         targets, terms=without_fields(targets.terms), masks=None, picture=None
     )
 
 
-def _add(sums, here):
+def _add(sums: Tree, here: Tree) -> Tree:
     return here if sums is None else jax.tree.map(jnp.add, sums, here)
 
 
-def _join(sums, others):
-    """Takes up, into `sums`, what other layers have given."""
+def _join(sums: Sums, others: Sums) -> None:
+    """Puts the sums of other layers into `sums`."""
     for name, own in others.items():
         sums[name] |= own
 
 
 class _Windows:
-    """A picture and its targets, window by window."""
+    """A picture and its objective, window by window.
 
-    def __init__(self, objective, params, config, shape, tile, *, key=None, on_window=None):
+    Attributes:
+      objective, params, config, key: what to evaluate.
+      shape: `(H, W)` of the picture.
+      grid: where the windows lie.
+      strides: of each layer that terms look at.
+      network, image: the network's layers, and `(IMAGE,)`. They take a pass each, because a jitter
+        moves only what the network sees.
+      on_window: called with `done` and `total`, the number of windows that are done and of all.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        params: Mapping,
+        config: Config,
+        shape: Sequence[int],
+        tile: int,
+        *,
+        key: jax.Array | None = None,
+        on_window: partition.OnWindow | None = None,
+    ):
+        height, width = shape[:2]
         self.objective = objective
         self.params, self.config, self.key = params, config, key
-        self.shape = tuple(shape[:2])
+        self.shape = (height, width)
         self.grid = objective.grid(params, self.shape, tile)
         self.strides = partition.strides_of(
             objective.terms, objective.extractor, params, self.shape
         )
-        layers = tuple(self.strides)
-        # What moves with the jitter, and what doesn't, are looked at one after the other.
-        self.network, self.image = tuple(x for x in layers if x != IMAGE), (IMAGE,)
+        self.network, self.image = tuple(x for x in self.strides if x != IMAGE), (IMAGE,)
         self.on_window, self.done, self.total = on_window, 0, 0
 
-    def passes(self, terms):
-        """The groups of layers that the terms look at."""
+    def passes(self, terms: Sequence[Term]) -> list[tuple[str, ...]]:
+        """The groups of layers that the terms look at; each takes a pass."""
         asked = {layer for term in terms for layer in term.layers}
         return [layers for layers in (self.network, self.image) if asked.intersection(layers)]
 
-    def report(self, result):
-        """Counts a window; it waits for it only if somebody looks."""
+    def report(self, result: Any) -> None:
+        """Counts a window. It waits for the result only if there is an `on_window`."""
         self.done += 1
         if self.on_window is not None:
             jax.block_until_ready(result)
             self.on_window(self.done, self.total)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[Span, Span]]:
         return iter(self.grid)
 
-    def cut(self, tree, window):
+    def cut(self, tree: Tree, window: tuple[Span, Span]) -> Tree:
+        """The tree with each `Field` cut to a window."""
         return _cut(tree, self.grid, window, self.strides)
 
-    def seen(self, image, moved, layers):
-        """What these layers are of: the picture, or the network's moved one."""
+    def seen(self, image: np.ndarray, moved: np.ndarray, layers: tuple[str, ...]) -> np.ndarray:
+        """What a group of layers sees: the picture, or the one that a jitter has moved."""
         return image if layers is self.image else moved
 
-    def cut_picture(self, picture, window, layers):
-        """The window of a moved content, where the network looks at it."""
+    def cut_picture(
+        self, picture: Field | None, window: tuple[Span, Span], layers: tuple[str, ...]
+    ) -> np.ndarray | None:
+        """The window of a moved content for the network's layers; None for `IMAGE`."""
         if picture is None or layers is self.image:
             return None
         return self.cut(picture, window).values
 
-    def sums(self, image, moved, fields, picture, masks, terms):
-        """The sums of these terms, `{term: {layer: Measured}}`."""
+    def sums(
+        self,
+        image: np.ndarray,
+        moved: np.ndarray,
+        fields: ByTerm,
+        picture: Field | None,
+        masks: Mapping[str, Field] | None,
+        terms: Sequence[Term],
+    ) -> Sums:
+        """The sums of these terms over the whole picture.
+
+        Args:
+          image: the picture.
+          moved: the picture as a jitter has moved it.
+          fields: the targets for sums.
+          picture: the content as a jitter has moved it; None if there is no jitter.
+          masks: regions.
+          terms: which to measure.
+        """
         found = {term.name: {} for term in terms}
         for layers in self.passes(terms):
-            seen, sums = self.seen(image, moved, layers), None
+            sums: Tree = None
+            seen = self.seen(image, moved, layers)
             look = self._look(seen, fields, picture, masks, terms, layers)
             for window in self:
                 sums = _add(sums, look(_window_sums, window))
@@ -181,27 +301,42 @@ class _Windows:
             _join(found, sums)
         return found
 
-    def empty_sums(self, image, fields, picture, masks, terms):
-        """Zeros of the shapes that `sums` have."""
+    def empty_sums(
+        self,
+        image: np.ndarray,
+        fields: ByTerm,
+        picture: Field | None,
+        masks: Mapping[str, Field] | None,
+        terms: Sequence[Term],
+    ) -> Sums:
+        """Zeros with the shapes of `sums`."""
         found, window = {term.name: {} for term in terms}, next(iter(self))
         for layers in self.passes(terms):
             look = self._look(image, fields, picture, masks, terms, layers)
             _join(found, look(_window_sums.eval_shape, window))
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
 
-    def _look(self, seen, fields, picture, masks, terms, layers):
-        """`look(program, window)` calls a program of `_window_sums`' arguments."""
+    def _look(
+        self,
+        seen: np.ndarray,
+        fields: ByTerm,
+        picture: Field | None,
+        masks: Mapping[str, Field] | None,
+        terms: Sequence[Term],
+        layers: tuple[str, ...],
+    ) -> Callable[[Callable, tuple[Span, Span]], Any]:
+        """`look(program, window)`, which calls a program with the arguments of `_window_sums`."""
         keep = tuple(term.name for term in terms)
         fields = {name: tree for name, tree in fields.items() if name in keep}
 
-        def look(program, window):
+        def look(program: Callable, window: tuple[Span, Span]) -> Any:
             return program(
                 self.params,
                 self.grid.cut(seen, window),
                 self.cut(fields, window),
                 self.cut_picture(picture, window, layers),
                 self.cut(masks, window),
-                partition.Place.of(window),
+                Place.of(window),
                 self.key,
                 self.config,
                 shape=self.shape,
@@ -214,7 +349,7 @@ class _Windows:
 
 
 def value_and_grad(
-    image: np.ndarray,
+    image: Float[ArrayLike, "H W 3"],
     params: Mapping,
     targets: Targets,
     config: Config,
@@ -223,41 +358,47 @@ def value_and_grad(
     within: Partition = Together(),
     key: jax.Array | None = None,
     on_window: partition.OnWindow | None = None,
-) -> tuple[tuple[np.ndarray, dict[str, np.ndarray]], np.ndarray]:
-    """`jax.value_and_grad(objective_value, has_aux=True)` of a picture of any size.
+) -> tuple[
+    tuple[Float[np.ndarray, ""], dict[str, Float[np.ndarray, ""]]], Float[np.ndarray, "H W 3"]
+]:
+    """`jax.value_and_grad(objective_value, has_aux=True)` for a picture of any size.
 
-    Not to be jitted: it runs a compiled program once for each window, and again.
+    Do not jit it: for each window it runs a compiled program once or twice.
 
     Args:
-      image: `[H, W, 3]` in [0, 1], NumPy, or what NumPy can look at.
+      image: `[H, W, 3]` in [0, 1].
       params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
       targets: one output's, from `compute_targets` of this module or of `objective`.
       config: terms and network.
       tile: the longest side of a window, in pixels.
-      within: how each window is looked at.
-      key: as of `objective.objective_value`.
-      on_window: called with the number of windows dealt with and of all, each pass counted.
+      within: how each window is divided.
+      key: as in `objective.objective_value`.
+      on_window: called with the number of windows that are done and of all. Each pass counts every
+        window.
 
     Returns:
-      `(total, terms)` as of `objective.objective_value`, and the gradient `[H, W, 3]`, NumPy.
+      `(total, terms)` as from `objective.objective_value`, and the gradient `[H, W, 3]`. All are
+      NumPy arrays.
 
     Raises:
-      ValueError: a tile too small for the layers, or a term that doesn't add up.
+      ValueError: as `objective.objective_value`; a tile too small for the layers; a term that
+        doesn't add up over parts.
     """
     targets = jax.tree.map(np.asarray, one_output(targets))
     image = np.asarray(image)
     objective = Objective.of(config, partition=within)
     windows = _Windows(objective, params, config, image.shape, tile, key=key, on_window=on_window)
-    check_made(targets, objective, image.shape)
+    check_made(targets, objective, image.shape, finds_content=config.jitter > 0)
     masked = targets.masks is not None
-    # Under masks a loss is no longer linear: each region counts by its share.
+    # Under masks no loss is linear: each region counts by its share.
     bent = [term for term in objective.terms if not term.linear or (masked and term.regions)]
     linear = [term for term in objective.terms if term.linear and not (masked and term.regions)]
     passes = windows.passes(objective.terms)
     windows.total = (len(windows.passes(bent)) + len(passes)) * len(windows.grid)
-    fields, shift = objective.beside(targets), objective.shift(key)
+    fields, shift = objective.targets_for_sums(targets), objective.shift(key)
     moved, picture = image, None
     if config.jitter:
+        assert targets.picture is not None  # `check_made` refuses targets without jitter
         shift = np.zeros(2, np.int32) if shift is None else np.asarray(shift)
         moved = np.roll(image, shift, axis=(0, 1))
         picture = dataclasses.replace(
@@ -271,7 +412,7 @@ def value_and_grad(
         known |= windows.empty_sums(image, *looked, linear)
         slope = _slope(params, known, bare, key, config, shape=windows.shape)
         for layers in passes:
-            network, total = layers is windows.network, None
+            total: Tree = None
             for window in windows:
                 here, slope_here = _window_gradient(
                     params,
@@ -279,7 +420,7 @@ def value_and_grad(
                     windows.cut(fields, window),
                     windows.cut_picture(picture, window, layers),
                     windows.cut(targets.masks, window),
-                    partition.Place.of(window),
+                    Place.of(window),
                     key,
                     slope,
                     config,
@@ -290,28 +431,39 @@ def value_and_grad(
                 total = _add(total, here)
                 windows.grid.cut(gradient, window)[:] += np.asarray(slope_here)
                 windows.report(gradient)
-            _join(known, total)  # in place of the zeros
-            if network and shift is not None:
+            _join(known, total)  # replaces the zeros
+            if layers is windows.network and shift is not None:
                 gradient = np.roll(gradient, -shift, axis=(0, 1))
         total, _ = _total_and_parts(params, known, bare, key, config, shape=windows.shape)
     return jax.tree.map(np.asarray, total), gradient
 
 
 def layer_losses(
-    image: np.ndarray,
+    image: Float[ArrayLike, "H W 3"],
     params: Mapping,
     targets: Targets,
     config: Config,
     *,
     tile: int,
     within: Partition = Together(),
-) -> dict[str, dict[str, jax.Array]]:
-    """`objective.layer_losses` of a picture of any size; arguments as of `value_and_grad`."""
+) -> dict[str, dict[str, Float[Array, ""]]]:
+    """`objective.layer_losses` for a picture of any size.
+
+    Args:
+      image, params, targets, config, tile, within: as in `value_and_grad`.
+
+    Returns:
+      `{term: {part: scalar}}`, weighted.
+
+    Raises:
+      ValueError: as `value_and_grad`.
+    """
     targets = jax.tree.map(np.asarray, one_output(targets))
     image = np.asarray(image)
     windows = _Windows(Objective.of(config, partition=within), params, config, image.shape, tile)
-    check_made(targets, windows.objective, image.shape)
-    fields, picture = windows.objective.beside(targets), targets.picture
+    picture = targets.picture
+    check_made(targets, windows.objective, image.shape, finds_content=picture is not None)
+    fields = windows.objective.targets_for_sums(targets)
     bare = _without_fields(targets)
     terms = windows.objective.terms
     with partition.on_device():
@@ -321,8 +473,8 @@ def layer_losses(
 
 def compute_targets(
     params: Mapping,
-    content: jax.Array,
-    styles: Sequence[jax.Array],
+    content: Float[ArrayLike, "H W 3"],
+    styles: Sequence[Float[ArrayLike, "_ _ 3"]],
     config: Config,
     *,
     tile: int,
@@ -330,18 +482,18 @@ def compute_targets(
     combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
 ) -> list[Targets]:
-    """`objective.compute_targets` of pictures of any size, as NumPy arrays in host memory.
+    """`objective.compute_targets` for pictures of any size, as NumPy arrays in host memory.
 
     Args:
+      params, content, styles, config, combine, inputs: as in `objective.compute_targets`.
       tile: the longest side of a window, in pixels.
-      within: how each window is looked at.
-      params, content, styles, config, combine, inputs: as of `objective.compute_targets`.
+      within: how each window is divided.
 
     Returns:
-      Targets of each output. Those that are the same for all share their memory.
+      The targets of each output. Targets that are the same for all outputs share their memory.
 
     Raises:
-      ValueError: as `objective.compute_targets`, or a tile too small for the layers.
+      TypeError, ValueError: as `objective.compute_targets`, or a tile too small for the layers.
     """
     objective = Objective.of(config, partition=within)
     combine, inputs = checked_pictures(objective, content, styles, combine, inputs)
@@ -356,8 +508,8 @@ def compute_targets(
 
 def find_targets(
     params: Mapping,
-    content: jax.Array,
-    styles: Sequence[jax.Array],
+    content: Float[ArrayLike, "H W 3"],
+    styles: Sequence[Float[ArrayLike, "_ _ 3"]],
     config: Config,
     *,
     tile: int,
@@ -365,7 +517,7 @@ def find_targets(
     combine: Combine,
     inputs: Mapping[str, Tree],
 ) -> list[Targets]:
-    """`compute_targets` of what is checked."""
+    """`compute_targets` for arguments that have been checked."""
     objective, content = Objective.of(config, partition=within), np.asarray(content)
     found = assembled(
         params,
@@ -380,7 +532,7 @@ def find_targets(
         of_content=lambda _: {},  # found below, once for all outputs
     )
     found = jax.tree.map(np.asarray, found)
-    if config.jitter:  # what moves is found at each step
+    if config.jitter:  # each step finds the targets of what moves
         contents = _content_itself(objective, params, content)
     else:
         contents = _tiled_content(params, content, config, tile=tile, within=within)
@@ -392,8 +544,8 @@ def find_targets(
     ]
 
 
-def _content_itself(objective, params, content):
-    """What terms keep of the content as a picture."""
+def _content_itself(objective: Objective, params: Mapping, content: np.ndarray) -> ByTerm:
+    """The content terms' targets at the layer `IMAGE` alone."""
     at = objective.at(params, content.shape)
     return {
         term.name: {IMAGE: term.target(IMAGE, Field(content, IMAGE), at)}
@@ -402,8 +554,16 @@ def _content_itself(objective, params, content):
     }
 
 
-def _tiled_style(params, style, config, *, tile, within, mask):
-    """What terms keep of a style, found window by window."""
+def _tiled_style(
+    params: Mapping,
+    style: ArrayLike,
+    config: Config,
+    *,
+    tile: int,
+    within: Partition,
+    mask: ArrayLike | None,
+) -> ByTerm:
+    """The style terms' targets of one style, found window by window."""
     objective = Objective.of(config, partition=within).of_terms(lambda term: term.refers == "style")
     style = np.asarray(style)
     windows = _Windows(objective, params, config, style.shape, tile)
@@ -420,7 +580,7 @@ def _tiled_style(params, style, config, *, tile, within, mask):
                 params,
                 windows.grid.cut(style, window),
                 windows.cut(weights, window),
-                partition.Place.of(window),
+                Place.of(window),
                 config,
                 shape=windows.shape,
                 keep=keep,
@@ -431,36 +591,61 @@ def _tiled_style(params, style, config, *, tile, within, mask):
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "keep", "within"))
-def _style_window(params, window, weights, place, config, *, shape, keep, within):
+def _style_window(
+    params: Mapping,
+    window: jax.Array,
+    weights: Mapping[str, Field] | None,
+    place: Place,
+    config: Config,
+    *,
+    shape: tuple[int, int],
+    keep: tuple[str, ...],
+    within: Partition,
+) -> Sums:
+    """What the positions that a style's window owns add to the sums, counted by `weights`."""
     objective = _kept(config, keep, within)
     at, own = _at_window(objective, params, window, place, shape, None)
     if weights is not None:
-        own = {layer: mask.values * own[layer] for layer, mask in weights.items()}
+        own = {layer: jnp.asarray(mask.values) * own[layer] for layer, mask in weights.items()}
     return objective.measure(params, window, {}, at, own=own)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _style_targets_of(params, sums, config, *, shape):
+def _style_targets_of(
+    params: Mapping, sums: Sums, config: Config, *, shape: tuple[int, int]
+) -> ByTerm:
+    """The style terms' targets, from the sums of a style of `shape` `(h, w)`."""
     objective = Objective.of(config)
-    return objective.kept_of_style(sums, objective.at(params, shape))
+    return objective.style_targets_of(sums, objective.at(params, shape))
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "within"))
-def _window_content(params, window, place, config, *, shape, within):
+def _window_content(
+    params: Mapping,
+    window: jax.Array,
+    place: Place,
+    config: Config,
+    *,
+    shape: tuple[int, int],
+    within: Partition,
+) -> ByTerm:
+    """The content terms' targets of one window of the content."""
     objective = Objective.of(config, partition=within)
     at, _ = _at_window(objective, params, window, place, shape, None)
     return objective.content_targets(params, window, at)
 
 
-def _tiled_content(params, content, config, *, tile, within):
-    """What terms keep of a content, found window by window, in host memory."""
+def _tiled_content(
+    params: Mapping, content: np.ndarray, config: Config, *, tile: int, within: Partition
+) -> ByTerm:
+    """The content terms' targets, found window by window, in host memory."""
     windows = _Windows(Objective.of(config, partition=within), params, config, content.shape, tile)
-    found = None
+    found = {}
     if not any(term.refers == "content" for term in windows.objective.terms):
-        return {}
+        return found
     with partition.on_device():
         for window in windows:
-            place = partition.Place.of(window)
+            place = Place.of(window)
             here = _window_content(
                 params,
                 windows.grid.cut(content, window),
@@ -469,7 +654,7 @@ def _tiled_content(params, content, config, *, tile, within):
                 shape=windows.shape,
                 within=within,
             )
-            if found is None:
+            if not found:
                 found = map_fields(functools.partial(_empty, windows), here)
             jax.tree.map(
                 functools.partial(_write, windows, window, place),
@@ -480,17 +665,19 @@ def _tiled_content(params, content, config, *, tile, within):
     return found
 
 
-def _empty(windows, field):
-    """A `Field` of the whole picture, of which `field` is a window's part."""
+def _empty(windows: _Windows, field: Field) -> Field:
+    """A `Field` of the whole picture for values like those of a window's `field`."""
     stride = windows.strides[field.layer]
     shape = [side // stride for side in windows.shape]
     values = np.empty((*shape, *field.values.shape[2:]), field.values.dtype)
     return dataclasses.replace(field, values=values)
 
 
-def _write(windows, window, place, whole, part):
-    """Writes what a window owns into the whole."""
+def _write(
+    windows: _Windows, window: tuple[Span, Span], place: Place, whole: Field, part: Field
+) -> None:
+    """Copies what a window owns of `part` into `whole`."""
     stride = windows.strides[whole.layer]
     rows, columns = (slice(first, stop) for first, stop in place.owned // stride)
-    target = windows.grid.cut(whole.values, window, stride=stride)
+    target = windows.grid.cut(np.asarray(whole.values), window, stride=stride)
     target[rows, columns] = np.asarray(part.values)[rows, columns]

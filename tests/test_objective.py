@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import basic
@@ -8,6 +9,7 @@ import oracle
 import pytest
 
 import nst_jax
+from nst_jax import objective, windows
 
 GATYS = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     content_layers=("block3_conv2",),
@@ -214,6 +216,58 @@ def test_a_batch_is_refused_with_the_way_to_map(vgg16, pictures):
         value(jnp.asarray(content), targets=targets)
     with pytest.raises(ValueError, match="one size"):
         value(jnp.zeros((32, 32, 3)), targets=jax.tree.map(lambda leaf: leaf[0], targets))
+
+
+def without(tree, name, layer=None):
+    """The targets' tree without a term, or without a layer of it."""
+    kept = {key: own for key, own in tree[name].items() if key != layer}
+    return {key: own for key, own in tree.items() if key != name} | ({name: kept} if layer else {})
+
+
+STYLE = "the term 'style' must have the layers block1_conv1, block3_conv1, got"
+
+
+@pytest.mark.parametrize(
+    ("config", "cut", "message"),
+    [
+        (GATYS.replace(style_layers=("block1_conv1",)), None, f"{STYLE} block1_conv1$"),
+        (GATYS.replace(style_layers=()), None, f"{STYLE} none$"),
+        (GATYS, ("style", "block1_conv1"), f"{STYLE} block3_conv1$"),
+        (GATYS, ("style",), f"{STYLE} none$"),
+        (GATYS, ("content",), "the term 'content' must have the layers block3_conv2, got none$"),
+        (
+            GATYS.replace(terms=GATYS.terms[::-1]),
+            None,
+            "must have the terms content, style in this order, got style, content$",
+        ),
+    ],
+)
+def test_targets_that_lack_a_layer_are_refused(vgg16, pictures, config, cut, message):
+    content, styles = pictures
+    targets = nst_jax.compute_targets(vgg16, content, styles[:1], config)
+    if cut is not None:
+        targets = dataclasses.replace(targets, terms=without(targets.terms, *cut))
+    for find in (nst_jax.objective_value, objective.layer_losses, jax.jit(nst_jax.objective_value)):
+        with pytest.raises(ValueError, match=f"(?m)^targets (of )?{message}"):
+            find(jnp.asarray(content), vgg16, targets, GATYS)
+    for find in (windows.value_and_grad, windows.layer_losses):
+        with pytest.raises(ValueError, match=f"(?m)^targets (of )?{message}"):
+            find(content, vgg16, targets, GATYS, tile=32)
+
+
+def test_targets_of_windows_with_a_jitter_leave_the_content_to_each_step(vgg16, pictures):
+    content, styles = pictures
+    config = GATYS.replace(jitter=2)
+    (targets,) = windows.compute_targets(vgg16, content, styles[:1], config, tile=32)
+    key, image = jax.random.key(1), jnp.asarray(content)
+    (total, _), _ = windows.value_and_grad(content, vgg16, targets, config, tile=32, key=key)
+    whole, _ = nst_jax.objective_value(image, vgg16, targets, config, key=key)
+    np.testing.assert_allclose(total, whole, rtol=1e-4)
+    message = "term 'content' must have the layers block3_conv2, got none$"
+    with pytest.raises(ValueError, match=message):
+        nst_jax.objective_value(image, vgg16, targets, config)
+    with pytest.raises(ValueError, match=message):
+        windows.value_and_grad(content, vgg16, targets, GATYS, tile=32)
 
 
 def test_no_layers_leave_total_variation_alone(vgg16, pictures):

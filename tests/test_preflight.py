@@ -51,7 +51,7 @@ def test_need_grows_with_pixels_outputs_and_memory_of_steps(vgg16):
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(vgg16))
     # No less than block1_conv1 and block1_conv2 of the picture, and the content's activations.
     assert need > weights * (74 / 14_715) + 3 * 4 * 64 * pixels
-    assert need < weights + preflight.CERTAINLY * pixels
+    assert need < weights + preflight.MOST_BYTES_PER_PIXEL * pixels
     assert plan(vgg16, SHAPE, 2, CONFIG).program_bytes() - need > 3 * 4 * 64 * pixels
     lbfgs = CONFIG.replace(optimizer=LBFGS(history_size=50))
     assert plan(vgg16, SHAPE, 1, lbfgs).program_bytes() - need > 50 * 2 * 12 * pixels * 0.9

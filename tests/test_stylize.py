@@ -204,11 +204,11 @@ def combined(**parts):
             combined(masks=np.full((2, 36, 48), 2.0)),
             r"masks\[0\] must be in \[0, 1\], got .*2 to 2",
         ),
-        ({}, combined(masks=[np.eye(4), np.zeros((4, 4))]), r"masks\[1\] must have some weight"),
+        ({}, combined(masks=[np.eye(4), np.zeros((4, 4))]), r"masks\[1\] must be above 0"),
         (
             {},
             combined(masks=[np.ones((36, 48)), np.ones((18, 24))]),
-            r"of one size, got \[\(18, 24\)",
+            r"the same size, got \[\(18, 24\)",
         ),
         (
             {},
@@ -219,7 +219,7 @@ def combined(**parts):
         (
             {},
             combined(style_masks=[None, np.zeros((4, 4))]),
-            r"style_masks\[1\] must have some weight",
+            r"style_masks\[1\] must be above 0 somewhere",
         ),
         (
             {},
@@ -239,7 +239,7 @@ def combined(**parts):
             "tile must be at least .* for these layers, got 20",
         ),
         ({"jitter": 2}, combined(masks=np.ones((2, 36, 48))), "use one or the other"),
-        ({}, combined(style_masks=[None]), "one for each of 2, got 1"),
+        ({}, combined(style_masks=[None]), "one mask for each of 2 styles, got 1"),
         (
             {},
             combined(style_masks=[None, np.ones((9, 4))]),

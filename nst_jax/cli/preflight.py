@@ -1,7 +1,7 @@
-"""Does a run fit into memory? Asked of the compiler before the first step.
+"""Checks before the first step whether a run fits into memory. The compiler says what it takes.
 
-A picture to which XLA says no costs the wait for everything before it, and one to which the
-operating system says no costs the process.
+A picture that XLA has no memory for costs the wait for everything before it. A picture that the
+operating system has no memory for costs the process.
 """
 
 import dataclasses
@@ -19,22 +19,27 @@ from nst_jax.coarse_to_fine import check_content, fit_shape, scales
 from nst_jax.config import Config
 from nst_jax.files import host_memory
 from nst_jax.files.host_memory import GIB
+from nst_jax.objective import Targets
 from nst_jax.partition import Placement
-from nst_jax.terms import Field, map_fields
+from nst_jax.terms import Field, Tree, map_fields
 
 TILES = (2048, 1024, 512, 256)
+"""The tiles that a message may name."""
 
-# Bytes a pixel of a step that no configuration's program has been seen to need: what is far below
-# the memory there is by this measure is not compiled just to be measured.
-CERTAINLY = 6000
+# No measured program has needed more bytes for each pixel of a step. A run far below the available
+# memory by this bound is not compiled only to be measured.
+MOST_BYTES_PER_PIXEL = 6000
 
 
 class DoesNotFit(ValueError):
-    """A run that takes more memory than there is; the message is one line."""
+    """A run takes more memory than there is. The message is one line."""
 
 
 def available_bytes() -> int | None:
-    """Memory that the first device has left; of a CPU what `memory.host_bytes` says."""
+    """The free memory of the first device, in bytes; None if nothing tells it.
+
+    For a CPU it is what `host_memory.host_bytes` returns.
+    """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -43,20 +48,20 @@ def available_bytes() -> int | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run, as far as its memory depends on it.
+    """The parts of a run that its memory depends on.
 
     Attributes:
       params: the network's parameters.
-      shape: `(H, W)` of the contents, before they are brought to the size.
-      outputs: how many pictures are made at once.
-      config: of the run.
-      styles: `(h, w)` of each style, before it is brought to the size.
-      contents: how many different ones, all of that shape, the outputs are of.
-      sweep: as of `stylize`.
-      regions: of each output's masks, if it has any.
-      inputs: as of `stylize`; of arrays only the shape matters.
-      placement: as of `stylize`. On a mesh memory is that of one device; but CPU devices share
-        the host's, of which it is what all take.
+      shape: `(H, W)` of the contents, before they are resized.
+      outputs: how many pictures are painted at once.
+      config: the settings of the run.
+      styles: `(h, w)` of each style, before it is resized.
+      contents: how many different contents there are. All have the same shape.
+      sweep: as in `stylize`.
+      regions: how many regions each output's masks have; 0 is no masks.
+      inputs: as in `stylize`. Only the shapes of its arrays matter.
+      placement: as in `stylize`. On a mesh, memory is that of one device. CPU devices share the
+        host's memory: for them it is what all take together.
     """
 
     params: Mapping
@@ -65,22 +70,24 @@ class Plan:
     config: Config
     styles: Sequence[Sequence[int]] = ()
     contents: int = 1
-    sweep: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    sweep: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     regions: int = 0
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     placement: Placement = Placement()
 
-    def replace(self, **changes) -> "Plan":
+    def replace(self, **changes: Any) -> "Plan":
         """A copy with `changes`."""
         return dataclasses.replace(self, **changes)
 
-    def placed(self, **changes) -> "Plan":
-        """A copy with changes of its placement."""
+    def placed(self, **changes: Any) -> "Plan":
+        """A copy with `changes` of its placement."""
         return self.replace(placement=self.placement.replace(**changes))
 
     def program_bytes(self) -> int | None:
-        """Memory of the compiled step on pictures of `shape` as they are, arguments included; None
-        where the backend doesn't tell."""
+        """The memory of the compiled step on pictures of `shape`, with its arguments, in bytes.
+
+        The pictures are not resized. None stands for a backend that does not tell.
+        """
         config = self.config.replace(size=None, first_size=None)
         images = jax.ShapeDtypeStruct((self.outputs, *self.shape[:2], 3), jnp.float32)
         targets = jax.tree.map(
@@ -103,8 +110,10 @@ class Plan:
         return need
 
     def targets_bytes(self) -> int | None:
-        """Memory of the programs that look at a content of `shape`, and at the largest of the
-        styles, once before the steps: the larger of the two. One device runs them, on a mesh too.
+        """The memory of the programs that find the targets before the steps, in bytes.
+
+        One program evaluates a content of `shape`, another the largest style; this is the larger of
+        the two. One device runs them, also on a mesh. None stands for a backend that does not tell.
         """
         config = self.config.replace(size=None, first_size=None)
         terms, within = objective.Objective.of(config), self.placement.partition
@@ -123,12 +132,13 @@ class Plan:
                     self._network(), _picture(style), config, mask=mask, partition=within
                 )
             )
-        needs = [_compiled_bytes(program) for program in programs]
-        return None if None in needs else max(needs, default=0)
+        return _largest([_compiled_bytes(program) for program in programs])
 
     def kept_bytes(self) -> int:
-        """What a tiled run keeps in host memory beside its windows: pictures of `shape`, gradients,
-        the optimiser's state and the targets."""
+        """What a tiled run keeps in host memory beside its windows, in bytes.
+
+        These are pictures of `shape`, gradients, the optimiser's state and the targets.
+        """
         images = jax.ShapeDtypeStruct((self.outputs, *self.shape[:2], 3), jnp.float32)
         states = jax.eval_shape(lambda images: optimize.start(images, self.config), images)
         picture = _picture(self.shape)
@@ -136,58 +146,66 @@ class Plan:
         return (
             _bytes(states)
             + self.config.optimizer.passing * _bytes(images)
-            + self.contents * _bytes(of_a_content)  # as it was given and at its size
+            + self.contents * _bytes(of_a_content)  # each content as given, and resized
             + _bytes([_picture(style) for style in self.styles])
         )
 
-    def _targets(self, config):
+    def _targets(self, config: Config) -> Targets:
+        """The shapes of one output's targets."""
         inputs = map_fields(self._sized, self.inputs)
         return objective.target_shapes(
             *(self.params, self.shape[:2], config), regions=self.regions, inputs=inputs
         )
 
     def _sized(self, field: Field) -> Field:
-        """A `Field` of the run's data as one output has it, of a picture of `shape`."""
+        """The shape of a `Field` of the run's data for one output and a picture of `shape`."""
         _, _, *rest = np.shape(field.values)[field.per_output :]
         values = jax.ShapeDtypeStruct((*self.shape[:2], *rest), jnp.float32)
         return dataclasses.replace(field, values=values, per_output=False)
 
-    def _network(self):
-        """The parameters as `stylize` hands them to its programs."""
+    def _network(self) -> Mapping:
+        """The shapes of the parameters as `stylize` passes them to its programs."""
         if self.placement.mesh is not None:
             return jax.eval_shape(lambda params: params, self.params)
         return jax.eval_shape(lambda params: objective.prepare(params, self.config), self.params)
 
     def run_bytes(self) -> int | None:
-        """Memory that the largest program of the run takes, be it a step or one that finds the
-        targets; with what a tiled run keeps in host memory, where the host is the device. None
-        where the backend doesn't tell."""
+        """The memory of the run's largest program, a step or one that finds targets, in bytes.
+
+        On a CPU, what a tiled run keeps in host memory is included. None stands for a backend that
+        does not tell.
+        """
         needs = []
-        for look in self._looks():
-            found = [look.plan.program_bytes()]
-            # A step looks forward as well, and keeps what it sees, unless it computes it again.
-            larger = look.pixels_of_style() > look.pixels()
+        for scale in self._largest_scales():
+            found = [scale.plan.program_bytes()]
+            # A step takes more than finding the targets of a picture of the same size: it also
+            # keeps activations for the gradient. Rematerialisation keeps few, and on a mesh one
+            # device finds the targets.
+            larger = scale.pixels_of_style() > scale.pixels()
             if self.placement.mesh is not None or self.placement.remat or larger:
-                found.append(look.plan.targets_bytes())
-            if None in found:
+                found.append(scale.plan.targets_bytes())
+            need = _largest(found)
+            if need is None:
                 return None
-            needs.append(max(found) + (look.host if jax.default_backend() == "cpu" else 0))
+            needs.append(need + (scale.host if jax.default_backend() == "cpu" else 0))
         return max(needs)
 
     def check(self, *, available: int | None = None) -> None:
-        """Refuses a run that would not fit into memory. On a mesh of several processes all of them
-        have to call it, with the same `available`.
+        """Refuses a run that does not fit into memory.
+
+        On a mesh of several processes, all processes have to call it, with the same `available`.
 
         Args:
-          available: bytes there are; None is `available_bytes`, and no check where it knows none.
+          available: how many bytes there are; None is `available_bytes`. Nothing is checked if it
+            returns None.
 
         Raises:
-          DoesNotFit: it needs more. The message says how much, what there is, a size that fits, the
-            largest to within a few hundredths, and the flags that would make this one fit.
+          DoesNotFit: the run needs more. The message says how much, what there is, the largest size
+            that fits, to within a few hundredths, and the flags with which this size would fit.
           ValueError: a tile that is too small for the layers.
         """
-        looks = self._looks()
-        host = 0 if jax.default_backend() == "cpu" else max(look.host for look in looks)
+        largest = self._largest_scales()
+        host = 0 if jax.default_backend() == "cpu" else max(scale.host for scale in largest)
         there = host_memory.host_bytes() if host else None
         if there is not None and host > there:
             raise DoesNotFit(
@@ -195,26 +213,29 @@ class Plan:
                 f"there are {there / GIB:.2f} GiB: a smaller --size takes less"
             )
         available = available_bytes() if available is None else available
-        if available is None or max(look.certainly() for look in looks) < available / 2:
+        if available is None or max(scale.most_bytes() for scale in largest) < available / 2:
             return
         need = self.run_bytes()
         if need is not None and need > available:
             raise DoesNotFit(self.advice(need=need, available=available))
 
     def advice(self, *, need: int | None = None, available: int | None = None) -> str:
-        """What the run takes, what there is, and what would fit, in one line. Only smaller tiles
-        than this one are named, and none with a mesh, which takes none.
+        """Says in one line what the run takes, what there is, and what would fit.
+
+        It names only tiles that are smaller than the plan's own. It names no tile for a mesh, as
+        tile and mesh exclude each other.
 
         Args:
           need: what the run takes, in bytes; None asks the compiler.
-          available: what there is; None is less than the need, of a run that has failed already.
+          available: what there is, in bytes. None is for a run that has failed already, and takes
+            less than the need.
         """
         if (
             need is None
             and self.placement.mesh is not None
             and self.placement.mesh.is_multi_process
         ):
-            # To compile for it would take all of them, and one has failed.
+            # All processes would have to compile for this mesh, but one of them has failed.
             return self.placed(mesh=None).advice(available=available)
         line, whole = self._described(), fit_shape(self.shape, self.config)
         if self.placement.tile is not None and max(whole) > self.placement.tile:
@@ -230,9 +251,15 @@ class Plan:
             available = int(0.7 * need)
         else:
             line += f", and there are {available / GIB:.2f} GiB"
+
+        def needed(size: int) -> int:
+            found = self.replace(config=self.config.replace(size=size)).run_bytes()
+            assert found is not None  # a backend that tells for one size tells for all
+            return found
+
         size = _size_that_fits(
             _side(self.config, *whole),
-            lambda size: self.replace(config=self.config.replace(size=size)).run_bytes(),
+            needed,
             need=need,
             available=available,
             possible=self._possible,
@@ -249,7 +276,7 @@ class Plan:
         return f"{line}: {fits}"
 
     def _possible(self, size: int) -> bool:
-        """Whether the layers have positions at this size."""
+        """Whether all layers have positions at this size."""
         try:
             check_content(
                 self.params, self.shape, self.config.replace(size=size), styles=self.styles
@@ -259,70 +286,90 @@ class Plan:
         return True
 
     def _divides(self, shape: tuple[int, int], tile: int) -> bool:
-        """Whether a tile cuts a picture."""
+        """Whether a tile cuts a picture of `shape` into several windows."""
         try:
             return len(objective.Objective.of(self.config).grid(self.params, shape, tile)) > 1
         except ValueError:  # too small for the layers
             return False
 
     def _described(self) -> str:
+        """The number of pictures and their size, for a message."""
         height, width = fit_shape(self.shape, self.config)
         many = self.outputs > 1
         return f"{f'{self.outputs} pictures' if many else 'a picture'} of {width}x{height}"
 
-    def _looks(self) -> list["_Look"]:
-        """At the last scale and, of a tiled run, at the largest that is looked at whole."""
+    def _largest_scales(self) -> list["_Scale"]:
+        """The scales that can take the most memory.
+
+        These are the last scale and, in a tiled run, the largest scale that needs no windows.
+        """
         found, tile = [], self.placement.tile
         terms = objective.Objective.of(self.config)
-        of_styles = terms.of_terms(lambda term: term.refers == "style")
+        style_terms = terms.of_terms(lambda term: term.refers == "style")
         for size in reversed(scales(self.config)):
             here = self.config.replace(size=size, first_size=None)
             whole, *others = (fit_shape(picture, here) for picture in (self.shape, *self.styles))
             plan = self.replace(shape=whole, styles=others, config=here).placed(tile=None)
             if tile is None or max(map(max, (whole, *others))) <= tile:
-                return [*found, _Look(plan)]
+                return [*found, _Scale(plan)]
             if not found:
                 host = plan.kept_bytes()
                 window = terms.grid(self.params, whole, tile).window
-                others = [of_styles.grid(self.params, other, tile).window for other in others]
-                # One by one, so that a number that is explored is one, too.
+                others = [style_terms.grid(self.params, other, tile).window for other in others]
+                # A tiled run evaluates its outputs one by one, so each number of a sweep is alone.
                 plan = plan.replace(shape=window, outputs=1, styles=others, sweep={})
-                found.append(_Look(plan, host))
+                found.append(_Scale(plan, host))
         return found
 
 
-class _Look(NamedTuple):
-    """Pictures that a run looks at at once, and before them its styles one by one; with what the
-    host keeps beside them."""
+class _Scale(NamedTuple):
+    """One scale of a run.
+
+    Attributes:
+      plan: what a program evaluates at once: pictures, or one window. Before the steps, programs
+        evaluate its styles one by one.
+      host: what the host keeps beside it, in bytes.
+    """
 
     plan: Plan
     host: int = 0
 
     def pixels(self) -> int:
+        """How many pixels a step evaluates at once."""
         return self.plan.outputs * math.prod(self.plan.shape)
 
     def pixels_of_style(self) -> int:
+        """How many pixels the largest style has."""
         return max(map(math.prod, self.plan.styles), default=0)
 
-    def certainly(self) -> int:
-        """Bytes that nothing has been seen to need more than."""
+    def most_bytes(self) -> int:
+        """An upper bound of the memory, in bytes, without compiling."""
         pixels = max(self.pixels(), self.pixels_of_style())
-        return self.host + pixels * (CERTAINLY + 3 * 4 * self.plan.config.optimizer.kept)
+        return self.host + pixels * (MOST_BYTES_PER_PIXEL + 3 * 4 * self.plan.config.optimizer.kept)
 
 
-def _compiled_bytes(program):
-    """What it takes, without making it fast, which takes longer and changes no buffer."""
+def _compiled_bytes(program: jax.stages.Lowered) -> int | None:
+    """The memory of a program, in bytes; None if the backend does not tell.
+
+    On a CPU it is compiled without optimisation, as this is quicker and changes no buffer.
+    """
     cpu = jax.default_backend() == "cpu"
-    return optimize.compiled_bytes(
-        program.compile(compiler_options={"xla_backend_optimization_level": 0} if cpu else None)
-    )
+    options: dict[str, Any] | None = {"xla_backend_optimization_level": 0} if cpu else None
+    return optimize.compiled_bytes(program.compile(compiler_options=options))
 
 
-def _picture(shape):
+def _largest(needs: Sequence[int | None]) -> int | None:
+    """The largest of these numbers of bytes, or 0; None if one of them is None."""
+    known = [need for need in needs if need is not None]
+    return max(known, default=0) if len(known) == len(needs) else None
+
+
+def _picture(shape: Sequence[int]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*shape[:2], 3), jnp.float32)
 
 
-def _bytes(tree) -> int:
+def _bytes(tree: Tree) -> int:
+    """The bytes of all arrays of a tree together."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -333,7 +380,8 @@ def ran_out(error: Exception) -> bool:
     )
 
 
-def _side(config, height, width):
+def _side(config: Config, height: int, width: int) -> int:
+    """The side of a picture that `config.size` gives."""
     return height if config.size_of == "height" else max(height, width)
 
 
@@ -345,10 +393,17 @@ def _size_that_fits(
     available: int,
     possible: Callable[[int], bool],
 ) -> int | None:
-    """The largest size with `needed(size) <= available`, to within a few hundredths, if any.
+    """The largest size that fits, to within a few hundredths; None if none fits.
 
-    It is halved until it fits; then, as memory grows about as the number of pixels does, what that
-    comes to is asked about itself, and what is smaller until it fits.
+    It halves the size until it fits. Memory grows about as the number of pixels, which gives a
+    guess of the largest size. It asks about the guess, and then about smaller sizes until one fits.
+
+    Args:
+      side: a size that does not fit.
+      needed: gives the bytes that a size takes.
+      need: `needed(side)`.
+      available: the bytes that there are.
+      possible: says whether a size is large enough for the layers.
     """
     while True:
         smaller = next(filter(possible, range(side // 2, side)), None)
@@ -366,9 +421,11 @@ def _size_that_fits(
 
 
 def _flags_that_fit(plan: Plan, available: int, *, tiles: Sequence[int]) -> list[str]:
-    """The smallest sets of flags that save memory with which a run fits; a tile among them is the
-    largest of `tiles` that does."""
-    savings = {}
+    """The smallest sets of memory-saving flags with which a run fits, as text.
+
+    If a set has a tile, it is the largest of `tiles` that fits.
+    """
+    savings: dict[str, Callable[[Plan], Plan]] = {}
     if not plan.placement.remat:
         savings["--remat"] = lambda plan: plan.placed(remat=True, strips=1)
     if plan.config.flat().get("dtype", "bfloat16") != "bfloat16":
@@ -376,23 +433,26 @@ def _flags_that_fit(plan: Plan, available: int, *, tiles: Sequence[int]) -> list
             config=plan.config.replace(dtype="bfloat16", precision=None)
         )
 
-    def fits(flags, tile=plan.placement.tile):
+    def fits(flags: Sequence[str], tile: int | None = plan.placement.tile) -> bool:
         saving = plan.placed(tile=tile)
         for flag in flags:
-            saving = savings.get(flag, lambda plan: plan)(saving)
-        return saving.run_bytes() <= available
+            if flag in savings:
+                saving = savings[flag](saving)
+        need = saving.run_bytes()
+        return need is not None and need <= available
 
     options, found = [*savings, *["--tile"] * bool(tiles)], {}
     if options and not fits(options, *sorted(tiles)[:1]):
-        return []  # not even all of them together
-    for flags in (x for n in range(len(options)) for x in itertools.combinations(options, n + 1)):
+        return []  # not even with all flags together
+    sets = (itertools.combinations(options, count + 1) for count in range(len(options)))
+    for flags in itertools.chain.from_iterable(sets):
         if any(set(fewer) <= set(flags) for fewer in found):
             continue
         if "--tile" not in flags:
             if fits(flags):
                 found[flags] = " with ".join(flags)
             continue
-        for tile in sorted(tiles):  # where a smaller one doesn't fit, no larger one does
+        for tile in sorted(tiles):  # if one does not fit, no larger one does
             if not fits(flags, tile):
                 break
             found[flags] = " with ".join([*flags[:-1], f"--tile={tile}"])
