@@ -10,55 +10,62 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from nst_jax import color, objective, optimize, partition, sharding, windows
 from nst_jax import image as image_lib
 from nst_jax.config import Config, addresses
+from nst_jax.extractor import VGGExtractor
 from nst_jax.objective import Combine
-from nst_jax.optimize import Parametrization, Pixels
+from nst_jax.optimize import Parametrization, Pixels, Sweep, described
 from nst_jax.partition import Placement
 from nst_jax.terms import IMAGE, Tree, is_field, map_fields
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Result(NamedTuple):
     """What `stylize` returns.
 
     Attributes:
-      images: `[N, H, W, 3]`, one picture an output; without `config.clip` values may leave
+      images: `[N, H, W, 3]`, one picture for each output. Without `config.clip` values may leave
         [0, 1].
-      history: `{"total": ..., term: ...}` by the terms' names, NumPy `[steps, N]`, weighted, each
-        before its step; the steps of every scale, one after the other.
-      diverged: `[N]` of bool, NumPy: outputs that met a value that is not finite; their picture
-        is the last one before it.
-      kept_start: `[N]`, NumPy: at how many scales the last picture's loss was above the first
-        one's, so that the scale returned the picture that it started from.
-      loss: `[N]`, NumPy: the total of each final picture, as it was optimised; with jitter, of
-        the unmoved picture.
+      history: `{"total": ..., term: ...}` by the terms' names, NumPy `[steps, N]`: the weighted
+        losses before each step. The steps of all scales follow one another.
+      diverged: `[N]` of bool, NumPy: outputs that met a value that is not finite. Their picture is
+        the last finite one.
+      kept_start: `[N]`, NumPy: at how many scales an output returned the picture that the scale
+        started from, because the last picture's loss was above the first one's.
+      loss: `[N]`, NumPy: the total of each final picture, in the form that was optimised. With
+        jitter, it is the total of the picture before it is moved.
     """
 
-    images: jax.Array
-    history: dict[str, np.ndarray]
-    diverged: np.ndarray
-    kept_start: np.ndarray
-    loss: np.ndarray
+    images: Float[Array, "N H W 3"]
+    history: dict[str, Float[np.ndarray, "steps N"]]
+    diverged: Bool[np.ndarray, " N"]
+    kept_start: Int[np.ndarray, " N"]
+    loss: Float[np.ndarray, " N"]
 
 
-def _in_host_memory_if_tiled(function):
-    """With a tile, pictures and the optimiser's state stay with the host's processor."""
+def _in_host_memory_if_tiled(function: Callable[P, R]) -> Callable[P, R]:
+    """With a tile, pictures and the optimiser's state stay in the host's memory."""
 
     @functools.wraps(function)
-    def wrapped(*arguments, placement=Placement(), **options):
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        placement = kwargs.get("placement", Placement())
         if not isinstance(placement, Placement):
-            raise TypeError(f"placement must be Placement, got {placement!r}")
+            raise TypeError(f"placement must be an nst_jax.Placement, got {described(placement)}")
         with contextlib.nullcontext() if placement.tile is None else partition.on_host():
-            return function(*arguments, placement=placement, **options)
+            return function(*args, **kwargs)
 
     return wrapped
 
@@ -66,67 +73,85 @@ def _in_host_memory_if_tiled(function):
 @_in_host_memory_if_tiled
 def stylize(
     params: Mapping,
-    content: jax.Array | Sequence[jax.Array],
-    styles: Sequence[jax.Array],
+    content: Float[ArrayLike, "*M H W 3"] | Sequence[Float[ArrayLike, "H W 3"]],
+    styles: Float[ArrayLike, "S _ _ 3"] | Sequence[Float[ArrayLike, "_ _ 3"]],
     config: Config,
     *,
-    key: jax.Array | None = None,
-    sweep: Mapping[str, jax.Array] | None = None,
+    key: PRNGKeyArray | None = None,
+    sweep: Sweep | None = None,
     combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
-    initial: jax.Array | None = None,
+    initial: Float[ArrayLike, "_ _ 3"] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     parametrization: Parametrization = Pixels(),
     resume: optimize.Checkpoint | None = None,
-    callback: Callable[[optimize.Progress], None] | None = None,
+    callback: Callable[[optimize.Progress], object] | None = None,
     placement: Placement = Placement(),
     on_window: partition.OnWindow | None = None,
 ) -> Result:
-    """Paints pictures in many styles, all in one compiled program a scale.
+    """Paints pictures in many styles, with one compiled program for each scale.
 
-    The outputs are contents x styles, those of the first content first, or as `combine` says.
+    The outputs are all contents in all styles, those of the first content first. `combine` can say
+    otherwise.
 
     Args:
-      params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
-      content: `[H, W, 3]`; or several of one shape, a sequence or `[M, H, W, 3]`.
-      styles: pictures `[h, w, 3]`, each of its own shape.
-      config: what to do. Pictures are brought to `config.size`, none changes its shape.
+      params: parameters of `config.network`. For VGG16 and VGG19 they are the tree of
+        `load_params`.
+      content: a picture `[H, W, 3]`, or several of one shape, as a sequence or as `[M, H, W, 3]`.
+      styles: a sequence of pictures `[h, w, 3]`, each of its own shape; or `[S, h, w, 3]`.
+      config: what to do. Pictures are resized to `config.size` and keep their proportions.
       key: random key (`jax.random.key`) of the noise to start from, of the jitter and of terms that
-        draw; None is key 0. Every output starts from the same noise.
-      sweep: `{address: [N]}`, a number for each of the N outputs in place of the config's one for
-        all, `{"style_weight": [10.0, 30.0]}`. A single output is painted once for each. Steps,
-        layers and bands cannot be swept.
-      combine: how styles and contents are combined to outputs.
-      inputs: data for terms of `config.terms` that refer to the run, `{term: tree}`. A `Field` of
-        the picture has the content's size; it is brought to `config.size` as the content is.
-      initial: a picture `[h, w, 3]` to start from in place of `config.init`.
-      optimizer: an optax transformation in place of the configured one, working in grey levels.
-      parametrization: of what is optimised: pixels, or other parameters of the pictures.
-      resume: where a run of the same arguments stood, of the steps of all scales; it ends with
-        the same picture, bit by bit, as if it had never stopped. The callback gets what it takes.
+        draw. None is key 0. Every output starts from the same noise.
+      sweep: `{address: [N]}`, a number for each of the N outputs, which replaces the config's one,
+        such as `{"style_weight": [10.0, 30.0]}`. If there is only one output, it is painted once
+        for each number. Steps, layers and bands cannot be swept.
+      combine: how styles and contents make outputs.
+      inputs: `{term: tree}`, data for terms of `config.terms` that refer to the run. A `Field` of
+        the picture has the content's size. It is resized to `config.size` as the content is.
+      initial: a picture `[h, w, 3]` to start from, instead of `config.init`.
+      optimizer: an optax transformation that replaces the configured one. It works in grey levels.
+      parametrization: what is optimised: pixels, or other parameters of the pictures.
+      resume: where a run of the same arguments stopped, counted in steps of all scales. The run
+        ends with the same picture, bit by bit, as if it had never stopped. A `Progress` holds what
+        a `Checkpoint` needs.
       callback: called with a `Progress` after each dispatch of the compiled program.
-      placement: where and in which parts pictures are looked at: tiles, strips, rematerialisation,
-        a mesh of devices. It changes each step by rounding alone.
-      on_window: called with the number of windows done and of all in a step, for each window.
+      placement: where pictures are evaluated, and in which parts: tiles, strips, rematerialisation,
+        a mesh of devices. It changes each step by rounding only.
+      on_window: called after each window with two numbers: how many windows of the step are done,
+        and how many it has.
 
     Returns:
       A `Result`.
 
     Raises:
-      TypeError: pictures that are not floating point, or a sweep of what is no number.
-      ValueError: pictures of another shape or range, too small for the deepest layer, an
-        unknown layer, styles that can't be combined so, a sweep of another length than the
-        outputs, a tile that is too small for the layers or meets a line search or a term that
-        doesn't add up, L-BFGS with a term that draws, or a checkpoint of another run.
+      TypeError: an argument of a wrong type, pictures that are not floating point, or a sweep of a
+        field that is not a number. The message names the argument.
+      ValueError: pictures of a wrong shape or range, or too small for the deepest layer; an unknown
+        layer; styles that cannot be combined as `combine` says; a sweep of another length than the
+        outputs; a tile that is too small for the layers, or together with a line search or a term
+        that does not add up; L-BFGS with a term that draws; a mesh with other axes; or a checkpoint
+        of another run.
     """
-    _check_types(config, combine, optimizer, parametrization, resume)
-    contents = _several(content)
-    styles = [checked(f"styles[{index}]", style) for index, style in enumerate(styles)]
+    _check_arguments(params, content, styles, config, combine, inputs, on_window)
+    optimize.check_arguments(
+        config=config,
+        optimizer=optimizer,
+        parametrization=parametrization,
+        sweep=sweep,
+        resume=resume,
+        key=key,
+        callback=callback,
+    )
+    sharding.check_mesh(placement.mesh)
+    contents, styles = _several(content), _checked_each("styles", styles)
+    initial = None if initial is None else checked("initial", initial)
     terms = objective.Objective.of(config)
     drawing = [term.name for term in terms.terms if not term.fixed]
     if drawing and optimizer is None and config.optimizer.fixed_loss:
         kind = type(config.optimizer).__name__
-        raise ValueError(f"{kind} needs a loss that stays the same; {drawing[0]!r} draws anew")
+        raise ValueError(
+            f"{kind} needs a loss that stays the same; {drawing[0]!r} draws anew at each step"
+        )
     combine = objective.checked_combination(
         combine, terms.terms, len(styles), jitter=config.jitter, contents=len(contents)
     )
@@ -134,7 +159,9 @@ def stylize(
     outputs = _swept(sweep, pictures)
     for address in sweep or {} if optimizer is not None else ():
         if address in addresses(config) and addresses(config)[address].owner == "optimizer":
-            raise ValueError(f"sweep of {address!r} changes nothing beside optimizer=")
+            raise ValueError(
+                f"sweep[{address!r}] has no effect: optimizer= replaces the configured optimiser"
+            )
     optimize.batch_numbers(config, outputs, sweep=sweep)
     _check_fits(
         *(params, contents[0].shape, config),
@@ -155,7 +182,7 @@ def stylize(
             f"{', '.join(sorted(resume.history))}"
         )
     run = _Run(
-        # Tiles of the transform would not divide as heights do.
+        # Not on a mesh: Winograd's tiles do not divide evenly where the picture's height does.
         params=objective.prepare(params, config) if placement.mesh is None else params,
         contents=contents,
         styles=styles,
@@ -164,7 +191,7 @@ def stylize(
         sweep=sweep,
         combine=combine,
         inputs=inputs,
-        initial=None if initial is None else checked("initial", initial),
+        initial=initial,
         key=jax.random.key(0) if key is None else key,
         optimizer=optimizer,
         parametrization=parametrization,
@@ -172,7 +199,8 @@ def stylize(
         placement=placement,
         on_window=on_window,
     )
-    states, histories = None, []
+    states: optimize.State | None = None
+    histories = []
     for number in range(len(steps)):
         done = sum(steps[:number])
         if resume is not None and resume.step > done + steps[number]:
@@ -183,29 +211,33 @@ def stylize(
             histories.append({name: rows[:done] for name, rows in resume.history.items()})
             resume = None
         histories.append(history)
-    images = _finish(run, scales(config)[-1])(states.picture)
-    history = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
-    known = [np.asarray(x) for x in (states.diverged, states.kept_start, states.value)]
-    return Result(jnp.asarray(images), history, *known)
+    assert states is not None  # there is at least one scale, and `resume` is not past the last
+    return Result(
+        images=jnp.asarray(_finish(run, scales(config)[-1])(states.picture)),
+        history=jax.tree.map(lambda *parts: np.concatenate(parts), *histories),
+        diverged=np.asarray(states.diverged),
+        kept_start=np.asarray(states.kept_start),
+        loss=np.asarray(states.value),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What `stylize` was asked for, checked."""
+    """The checked arguments of `stylize`."""
 
     params: Mapping
     contents: Sequence[jax.Array]
     styles: Sequence[jax.Array]
     config: Config
     outputs: int
-    sweep: Mapping[str, jax.Array] | None
+    sweep: Sweep | None
     combine: Combine
     inputs: Mapping[str, Tree]
     initial: jax.Array | None
     key: jax.Array
     optimizer: optax.GradientTransformation | None
     parametrization: Parametrization
-    callback: Callable[[optimize.Progress], None] | None
+    callback: Callable[[optimize.Progress], object] | None
     placement: Placement
     on_window: partition.OnWindow | None
 
@@ -214,7 +246,7 @@ class _Run:
         return self.config.replace(size=size, first_size=None, first_steps=None)
 
     def sized(self, size: int | None) -> list[jax.Array]:
-        """The contents, brought to a size."""
+        """The contents, resized for a scale."""
         return [fit(content, self.at(size)) for content in self.contents]
 
     def is_tiled(self, size: int | None) -> bool:
@@ -227,8 +259,14 @@ class _Run:
 def _paint_scale(
     run: _Run, number: int, states: optimize.State | None, resume: optimize.Checkpoint | None
 ) -> tuple[optimize.State, dict[str, np.ndarray]]:
-    """All steps of the scale of that number, from the states of the one before, or from where
-    `resume` stood in it; the states and the history."""
+    """Takes all steps of one scale; returns its states and its history.
+
+    Args:
+      run: what to do.
+      number: of the scale, from 0.
+      states: of the scale before; None is none.
+      resume: where to continue in this scale; None is its start.
+    """
     size, steps = scales(run.config)[number], steps_at_scales(run.config)
     here, sized = run.at(size).replace(steps=steps[number]), run.sized(size)
     tile = run.placement.tile if run.is_tiled(size) else None
@@ -237,7 +275,7 @@ def _paint_scale(
     with partition.on_device() if whole_after_tiles else contextlib.nullcontext():
         targets = _repeated(_targets(run, here, sized, tile), run.outputs)
         images = _images(run, here, sized, number, states)
-        # What is dealt with by now is no reason to compile the step anew.
+        # These settings are already applied. Equal values let all runs share the compiled step.
         here = here.replace(size=None, size_of="longer", init="content", color="style")
         numbers = optimize.batch_numbers(here, run.outputs, sweep=run.sweep)
         options = {
@@ -284,11 +322,14 @@ def _paint_scale(
 
 
 def _images(run, config, sized, number, states):
-    """The pictures that a scale starts from: those of the scale before, resampled, where one
-    changed them; else where the run begins."""
-    moved = np.zeros(run.outputs, bool)
-    if states is not None:
-        moved = np.asarray(states.kept_start) < number
+    """The pictures that a scale starts from.
+
+    An output that an earlier scale changed starts from the last scale's picture, resized. The
+    others start where the run begins.
+    """
+    if states is None:
+        return _start(run, config, sized)
+    moved = np.asarray(states.kept_start) < number
     if moved.all():
         return image_lib.resize(states.picture, *sized[0].shape[:2])
     first = _start(run, config, sized)
@@ -298,8 +339,17 @@ def _images(run, config, sized, number, states):
     return jnp.where(moved[:, None, None, None], images, first)
 
 
-def checked(name: str, image: jax.Array) -> jax.Array:
-    """`image` as float32, if it is a picture `[H, W, 3]` in [0, 1]."""
+def checked(name: str, image: Float[ArrayLike, "H W 3"]) -> Float[Array, "H W 3"]:
+    """`image` as a float32 array.
+
+    Args:
+      name: what an error message calls the image.
+      image: `[H, W, 3]` in [0, 1].
+
+    Raises:
+      TypeError: `image` is not an array of floating point.
+      ValueError: `image` is not `[H, W, 3]`, or a value is not in [0, 1].
+    """
     image_lib.check_image(name, image, single=True)
     values = np.asarray(image, np.float32)  # NumPy compiles nothing
     if not np.all(np.isfinite(values)):
@@ -319,18 +369,20 @@ def check_content(
     combine: Combine = Combine(),
     tile: int | None = None,
 ) -> None:
-    """Refuses what a run with a content of `shape` would refuse, computing nothing.
+    """Refuses what a run with a content of `shape` would refuse. It computes nothing.
 
     Args:
-      params, config, combine, tile: as of `stylize`.
-      shape, styles: shapes of the content and of the styles.
+      params, config, combine: as in `stylize`.
+      shape, styles: shapes of the content and of the styles, `[H, W, ...]`.
+      tile: as in `Placement`.
 
     Raises:
-      ValueError: no layer, one that the network doesn't have or that has no positions, a picture
-        too small for the deepest one at some scale, a tile too small for the layers, or masks of
-        another shape than their picture, out of [0, 1] or without any weight.
+      ValueError: there is no layer, or one that is unknown or has no positions; a picture is too
+        small for the deepest layer at some scale; the tile is too small for the layers; or a mask
+        has other proportions than its picture, leaves [0, 1] or is 0 everywhere.
     """
-    for kind, masks in (("masks", combine.masks), ("style_masks", combine.style_masks)):
+    given: dict[str, Any] = {"masks": combine.masks, "style_masks": combine.style_masks}
+    for kind, masks in given.items():
         for index, mask in enumerate(() if masks is None else masks):
             if mask is not None:
                 objective.check_mask(f"{kind}[{index}]", mask)
@@ -344,7 +396,7 @@ def check_content(
 
 
 def _check_fits(params, shape, config, *, styles, combine, tile, searches):
-    """Refuses pictures and masks that are too small, or that do not go together, at some scale."""
+    """Refuses pictures, masks and tiles that are too small, or do not fit together, at a scale."""
     terms = objective.Objective.of(config)
     of_styles = terms.of_terms(lambda term: term.refers == "style")
     if not terms.layers():
@@ -374,7 +426,7 @@ def _check_fits(params, shape, config, *, styles, combine, tile, searches):
 
 
 def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
-    """Height and width of a picture of `shape` `[H, W, ...]` brought to the configured size."""
+    """Height and width of a picture of `shape` `[H, W, ...]`, resized to the configured size."""
     height, width = shape[:2]
     if config.size is None:
         return height, width
@@ -383,41 +435,50 @@ def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
     return image_lib.fit_size(height, width, config.size)
 
 
-def fit(image: jax.Array, config: Config) -> jax.Array:
-    """`image` `[H, W, 3]` brought to the configured size, in its own shape."""
-    return image_lib.resize(image, *fit_shape(image.shape, config))
+def fit(image: Float[ArrayLike, "H W 3"], config: Config) -> Float[Array, "height width 3"]:
+    """Resizes `image` `[H, W, 3]` to the configured size; it keeps its proportions."""
+    return image_lib.resize(image, *fit_shape(np.shape(image), config))
 
 
 def scales(config: Config) -> tuple[int | None, ...]:
-    """The sizes of a run from coarse to fine; the last is the size."""
+    """The sizes of a run in pixels, from coarse to fine. The last is `config.size`."""
     if config.first_size is None:
         return (config.size,)
+    assert config.size is not None  # `Config` refuses `first_size` without it
     return image_lib.pyramid_sizes(config.size, first=config.first_size, factor=config.scale_factor)
 
 
 def steps_at_scales(config: Config) -> list[int]:
-    """The steps at each of the `scales`."""
+    """How many steps a run takes at each of the `scales`."""
     steps = [config.steps] * len(scales(config))
     if config.first_steps is not None:
         steps[0] = config.first_steps
     return steps
 
 
-def _several(content) -> list[jax.Array]:
+def _checked_each(name: str, pictures: Any) -> list[jax.Array]:
+    """The pictures of a sequence, or of an array with a leading axis, as of `checked`."""
+    return [checked(f"{name}[{index}]", picture) for index, picture in enumerate(pictures)]
+
+
+def _several(content: Any) -> list[jax.Array]:
+    """The contents of `stylize`, checked, as a list."""
     if getattr(content, "ndim", None) == 3:
         return [checked("content", content)]
-    contents = [checked(f"content[{index}]", picture) for index, picture in enumerate(content)]
+    contents = _checked_each("content", content)
     if not contents:
         raise ValueError("content must hold at least one picture, got none")
     shapes = {picture.shape for picture in contents}
     if len(shapes) > 1:
-        raise ValueError(f"several contents must be of one shape, got {sorted(shapes)}")
+        raise ValueError(f"content must hold pictures of one shape, got {sorted(shapes)}")
     return contents
 
 
 def _targets(run, config, sized, tile):
-    """Targets of contents x styles, or of pairs; pictures in, so that colours can be kept. With a
-    tile, a list of one output's each."""
+    """The targets of all outputs, with the colours of contents and styles as configured.
+
+    With a tile, they are a list of each output's targets.
+    """
     within = run.placement.partition
     find = functools.partial(objective.find_targets, partition=within)
     if tile is not None:
@@ -450,17 +511,17 @@ def _targets(run, config, sized, tile):
 
 
 def _fit_inputs(inputs, height, width):
-    """Data of a run, with the `Field`s of the picture brought to its size."""
+    """Data of a run, with each `Field` of the picture resized."""
 
     def fitted(field):
         if field.layer != IMAGE or field.kind == "features":
             raise ValueError(
-                "inputs must hold pictures and masks, Field(..., kind='picture' or 'mask'), of the "
-                f"layer {IMAGE!r}, got {field.kind} of {field.layer!r}"
+                f"inputs must hold fields of the layer {IMAGE!r}, of kind 'picture' or 'mask', got "
+                f"one of the layer {field.layer!r}, of kind {field.kind!r}"
             )
         values = jnp.asarray(field.values, jnp.float32)
         first = int(field.per_output)
-        # Whatever is between the sides and the colours goes before the sides, and back.
+        # Axes between the sides and the colours move before the sides, and back afterwards.
         colours = (3,) if field.kind == "picture" else ()
         between = values.shape[first + 2 : values.ndim - len(colours)]
         flat = values.reshape(*values.shape[: first + 2], math.prod(between), *colours)
@@ -474,7 +535,7 @@ def _fit_inputs(inputs, height, width):
 
 
 def _check_outputs_of(inputs, outputs):
-    """Refuses data with another number of values than there are outputs, before a sweep."""
+    """Refuses data for another number of outputs than there are before a sweep."""
     for name, tree in inputs.items():
         for field in filter(is_field, jax.tree.leaves(tree, is_leaf=is_field)):
             if field.per_output and len(field.values) != outputs:
@@ -491,7 +552,7 @@ def _grey(field):
 
 
 def _of_content(inputs, number, contents):
-    """The part of a run's data that is of the outputs of one of so many contents."""
+    """The part of a run's data for the outputs of content `number`, of so many `contents`."""
 
     def own(field):
         if not field.per_output:
@@ -502,10 +563,11 @@ def _of_content(inputs, number, contents):
     return map_fields(own, inputs)
 
 
-def _check_mask_shape(name: str, mask: jax.Array, height: int, width: int) -> None:
+def _check_mask_shape(name: str, mask: ArrayLike, height: int, width: int) -> None:
+    """Refuses a mask with other proportions than its picture."""
     shape = np.shape(mask)
     own = shape[-1] / shape[-2] if len(shape) >= 2 and math.prod(shape) else 0.0
-    # Within the rounding of the sides to pixels.
+    # Sides are rounded to pixels.
     if abs(own * height / width - 1) > 1.5 / min(height, width):
         raise ValueError(
             f"{name} must have the shape of its picture, {height}x{width} or in proportion, "
@@ -513,10 +575,8 @@ def _check_mask_shape(name: str, mask: jax.Array, height: int, width: int) -> No
         )
 
 
-def _swept(sweep: Mapping[str, jax.Array] | None, outputs: int) -> int:
-    """The outputs, of which a single one is painted once for each number of a sweep."""
-    if not isinstance(sweep, Mapping | None):
-        raise TypeError(f"sweep must be {{address: numbers}}, got {sweep!r}")
+def _swept(sweep: Sweep | None, outputs: int) -> int:
+    """How many outputs there are with a sweep: it repeats a single output for each number."""
     for address, values in (sweep or {}).items():
         if not np.size(values):
             raise ValueError(f"sweep[{address!r}] must hold numbers, got none")
@@ -526,26 +586,48 @@ def _swept(sweep: Mapping[str, jax.Array] | None, outputs: int) -> int:
     return np.size(first)
 
 
-def _check_types(config, combine, optimizer, parametrization, resume):
-    """Refuses arguments of another kind than they are documented to be."""
-    for name, value, kind in (
-        ("config", config, Config),
-        ("combine", combine, Combine),
-        ("parametrization", parametrization, Parametrization),
-        ("resume", resume, optimize.Checkpoint | None),
-    ):
-        if not isinstance(value, kind):
-            wanted = getattr(kind, "__name__", "a Checkpoint or None")
-            raise TypeError(f"{name} must be {wanted}, got {value!r}")
-    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+def _check_arguments(
+    params: Any,
+    content: Any,
+    styles: Any,
+    config: Any,
+    combine: Any,
+    inputs: Any,
+    on_window: Any,
+) -> None:
+    """Refuses arguments of a wrong type, except what `optimize.check_arguments` refuses."""
+    order = "the order is stylize(params, content, styles, config)"
+    network = config.network if isinstance(config, Config) else None
+    if isinstance(network, VGGExtractor) and not isinstance(params, Mapping):
         raise TypeError(
-            "optimizer must be a transformation of optax, got "
-            f"{optimizer!r}; one of nst_jax.optimizers goes to config.replace(optimizer=)"
+            "params must be parameters of the network, as nst_jax.load_params returns, got "
+            f"{described(params)}; {order}"
+        )
+    wanted = {
+        "content": (content, "a picture [H, W, 3] or a sequence of pictures"),
+        "styles": (styles, "a sequence of pictures [h, w, 3]"),
+    }
+    for name, (value, what) in wanted.items():
+        several = isinstance(value, Iterable) and not isinstance(value, Mapping | str | bytes)
+        if not several or getattr(value, "ndim", 1) == 0:
+            raise TypeError(f"{name} must be {what}, got {described(value)}; {order}")
+    if getattr(styles, "ndim", None) == 3:
+        raise ValueError(
+            f"styles must be a sequence of pictures [h, w, 3], got {described(styles)}; put a "
+            "single style into a list"
+        )
+    if not isinstance(combine, Combine):
+        raise TypeError(f"combine must be an nst_jax.Combine, got {described(combine)}")
+    if not isinstance(inputs, Mapping | None):
+        raise TypeError(f"inputs must be {{term: tree}}, got {described(inputs)}")
+    if on_window is not None and not callable(on_window):
+        raise TypeError(
+            f"on_window must be a function of two numbers, or None, got {described(on_window)}"
         )
 
 
 def _repeated(targets, outputs: int):
-    """Targets of each output, of which there may be one for all."""
+    """The targets, repeated as a sweep repeats a single output."""
     if isinstance(targets, list):
         return targets * (outputs // len(targets))
     times = outputs // len(jax.tree.leaves(targets)[0])
@@ -569,7 +651,7 @@ def _start(run, config, sized):
         pictures = [image_lib.noise(run.key, height, width)]
     elif config.init == "style":
         covered = [image_lib.cover(style, height, width) for style in run.styles]
-        # Of a blend the heaviest, of masked styles the first.
+        # A blend starts from its heaviest style, masked styles from the first one.
         mixing, masks = run.combine.mixing, run.combine.masks
         rows = np.asarray(
             np.eye(1 if masks is not None else len(covered)) if mixing is None else mixing
@@ -583,16 +665,16 @@ def _start(run, config, sized):
 
 
 def _at_this_scale(resume, done):
-    """`resume` without the `done` steps of the scales before."""
+    """`resume` without the `done` steps of earlier scales."""
     history = {name: rows[done:] for name, rows in resume.history.items()}
     return optimize.Checkpoint(resume.step - done, resume.states, history)
 
 
 def _finish(run, size):
-    """What makes the pictures to be seen of those that are optimised at this size."""
+    """A function from the optimised pictures of this size to the pictures to show."""
     if run.config.color != "luminance":
         return lambda images: images
-    # As NumPy's, which JAX puts beside pictures on any devices.
+    # JAX moves a NumPy array to wherever the pictures are.
     chroma = np.asarray(_each_output(run.sized(size), outputs=run.outputs))
     return functools.partial(_with_luminance_of, chroma)
 
@@ -601,7 +683,7 @@ _with_luminance_of = jax.jit(color.with_luminance_of)
 
 
 def _layer_losses(params, targets, numbers, images, *, tile, within):
-    """`Progress.layer_losses` of `images` `[N, H, W, 3]`."""
+    """What `Progress.layer_losses` returns for `images` `[N, H, W, 3]`."""
     images = sharding.to_host(images)
     if tile is None:
         look = functools.partial(_layer_losses_of, within=within)
@@ -623,13 +705,15 @@ def _layer_losses_of(n, images, params, targets, numbers, *, within):
 
 
 def _item(tree, n):
-    """Item `n` of every leaf, of those with a leading axis of outputs."""
+    """The tree of output `n`: every leaf has a leading axis of outputs."""
     return jax.tree.map(lambda leaf: leaf[n], tree)
 
 
 def _shifted(callback, done, total, finish, measure):
-    """`callback` with the steps of all scales in place of those of one, pictures as they are to be
-    seen, and the losses of the layers."""
+    """A callback for one scale that calls `callback` as if the run had a single scale.
+
+    It counts the steps of all scales, and adds the pictures to show and the losses of the layers.
+    """
     return lambda progress: callback(
         progress._replace(
             step=done + progress.step,

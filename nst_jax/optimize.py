@@ -1,18 +1,19 @@
-"""Gradient descent on images through optax: one state an image, many images at once.
+"""Gradient descent on images through optax: one state per image, many images at once.
 
-`init`, `step` and `run` know no network and no style: a loss is any function
+`init`, `step` and `run` work with any network and any style. A loss is any function
 `loss(image, *shared, *each) -> (value, terms)` of one image `[H, W, 3]` in [0, 1].
 
-The optimiser sees the image in grey levels, that is 255 times as large, with the gradient to
-match. So a learning rate, and every other constant of an optax transformation, is in grey levels
-as in the published experiments, whatever range the loss works in.
+The optimiser sees the image in grey levels: the image times 255, with the gradient to match. So a
+learning rate is in grey levels, as in the published experiments, whatever range the loss works in.
+So is every other constant of an optax transformation.
 
 What is optimised is the image itself, or a tree of parameters that a `Parametrization` renders to
-one.
+an image.
 """
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,36 +21,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from nst_jax import image as image_lib
 from nst_jax import sharding
 from nst_jax.config import Config, check_sweep
+from nst_jax.optimizers import Optimizer
 
 LEVELS = 255.0
 
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+"""`loss(image, *shared, *each) -> (value, terms)`."""
+
+ValueAndGrad = Callable[..., tuple[tuple[ArrayLike, Mapping[str, ArrayLike]], ArrayLike]]
+"""`value_and_grad(image, *arguments) -> ((value, terms), gradient)`."""
+
+Sweep = Mapping[str, ArrayLike | Sequence[float]]
+"""`{address: [N]}`: for fields of a config, one number for each image."""
 
 
 class Parametrization:
-    """Describes an image by other parameters than its pixels: derive a class from this.
+    """Describes an image by parameters other than its pixels. Derive a class from this one.
 
-    `init` and `render` must be pure. The object must be hashable, and the same object finds the
-    compiled program again. Learning rates are 1/255 of a parameter's unit. Leaves that are not
-    `[H, W, C]` need `normalize_gradient="none"`, and L-BFGS takes a single array. Each scale begins
-    with `init` of the resampled picture.
+    `init` and `render` must be pure. The object must be hashable, and passing the same object again
+    reuses the compiled program. A learning rate of 1 is 1/255 of a parameter's unit. Leaves that
+    are not `[H, W, C]` need `normalize_gradient="none"`, and L-BFGS takes a single array. Each
+    scale begins with `init` of the resampled picture.
     """
 
-    def init(self, image: jax.Array) -> Any:
-        """The parameters, a tree of arrays, of an image `[H, W, 3]`."""
+    def init(self, image: Float[Array, "H W 3"]) -> Any:
+        """The parameters of an image `[H, W, 3]`, as a tree of arrays."""
         raise NotImplementedError
 
-    def render(self, tree: Any) -> jax.Array:
-        """The image `[H, W, 3]` of parameters. Pure, and differentiated."""
+    def render(self, tree: Any) -> Float[Array, "H W 3"]:
+        """The image `[H, W, 3]` of the parameters. It must be pure and differentiable."""
         raise NotImplementedError
 
-    def clipped(self, tree: Any, image: jax.Array) -> Any:
-        """The parameters after a step, where `image` is what they render to, clipped to [0, 1].
-        Unless a class says otherwise they stay, and only the picture that is returned is clipped.
+    def clipped(self, tree: Any, image: Float[Array, "H W 3"]) -> Any:
+        """The parameters after a step.
+
+        By default the parameters stay the same, and only the returned picture is clipped.
+
+        Args:
+          tree: the parameters that the step gave.
+          image: `[H, W, 3]`, what they render to, clipped to [0, 1].
         """
         del image
         return tree
@@ -57,107 +73,113 @@ class Parametrization:
 
 @dataclasses.dataclass(frozen=True)
 class Pixels(Parametrization):
-    """The image itself."""
+    """Optimises the image itself."""
 
-    def init(self, image):
+    def init(self, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
         return image
 
-    def render(self, tree):
+    def render(self, tree: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
         return tree
 
-    def clipped(self, tree, image):
+    def clipped(
+        self, tree: Float[Array, "H W 3"], image: Float[Array, "H W 3"]
+    ) -> Float[Array, "H W 3"]:
         return image
 
 
 class State(NamedTuple):
-    """Optimisation of one image; with a leading axis on every leaf, of many.
+    """The optimisation of one image. With a leading axis on every leaf, it is of many images.
 
     Attributes:
-      tree: what is optimised, the last one whose step was finite: the image `[H, W, 3]` in [0, 1],
-        or other parameters of it.
-      opt_state: of the optax transformation.
+      tree: what is optimised, after the last finite step: the image `[H, W, 3]` in [0, 1], or other
+        parameters of it.
+      opt_state: state of the optax transformation.
       step: number of steps taken.
-      diverged: whether a step was not finite; from then on the image stays as it is.
+      diverged: whether a step was not finite. From then on the image stays as it is.
       average: exponential moving average of the images, as optax keeps it.
-      picture: what the run would return now, the average corrected for its bias: with a decay
-        of 0 the image itself.
+      picture: `[H, W, 3]`, what the run would return now: the average, corrected for its bias. With
+        a decay of 0 it is the image itself.
       start: `[H, W, 3]`, where the run began.
-      start_value: the loss there, infinite before the first step. Several processes place the same
-        value, and NaN does not equal itself.
+      start_value: the loss of `start`, infinite before the first step. It is not NaN there: several
+        processes must place equal values, and NaN does not equal itself.
       value: the loss of `picture`, infinite before the end of a run.
-      kept_start: how many runs, at this scale and those before, returned their start, see
+      kept_start: how many runs returned their start, at this scale and earlier ones, see
         `keep_better`.
     """
 
     tree: Any
     opt_state: Any
-    step: jax.Array
-    diverged: jax.Array
+    step: Int[Array, "*N"]
+    diverged: Bool[Array, "*N"]
     average: optax.EmaState
-    picture: jax.Array
-    start: jax.Array
-    start_value: jax.Array
-    value: jax.Array
-    kept_start: jax.Array
+    picture: Float[Array, "*N H W 3"]
+    start: Float[Array, "*N H W 3"]
+    start_value: Float[Array, "*N"]
+    value: Float[Array, "*N"]
+    kept_start: Int[Array, "*N"]
 
 
 class Progress(NamedTuple):
-    """What `run` reports after each dispatch.
+    """What `run` passes to its callback after each dispatch of the compiled program.
 
     Attributes:
       step: steps taken so far.
       steps: steps of the whole run.
       terms: `{name: [steps of this dispatch, N]}`, NumPy.
-      images: `[N, H, W, 3]`; valid during the call only: the next dispatch reuses the memory.
-      diverged: `[N]`, NumPy.
-      kept_start: `[N]`, NumPy: scales done that returned their start, see `keep_better`.
-      states: of all images, the optimiser's memory with them; valid during the call only.
-      layer_losses: in a run of `stylize`, a function that finds for each of these images what
-        every layer adds to its loss, `[{term: {layer: loss}}, ...]`, as of
-        `objective.layer_losses`. All processes have to call it.
+      images: `[N, H, W, 3]`. They are valid during the call only: the next dispatch reuses their
+        memory.
+      diverged: `[N]` of bool, NumPy: which images have diverged, see `State`.
+      kept_start: `[N]`, NumPy: how many finished scales returned their start, see `keep_better`.
+      states: states of all images, with the optimiser's memory. They are valid during the call
+        only.
+      layer_losses: a function, in a run of `stylize`. It returns what every layer adds to the loss
+        of each of these images, `[{term: {layer: loss}}, ...]`, see `objective.layer_losses`. All
+        processes have to call it.
     """
 
     step: int
     steps: int
-    terms: dict[str, np.ndarray]
-    images: jax.Array
-    diverged: np.ndarray
-    kept_start: np.ndarray
+    terms: dict[str, Float[np.ndarray, "steps N"]]
+    images: Float[Array, "N H W 3"]
+    diverged: Bool[np.ndarray, " N"]
+    kept_start: Int[np.ndarray, " N"]
     states: State
     layer_losses: Callable[[], list[dict[str, dict[str, float]]]] | None = None
 
 
 class Checkpoint(NamedTuple):
-    """Where a run stood, to go on from there.
+    """Where a run stopped, so that another one can continue from there.
 
     Attributes:
       step: steps taken.
-      states: of all images: the tree, or its leaves in a list.
+      states: states of all images: the tree, or a list of its leaves.
       history: `{name: [step, N]}` of those steps.
     """
 
     step: int
     states: Any
-    history: dict[str, np.ndarray]
+    history: dict[str, Float[np.ndarray, "step N"]]
 
 
 def init(
-    image: jax.Array,
+    image: Float[ArrayLike, "H W 3"],
     optimizer: optax.GradientTransformation,
     *,
     parametrization: Parametrization = Pixels(),
 ) -> State:
-    """State before the first step on `image` `[H, W, 3]`."""
-    tree = parametrization.init(image)
-    image = parametrization.render(tree)
+    """The state before the first step on `image` `[H, W, 3]`."""
+    tree = parametrization.init(jnp.asarray(image))
+    picture = parametrization.render(tree)
+    average = optax.ema(0.0).init(picture)
+    assert isinstance(average, optax.EmaState)
     return State(
         tree=tree,
         opt_state=optimizer.init(_in_levels(tree)),
         step=jnp.zeros((), jnp.int32),
         diverged=jnp.zeros((), bool),
-        average=optax.ema(0.0).init(image),
-        picture=image,
-        start=image,
+        average=average,
+        picture=picture,
+        start=picture,
         start_value=jnp.float32(jnp.inf),
         value=jnp.float32(jnp.inf),
         kept_start=jnp.zeros((), jnp.int32),
@@ -171,21 +193,21 @@ def step(
     *,
     parametrization: Parametrization = Pixels(),
     clip: bool = False,
-    average_decay: jax.Array | float = 0.0,
+    average_decay: ArrayLike = 0.0,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One step on one image; pure.
+    """Takes one step on one image. It is pure.
 
     Args:
       state: from `init` or an earlier step.
-      loss: `loss(image) -> (value, terms)`.
+      loss: `loss(image) -> (value, terms)` of an image `[H, W, 3]`.
       optimizer: any optax transformation, with or without extra arguments.
-      parametrization: of what is optimised.
-      clip: keep the image inside [0, 1].
-      average_decay: of the average of the images.
+      parametrization: how the image is described.
+      clip: whether to keep the image inside [0, 1].
+      average_decay: decay of the average of the images, at least 0 and below 1.
 
     Returns:
-      The next state, and the terms of the loss before the step. A step with a value, gradient
-      or image that is not finite is not applied, and marks the state as diverged.
+      The next state, and the terms of the loss before the step. A step is not applied if its value,
+      its gradient or its update is not finite; the state is then marked as diverged.
     """
     image = parametrization.render(state.tree)
     (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(image)
@@ -204,25 +226,33 @@ def step(
 
 def descend(
     state: State,
-    value: jax.Array,
-    gradient: jax.Array,
+    value: Float[ArrayLike, ""],
+    gradient: Float[ArrayLike, "H W 3"],
     optimizer: optax.GradientTransformation,
     *,
     value_fn: Callable[[jax.Array], jax.Array] | None = None,
     parametrization: Parametrization = Pixels(),
     clip: bool = False,
-    average_decay: jax.Array | float = 0.0,
+    average_decay: ArrayLike = 0.0,
 ) -> State:
-    """The next state, given the loss's value and gradient `[H, W, 3]` at the image; the rest as of
-    `step`.
+    """Takes one step on one image, given the loss's value and gradient there. It is pure.
 
-    `value_fn` is the loss as a function of the image, for optimisers that search along a line.
+    Args:
+      state: from `init` or an earlier step.
+      value: the loss of the image.
+      gradient: `[H, W, 3]`, the gradient of the loss with respect to the image.
+      value_fn: the loss as a function of the image, for optimisers with a line search.
+      optimizer, parametrization, clip, average_decay: as in `step`.
+
+    Returns:
+      The next state, as in `step`.
     """
     _, pull_back = jax.vjp(parametrization.render, state.tree)
     (slope,) = pull_back(gradient)
     slope = jax.tree.map(lambda leaf: leaf / LEVELS, slope)
 
     def value_of(levels):
+        assert value_fn is not None
         return value_fn(parametrization.render(_in_unit(levels)))
 
     update, opt_state = optax.with_extra_args_support(optimizer).update(
@@ -238,14 +268,14 @@ def descend(
     if clip:
         image = jnp.clip(image, 0.0, 1.0)
         tree = parametrization.clipped(tree, image)
-    # Of the update rather than the image: clipping may turn NaN into a number.
+    # The update is checked, not the image: clipping may turn NaN into a number.
     finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(gradient))
     for leaf in jax.tree.leaves(update):
         finite &= jnp.all(jnp.isfinite(leaf))
     diverged = state.diverged | ~finite
     picture, average = optax.ema(average_decay).update(image, state.average)
-    # An image that has diverged stays as it is. Its optimiser does not matter any more: to keep
-    # that would copy the whole history of L-BFGS at each step.
+    # A diverged image stays as it is. Its optimiser's state does not matter any more. To keep that
+    # state as well would copy the whole history of L-BFGS at each step.
     tree, step, average, picture = jax.tree.map(
         functools.partial(jnp.where, diverged),
         (state.tree, state.step, state.average, state.picture),
@@ -264,23 +294,24 @@ def descend(
 
 def keep_better(
     state: State,
-    value: jax.Array,
+    value: Float[ArrayLike, ""],
     *,
     parametrization: Parametrization = Pixels(),
-    average_decay: jax.Array | float = 0.0,
+    average_decay: ArrayLike = 0.0,
 ) -> State:
-    """The end of a run: the state, with its start as its picture where that is better.
+    """Ends a run on one image: the start becomes the picture if its loss is lower.
 
     Args:
       state: after the last step.
       value: the loss of `state.picture`.
-      parametrization: of what is optimised.
-      average_decay: of the average of the images. An average stays the picture, whatever its loss.
+      parametrization: how the image is described.
+      average_decay: decay of the average of the images. With an average, the picture stays,
+        whatever its loss.
 
     Returns:
-      The state with its `value`. Where that is above the loss of the start, or not finite, tree
-      and picture are the start, and `kept_start` is one more. An image that has diverged stays the
-      last finite one.
+      The state with its `value`. If `value` is above the loss of the start, or not finite, tree and
+      picture are the start, and `kept_start` is one more. A diverged image keeps its last finite
+      picture.
     """
     worse = ~state.diverged & ~(value <= state.start_value) & (average_decay == 0.0)
     tree = parametrization.init(state.start)
@@ -303,8 +334,8 @@ def _in_unit(levels: Any) -> Any:
 def steps_per_dispatch() -> int:
     """How many steps one call of the compiled program takes on this backend.
 
-    XLA:CPU runs a convolution inside a loop 2.5-3 times slower than outside; an accelerator
-    would wait for the host between single steps.
+    On a CPU it is one step: XLA:CPU runs a convolution inside a loop 2.5-3 times slower than
+    outside. On an accelerator it is several: with single steps, the device would wait for the host.
     """
     return 1 if jax.default_backend() == "cpu" else 25
 
@@ -337,7 +368,7 @@ def _advance(
     mesh=None,
     parametrization=Pixels(),
 ):
-    """`length` steps on every image in one program; terms are `[length, N]`."""
+    """Takes `length` steps on every image in one program. Terms are `[length, N]`."""
 
     def one(state, each, config):
         def value(image):
@@ -369,9 +400,8 @@ def _advance(
 
 
 def _with_value(state: State, value: jax.Array, config: Config, parametrization) -> State:
-    """The state at the end of a run. Where losses are drawn, each step has one of its own: the
-    picture stays what it is."""
-    if config.draws():
+    """The state at the end of a run."""
+    if config.draws():  # each step has another loss, so the start's does not compare
         return state._replace(value=value)
     return keep_better(
         state, value, parametrization=parametrization, average_decay=config.average_decay
@@ -382,7 +412,7 @@ def _with_value(state: State, value: jax.Array, config: Config, parametrization)
     jax.jit, static_argnames=("loss", "mesh", "parametrization"), donate_argnames="states"
 )
 def _end(states, shared, each, config, *, loss, mesh, parametrization):
-    """The states after the last step, each with its picture's value."""
+    """The states at the end of a run, each with the loss of its picture."""
 
     def one(state, each, config):
         value, _ = loss(state.picture, *shared, *each)
@@ -407,13 +437,13 @@ def _render_all(trees, *, parametrization):
 
 @functools.cache
 def _lean_advance():
-    """`_advance` in an order that keeps few results at a time; of itself XLA:CPU seeks none."""
+    """`_advance` in an order that keeps few results at a time. XLA:CPU seeks none by default."""
     options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     try:
         jax.jit(jnp.sin, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # not a version of XLA that knows it
+    except jax.errors.JaxRuntimeError:  # this version of XLA does not know the option
         options = None
-    return jax.jit(_advance.__wrapped__, compiler_options=options, **_OPTIONS)
+    return jax.jit(inspect.unwrap(_advance), compiler_options=options, **_OPTIONS)
 
 
 def _program(lean):
@@ -424,7 +454,7 @@ def _program(lean):
     jax.jit, static_argnames=("optimizer", "parametrization"), donate_argnames="states"
 )
 def _descend_all(states, values, gradients, config, *, optimizer, parametrization):
-    """A step on every image, given values `[N]` and gradients `[N, H, W, 3]`."""
+    """Takes a step on every image, given values `[N]` and gradients `[N, H, W, 3]`."""
 
     def one(state, value, gradient, config):
         return descend(
@@ -446,15 +476,17 @@ def _transformation(optimizer, config: Config, step) -> optax.GradientTransforma
     return config.optimizer.transformation(step, config.steps)
 
 
-def batch_numbers(config: Config, count: int, *, sweep: Mapping[str, Any] | None = None) -> Config:
-    """`config` with every number as a float32 array `[count]`, one an image.
+def batch_numbers(config: Config, count: int, *, sweep: Sweep | None = None) -> Config:
+    """`config` with every number as a float32 array `[count]`, one for each image.
 
     Args:
-      sweep: `{address: [count]}`, numbers to take in place of the config's own.
+      config: the settings.
+      count: how many images there are.
+      sweep: `{address: [count]}`, numbers that replace the config's own.
 
     Raises:
-      TypeError, ValueError: a sweep of what is no number, of one that the config may not have, or
-        of another length.
+      TypeError: a swept address is unknown or is not a number.
+      ValueError: a number is out of its range, or a sweep does not have `count` numbers.
     """
     checked = {}
     for address, values in (sweep or {}).items():
@@ -472,7 +504,7 @@ def batch_numbers(config: Config, count: int, *, sweep: Mapping[str, Any] | None
         if number.shape not in ((), (count,)):
             raise ValueError(
                 f"config{jax.tree_util.keystr(path)} must be a number, got an array of shape "
-                f"{number.shape}; several are a sweep="
+                f"{number.shape}; pass several numbers as sweep="
             )
         return jax.device_put(np.broadcast_to(number, (count,)))
 
@@ -480,28 +512,35 @@ def batch_numbers(config: Config, count: int, *, sweep: Mapping[str, Any] | None
 
 
 def start(
-    images: jax.Array,
+    images: Float[ArrayLike, "N H W 3"],
     config: Config,
     *,
     optimizer: optax.GradientTransformation | None = None,
-    sweep: Mapping[str, Any] | None = None,
+    sweep: Sweep | None = None,
     parametrization: Parametrization = Pixels(),
     previous: State | None = None,
 ) -> State:
-    """States before the first step on `images` `[N, H, W, 3]`.
+    """The states before the first step on `images` `[N, H, W, 3]`.
 
-    With the states of a run at another scale as `previous`, what diverged there stays so, the count
-    of returned starts goes on, and the moments of SGD and Adam, arrays of the images' shape, go
-    along, resampled. An image that returned its start has fresh ones: its own are of a path that it
-    did not take. L-BFGS starts afresh: its memory is of steps and gradients of a problem of another
-    size.
+    With `previous`, the states of a run at another scale, some of their contents carry over:
+
+    - Diverged images stay diverged, and the count of returned starts continues.
+    - The moments of SGD and Adam are resampled: they are arrays of the images' shape. An image that
+      returned its start has fresh moments, because its old ones belong to steps that were undone.
+    - L-BFGS starts afresh: its memory holds steps and gradients of another size.
+
+    Args:
+      images: `[N, H, W, 3]` in [0, 1], where to start.
+      config, optimizer, sweep, parametrization, previous: as in `run`.
 
     Raises:
-      ValueError: images that are not `[N, H, W, 3]`, or a sweep of another length than N.
+      ValueError: the images are not `[N, H, W, 3]`, a sweep does not have N numbers, or the
+        optimiser takes one array and the parametrization has several.
     """
-    if images.ndim != 4:
-        raise ValueError(f"images must be [N, H, W, 3], got {images.shape}")
-    numbers = batch_numbers(config, len(images), sweep=sweep)
+    shape = np.shape(images)
+    if len(shape) != 4:
+        raise ValueError(f"images must be [N, H, W, 3], got an array of shape {list(shape)}")
+    numbers = batch_numbers(config, shape[0], sweep=sweep)
     tree = jax.eval_shape(jax.vmap(parametrization.init), images)
     if optimizer is None and config.optimizer.of_one_array and not jax.tree_util.all_leaves([tree]):
         raise ValueError(
@@ -514,8 +553,8 @@ def start(
 
     def taken_over(old):
         if old.shape == previous.picture.shape:
-            old = image_lib.resample(old, *images.shape[1:3])
-        return jnp.copy(old)  # the first step donates it, and `previous` is the caller's
+            old = image_lib.resample(old, *shape[1:3])
+        return jnp.copy(old)  # the first step donates the copy; `previous` is the caller's
 
     states = states._replace(
         diverged=taken_over(previous.diverged), kept_start=taken_over(previous.kept_start)
@@ -534,55 +573,67 @@ def start(
 
 def run(
     loss: Loss,
-    images: jax.Array,
+    images: Float[ArrayLike, "N H W 3"],
     config: Config,
     *,
-    shared: Sequence = (),
-    each: Sequence = (),
+    shared: Sequence[Any] = (),
+    each: Sequence[Any] = (),
     optimizer: optax.GradientTransformation | None = None,
-    sweep: Mapping[str, Any] | None = None,
+    sweep: Sweep | None = None,
     parametrization: Parametrization = Pixels(),
     previous: State | None = None,
     resume: Checkpoint | None = None,
-    key: jax.Array | None = None,
-    callback: Callable[[Progress], None] | None = None,
+    key: PRNGKeyArray | None = None,
+    callback: Callable[[Progress], object] | None = None,
     mesh: jax.sharding.Mesh | None = None,
     lean: bool = False,
-) -> tuple[State, dict[str, np.ndarray]]:
+) -> tuple[State, dict[str, Float[np.ndarray, "steps N"]]]:
     """Minimises `loss` over every image at once.
 
-    The program is compiled once for a loss, the structure of `config`, and the shapes: another
-    call with other numbers, or another number of steps, compiles nothing.
+    The program is compiled once for a loss, the structure of `config`, and the shapes. A call with
+    other numbers, or with another number of steps, compiles nothing.
 
     Args:
       loss: `loss(image, *shared, *each) -> (value, terms)`. Pass the same function object in each
-        call: the compiled program is found by it. If `config.draws()`, each step also passes a
-        random `key=`; the last look passes none.
+        call: it identifies the compiled program. If `config.draws()`, each step also passes a
+        random `key=`. The evaluation after the last step passes no key.
       images: `[N, H, W, 3]` in [0, 1], where to start.
       config: steps, optimiser and its numbers.
-      sweep: `{address: [N]}`, numbers of the config, one an image in place of one for all.
-      parametrization: of what is optimised.
       shared: further arguments, the same for every image.
-      each: further arguments with a leading axis N, one item an image.
-      optimizer: an optax transformation in place of the configured one; pass the same object
-        again to find the compiled program again.
+      each: further arguments with a leading axis N, one item for each image.
+      optimizer: an optax transformation that replaces the configured one. Pass the same object
+        again to reuse the compiled program.
+      sweep: `{address: [N]}`, numbers that replace the config's own, one for each image.
+      parametrization: how the images are described.
       previous: states of a run on the same pictures at another scale, see `start`.
-      resume: where to go on from in place of `images`, of which then only the shape matters.
-      key: random key of what is drawn at each step; None is key 0.
+      resume: where to continue, in place of `images`; of these only the shape matters then.
+      key: random key of what each step draws. None is key 0.
       callback: called with a `Progress` after each dispatch.
-      mesh: devices to divide the images among, from `sharding.make_mesh`; None is one device.
-      lean: whether the program is to keep few results at a time, also where that takes longer.
+      mesh: devices to divide the images among, from `sharding.make_mesh`. None is one device.
+      lean: whether the program keeps few results at a time, even if that takes longer.
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
-      before its step. After the last step each picture's loss is found once more, and the picture
-      gives way to the start where that is better, see `keep_better`. With jitter, a term that
-      draws, or an average, the last picture is returned as it is.
+      before its step. After the last step each picture's loss is evaluated once more. A picture
+      gives way to the start if the start's loss is lower, see `keep_better`. With jitter, a term
+      that draws, or an average, the last picture is returned in any case.
 
     Raises:
-      ValueError: images that are not `[N, H, W, 3]`, numbers of another length than N, or a
-        checkpoint of another run.
+      TypeError: an argument of a wrong type; the message names it.
+      ValueError: the images are not `[N, H, W, 3]`, a sweep does not have N numbers, the mesh has
+        other axes, or the checkpoint belongs to another run.
     """
+    _check_run(
+        *("loss", loss, images, previous),
+        config=config,
+        optimizer=optimizer,
+        parametrization=parametrization,
+        sweep=sweep,
+        resume=resume,
+        key=key,
+        callback=callback,
+    )
+    sharding.check_mesh(mesh)
     begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
     states = _begin(images, config, previous, resume, begun)
     states, *rest = _placed(mesh, states, config, sweep, shared, each, key)
@@ -590,7 +641,7 @@ def run(
     def advance(states, left):
         length = steps_per_dispatch()
         if length > left:
-            length = 1  # rather than compile a program for the rest
+            length = 1  # or the rest would need a program of its own
         options = {"loss": loss, "optimizer": optimizer, "length": length, "mesh": mesh}
         return _program(lean)(states, *rest, **options, parametrization=parametrization)
 
@@ -604,7 +655,7 @@ def run(
 
 
 def _placed(mesh, states, config, sweep, shared, each, key):
-    """The arguments of `_advance`, where the mesh has them."""
+    """The arguments of `_advance`, placed on the mesh."""
     key = jax.random.key(0) if key is None else key
     numbers = batch_numbers(config, states.picture.shape[0], sweep=sweep)
     states = sharding.place(mesh, states, picture=states.picture.shape[1:])
@@ -614,57 +665,75 @@ def _placed(mesh, states, config, sweep, shared, each, key):
 
 
 def run_given_gradients(
-    value_and_grad: Callable,
-    images: jax.Array,
+    value_and_grad: ValueAndGrad,
+    images: Float[ArrayLike, "N H W 3"],
     config: Config,
     *,
-    each: Sequence[Sequence] | None = None,
+    each: Sequence[Sequence[Any]] | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    sweep: Mapping[str, Any] | None = None,
+    sweep: Sweep | None = None,
     parametrization: Parametrization = Pixels(),
     previous: State | None = None,
     resume: Checkpoint | None = None,
-    key: jax.Array | None = None,
-    callback: Callable[[Progress], None] | None = None,
-) -> tuple[State, dict[str, np.ndarray]]:
-    """As `run`, of a loss that comes with its gradient and cannot be compiled as one program.
+    key: PRNGKeyArray | None = None,
+    callback: Callable[[Progress], object] | None = None,
+) -> tuple[State, dict[str, Float[np.ndarray, "steps N"]]]:
+    """Minimises a loss that comes with its gradient and cannot be compiled as one program.
 
     Args:
       value_and_grad: `value_and_grad(image, *arguments) -> ((value, terms), gradient)` of one
-        NumPy image and the arguments that `each` holds for it; NumPy arrays or JAX's. With
-        `config.draws()` it is also given `key=`, a random key of each step, or none for the last
-        look.
-      each: a sequence of arguments for each image.
-      images, config, optimizer, sweep, parametrization, previous, resume, key, callback: as of
+        NumPy image and of its arguments in `each`. It returns NumPy or JAX arrays. If
+        `config.draws()`, each step also passes a random `key=`. The evaluation after the last step
+        passes no key.
+      each: a sequence of arguments for each image; None is no arguments.
+      images, config, optimizer, sweep, parametrization, previous, resume, key, callback: as in
         `run`.
 
+    Returns:
+      The final states and the history, as `run`.
+
     Raises:
-      ValueError: as `run`, or an optimiser with a line search: it would need the loss itself.
+      TypeError: as `run`.
+      ValueError: as `run`; `each` does not have N items; or the optimiser has a line search, which
+        would need the loss itself.
     """
+    _check_run(
+        *("value_and_grad", value_and_grad, images, previous),
+        config=config,
+        optimizer=optimizer,
+        parametrization=parametrization,
+        sweep=sweep,
+        resume=resume,
+        key=key,
+        callback=callback,
+    )
+    count = np.shape(images)[0]
+    if each is not None and len(each) != count:
+        raise ValueError(f"each must hold arguments for each of {count} images, got {len(each)}")
     if optimizer is None and config.optimizer.searches:
         raise ValueError("linesearch needs a loss that can be compiled as one program")
     begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
     states = _begin(images, config, previous, resume, begun)
-    numbers = batch_numbers(config, len(images), sweep=sweep)
+    numbers = batch_numbers(config, count, sweep=sweep)
     key = jax.random.key(0) if key is None else key
-    each = [()] * len(images) if each is None else each
+    arguments_of = [()] * count if each is None else each
 
     def look(images, keys=None):
         values, terms, gradients = [], [], np.empty(images.shape, np.float32)
-        for n, arguments in enumerate(each):
+        for n, arguments in enumerate(arguments_of):
             moved = {} if keys is None else {"key": keys[n]}
             image = np.asarray(images)[n]
             (value, found), gradients[n] = value_and_grad(image, *arguments, **moved)
             values.append(value)
             terms.append(found)
-            del image  # or its memory could not be donated
+            del image  # a second reference would keep its memory from being donated
         return np.stack(values), terms, gradients
 
     def advance(states, _):
         keys = [jax.random.fold_in(key, step) for step in states.step] if config.draws() else None
         images = _render_all(states.tree, parametrization=parametrization)
         values, terms, gradients = look(images, keys)
-        del images  # or its memory could not be donated
+        del images  # a second reference would keep its memory from being donated
         options = {"optimizer": optimizer, "parametrization": parametrization}
         states = _descend_all(states, values, gradients, numbers, **options)
         return states, jax.tree.map(lambda *rows: np.stack(rows)[None], *terms)
@@ -676,8 +745,107 @@ def run_given_gradients(
     return _loop(advance, end, states, int(config.steps), callback, resume)
 
 
+def described(value: Any) -> str:
+    """A few words on one line that tell what a value is, for error messages."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of shape {list(np.shape(value))}"
+    items = [value]
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        items = [*value, *(value.values() if isinstance(value, dict) else ())]
+    plain = all(isinstance(item, str | bytes | int | float | complex | None) for item in items)
+    text = repr(value) if plain else ""
+    if 0 < len(text) <= 60:
+        return text
+    return f"an object of type {type(value).__name__}"
+
+
+def check_arguments(
+    *,
+    config: object,
+    optimizer: object,
+    parametrization: object,
+    sweep: object,
+    resume: object,
+    key: object,
+    callback: object,
+) -> None:
+    """Refuses arguments of `run` that have a wrong type. It compiles nothing.
+
+    Raises:
+      TypeError: an argument has a wrong type.
+      ValueError: `key` is several keys.
+    """
+    if not isinstance(config, Config):
+        hint = "; presets are in nst_jax.presets" if isinstance(config, str) else ""
+        raise TypeError(f"config must be an nst_jax.Config, got {described(config)}{hint}")
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+        hint = "; settings of an optimiser go to config.replace(optimizer=)"
+        raise TypeError(
+            "optimizer must be an optax transformation such as optax.adam(...), got "
+            f"{described(optimizer)}{hint if issubclass(kind, Optimizer) else ''}"
+        )
+    if not isinstance(parametrization, Parametrization):
+        raise TypeError(
+            "parametrization must be of a class derived from nst_jax.optimize.Parametrization, got "
+            f"{described(parametrization)}"
+        )
+    try:
+        hash(parametrization)
+    except TypeError:
+        raise TypeError(
+            "parametrization must be hashable, such as a frozen dataclass, got "
+            f"{described(parametrization)}"
+        ) from None
+    if not isinstance(sweep, Mapping | None):
+        raise TypeError(f"sweep must be {{address: numbers}}, got {described(sweep)}")
+    if not isinstance(resume, Checkpoint | None):
+        raise TypeError(
+            f"resume must be an nst_jax.optimize.Checkpoint or None, got {described(resume)}"
+        )
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            f"callback must be a function of a Progress, or None, got {described(callback)}"
+        )
+    if key is not None:
+        _check_key(key)
+
+
+def _check_key(key):
+    wanted = f"key must be one random key such as jax.random.key(0), got {described(key)}"
+    dtype = getattr(key, "dtype", None)
+    if dtype is None:
+        raise TypeError(wanted)
+    is_new = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not is_new and dtype != np.uint32:  # the dtype of jax.random.PRNGKey
+        raise TypeError(f"{wanted} and type {dtype}")
+    if np.ndim(key) != (0 if is_new else 1):
+        raise ValueError(wanted)
+
+
+def _check_run(name, function, images, previous, **arguments):
+    """Refuses what `check_arguments` refuses, a loss that is no function, and what is no images."""
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, got {described(function)}")
+    if not (hasattr(images, "shape") and hasattr(images, "dtype")):
+        raise TypeError(f"images must be an array [N, H, W, 3], got {described(images)}")
+    if len(images.shape) != 4:
+        raise ValueError(f"images must be [N, H, W, 3], got {described(images)}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}")
+    if not isinstance(previous, State | None):
+        raise TypeError(
+            f"previous must be an nst_jax.optimize.State or None, got {described(previous)}"
+        )
+    check_arguments(**arguments)
+
+
 def _begin(images, config, previous, resume, options):
-    """States to take the next step from."""
+    """The states to take the next step from."""
     if resume is None:
         return start(images, config, **options, previous=previous)
     options = options | {"sweep": None}
@@ -686,47 +854,60 @@ def _begin(images, config, previous, resume, options):
     found = jax.tree.leaves(resume.states)
     shapes, own = [[(x.shape, x.dtype) for x in tree] for tree in (leaves, found)]
     if shapes != own:
-        raise ValueError("resume must hold states of the same run, got others' shapes")
+        raise ValueError("resume must hold states of the same run, got arrays of other shapes")
     return jax.tree.unflatten(structure, [jnp.array(leaf) for leaf in found])
 
 
 def _loop(advance, end, states, steps, callback, resume):
-    """Calls `advance(states, steps left) -> (states, terms [steps taken, N])` until none is left,
-    then `end(states) -> states`; the states and the history."""
+    """Takes all steps of a run; returns the states and the history.
+
+    It calls `advance(states, steps left) -> (states, terms [steps taken, N])` until no step is
+    left, then `end(states) -> states`.
+    """
     history, done = ([], 0) if resume is None else ([resume.history], resume.step)
     while done < steps:
         states, terms = advance(states, steps - done)
         history.append(jax.tree.map(np.asarray, terms))
         done += len(jax.tree.leaves(history[-1])[0])
-        if done == steps:  # not again in a run that goes on from its end
+        if done == steps:  # a run that continues from its end does not come here again
             states = end(states)
         if callback is not None:
-            known = [np.asarray(each) for each in (states.diverged, states.kept_start)]
-            callback(Progress(done, steps, history[-1], states.picture, *known, states))
+            callback(
+                Progress(
+                    step=done,
+                    steps=steps,
+                    terms=history[-1],
+                    images=states.picture,
+                    diverged=np.asarray(states.diverged),
+                    kept_start=np.asarray(states.kept_start),
+                    states=states,
+                )
+            )
     return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
 
 
 def lower(
     loss: Loss,
-    images: jax.Array,
+    images: Float[ArrayLike, "N H W 3"] | jax.ShapeDtypeStruct,
     config: Config,
     *,
-    shared: Sequence = (),
-    each: Sequence = (),
+    shared: Sequence[Any] = (),
+    each: Sequence[Any] = (),
     optimizer: optax.GradientTransformation | None = None,
-    sweep: Mapping[str, Any] | None = None,
+    sweep: Sweep | None = None,
     length: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     lean: bool = False,
 ) -> jax.stages.Lowered:
-    """The program that a dispatch of `run` executes, ahead of time and without running it.
+    """Lowers the program that a dispatch of `run` executes, without running it.
 
-    Its `cost_analysis()`, and `compiled_bytes` of its `compile()`, tell what a run takes; on a
-    mesh, of each device.
+    `cost_analysis()` of the result, and `compiled_bytes` of its `compile()`, estimate what a
+    dispatch takes. On a mesh, they are for each device.
 
     Args:
-      loss, images, config, shared, each, optimizer, sweep, mesh, lean: as `run` takes them; of the
-        images only the shape matters, and all arrays may be `jax.ShapeDtypeStruct`.
+      loss, config, shared, each, optimizer, sweep, mesh, lean: as in `run`. All arrays may be
+        `jax.ShapeDtypeStruct`.
+      images: as in `run`. Only their shape matters.
       length: steps in the program; None is `steps_per_dispatch()`.
     """
     states = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
@@ -740,8 +921,10 @@ def lower(
 
 
 def compiled_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """What arguments, results and intermediates of a program take together, by XLA's analysis;
-    None where the backend has none."""
+    """Bytes that a program's arguments, results and intermediates take together.
+
+    XLA's analysis says how many. The result is None if the backend has no such analysis.
+    """
     memory = compiled.memory_analysis()
     return memory and (
         memory.argument_size_in_bytes
