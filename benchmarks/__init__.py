@@ -1,1 +1,1 @@
-"""One script a question; run each as `python -m benchmarks.<name>` at the root of the checkout."""
+"""Benchmarks: one script for each question. Run `python -m benchmarks.<name>` in the checkout."""

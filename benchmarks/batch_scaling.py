@@ -4,11 +4,11 @@
         [--sizes=256x192] [--precisions=float32,bfloat16] [--optimizers=sgd] [--repeats=10]
         [--seconds=60] [--matmul_size=N] [--json=PATH]
 
-The columns are those of `step_time`, and
+The columns are those of `step_time`, and:
 
-/ first            seconds a style-step as a share of those of the same case with the fewest
-                   styles: 1 is a cost that grows with the work, less is a gain
-MiB/further style  how much each style adds to the memory with the fewest
+/ first            seconds per style-step, divided by those of the same case with the fewest
+                   styles; at 1 the cost grows with the work, below 1 a batch is cheaper
+MiB/further style  memory that each style adds to the case with the fewest
 """
 
 from absl import flags
@@ -33,7 +33,7 @@ FLAGS = {**stepping.CASE_FLAGS, "styles": _STYLES, **stepping.MEASURE_FLAGS, **J
 
 
 def main(options: flags.FlagValues) -> dict:
-    # The numbers of styles of one case stand together.
+    # Keeps the rows of one case with its several numbers of styles together.
     cases = sorted(stepping.cases(options), key=lambda case: (case._replace(styles=0), case))
     first = {}
 

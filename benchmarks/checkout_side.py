@@ -1,13 +1,13 @@
-"""Presets of a checkout of nst_jax, this one or another, at work for `benchmarks.defaults`.
+"""Paints with the presets of any checkout of nst_jax, for `benchmarks.defaults`.
 
-Runs as a script in a process of its own, with the checkout on `PYTHONPATH`; so it uses only what
-every version of the package has. It reads a task a line from stdin, JSON:
+It runs as a script in its own process, with the checkout on `PYTHONPATH`, so it uses only what
+every version of the package has. It reads one task per line from stdin, as JSON:
 
     {"content": FILE.npy, "style": FILE.npy, "preset": NAME, "changes": {...}, "output": FILE.npy}
 
-and answers each with a line on stdout, JSON: `seconds` of a whole call of `stylize` with all
-programs compiled, `setup_seconds` of the call that compiled them, and `losses`, those of each scale
-from the first to the last step.
+It answers each with a line of JSON on stdout: `seconds` of a whole call of `stylize` with all
+programs compiled, `setup_seconds` of the call that compiled them, and `losses` of each scale from
+the first to the last step.
 """
 
 import json
@@ -21,7 +21,7 @@ import nst_jax
 
 
 def few(steps):
-    """The fewest steps that compile all that so many take: whole chunks, and what is left over."""
+    """The fewest steps that compile all programs of a run: a whole chunk and a rest."""
     chunk = nst_jax.optimize.steps_per_dispatch()
     return chunk * bool(steps // chunk) + bool(steps % chunk)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags and errors, what they measured with, pictures, JSON files."""
+"""Shared parts of the benchmarks: flags, errors, the environment, pictures and JSON files."""
 
 import datetime
 import functools
@@ -25,7 +25,7 @@ from nst_jax.files.images import read_image, to_uint8
 FAILED = 1
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 
-# What `environment` tells.
+# The keys of `environment`.
 ENVIRONMENT = (
     *("date", "platform", "device", "runtime", "versions"),
     *("processor", "cores", "load", "products", "arguments"),
@@ -45,13 +45,13 @@ def define(table: Flags, values: flags.FlagValues) -> None:
 
 
 def run_command(name: str, table: Flags, command: Callable[[flags.FlagValues], Any]) -> None:
-    """The main program of a benchmark: its flags, and bad input as one line on stderr."""
+    """Runs a benchmark with its flags; bad input is one line on stderr and exit code 1."""
 
     def main(argv: Sequence[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
-            # JAX tells at INFO which backends it could not find.
+            # At INFO JAX reports backends that it could not find.
             logging.set_verbosity(logging.WARNING)
-        # What was compiled in an earlier run would pass for compiled in no time.
+        # A program from an earlier run would seem to compile in no time.
         jax.config.update("jax_enable_compilation_cache", False)
         try:
             if len(argv) > 1:
@@ -70,14 +70,22 @@ def run_command(name: str, table: Flags, command: Callable[[flags.FlagValues], A
 
 
 def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:
-    """The values of a list flag, each at least 1; there is at least one."""
+    """The values of a list flag: one or more whole numbers of at least 1.
+
+    Raises:
+      ValueError: there is none, or one is no such number.
+    """
     if not texts or not all(re.fullmatch("0*[1-9][0-9]*", text) for text in texts):
         raise ValueError(f"--{name} must be whole numbers of at least 1, got {','.join(texts)!r}")
     return [int(text) for text in texts]
 
 
 def shapes(name: str, texts: Sequence[str]) -> list[tuple[int, int]]:
-    """The values of a list flag of sizes, HEIGHTxWIDTH, or one number for a square."""
+    """The values of a list flag of sizes, HEIGHTxWIDTH or one number for a square.
+
+    Raises:
+      ValueError: a value is no size, or a side is below 32 pixels.
+    """
     known = all(re.fullmatch("[0-9]+(x[0-9]+)?", text) for text in texts)
     sides = [[int(side) for side in text.split("x")] for text in texts] if known else []
     if not sides or min(map(min, sides)) < 32:
@@ -108,12 +116,12 @@ def processor() -> str:
 
 
 def load() -> float:
-    """How busy the machine has been in the last minute, in processes."""
+    """The machine's load in the last minute, in processes."""
     return round(os.getloadavg()[0], 1)
 
 
 def arguments() -> list[str]:
-    """What the command line said, but for where the result goes."""
+    """The arguments of the command line without `--json`."""
     given, kept = iter(sys.argv[1:]), []
     for argument in given:
         name, equals, _ = argument.lstrip("-").partition("=")
@@ -125,7 +133,7 @@ def arguments() -> list[str]:
 
 
 def products() -> str:
-    """What is asked of the networks' products in each precision."""
+    """The precision of matrix products for each type that the networks compute in."""
     return ", ".join(f"{name} {vgg.resolved_precision(name, None)[1]}" for name in vgg.DTYPES)
 
 
@@ -138,13 +146,15 @@ def installed(package: str) -> bool:
 
 
 def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
-    """Date, device, how busy its host is, what was asked for, and versions, also of those of the
-    further `packages` that are installed."""
+    """Date, device, load of its host, arguments and versions.
+
+    The versions include those of `packages`, as far as they are installed.
+    """
     packages = filter(installed, packages)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **cli_run.environment(packages=packages),
-        # Of an accelerator, the versions of its libraries, on several lines.
+        # For an accelerator this has the versions of its libraries, on several lines.
         "runtime": " ".join(backend.get_backend().platform_version.split()),
         "processor": processor(),
         "cores": cores(),
@@ -155,7 +165,7 @@ def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def device_name(report: Mapping[str, Any]) -> str:
-    """The device of an `environment`, as a person calls it."""
+    """The readable name of the device of an `environment`."""
     if report["platform"] == "cpu":
         return f"{report['processor']}, {report['cores']} cores"
     return report["device"]
@@ -171,24 +181,24 @@ def print_environment(report: Mapping[str, Any]) -> None:
 
 
 def write_json(path: str | os.PathLike, report: Mapping[str, Any]) -> None:
-    """Writes a report; what is not finite has to be said as None, for JSON has no word for it."""
+    """Writes a report as JSON. The caller gives None for values that are not finite."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def number(value: float) -> str:
-    """A loss, which may be anything from 1 to 1e9, in few characters."""
+    """A loss between 1 and 1e9 in few characters."""
     return f"{value:.1f}" if value < 1e6 else f"{value:.4g}"
 
 
 def row(names: Iterable[str], cells: Iterable[str], width: int = 11) -> str:
-    """A line of a table: names to the left, cells to the right."""
+    """A line of a table: names are aligned left, cells right."""
     return "".join(f"{name:<12}" for name in names) + "".join(f"{cell:>{width}}" for cell in cells)
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """Photographs that come with scikit-image, `[H, W, 3]` in [0, 1].
+    """The photographs of scikit-image, `[H, W, 3]` in [0, 1].
 
     Raises:
       ImportError: it is not installed.
@@ -203,7 +213,11 @@ def photographs() -> dict[str, np.ndarray]:
 
 
 def read_folder(folder: str) -> dict[str, np.ndarray]:
-    """The pictures of a folder by name, sorted."""
+    """The pictures of a folder by name, sorted.
+
+    Raises:
+      ValueError: the folder holds no picture.
+    """
     paths = [path for path in sorted(Path(folder).iterdir()) if not path.name.startswith(".")]
     if not paths:
         raise ValueError(f"{folder}: holds no picture")
@@ -211,7 +225,7 @@ def read_folder(folder: str) -> dict[str, np.ndarray]:
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], headings: Sequence[str], cell: int) -> np.ndarray:
-    """Pictures in cells of one size, beneath their headings; `[height, width, 3]`."""
+    """Pictures in cells of one size under their headings, `[height, width, 3]`."""
     gap, head = 8, 28
     font = ImageFont.load_default(size=16)
     width = gap + len(headings) * (cell + gap)

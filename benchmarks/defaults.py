@@ -1,22 +1,22 @@
-"""Is the default's picture clean, and what does it take? Against other presets and versions.
+"""Is the picture of the default preset clean, and what does it cost?
 
     python -m benchmarks.defaults [--presets=default,lbfgs] [--other=CHECKOUT] [--size=256]
         [--steps=N] [--contents=FOLDER] [--styles=FOLDER] [--pairs=N] [--output_dir=FOLDER]
         [--json=PATH]
 
-Each pair of a content and a style is painted by each preset of this checkout and, with `--other`,
-by the default of another one, such as a `git worktree` of an earlier version: one after the other,
-every second pair in reverse order, so that a machine that slows down slows all alike. Each checkout
-has a process of its own that paints when it is asked to. Without `--contents` the contents are
-photographs that come with scikit-image, without `--styles` the styles are generated.
+Each preset of this checkout paints each pair of a content and a style. With `--other` the default
+of another checkout does too, for example a `git worktree` of an earlier version. They paint one
+after the other, every second pair in reverse order, so that a machine that slows down slows all
+alike. Each checkout paints in its own process. Without `--contents` the contents are photographs
+of scikit-image; without `--styles` the styles are generated.
 
 The columns of the table:
 
-seconds      of a whole call of `stylize`, compiled before
-own loss     before the last step, of what that preset minimises
-loss         of the final picture, of what this checkout's default minimises
-highest      the highest loss of a scale over the first one there, the largest of all scales
-checkerboard of the final picture, see `checkerboard`; below, those of the content and of the style
+seconds      of a whole call of `stylize` with all programs compiled
+own loss     the loss that this preset minimises, before the last step
+loss         the loss that this checkout's default minimises, of the final picture
+highest      the highest loss of a scale divided by the scale's first; the largest over all scales
+checkerboard of the final picture, see `checkerboard`; below are those of the content and the style
 """
 
 import contextlib
@@ -48,10 +48,10 @@ _value = jax.jit(nst_jax.objective_value)
 
 
 def checkerboard(image: np.ndarray) -> float:
-    """How much of the 2x2 alternation a picture `[H, W, 3]` in [0, 1] has, in grey levels.
+    """The strength of 2x2 alternation in a picture `[H, W, 3]` in [0, 1], in grey levels.
 
-    The root mean square, over all windows of 2x2, of (a - b - c + d) / 2, the diagonal coefficient
-    of Haar's wavelet. Grain has it as well as dither: it is to be held against that of the inputs.
+    It is the root mean square of (a - b - c + d) / 2 over all windows of 2x2, the diagonal
+    coefficient of Haar's wavelet. Grain has it as well as dither, so compare it with the inputs'.
     """
     levels = 255.0 * np.asarray(image, np.float64)
     rows = levels[:-1] - levels[1:]
@@ -59,10 +59,10 @@ def checkerboard(image: np.ndarray) -> float:
 
 
 class Painter:
-    """A process that paints by the presets of a checkout.
+    """A process that paints with the presets of a checkout.
 
     Raises:
-      ValueError: the process has ended; the message has its exit code.
+      ValueError: the process has ended; the message tells its exit code.
     """
 
     def __init__(self, checkout: Path):
@@ -103,7 +103,7 @@ def painters(checkouts: Mapping[str, Path]) -> Iterator[dict[str, Painter]]:
 
 
 def highest_over_first(losses: Sequence[Sequence[float]]) -> float:
-    """The highest loss of a scale over the first one there, the largest of all scales."""
+    """The highest loss of a scale divided by the scale's first; the largest over all scales."""
     return max(max(scale) / scale[0] for scale in losses)
 
 
@@ -118,7 +118,7 @@ def compare(
     folder: Path,
     backwards: bool,
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
-    """Paints one pair by every method; the pictures and the figures, by method."""
+    """Paints one pair by every method; returns pictures and figures by method."""
     paths = {}
     for kind, picture in (("content", content), ("style", style)):
         paths[kind] = str(folder / f"{kind}.npy")
@@ -143,7 +143,7 @@ def compare(
 
 
 def summary(pairs: Sequence[Mapping[str, Any]], presets: Sequence[str]) -> dict[str, dict]:
-    """By method: ratios to the first one, the geometric mean of pairs, and the largest of all."""
+    """For each method its ratios to the first: the geometric mean over pairs, and the largest."""
     found = {}
     for method in presets:
         rows = [(pair["methods"][method], pair["methods"][presets[0]]) for pair in pairs]
@@ -162,12 +162,12 @@ def summary(pairs: Sequence[Mapping[str, Any]], presets: Sequence[str]) -> dict[
 
 
 def _ratio(value: float, of: float) -> float:
-    """`value / of`; less than a thousandth counts as that, for a flat picture has none."""
+    """`value / of`, each taken as at least a thousandth, because a flat picture has none."""
     return max(value, 1e-3) / max(of, 1e-3)
 
 
 def commit(checkout: Path) -> str | None:
-    """The commit of a checkout, where git knows it."""
+    """The commit of a checkout, or None if git does not know it."""
     done = subprocess.run(
         ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True
     )
@@ -186,7 +186,7 @@ def run(
     output_dir: str | None,
     json_path: str | None,
 ) -> dict[str, Any]:
-    """Paints all pairs and prints the tables; returns what was printed, as written to JSON."""
+    """Paints all pairs and prints the tables; returns the report that is written to JSON."""
     changes = {"size": size} | ({} if steps is None else {"steps": steps, "first_steps": None})
     report = common.environment() | {"size": size}
     print(f"Presets at {size} pixels")
@@ -267,16 +267,20 @@ FLAGS = {
     "presets": (
         flags.DEFINE_list,
         ["default"],
-        "Presets of this checkout; ratios are to the first.",
+        "Presets of this checkout; ratios are to the first one.",
     ),
-    "other": (flags.DEFINE_string, None, "Folder of a checkout whose default is painted as well."),
+    "other": (
+        flags.DEFINE_string,
+        None,
+        "Folder of another checkout, to paint with its default too.",
+    ),
     "size": (common.pixels, 256, "Longer side of all pictures in pixels."),
-    "steps": (common.positive, None, "At each scale, in place of the presets' own."),
+    "steps": (common.positive, None, "Steps at each scale, in place of the presets' own."),
     "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
     "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
-    "pairs": (common.positive, None, "Stop after so many pairs."),
+    "pairs": (common.positive, None, "Number of pairs after which to stop."),
     "output_dir": (flags.DEFINE_string, None, "Folder for the pictures and their grid, grid.png."),
-    "json": (flags.DEFINE_string, None, "Also write the result to this file, or into this folder."),
+    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
 }
 
 

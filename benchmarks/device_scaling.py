@@ -4,16 +4,16 @@
         [--size=128] [--styles=1] [--precision=float32] [--optimizer=sgd] [--repeats=5]
         [--json=PATH]
 
-Each row has a process of its own, since JAX fixes the number of devices at its start. On a CPU the
-devices are simulated: they share its cores, so that their times tell what division itself costs
-and nothing of how real ones would scale; every row says so. By default the numbers are powers of
-two, on a CPU up to eight, elsewhere up to the devices that there are. The columns of the table:
+Each row has its own process, because JAX fixes the number of devices when it starts. On a CPU the
+devices are simulated and share its cores. Their times show what the division itself costs, but not
+how real devices would scale; every row says so. By default the numbers are powers of two: up to
+eight on a CPU, elsewhere up to the number of devices. The columns of the table:
 
-scaling      weak along `style`: every device paints `--styles` pictures of its own; strong along
-             `space`: `--styles` pictures in all, and the height of each is divided
+scaling      weak along `style`: every device paints `--styles` pictures; strong along `space`:
+             there are `--styles` pictures in all, and the devices divide the height of each
 s/step       median seconds of a step on all pictures
-speed-up     pictures a second, as a multiple of those with the fewest devices
-efficiency   that divided by how many times as many devices there are
+speed-up     pictures per second, divided by those with the fewest devices
+efficiency   the speed-up divided by the ratio of the numbers of devices
 
 The kernels are not prepared for a CPU's convolutions, as in any run on several devices.
 """
@@ -49,14 +49,18 @@ COLUMNS = [
 CASE_FLAGS = {
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
     "size": (flags.DEFINE_string, "128", "HEIGHTxWIDTH, or the side of a square, in pixels."),
-    "styles": (common.positive, 1, "Pictures, of each device along style, of all along space."),
-    "precision": (flags.DEFINE_string, "float32", "Of the features."),
-    "optimizer": (flags.DEFINE_string, "sgd", f"One of {', '.join(stepping.CONFIGS)}."),
-    "repeats": (common.positive, 5, "Timed dispatches, of which the median is shown."),
+    "styles": (
+        common.positive,
+        1,
+        "Pictures: of each device along style, of all devices along space.",
+    ),
+    "precision": (flags.DEFINE_string, "float32", "Type of the features."),
+    "optimizer": (flags.DEFINE_string, "sgd", f"Optimiser: one of {', '.join(stepping.CONFIGS)}."),
+    "repeats": (common.positive, 5, "Timed dispatches; the median is shown."),
 }
 FLAGS = {
     "devices": (flags.DEFINE_list, None, "Numbers of devices; by default powers of two."),
-    "axes": (flags.DEFINE_list, list(SCALINGS), "Of the mesh: style, space."),
+    "axes": (flags.DEFINE_list, list(SCALINGS), "Axes of the mesh: style, space."),
     **CASE_FLAGS,
     **JSON_FLAG,
     **processes.HERE_FLAG,
@@ -70,7 +74,11 @@ def case_of(options: flags.FlagValues, devices: int, axis: str) -> stepping.Case
 
 
 def measure(options: flags.FlagValues, devices: int, axis: str) -> dict[str, Any]:
-    """The times on so many of this process's devices."""
+    """The times on `devices` of the devices of this process.
+
+    Raises:
+      ValueError: the process has fewer.
+    """
     if devices > len(jax.devices()):
         raise ValueError(f"{devices} devices wanted, but there are {len(jax.devices())}")
     case = case_of(options, devices, axis)
@@ -83,17 +91,19 @@ def measure(options: flags.FlagValues, devices: int, axis: str) -> dict[str, Any
 
 
 def in_a_process(options: flags.FlagValues, devices: int | None, axis: str = "") -> dict[str, Any]:
-    """`measure` in a process with so many devices, or a note; without a number, the environment
-    and the number of devices that a process sees."""
+    """`measure` in a process with `devices` devices, or a note.
+
+    Without a number: the environment and the number of devices that a process sees.
+    """
     arguments = [f"--axes={axis}", f"--devices={devices or ''}"]
     arguments += [f"--{name}={options[name].value}" for name in CASE_FLAGS]
-    # Of a CPU alone; other platforms have the devices that they have.
+    # It changes a CPU alone; the devices of other platforms are given.
     environment = {"JAX_NUM_CPU_DEVICES": str(devices or 1)}
     return processes.measured(NAME, arguments, environment)
 
 
 def here(options: flags.FlagValues) -> dict[str, Any]:
-    """What a process of `in_a_process` finds."""
+    """The result of a process of `in_a_process`."""
     if not options.devices:
         return {"environment": common.environment(), "devices": len(jax.devices())}
     (devices,) = common.whole_numbers("devices", options.devices)
@@ -112,7 +122,7 @@ def main(options: flags.FlagValues) -> dict[str, Any] | None:
         return None
     counts = None if options.devices is None else common.whole_numbers("devices", options.devices)
     load = common.load()
-    # Of a child, because some devices serve one process at a time.
+    # A child asks, because some devices serve one process at a time.
     seen = in_a_process(options, None)
     simulated = seen["environment"]["platform"] == "cpu"
     most = SIMULATED if simulated else seen["devices"]

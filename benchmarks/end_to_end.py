@@ -3,13 +3,13 @@
     python -m benchmarks.end_to_end [--presets=default] [--model=vgg19] [--sizes=192x256]
         [--styles=2] [--steps=N] [--repeats=1] [--precisions=float32] [--json=PATH]
 
-Whole calls of `stylize` on generated pictures, and the writing of the pictures as PNG files: the
-first call, which compiles, and further ones. Without `--steps` each preset takes its own.
+It times whole calls of `stylize` on generated pictures, including the writing of PNG files: a first
+call, which compiles, and further ones. Without `--steps` each preset takes its own number.
 
 steps             over all scales
-first call s      with compilation
-call s            median of the further calls
-pictures a minute of the further calls, and of the first call
+first call s      seconds of the first call, with compilation
+call s            median seconds of the further calls
+pictures a minute of the further calls; then of the first call
 """
 
 import functools
@@ -45,19 +45,19 @@ COLUMNS = [
     Column("of the first call", "first_pictures_per_minute", significant),
 ]
 FLAGS = {
-    "presets": (flags.DEFINE_list, ["default"], "Settings, by name."),
+    "presets": (flags.DEFINE_list, ["default"], "Presets, by name."),
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
     "sizes": (flags.DEFINE_list, ["192x256"], "Sizes, HEIGHTxWIDTH, in pixels."),
     "styles": (flags.DEFINE_list, ["2"], "Numbers of styles painted at once."),
     "precisions": stepping.CASE_FLAGS["precisions"],
-    "steps": (common.positive, None, "At each scale; by default the preset's."),
-    "repeats": (common.positive, 1, "Calls after the first."),
+    "steps": (common.positive, None, "Steps at each scale; by default the preset's."),
+    "repeats": (common.positive, 1, "Number of calls after the first."),
     **JSON_FLAG,
 }
 
 
 def paint(params, config: Config, height: int, width: int, styles: int) -> tuple[float, int]:
-    """One call, and its pictures written: the seconds that took, and its steps."""
+    """One call with the writing of its pictures; returns its seconds and its steps."""
     pictures = [stepping.picture(name, height, width) for name in ("rainbow", "triangles")]
     pictures = [pictures[index % len(pictures)] for index in range(styles)]
     content = stepping.picture("butterfly", height, width)

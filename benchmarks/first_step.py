@@ -1,4 +1,4 @@
-"""One start of the API, for `start_up`, as a process of its own: its moments as a line of JSON.
+"""One start of the API in its own process, for `start_up`; prints its times as a line of JSON.
 
 python -m benchmarks.first_step MODEL SIZE STYLES MOMENT_OF_START
 """
@@ -21,7 +21,7 @@ def main(model: str, size: str, styles: str, started: str) -> None:
     loaded = time.time()
     from nst_jax import examples
 
-    # Drawing stands in for reading, which takes next to nothing: it is left out.
+    # Drawing is not timed: it stands for reading files, which takes almost no time.
     content, *pictures = (
         examples.by_name[name](int(size)) for name in ("butterfly", "rainbow", "triangles")
     )

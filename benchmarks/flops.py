@@ -1,7 +1,7 @@
-"""Floating-point operations of the networks, counted out of the layer table, and a matmul's rate.
+"""Floating-point operations of the networks, counted by layer, and the rate of a matrix product.
 
-A multiplication and an addition are two operations. Bias, ReLU, pooling and the losses, one in a
-hundred, are not counted: XLA's own count, which has them, stands beside this one in the tables.
+A multiplication and an addition are two operations. Bias, ReLU, pooling and the losses are about
+one in a hundred and are not counted. The tables also show XLA's own count, which includes them.
 """
 
 import functools
@@ -20,11 +20,11 @@ def flops_per_pixel(model: str, layers: Sequence[str]) -> int:
     """Operations of the convolutions for one pixel of the picture, forward.
 
     The gradient with respect to the picture costs the same again. VGG19 to block5_conv1 has
-    722,304, VGG16 574,848. Of pictures whose sides are no multiples of 16, pooling leaves out
-    the odd rows and columns, so that there are slightly fewer.
+    722,304, VGG16 574,848. A picture whose sides are no multiples of 16 has slightly fewer, because
+    pooling drops odd rows and columns.
 
     Raises:
-      ValueError: a layer that the network doesn't have.
+      ValueError: the network has no such layer.
     """
     shapes = vgg.parameter_shapes(model)
     return sum(
@@ -34,12 +34,12 @@ def flops_per_pixel(model: str, layers: Sequence[str]) -> int:
 
 
 def step_flops(model: str, layers: Sequence[str], *, height: int, width: int) -> int:
-    """Operations of one step on one picture: forward, and the gradient of the picture."""
+    """Operations of one step on one picture: forward and the gradient."""
     return 2 * flops_per_pixel(model, layers) * height * width
 
 
 def parameter_bytes(params: Mapping, layers: Sequence[str]) -> int:
-    """Size of the parameters that run for `layers`."""
+    """Bytes of the parameters that `layers` need."""
     names = vgg.convolutions(vgg.network_name(params), layers)
     leaves = jax.tree.leaves([params[name] for name in names])
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
@@ -54,15 +54,15 @@ def _multiply(a, b, *, times, precision):
 
 
 def matmul_rate(dtype: Any, *, size: int, times: int = 4, repeats: int = 5) -> float:
-    """The best rate in operations a second of `times` chained products of `[size, size]`.
+    """The best rate, in operations per second, of `times` chained products of `[size, size]`.
 
-    At the precision that the network's convolutions of that type have: of float32 its own, not
-    the TF32 or bfloat16 that accelerators take for it by default.
+    The precision is that of the network's convolutions in this type. For float32 it is full
+    float32, not the TF32 or bfloat16 that accelerators use by default.
     """
     precision = "highest" if jnp.dtype(dtype) == jnp.float32 else None
     multiply = functools.partial(_multiply, times=times, precision=precision)
     keys = jax.random.split(jax.random.key(0))
-    # Of a scale that keeps the product's values, since powers of large ones overflow.
+    # The scale keeps the size of the product's values; otherwise powers overflow.
     a, b = (jax.random.normal(key, (size, size)).astype(dtype) for key in keys)
     b /= jnp.asarray(math.sqrt(size), dtype)
     jax.block_until_ready(multiply(a, b))
@@ -75,5 +75,5 @@ def matmul_rate(dtype: Any, *, size: int, times: int = 4, repeats: int = 5) -> f
 
 
 def default_matmul_size() -> int:
-    """Large enough to reach the device's rate, small enough to take no time."""
+    """A size large enough to reach the device's rate and small enough to take no time."""
     return 2048 if jax.default_backend() == "cpu" else 8192

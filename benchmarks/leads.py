@@ -2,24 +2,24 @@
 
     python -m benchmarks.leads [--size=256x192] [--model=vgg19] [--repeats=5] [--json=PATH]
 
-Each row is a change to the step, or to a part of it, against the same as it is: one style, SGD,
-float32. Both sides take their turns one after the other, in every second round in reverse order.
-Flags of XLA and cores are a process's from its start on: there a turn is a process, on a CPU, and
-its time the median of `--repeats` steps.
+Each row compares a step, or a part of it, with and without one change: one style, SGD, float32.
+The two sides take turns, in reverse order in every second round. A process fixes flags of XLA and
+cores when it starts. For those leads a turn is a process on a CPU, and its time is the median of
+`--repeats` steps.
 
-of          what is timed: a step, or the part of it that the change is to
-seconds     median, of a step or of the part with the change
-as it is    the same without
-ratio       of these: what is less than 1 is faster
+of          what is timed: a step, or the part that changes
+seconds     median seconds with the change
+as it is    median seconds without it
+ratio       the first divided by the second; below 1 the change is faster
 
 convolutions in NCHW   the network's direct convolutions with bias, ReLU and pooling, and their
-                       gradient, channels first instead of last
-half by symmetry       Gram matrices of which only the blocks of the upper triangle are products
+                       gradient, with channels first instead of last
+half by symmetry       Gram matrices by products of the blocks of the upper triangle alone
 pooling by windows     flax's `max_pool`, a `reduce_window`, instead of maxima of slices
 direct convolutions    instead of Winograd's algorithm; on accelerators the other way round
 a scan of 4 steps      in one dispatch
-nothing fused          no elementwise operation with another. To keep only bias and ReLU apart
-                       takes more than a barrier: XLA drops those on a CPU before it fuses
+nothing fused          no elementwise operation is fused with another. A barrier cannot keep bias
+                       and ReLU apart: on a CPU, XLA drops barriers before it fuses
 """
 
 import functools
@@ -53,18 +53,18 @@ COLUMNS = [
 CASE_FLAGS = {
     "size": (flags.DEFINE_string, "256x192", "HEIGHTxWIDTH, or the side of a square, in pixels."),
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
-    "repeats": (common.positive, 5, "Turns of each side; timed steps of a process."),
+    "repeats": (common.positive, 5, "Turns of each side, and timed steps of a process."),
 }
 FLAGS = {
     **CASE_FLAGS,
     **JSON_FLAG,
     **processes.HERE_FLAG,
-    "cores": (common.positive, None, "Of a process; by default all."),
+    "cores": (common.positive, None, "Cores of a process; by default all."),
 }
 BLOCKS = 4  # along the side of a Gram matrix
 SCAN = 4
 PROCESS_ROUNDS = 2
-# In processes: {lead: (flags of XLA, cores)}
+# Leads that need a process: {lead: (flags of XLA, cores)}
 IN_A_PROCESS = {
     "one core": ("", 1),
     "--xla_cpu_multi_thread_eigen=false": ("--xla_cpu_multi_thread_eigen=false", None),
@@ -79,11 +79,11 @@ IN_A_PROCESS = {
     ),
 }
 
-Turn = Callable[[], float]  # takes a turn, and tells its seconds
+Turn = Callable[[], float]  # takes a turn and returns its seconds
 
 
 class Lead(NamedTuple):
-    """A change, what it is to, and the turns of both sides."""
+    """A change, what it applies to, and the turns of both sides."""
 
     name: str
     of: str
@@ -102,7 +102,7 @@ def step(
     loss: optimize.Loss = objective.objective_value,
     length: int | None = None,
 ) -> float:
-    """Seconds of a step, in a dispatch of `length`, after one that isn't timed."""
+    """Seconds of a step in a dispatch of `length`, after one that is not timed."""
     length = length or optimize.steps_per_dispatch()
     with mock.patch.object(optimize, "steps_per_dispatch", lambda: length):
         _, (seconds,) = work.run(dispatches=2, loss=loss)
@@ -110,14 +110,14 @@ def step(
 
 
 def pooled_by_windows(*arguments, **options):
-    """The objective, with flax's pooling."""
+    """The objective with flax's pooling."""
     pool = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
     with mock.patch.dict(vgg.POOLINGS, max=pool):
         return objective.objective_value(*arguments, **options)
 
 
 def timed(function: Callable, *arguments) -> Turn:
-    """Turns of a compiled function, after a call that isn't timed."""
+    """Turns of a compiled function; each makes a call first that is not timed."""
     compiled = jax.jit(function)
 
     def turn():
@@ -130,7 +130,7 @@ def timed(function: Callable, *arguments) -> Turn:
 
 
 def chain(x: jax.Array, params: Mapping, *, layout: str, layers: tuple[str, ...]) -> jax.Array:
-    """The sum of squares of the last of the direct convolutions; `x` `[1, ...]` in `layout`."""
+    """The sum of squares after the direct convolutions of `x`, `[1, ...]` in `layout`."""
     channels, height, width = (layout.index(letter) for letter in "CHW")
     for name in layers:
         if name.endswith("_pool"):
@@ -153,7 +153,7 @@ def chain(x: jax.Array, params: Mapping, *, layout: str, layers: tuple[str, ...]
 
 
 def half_gram(features: jax.Array) -> jax.Array:
-    """`losses.gram_matrix` of `[H, W, C]` by the blocks of its upper triangle."""
+    """`losses.gram_matrix` of `[H, W, C]`, by the blocks of its upper triangle."""
     channels = features.shape[-1]
     rows = features.reshape(-1, channels)
     upper = []
@@ -166,7 +166,7 @@ def half_gram(features: jax.Array) -> jax.Array:
 
 
 def leads(options: flags.FlagValues) -> Iterator[Lead]:
-    """Those that one process can measure."""
+    """The leads that one process can measure."""
     case = case_of(options)
     params = stepping.load(case.model)
     work = stepping.problem(params, case)
@@ -208,10 +208,10 @@ def leads(options: flags.FlagValues) -> Iterator[Lead]:
 
 
 def process_turn(options: flags.FlagValues, flags_of_xla: str = "", cores: int | None = None):
-    """A turn of a process of its own.
+    """A turn in its own process.
 
     Raises:
-      ValueError: the process failed, as with a flag that this XLA doesn't know.
+      ValueError: the process failed, for example because this XLA lacks the flag.
     """
     arguments = [f"--{name}={options[name].value}" for name in CASE_FLAGS]
     arguments += [f"--cores={cores}"] if cores else []
@@ -223,7 +223,7 @@ def process_turn(options: flags.FlagValues, flags_of_xla: str = "", cores: int |
 
 
 def process_leads(options: flags.FlagValues) -> Iterator[Lead]:
-    """Those that need a process of their own."""
+    """The leads that need their own processes."""
     as_it_is = functools.partial(process_turn, options)
     for name, (flags_of_xla, cores) in IN_A_PROCESS.items():
         changed = functools.partial(process_turn, options, flags_of_xla, cores)
@@ -231,7 +231,7 @@ def process_leads(options: flags.FlagValues) -> Iterator[Lead]:
 
 
 def compared(lead: Lead, rounds: int) -> dict[str, Any]:
-    """The row of a lead, after so many turns of both sides."""
+    """The row of a lead, after `rounds` turns of both sides."""
     row = {"lead": lead.name, "of": lead.of}
     turns = {"seconds": [], "as_it_is": []}
     sides = [("seconds", lead.changed), ("as_it_is", lead.as_it_is)]
@@ -246,7 +246,7 @@ def compared(lead: Lead, rounds: int) -> dict[str, Any]:
 
 
 def here(options: flags.FlagValues) -> dict[str, Any]:
-    """What a process of `process_turn` finds."""
+    """The result of a process of `process_turn`."""
     if options.cores:
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, allowed[: options.cores])

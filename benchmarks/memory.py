@@ -1,16 +1,16 @@
-"""How much memory does a pixel take, and how much of it do rematerialisation and bfloat16 save?
+"""How much memory does a pixel take, and what do rematerialisation and bfloat16 save?
 
     python -m benchmarks.memory [--models=vgg19] [--sizes=512,1024] [--styles=1]
         [--precisions=float32,bfloat16] [--optimizers=sgd] [--repeats=0] [--json=PATH]
 
-Every combination is a row, without and with `remat`. The step is compiled, and run only with
+Every combination has two rows, without and with `remat`. The step is compiled; it runs only with
 `--repeats`. The columns of the table:
 
-bytes/px     arguments, results and intermediates of the compiled step by XLA's analysis, without
-             the network's kernels, a pixel of each picture
-program MiB  the same with the kernels
-kernels MiB  these; on a CPU those of float32 are transformed to eight times their size
-compile s    seconds
+bytes/px     arguments, results and intermediates of the compiled step, by XLA's analysis, per pixel
+             of each picture, without the network's kernels
+program MiB  the same in all, with the kernels
+kernels MiB  the kernels; on a CPU those in float32 are transformed to eight times their size
+compile s    seconds of compilation
 s/step       median seconds of `--repeats` steps
 """
 
@@ -49,7 +49,7 @@ FLAGS = {
     "repeats": (
         functools.partial(flags.DEFINE_integer, lower_bound=0),
         0,
-        "Timed dispatches of each; 0 only compiles.",
+        "Timed dispatches of each row; 0 only compiles.",
     ),
     **JSON_FLAG,
 }

@@ -2,13 +2,13 @@
 
     python -m benchmarks.parity [--height=97] [--width=131] [--json=PATH]
 
-Both sides load the same bundled file and get the same picture of random pixels; Keras
-preprocesses it itself. For each convolution (after ReLU) and pooling of VGG16 and VGG19 the
-table shows the relative error: the largest absolute difference of the layer, divided by the
-layer's largest absolute value in Keras.
+Both sides load the same bundled file and get the same picture of random pixels, which Keras
+preprocesses itself. The table shows the relative error of each convolution (after ReLU) and each
+pooling of VGG16 and VGG19: the largest absolute difference of the layer, divided by the layer's
+largest absolute value in Keras.
 
-Keras (`pip install '.[test]'`) runs on JAX. There it compiles to the same convolutions as
-ours, so that equal networks agree to nearly the last bit; KERAS_BACKEND=torch chooses others.
+Keras (`pip install '.[test]'`) runs on JAX. There it compiles to the same convolutions as ours, so
+that equal networks agree to nearly the last bit. KERAS_BACKEND=torch takes other convolutions.
 """
 
 import functools
@@ -28,7 +28,7 @@ from nst_jax.weights.load import BUNDLED_FOLDER
 
 
 def import_keras() -> Any:
-    """Keras, on its JAX backend unless the environment names another.
+    """Imports Keras, with its JAX backend unless the environment names another.
 
     Raises:
       ImportError: it is not installed.
@@ -46,7 +46,7 @@ def bundled_file(model: str) -> Path:
 
 
 def keras_network(model: str, path: str | os.PathLike) -> Any:
-    """Keras' `model` with the weights of the file: the outputs of all its layers, without head."""
+    """Keras' `model` with the weights of the file: outputs of all its layers, without head."""
     keras = import_keras()
     network = getattr(keras.applications, model.upper())(weights=str(path), include_top=False)
     outputs = {name: network.get_layer(name).output for name in vgg.layer_names(model)}
@@ -54,19 +54,19 @@ def keras_network(model: str, path: str | os.PathLike) -> Any:
 
 
 def keras_predict(network: Any, images: np.ndarray) -> Any:
-    """What a Keras network makes of sRGB images `[N, H, W, 3]` in [0, 1]."""
+    """The output of a Keras network for sRGB images `[N, H, W, 3]` in [0, 1]."""
     inputs = import_keras().applications.vgg16.preprocess_input(255.0 * images)
-    # Keras adds biases to arrays of higher rank, which a strict caller may have forbidden.
+    # Keras adds biases to arrays of higher rank; a strict caller may have forbidden that.
     with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
         return network.predict(inputs, verbose=0)
 
 
 def layer_errors(params: Mapping, network: Any, images: np.ndarray) -> dict[str, float]:
-    """Relative error of each layer: largest absolute difference / Keras' largest absolute value.
+    """The relative error of each layer: largest difference / largest value in Keras.
 
     Args:
       params: the parameter tree.
-      network: of `keras_network`.
+      network: from `keras_network`.
       images: float32 `[N, H, W, 3]`, sRGB in [0, 1].
 
     Returns:
@@ -74,7 +74,7 @@ def layer_errors(params: Mapping, network: Any, images: np.ndarray) -> dict[str,
     """
     expected = keras_predict(network, images)
     layers = vgg.layer_names(vgg.network_name(params))
-    # By default, accelerators multiply float32 in fewer digits than are compared here.
+    # By default accelerators multiply float32 with fewer digits than are compared here.
     with jax.default_matmul_precision("highest"):
         found = jax.jit(functools.partial(nst_jax.features, layers=layers))(params, images)
     return {
@@ -91,7 +91,7 @@ def run(*, height: int, width: int) -> dict[str, Any]:
     """Compares both networks with Keras and prints the table.
 
     Returns:
-      What was printed, ready for JSON.
+      The printed numbers, ready for JSON.
     """
     keras = import_keras()
     report = common.environment() | {"height": height, "width": width}
@@ -123,7 +123,7 @@ def _row(name: str, cells: Iterable[str]) -> str:
 FLAGS = {
     "height": (common.pixels, 97, "Height of the picture in pixels."),
     "width": (common.pixels, 131, "Width of the picture in pixels."),
-    "json": (flags.DEFINE_string, None, "Also write the result to this file, or into this folder."),
+    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
 }
 
 

@@ -1,4 +1,4 @@
-"""pastiche (https://pypi.org/project/pastiche/) at work on the pairs that `quality` compares."""
+"""Runs pastiche (https://pypi.org/project/pastiche/) on the pairs that `quality` compares."""
 
 import sys
 import time
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-# BGR, of the networks' training pictures.
+# Means of the networks' training pictures, BGR.
 _MEAN = np.array([103.939, 116.779, 123.68], np.float32)
 
 
 class Picture(NamedTuple):
-    """A content or style: its name, its PNG file of the final size, and what that holds."""
+    """A content or style: its name, its PNG file of the final size, and the file's pixels."""
 
     name: str
     path: Path
@@ -21,11 +21,11 @@ class Picture(NamedTuple):
 
 
 class Painted(NamedTuple):
-    """A final picture, `[H, W, 3]`, and what it took.
+    """A final picture, `[H, W, 3]`, and what it cost.
 
     Attributes:
-      curve: (seconds, loss) of the running picture, where its loss is pastiche's.
-      diverged: whether it met a value that is not finite, and kept the picture before that.
+      curve: (seconds, loss) of the running picture, if its loss is pastiche's.
+      diverged: whether it met a value that is not finite and kept the picture before.
     """
 
     picture: np.ndarray
@@ -36,7 +36,7 @@ class Painted(NamedTuple):
 
 
 class Pastiche:
-    """pastiche at work on one pair, and its loss of any picture.
+    """pastiche on one pair: it paints, and gives its loss of any picture.
 
     Raises:
       ImportError: it is not installed.
@@ -52,7 +52,7 @@ class Pastiche:
             size=content.pixels.shape[:2],
             style_size=style.pixels.shape[:2],
         )
-        # As ours is compiled before, so PyTorch has chosen its kernels and filled its pools.
+        # Ours is compiled before, so PyTorch may choose its kernels and fill its pools first.
         self._artist._calc_loss().backward()
         self._setup = time.perf_counter() - start
 
@@ -60,14 +60,14 @@ class Pastiche:
         start = time.perf_counter()
         for _ in range(iterations):
             self._artist.draw()
-        # To the host, so that a GPU is waited for.
+        # Copying to the host waits for a GPU.
         levels = self._artist.pastiche.detach().cpu().numpy()
         seconds = time.perf_counter() - start
         picture = (levels[0].transpose(1, 2, 0) + _MEAN)[..., ::-1] / 255
         return Painted(picture, seconds, self._setup)
 
     def params(self) -> dict[str, dict[str, np.ndarray]]:
-        """Its VGG19 as our parameter tree: the same network, rounded otherwise than ours."""
+        """Its VGG19 as our parameter tree: the same network, rounded differently."""
         weights = {
             name: value.cpu().numpy() for name, value in self._artist.vgg19.state_dict().items()
         }
@@ -81,7 +81,7 @@ class Pastiche:
         }
 
     def loss(self, picture: np.ndarray) -> float:
-        """pastiche's own evaluation of a picture, which takes the place of the one it has."""
+        """pastiche's own loss of a picture, which replaces its current picture."""
         import torch
 
         levels = (255 * picture)[..., ::-1] - _MEAN
@@ -91,7 +91,7 @@ class Pastiche:
 
 
 def import_pastiche(threads: int | None) -> bool:
-    """Whether pastiche is there, to run on `threads`; if not, says so on stderr."""
+    """Whether pastiche is installed. Sets its number of threads, or says so on stderr if not."""
     try:
         import pastiche.pastiche  # noqa: F401
         import torch

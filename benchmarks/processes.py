@@ -1,7 +1,7 @@
-"""A benchmark's measurements in processes of their own: with other devices, other flags of XLA or
-fewer cores, or with a peak of memory that is theirs alone.
+"""Runs measurements of a benchmark in their own processes.
 
-The child is the same benchmark with `--here`; its last line on stdout is its result, as JSON.
+They can have other devices, other flags of XLA or fewer cores, and their own peak of memory. The
+child is the same benchmark with `--here`. The last line on its stdout is its result, as JSON.
 """
 
 import json
@@ -15,25 +15,27 @@ from typing import Any
 
 from absl import flags
 
-HERE_FLAG = {"here": (flags.DEFINE_boolean, False, "Measure in this process; a line of JSON.")}
+HERE_FLAG = {
+    "here": (flags.DEFINE_boolean, False, "Measure in this process and print a line of JSON.")
+}
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def measured(
     name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What the benchmark `name` finds in a process of its own.
+    """The result of the benchmark `name` in its own process.
 
     Args:
       name: of the benchmark.
       arguments: its flags.
-      environment: variables on top of this process's.
+      environment: variables added to those of this process.
 
     Returns:
-      The result; of a process that a signal ended, as one is that takes too much memory, a note.
+      The result. If a signal ended the process, for lack of memory for example, a note.
 
     Raises:
-      ValueError: it failed; the message is the last that it said.
+      ValueError: it failed; the message is its last line.
     """
     command = [sys.executable, "-m", f"benchmarks.{name}", "--here", *arguments]
     ended = subprocess.run(

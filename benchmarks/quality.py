@@ -1,33 +1,34 @@
-"""How good are the pictures, and how soon, against pastiche's?
+"""How good are the pictures, and how soon are they done, compared with pastiche?
 
     python -m benchmarks.quality [--size=256] [--iterations=200] [--presets=default@pastiche,gatys]
         [--contents=FOLDER] [--styles=FOLDER] [--pairs=N] [--[no]pastiche]
         [--torch_threads=N] [--output_dir=FOLDER] [--json=PATH]
 
-pastiche (`pip install pastiche==1.6.0`, on PyTorch) runs L-BFGS on the loss of Gatys et al. Each
-pair of a content and a style is painted by pastiche and by each preset, one pair after the other
-and every second one in reverse order, so that a machine that slows down slows all alike. Without
-`--contents` the contents are photographs that come with scikit-image (`pip install
-scikit-image`), without `--styles` the styles are generated.
+pastiche (`pip install pastiche==1.6.0`, on PyTorch) runs L-BFGS on the loss of Gatys et al. It
+paints each pair of a content and a style, and so does each preset. Every second pair goes in
+reverse order, so that a machine that slows down slows all alike. Without `--contents` the contents
+are photographs of scikit-image (`pip install scikit-image`); without `--styles` the styles are
+generated.
 
-Seconds need a machine with nothing else to do: a load beside it slows PyTorch's threads, which
-wait for each other, far more than ours. So the load before the run is written down.
+Seconds need an idle machine. Other work slows PyTorch's threads far more than ours, because they
+wait for each other. The load before the run is therefore written down.
 
-A preset's name with `@pastiche` behind it, `default@pastiche`, is that preset's way of optimising,
-on pastiche's loss.
+A preset's name with `@pastiche` added, such as `default@pastiche`, means the optimisation of that
+preset on pastiche's loss.
 
-Both sides read the same PNG files, already of the final size, so that neither resizes. The
-columns of the table:
+Both sides read the same PNG files, which have the final size, so that neither resizes. The columns
+of the table:
 
 loss     of the final picture by pastiche's own code, in floating point, neither rounded nor
-         clipped; without pastiche, by ours, for the same formula
+         clipped; without pastiche, by our code for the same formula
 8 bit    the same after rounding and clipping to what a picture file holds
-VGG16    the same formula (ours) on the network that nobody optimised, in floating point
-seconds  ours: a whole call of `stylize`, compiled before; pastiche: its calls of `draw`
-set-up   before that. Ours: a run of as few steps as compile everything; pastiche: its
-         construction, which also reads its network, and one gradient
-reached  seconds (as above, without set-up) until the running picture had pastiche's final loss,
-         for presets that minimise pastiche's formula: by their own history of that loss
+VGG16    the same formula (our code) on the network that was not used for painting, in floating
+         point
+seconds  ours: a whole call of `stylize` with all programs compiled; pastiche: its calls of `draw`
+set-up   seconds before that. Ours: a run of the fewest steps that compile everything. pastiche:
+         its construction, which also reads its network, and one gradient
+reached  seconds (as above, without set-up) until the running picture had pastiche's final loss, by
+         the history of that loss; only for presets that minimise pastiche's formula
 """
 
 import dataclasses
@@ -53,7 +54,7 @@ from nst_jax.config import Config
 from nst_jax.files.images import read_image, to_uint8, write_image
 from nst_jax.settings import check_choice
 
-AGREEMENT = 1e-3  # relative, of our loss and pastiche's of one picture and one network
+AGREEMENT = 1e-3  # relative, between our loss and pastiche's of one picture with one network
 
 PASTICHE = "pastiche"
 FORMULA = nst_jax.presets["gatys"]  # its loss is pastiche's
@@ -66,7 +67,7 @@ _value = jax.jit(nst_jax.objective_value)
 
 
 def paint(params: Mapping, content: Picture, style: Picture, config: Config) -> Painted:
-    """Ours: one content in one style."""
+    """Paints one content in one style with our code."""
     jax.clear_caches()  # each pair pays for its compilation
     start = time.perf_counter()
     few = config.replace(steps=_compiling_steps(config.steps))
@@ -87,13 +88,15 @@ def paint(params: Mapping, content: Picture, style: Picture, config: Config) -> 
     painted = Painted(picture, seconds, setup, diverged=bool(result.diverged[0]))
     if not minimises_formula(config):
         return painted
-    # The loss before step i is that of the picture after i - 1 steps; a dispatch of many steps
-    # hands its pictures over at its end.
+    # The loss before step i belongs to the picture after i - 1 steps. A dispatch of many steps
+    # returns its pictures at its end.
     ends = sorted(clock)
     taken = [next(clock[end] for end in ends if end > step) for step in range(ends[-1])]
     losses = result.history["total"][:, 0].tolist()
     curve = list(zip([0.0, *taken], losses, strict=False))
-    return painted._replace(curve=curve[-config.steps :])  # coarser scales' losses are others
+    return painted._replace(
+        curve=curve[-config.steps :]
+    )  # the losses of coarser scales do not compare
 
 
 def minimises_formula(config: Config) -> bool:
@@ -102,7 +105,7 @@ def minimises_formula(config: Config) -> bool:
 
 
 def _on_formula(config: Config) -> Config:
-    """Pastiche's loss, minimised as `config` minimises its own."""
+    """pastiche's loss with the optimisation of `config`."""
     own = config.network
     network = dataclasses.replace(FORMULA.network, dtype=own.dtype, precision=own.precision)
     return config.replace(terms=FORMULA.terms, network=network, color=FORMULA.color)
@@ -116,8 +119,8 @@ def _compiling_steps(steps: int) -> int:
 
 
 def own_loss(params: Mapping, content: Picture, style: Picture, picture: np.ndarray) -> float:
-    """Our evaluation of a picture, by pastiche's formula, on any network."""
-    # By default, accelerators multiply float32 in fewer digits.
+    """Our loss of a picture by pastiche's formula, with any network."""
+    # By default accelerators multiply float32 with fewer digits.
     with jax.default_matmul_precision("highest"):
         targets = nst_jax.compute_targets(params, content.pixels, [style.pixels], FORMULA)
         return float(_value(picture, params, targets, FORMULA)[0])
@@ -136,8 +139,8 @@ def compare(
     """Paints one pair by every method.
 
     Returns:
-      The pictures and the figures by method, and how far our loss of pastiche's picture is from
-      pastiche's, relative, with its weights (a check of the formula) and with ours.
+      The pictures and the figures by method; and the relative difference between our loss and
+      pastiche's of pastiche's picture, with its weights (a check of the formula) and with ours.
     """
     methods = ([PASTICHE] if with_pastiche else []) + list(configs)
     painted = {}
@@ -182,7 +185,7 @@ def compare(
 
 
 def summary(pairs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Means by method and, where there is pastiche, ratios to it: geometric means over pairs."""
+    """Means by method; with pastiche also ratios to it, as geometric means over pairs."""
     rows = [pair["methods"] for pair in pairs]
     found = {}
     for method in rows[0]:
@@ -208,7 +211,7 @@ def summary(pairs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def write_sized(pictures: Mapping[str, np.ndarray], folder: Path, size: int) -> list[Picture]:
-    """Brings pictures to the final size, into files that both sides read."""
+    """Brings pictures to the final size and writes the files that both sides read."""
     sized = []
     for name, pixels in pictures.items():
         path = folder / f"{name}.png"
@@ -218,7 +221,7 @@ def write_sized(pictures: Mapping[str, np.ndarray], folder: Path, size: int) -> 
 
 
 def pairs_of(contents: Sequence, styles: Sequence) -> list[tuple]:
-    """All pairs, in an order whose beginning shows many contents and styles."""
+    """All pairs, in an order that shows many contents and styles early."""
     return [
         (content, styles[(index + shift) % len(styles)])
         for shift in range(len(styles))
@@ -227,7 +230,7 @@ def pairs_of(contents: Sequence, styles: Sequence) -> list[tuple]:
 
 
 def configured(name: str, *, size: int, iterations: int, iterations_all: bool) -> Config:
-    """A preset at the benchmark's size; of several scales it keeps its own numbers of steps."""
+    """A preset at the benchmark's size. A preset of several scales keeps its numbers of steps."""
     name, _, weights = name.partition("@")
     check_choice("presets", name, nst_jax.presets)
     check_choice("presets: the weights", weights or PASTICHE, (PASTICHE,))
@@ -255,7 +258,7 @@ def run(
     """Paints all pairs and prints the tables.
 
     Returns:
-      What was printed, as it was written to JSON; that is after each pair, for a run is long.
+      The printed numbers. They are written to JSON after each pair, because a run is long.
     """
     report = common.environment(packages=("pastiche", "torch") if with_pastiche else ())
     report |= {"size": size, "iterations": iterations}
@@ -366,21 +369,21 @@ def _cells(found: Mapping[str, Any]) -> list[str]:
 
 FLAGS = {
     "size": (common.pixels, 256, "Longer side of all pictures in pixels."),
-    "iterations": (common.positive, 200, "Of pastiche and of ours."),
-    "iterations_all": (flags.DEFINE_boolean, False, "Also at each scale of several."),
-    "presets": (flags.DEFINE_list, ["default@pastiche", "gatys"], "Of ours, by name."),
+    "iterations": (common.positive, 200, "Steps of pastiche and of ours."),
+    "iterations_all": (flags.DEFINE_boolean, False, "Take them at each of several scales too."),
+    "presets": (flags.DEFINE_list, ["default@pastiche", "gatys"], "Presets of ours, by name."),
     "pastiche": (flags.DEFINE_boolean, True, "Paint with pastiche too, if it is installed."),
-    "torch_threads": (common.positive, None, "Of pastiche; PyTorch's choice."),
+    "torch_threads": (common.positive, None, "Threads of pastiche; by default PyTorch's choice."),
     "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
     "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
-    "pairs": (common.positive, None, "Stop after so many pairs."),
+    "pairs": (common.positive, None, "Number of pairs after which to stop."),
     "output_dir": (flags.DEFINE_string, None, "Folder for the pictures and their grid, grid.jpg."),
-    "json": (flags.DEFINE_string, None, "Also write the result to this file, or into this folder."),
+    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
 }
 
 
 def inputs(options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The contents and the styles by name, of the folders that flags name or built in."""
+    """The contents and the styles by name, from the flags' folders or built in."""
     contents = common.read_folder(options.contents) if options.contents else None
     styles = common.read_folder(options.styles) if options.styles else None
     return (

@@ -1,4 +1,4 @@
-"""Tables of the benchmarks: on stdout row by row, in a device's JSON file, and as Markdown."""
+"""Tables of the benchmarks: row by row on stdout, in the JSON file of a device, as Markdown."""
 
 import json
 import os
@@ -17,8 +17,8 @@ JSON_FLAG = {
     "json": (
         flags.DEFINE_string,
         None,
-        "Also write the result, under the benchmark's name, into this file or, in a folder, "
-        "into the file of the device.",
+        "File for the result, under the benchmark's name; or folder, in which the device has a "
+        "file.",
     )
 }
 
@@ -27,11 +27,11 @@ class Column(NamedTuple):
     """A column of a table: its heading, and what it shows of a row.
 
     Attributes:
-      heading: above the column.
-      key: of the row; a value of None, or none at all, is shown as "-".
-      show: makes the value a text.
-      width: of the column on stdout, at least the heading's.
-      of: whether a run can have it, by the environment and settings of its report.
+      heading: text above the column.
+      key: key of the value in the row; None or a missing key is shown as "-".
+      show: turns the value into text.
+      width: width of the column on stdout, at least the heading's.
+      of: whether a run can have the column, from the environment and settings of its report.
     """
 
     heading: str
@@ -49,20 +49,22 @@ class Column(NamedTuple):
 
 
 def columns_of(report: Mapping[str, Any], columns: Iterable[Column]) -> list[Column]:
-    """Those of the columns that the run of this report can have."""
+    """The columns that the run of this report can have."""
     return [column for column in columns if column.of(report)]
 
 
 def empty_columns(report: Mapping[str, Any], columns: Iterable[Column]) -> list[str]:
-    """Headings of those that the run of this report can have, and of which no row has anything:
-    the benchmark has learnt of them since. Rows with a note don't count."""
+    """Headings of columns that the run of this report can have, but that no row fills.
+
+    The benchmark has gained them since. Rows with a note do not count.
+    """
     rows = [row for row in report["rows"] if "note" not in row]
     own = columns_of(report, columns) if rows else []
     return [column.heading for column in own if all(row.get(column.key) is None for row in rows)]
 
 
 def tells_memory(report: Mapping[str, Any]) -> bool:
-    """Whether the device tells what it has allocated: a CPU doesn't."""
+    """Whether the device tells what it has allocated; a CPU does not."""
     return report["platform"] != "cpu"
 
 
@@ -88,10 +90,10 @@ def ratio(value: float) -> str:
 
 
 class Report:
-    """The rows of one benchmark, printed and written down as they come.
+    """The rows of one benchmark, printed and saved as they come.
 
     Attributes:
-      report: as written to JSON: the environment, the settings and `rows`.
+      report: the content of the JSON: the environment, the settings and `rows`.
     """
 
     def __init__(
@@ -108,14 +110,14 @@ class Report:
         self._name, self._columns = name, columns_of(self.report, columns)
         self._path = None if path is None else device_file(path, environment)
         if self._path is not None:
-            read_results(self._path)  # what can't be added to is known before the hours of a run
+            read_results(self._path)  # refuses a wrong file before a run of hours
         print(title)
         common.print_environment(environment)
         print(settings_line(self.report) + "\n")
         print("".join(column.padded(column.heading) for column in self._columns), flush=True)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """A row; of a `note` in it both table and file tell."""
+        """Adds a row to the table and the file, with its `note` if it has one."""
         self.report["rows"].append(dict(row))
         line = "".join(column.padded(column.cell(row)) for column in self._columns)
         print(line + (f"  {row['note']}" if row.get("note") else ""), flush=True)
@@ -124,7 +126,7 @@ class Report:
 
 
 def settings_line(report: Mapping[str, Any]) -> str:
-    """What a report says of itself beside rows and environment, on one line."""
+    """The settings of a report on one line."""
     return ", ".join(
         f"{key.replace('_', ' ')} {significant(value) if isinstance(value, float) else value}"
         for key, value in report.items()
@@ -135,7 +137,7 @@ def settings_line(report: Mapping[str, Any]) -> str:
 def device_file(
     path: str | os.PathLike, environment: Mapping[str, Any], *, prefix: str = ""
 ) -> Path:
-    """`path`, or in a folder the file of the device; with a `prefix`, of a report of its own."""
+    """`path`, or the device's file in the folder `path`; `prefix` names a separate report."""
     path = Path(path)
     return path / f"{prefix}{device_slug(environment)}.json" if path.is_dir() else path
 
@@ -149,7 +151,7 @@ def device_slug(environment: Mapping[str, Any]) -> str:
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
-    """`{benchmark: report}` of a device's file; of a file that is not there, nothing.
+    """`{benchmark: report}` of a device's file; empty if there is no file.
 
     Raises:
       ValueError: the file is something else.

@@ -3,17 +3,17 @@
     python -m benchmarks.start_up [--model=vgg19] [--size=256] [--styles=2] [--repeats=3]
         [--interfaces=api,command_line] [--json=PATH]
 
-Each start is a process of its own, of the default preset on generated pictures: of the API
-(`benchmarks.first_step`), and of the command line (`python -m nst_jax --demo`). Each is measured
-without JAX's persistent compilation cache, with an empty one, which it fills, and with that filled
-one. The machine's own cache of files is warm, since the first start of all is not counted.
+Each start is a process that runs the default preset on generated pictures: through the API
+(`benchmarks.first_step`) or the command line (`python -m nst_jax --demo`). Each is measured three
+times: without JAX's persistent compilation cache, with an empty one, and with the one that was
+just filled. The machine's cache of files is warm, because the very first start is not counted.
 
-import s      from the start of the process to the package imported
-load s        parameters read, checked and on the device
-first step s  from the call of `stylize` until the first dispatch came back: targets, tracing,
+import s      from the start of the process until the package is imported
+load s        until the parameters are read, checked and on the device
+first step s  from the call of `stylize` until the first dispatch returns: targets, tracing,
               compilation, and the step itself (on accelerators a chunk of steps)
-total s       their sum; of the command line, from the start of the process to the first line
-              that tells of a step, drawing the pictures included
+total s       the sum; for the command line, from the start of the process to the first line about
+              a step, including the drawing of the pictures
 """
 
 import json
@@ -48,18 +48,18 @@ FLAGS = {
     "interfaces": (flags.DEFINE_list, list(INTERFACES), "What is started."),
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
     "size": (common.pixels, 256, "Longer side of the pictures in pixels."),
-    # The command line's demonstration has two.
-    "styles": (common.positive, 2, "Number of styles, of the API."),
-    "repeats": (common.positive, 3, "Starts of each kind, of which the medians are shown."),
+    # As many as the demonstration of the command line.
+    "styles": (common.positive, 2, "Number of styles for the API."),
+    "repeats": (common.positive, 3, "Starts of each kind; the medians are shown."),
     **JSON_FLAG,
 }
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def start_api(environment: dict[str, str], *, model: str, size: int, styles: int) -> dict[str, Any]:
-    """One start of the API: its moments, and the environment that it saw."""
+    """One start of the API: its times and its environment."""
     command = [sys.executable, "-m", "benchmarks.first_step", model, str(size), str(styles)]
-    # The children's clock is this one: time since the epoch.
+    # Children use the same clock: time since the epoch.
     ended = subprocess.run(
         [*command, str(time.time())], cwd=ROOT, env=environment, capture_output=True, text=True
     )
@@ -71,7 +71,7 @@ def start_api(environment: dict[str, str], *, model: str, size: int, styles: int
 
 
 def start_command_line(environment: dict[str, str], *, model: str, size: int) -> dict[str, float]:
-    """One start of the command line, ended after its first step."""
+    """One start of the command line, which is ended after its first step."""
     with tempfile.TemporaryDirectory() as folder:
         flags_given = ["--demo", f"--model={model}", f"--size={size}", f"--output_dir={folder}"]
         start = time.time()
@@ -101,11 +101,11 @@ def _last_line(text: str) -> str:
 
 
 def caches(folder: str) -> dict[str, dict[str, str]]:
-    """The environment of each kind of start, on top of this process' own."""
+    """Variables for each kind of start, added to this process's environment."""
     on = {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": folder,
-        # By default, what compiles within a second is not kept.
+        # By default JAX does not keep a program that compiles within a second.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
@@ -123,7 +123,7 @@ def main(options: flags.FlagValues) -> dict:
     }
     settings = same | {"styles": options.styles, "repeats": options.repeats}
     load = common.load()
-    # Of a child, because some devices serve one process at a time.
+    # A child asks, because some devices serve one process at a time.
     seen = start_api(os.environ | caches("")["none"], **same, styles=options.styles)["environment"]
     seen = seen | {"load": load, "arguments": common.arguments()}
     report = Report(NAME, TITLE, COLUMNS, environment=seen, settings=settings, path=options.json)

@@ -1,4 +1,4 @@
-"""The step that the benchmarks time: the program that `stylize` runs, on generated pictures."""
+"""The step that the benchmarks time: the program of `stylize`, on generated pictures."""
 
 import functools
 import itertools
@@ -31,7 +31,7 @@ from nst_jax.settings import check_choice
 
 _PASTICHE = nst_jax.presets["gatys"].replace(size=None)
 _SINGLE_SCALE = _PASTICHE.replace(optimizer=SGD(), clip=True, steps=200)
-# One objective, Gatys' layers and pastiche's constants, by three optimisers.
+# One objective (Gatys' layers, pastiche's constants) with three optimisers.
 CONFIGS = {
     "sgd": _SINGLE_SCALE,
     "adam": _SINGLE_SCALE.replace(optimizer=Adam()),
@@ -80,10 +80,10 @@ class Problem(NamedTuple):
         mesh: jax.sharding.Mesh | None = None,
         loss: optimize.Loss | None = None,
     ) -> tuple[optimize.State, list[float]]:
-        """So many dispatches of the compiled program, of `loss` in place of the objective.
+        """Runs `dispatches` dispatches of the compiled program, with `loss` as its objective.
 
         Returns:
-          The final states, and the seconds of each dispatch but the first, which may compile.
+          The final states, and the seconds of each dispatch except the first, which may compile.
           A dispatch ends when its losses are on the host, as in any run.
         """
         ends = []
@@ -106,16 +106,16 @@ CASE_FLAGS = {
     "precisions": (
         flags.DEFINE_list,
         None,
-        "Of the features; by default float32 on a CPU, and every one there is elsewhere.",
+        "Types of the features; by default float32 on a CPU, elsewhere all types.",
     ),
     "optimizers": (flags.DEFINE_list, ["sgd"], f"Any of {', '.join(CONFIGS)}."),
 }
 MEASURE_FLAGS = {
-    "repeats": (common.positive, 10, "Timed dispatches a case, of which the median is shown."),
+    "repeats": (common.positive, 10, "Timed dispatches of each case; the median is shown."),
     "seconds": (
         functools.partial(flags.DEFINE_float, lower_bound=0.0),
         60.0,
-        "Fewer repeats, though at least one, rather than so much time for a case.",
+        "Time for a case, in seconds; after it there are fewer repeats, but at least one.",
     ),
     "matmul_size": (common.pixels, None, "Side of the matrices whose product's rate is measured."),
 }
@@ -156,8 +156,10 @@ def picture(name: str, height: int, width: int) -> np.ndarray:
 
 
 def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
-    """The butterfly, to be painted in `case.styles` styles; with kernels prepared as `stylize`
-    does on one device."""
+    """The butterfly in `case.styles` styles.
+
+    With `prepare` the kernels are prepared, as `stylize` does on one device.
+    """
     dtype, precision = vgg.resolved_precision(case.precision, None)
     config = CONFIGS[case.optimizer].replace(dtype=dtype, precision=precision)
     content, *styles = (
@@ -165,7 +167,7 @@ def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
     )
     if prepare:
         params = objective.prepare(params, config)
-    # Two styles' statistics, repeated: no step is faster or slower for the numbers in them.
+    # The statistics of two styles, repeated: their values do not change the time of a step.
     within = nst_jax.Placement(remat=case.remat).partition
     targets = nst_jax.compute_targets(params, content, styles, config, partition=within)
     which = np.arange(case.styles) % len(styles)
@@ -181,21 +183,20 @@ def measure(
     """Compiles, analyses and times the step of one case.
 
     Args:
-      params: of the case's network.
+      params: parameters of the case's network.
       case: what to time.
-      repeats: timed dispatches.
+      repeats: number of timed dispatches.
       limit: seconds after which there are fewer.
-      matmul: rate in operations a second to compare with.
+      matmul: rate to compare with, in operations per second.
 
     Returns:
-      The row: the case, and what was found. Where the device's memory does not hold it, the case
-      with a note.
+      The row: the case and its measurements, or a note if it does not fit into the device's memory.
     """
     return case.described() | or_note(lambda: _measured(params, case, repeats, limit, matmul))
 
 
 def or_note(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is measured, or a note where the device's memory does not hold it."""
+    """The measurements, or a note if the case does not fit into the device's memory."""
     try:
         return measure()
     except jax.errors.JaxRuntimeError as error:
@@ -240,18 +241,18 @@ def _measured(params, case, repeats, limit, matmul):
         "compile_seconds": ended - traced,
         "program_bytes": program,
         "style_bytes": program and (program - kernels) / case.styles,
-        # The highest of the process so far: of this case only where it rose.
+        # This is the peak of the whole process; it is the case's only if it rose.
         "device_peak_bytes": peak if peak and peak > (before or 0) else None,
     }
 
 
 def _flops(stage: jax.stages.Lowered | jax.stages.Compiled) -> float:
-    """XLA's count; of a loop that is one pass through its body."""
+    """XLA's count of operations, which has one pass of a loop's body."""
     return (stage.cost_analysis() or {}).get("flops", 0.0)
 
 
 def _device_peak() -> int | None:
-    """The most memory that arrays and programs have had, where the device tells (a CPU doesn't)."""
+    """The largest memory allocated so far; None if the device does not tell, as a CPU."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
@@ -287,7 +288,7 @@ def run(
     columns: Sequence[Column],
     complete: Callable[[Case, dict[str, Any]], dict[str, Any]] = lambda case, row: row,
 ) -> dict[str, Any]:
-    """Measures each case and reports its row, as `complete` extends it; returns the report."""
+    """Measures each case and reports its row, extended by `complete`; returns the report."""
     size = options.matmul_size or flops.default_matmul_size()
     matmul = {
         precision: flops.matmul_rate(precision, size=size)

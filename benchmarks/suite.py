@@ -1,12 +1,11 @@
-"""Everything at once: runs the benchmarks, keeps their results and writes them into the document.
+"""Runs the benchmarks, keeps their results and writes them into the document.
 
     python -m benchmarks.suite [--suite=quick|full|smallest] [--only=step_time,end_to_end]
         [--results=benchmarks/results] [--docs=docs/benchmarks.md]
 
-Each benchmark is a process of its own, so that none sees another's memory, and what one can't do
-(PyTorch may not be installed) doesn't end the others; the exit code tells of it. `quick` takes
-some minutes, `full` an hour or more on a CPU; `smallest` measures nothing and shows that
-everything runs.
+Each benchmark has its own process and memory. If one fails, because PyTorch is not installed for
+example, the others go on, and the exit code is 1. `quick` takes some minutes, `full` takes an hour
+or more on a CPU. `smallest` shows that everything runs; its numbers mean nothing.
 """
 
 import functools
@@ -20,7 +19,7 @@ from absl import flags
 from benchmarks import common, tables
 from nst_jax.settings import check_choice
 
-# {suite: {benchmark: flags}}; on accelerators, what `ACCELERATOR` says in its place.
+# {suite: {benchmark: flags}}; on accelerators `ACCELERATOR` replaces these flags.
 SUITES = {
     "smallest": {
         "step_time": ["--sizes=32", "--styles=1", "--repeats=1", "--matmul_size=64"],
@@ -90,7 +89,7 @@ FLAGS = {
 
 @functools.cache
 def platform() -> str:
-    """JAX's platform, as a child sees it: some devices serve one process at a time."""
+    """JAX's platform. A child finds it, because some devices serve one process at a time."""
     ended = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.default_backend())"],
         capture_output=True,

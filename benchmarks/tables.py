@@ -2,9 +2,9 @@
 
     python -m benchmarks.tables [--results=benchmarks/results] [--docs=docs/benchmarks.md]
 
-Every device has a file in the folder of results, which the benchmarks write with `--json`. What
-stands outside the two markers in the document is left as it is. A kind of device that nobody has
-measured says so in a row of its own.
+Every device has a file in the folder of results, which the benchmarks write with `--json`. Only the
+text between the two markers in the document changes. A kind of device that was never measured has
+a row that says so.
 """
 
 import json
@@ -48,7 +48,7 @@ FLAGS = {
 
 
 def read_folder(folder: str) -> list[dict[str, Any]]:
-    """`{benchmark: report}` of each device's file; other JSON files have their own readers."""
+    """`{benchmark: report}` of each device's file; skips other JSON files."""
     found = [json.loads(path.read_text("utf-8")) for path in sorted(Path(folder).glob("*.json"))]
     return [results for results in found if results and reporting.is_results(results)]
 
@@ -99,7 +99,7 @@ def insert(document: str, tables: str) -> str:
     """`document` with `tables` between its markers.
 
     Raises:
-      ValueError: it doesn't have each marker once.
+      ValueError: a marker is missing or there twice.
     """
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)

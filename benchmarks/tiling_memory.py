@@ -3,20 +3,20 @@
     python -m benchmarks.tiling_memory [--sizes=768x576,1024x768,2048x1536] [--tiles=512]
         [--[no]whole] [--steps=2] [--model=vgg19] [--optimizer=sgd] [--json=PATH]
 
-Each measurement has a process of its own, so that its peak is its own. A whole step that the
-compiler says would not fit is not run. 24 megapixels take some minutes a step:
+Each measurement has its own process and thus its own peak. A whole step is not run if the compiler
+says that it would not fit. At 24 megapixels a step takes some minutes:
 
     python -m benchmarks.tiling_memory --sizes=4000x6000 --tiles=512 --nowhole --steps=1
 
-window           of the tiled step: what is on the device at a time
-device MiB       of the step, whole and tiled: the device's peak where it tells; on a CPU, whose
-                 memory is the host's, of the program for the picture or the window, arguments
-                 included, by XLA's analysis. The tiled one does not grow with the picture
-resident MiB     the process's largest resident set (Linux). Of a tiled step picture, gradient,
-                 the optimiser's state and the content's activations are in it, which stay on the
-                 host and do grow with the picture
-s/step           mean seconds of `--steps`, after a dispatch that compiles
-tiled / whole    of these
+window           the part of the picture that is on the device at a time, in the tiled step
+device MiB       of the whole and the tiled step: the device's peak if it tells. On a CPU, whose
+                 memory is the host's, it is the program for the picture or the window with its
+                 arguments, by XLA's analysis. That of the tiled step does not grow with the picture
+resident MiB     the process's largest resident set (Linux). For a tiled step it includes picture,
+                 gradient, the optimiser's state and the content's activations, which stay on the
+                 host and grow with the picture
+s/step           mean seconds of `--steps` steps, after a dispatch that compiles
+tiled / whole    the ratio of these seconds
 """
 
 import itertools
@@ -67,7 +67,7 @@ CASE_FLAGS = {
 FLAGS = {
     "sizes": (flags.DEFINE_list, ["768x576", "1024x768", "2048x1536"], "HEIGHTxWIDTH, in pixels."),
     "tiles": (flags.DEFINE_list, ["512"], "Longest sides of the windows, in pixels."),
-    "whole": (flags.DEFINE_boolean, True, "Measure whole steps, too."),
+    "whole": (flags.DEFINE_boolean, True, "Measure whole steps too."),
     **CASE_FLAGS,
     **JSON_FLAG,
     **processes.HERE_FLAG,
@@ -82,10 +82,10 @@ def configured(options: flags.FlagValues) -> nst_jax.Config:
 
 
 def window(options: flags.FlagValues, shape: Sequence[int], tile: int | None) -> tuple[int, int]:
-    """The shape that is looked at at once.
+    """The shape of the largest window, or of the whole picture.
 
     Raises:
-      ValueError: a tile too small for the layers.
+      ValueError: the tile is too small for the layers.
     """
     if tile is None:
         return tuple(shape)
@@ -97,7 +97,7 @@ def window(options: flags.FlagValues, shape: Sequence[int], tile: int | None) ->
 
 
 def measure(options: flags.FlagValues, shape: Sequence[int], tile: int | None) -> dict[str, Any]:
-    """Steps on one picture of noise, in this process: bytes and seconds, or a note."""
+    """Runs steps on one picture of noise in this process: bytes and seconds, or a note."""
     params = nst_jax.load_params(options.model)
     config = configured(options)
     need = preflight.Plan(
@@ -132,8 +132,8 @@ def measure(options: flags.FlagValues, shape: Sequence[int], tile: int | None) -
 
 
 def resident_bytes() -> int | None:
-    """Largest resident set of this process so far; None where the system doesn't tell."""
-    # Of this program alone; getrusage's would include what started it, before exec.
+    """The largest resident set of this process so far; None if the system does not tell."""
+    # This is the program's alone; getrusage includes the process that started it, before exec.
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM"):
@@ -144,7 +144,7 @@ def resident_bytes() -> int | None:
 def in_a_process(
     options: flags.FlagValues, shape: Sequence[int] | None = None, tile: int | None = None
 ) -> dict[str, Any]:
-    """`measure` in a process of its own; without a shape, the environment that it sees."""
+    """`measure` in its own process; without a shape, the environment of a process."""
     arguments = [f"--{name}={options[name].value}" for name in CASE_FLAGS]
     arguments.append(f"--sizes={'x'.join(map(str, shape)) if shape else ''}")
     arguments.append(f"--tiles={tile or ''}")
@@ -152,7 +152,7 @@ def in_a_process(
 
 
 def here(options: flags.FlagValues) -> dict[str, Any]:
-    """What a process of `in_a_process` finds."""
+    """The result of a process of `in_a_process`."""
     if not options.sizes:
         return common.environment()
     (shape,) = common.shapes("sizes", options.sizes)
@@ -173,7 +173,7 @@ def main(options: flags.FlagValues) -> dict[str, Any] | None:
         for shape, tile in itertools.product(shapes, tiles)
     }
     load = common.load()
-    # Of a child, because some devices serve one process at a time.
+    # A child asks, because some devices serve one process at a time.
     environment = in_a_process(options) | {"load": load, "arguments": common.arguments()}
     settings = {name: options[name].value for name in ("model", "optimizer", "steps", "whole")}
     report = Report(
@@ -189,7 +189,7 @@ def main(options: flags.FlagValues) -> dict[str, Any] | None:
 
 
 def compared(whole: dict[str, Any], tiled: dict[str, Any]) -> dict[str, Any]:
-    """What a row says of both measurements."""
+    """The columns of a row that need both measurements."""
     row, notes = {}, []
     for kind, found in (("whole", whole), ("tiled", tiled)):
         row |= {f"{kind}_{key}": value for key, value in found.items() if key != "note"}

@@ -1,14 +1,14 @@
-"""The default objective and step in plain PyTorch, written for `against_torch` to compare with.
+"""The default objective and step in plain PyTorch, for `against_torch`.
 
-The same weights, layers, losses and update as ours, on a batch of pictures, one a style. A
+It has the same weights, layers, losses and update as ours, on a batch of pictures, one per style. A
 variant is any of these words joined by "+", or "eager" for none:
 
 channels_last  pictures, weights and activations in that memory format
-compile        loss and update each under `torch.compile`
-bfloat16       the network under autocast; Gram matrices in TF32 where there is it, losses in
+compile        loss and update, each under `torch.compile`
+bfloat16       the network under autocast; Gram matrices in TF32 if the device has it, losses in
                float32
-tf32           convolutions, as by PyTorch's default on recent NVIDIA cards, and Gram matrices in
-               TF32; otherwise in float32, as ours are
+tf32           convolutions and Gram matrices in TF32, PyTorch's default for convolutions on recent
+               NVIDIA cards; without this word they are in float32, as ours are
 """
 
 import contextlib
@@ -28,7 +28,7 @@ WORDS = ("channels_last", "compile", "bfloat16", "tf32")
 
 
 def import_torch() -> ModuleType:
-    """PyTorch, on as many threads as JAX has.
+    """Imports PyTorch, with as many threads as JAX has.
 
     Raises:
       ImportError: it is not installed.
@@ -38,18 +38,18 @@ def import_torch() -> ModuleType:
     except ImportError as error:
         raise ImportError(f"needs PyTorch: pip install '.[compare]' ({error})") from error
     torch.set_num_threads(common.cores())
-    torch.backends.cudnn.benchmark = True  # XLA, too, chooses among kernels by trying them
+    torch.backends.cudnn.benchmark = True  # XLA chooses among kernels by trying them too
     return torch
 
 
 class TorchSide:
-    """Pictures under optimisation in PyTorch.
+    """Pictures that PyTorch optimises.
 
     Args:
       params: our parameter tree.
-      content: `[H, W, 3]`, also where each picture starts.
+      content: `[H, W, 3]`; each picture starts from it.
       styles: N pictures `[h, w, 3]`.
-      config: of the default's form: mean content error, Gram matrices with pastiche's normaliser,
+      config: in the default's form: mean content error, Gram matrices with pastiche's normaliser,
         max pooling, zero padding; SGD by normalised gradients with a cosine schedule.
       variant: see above.
       device: "cpu" or "cuda".
@@ -112,14 +112,14 @@ class TorchSide:
         _, gradient = self._differentiate(self.images)
         rate = self._config.optimizer.learning_rate * 0.5
         rate *= 1 + math.cos(math.pi * self._taken / self._config.steps)
-        # A tensor, for a number would be a constant of the compiled function.
+        # A tensor, because a number would be a constant of the compiled function.
         rate = self._torch.tensor(rate, device=self._device)
         with self._torch.no_grad():
             self.images, self._momentum = self._moved(self.images, self._momentum, gradient, rate)
         self._taken += 1
 
     def seconds(self, steps: int) -> float:
-        """Seconds of a step: of so many in a row, after one that is not timed."""
+        """Mean seconds of `steps` steps in a row, after one that is not timed."""
         self.step()
         self._wait()
         start = time.perf_counter()
@@ -140,7 +140,7 @@ class TorchSide:
         return self._tensor(np.moveaxis(np.asarray(images), -1, 1))
 
     def _features(self, images) -> dict[str, Any]:
-        """Activations `[N, C, h, w]` of the layers compared, in float32."""
+        """Activations `[N, C, h, w]` of the compared layers, in float32."""
         functional = self._torch.nn.functional
         cast = contextlib.nullcontext()
         if self._autocast:
@@ -156,7 +156,7 @@ class TorchSide:
         return {layer: found[layer].float() for layer in self._layers}
 
     def _gram(self, features) -> Any:
-        """Gram matrices `[N, C, C]` by position, without moving the activations in memory."""
+        """Gram matrices `[N, C, C]`, without moving the activations in memory."""
         positions = features.shape[2] * features.shape[3]
         if self._channels_last:
             flat = features.permute(0, 2, 3, 1).flatten(1, 2)
