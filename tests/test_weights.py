@@ -64,13 +64,13 @@ def test_bundled_vgg19_loads_fast_and_in_little_memory():
     """Under 0.5 s of CPU time, and at most 3x the parameters' size in float32."""
     code = """if True:
         import json, resource, time, jax
-        from nst_jax import weights
+        from nst_jax.weights import load
         def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         jax.block_until_ready(jax.numpy.zeros(1))
         seconds, before = [], peak()
         for _ in range(4):
             start = time.process_time()
-            params = jax.block_until_ready(weights.load_params("vgg19"))
+            params = jax.block_until_ready(load.load_params("vgg19"))
             seconds.append(time.process_time() - start)
             if len(seconds) == 1:
                 growth = peak() - before
@@ -488,7 +488,7 @@ def test_saving_into_what_is_no_folder_names_the_file(tmp_path, folder):
 
 def test_no_other_package_is_imported_until_a_file_needs_it():
     code = """if True:
-        import sys, nst_jax.convert, nst_jax.weights
+        import sys, nst_jax.weights.convert
         assert not {"keras", "onnx", "safetensors", "torch"} & sys.modules.keys()
     """
     subprocess.run([sys.executable, "-c", code], check=True)
