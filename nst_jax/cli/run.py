@@ -89,8 +89,9 @@ class Job:
         placed = {name: getattr(self.placement, name) for name in ("tile", "remat", "strips")}
         placed["mesh"] = self.mesh and dict(self.mesh)
         network = self.config.network
-        if hasattr(network, "resolved"):  # records what None means on this backend
-            network = network.resolved()
+        resolved = getattr(network, "resolved", None)
+        if resolved is not None:  # records what None means on this backend
+            network = resolved()
         config = self.config.replace(network=network)
         return placed | {"config": config.to_dict(), **environment()}
 
