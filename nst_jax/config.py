@@ -194,7 +194,7 @@ class Config:
         whole=True,
         unit="PIXELS",
         group="Optimiser",
-        help="most pixels to move the picture by, at random in each step",
+        help="largest random shift of the picture in a step, in pixels",
     )
 
     def __post_init__(self):
