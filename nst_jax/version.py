@@ -1,3 +1,3 @@
 """The version of the package. A build reads this module without importing JAX."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
