@@ -7,12 +7,12 @@ Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` or `[N, H, W, 3]`.
 range (BGR, 0-255, mean of ImageNet subtracted) exists only inside this module.
 
 Parameters are the linen `params` tree, `{"block1_conv1": {"kernel": [3, 3, in, out],
-"bias": [out]}, ..., "fc1", "fc2", "predictions"}`; the last three, the head, are optional. The
-tree tells which network it is.
+"bias": [out]}, ..., "fc1", "fc2", "predictions"}`. The last three are the head, which is optional.
+The layers of the tree tell which network it is.
 
-Layers carry Keras' names. A convolution's name stands for its activation after ReLU,
-`blockN_pool` for the output of the block's pooling, `fc1` and `fc2` for the activations of the
-hidden dense layers and `predictions` for the class probabilities.
+Layers have Keras' names. The name of a convolution stands for its activation after ReLU.
+`blockN_pool` is the output of the block's pooling. `fc1` and `fc2` are the activations of the
+hidden dense layers. `predictions` are the class probabilities.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
@@ -42,11 +43,11 @@ CONVOLUTIONS: dict[Model, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19":
 CHANNELS = (64, 128, 256, 512, 512)
 HIDDEN = 4096
 CLASSES = 1000
-HEAD_SIZE = 224  # the side of the pictures that the head was trained on
+HEAD_SIZE = 224  # the side of the head's training pictures, in pixels
 HEAD_LAYERS = ("fc1", "fc2", "predictions")
 
-# Mean of the training pictures in BGR order and grey levels of 255, from the model files of the
-# Oxford group: https://gist.github.com/ksimonyan/3785162f95cd2d5fee77
+# The mean of the training pictures, BGR, in grey levels of 255. Source: model files of the Oxford
+# group, https://gist.github.com/ksimonyan/3785162f95cd2d5fee77
 MEAN_BGR = (103.939, 116.779, 123.68)
 
 
@@ -583,7 +584,7 @@ def features(
 
 def check_layers(
     params: Params,
-    images: jax.Array | jax.ShapeDtypeStruct,
+    images: jax.Array | np.ndarray | jax.ShapeDtypeStruct,
     layers: Sequence[str],
     *,
     head: bool = True,
