@@ -3,7 +3,7 @@
 import pytest
 from assignment import findings
 
-pytestmark = pytest.mark.all
+pytestmark = pytest.mark.slow
 
 FALLING = [1000 * 0.99**step for step in range(3000)]
 FLAT = [1000.0] * 50 + [100.0] * 2950

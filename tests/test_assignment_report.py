@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from assignment import report
 
-pytestmark = pytest.mark.all
+pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "assignment"
 

@@ -18,7 +18,7 @@ from nst_jax import examples
 from nst_jax.files.images import read_image
 from nst_jax.optimizers import LBFGS
 
-pytestmark = pytest.mark.all
+pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "reproduce_assignment.py"
 SMALL = nst_jax.presets["assignment"].replace(
