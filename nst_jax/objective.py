@@ -155,7 +155,7 @@ def checked_pictures(
     """Checks the pictures, the combination and the inputs of a run against each other.
 
     Returns:
-      The combination as of `checked_combination`, and the inputs as a dict.
+      The combination from `checked_combination`, and the inputs as a dict.
 
     Raises:
       TypeError, ValueError: as `compute_targets`.
@@ -994,7 +994,7 @@ def check_made(
     for name in made_layers:
         if name not in layers:
             raise ValueError(
-                f"targets must have no term {name!r}, as the config has none, got one of the "
+                f"targets must have no term {name!r}, as the config has none, got one with the "
                 f"layers {_listed(made_layers[name])}"
             )
     for term in objective.terms:

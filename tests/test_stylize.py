@@ -238,7 +238,7 @@ def combined(**parts):
             {"placement": nst_jax.Placement(tile=20)},
             "tile must be at least .* for these layers, got 20",
         ),
-        ({"jitter": 2}, combined(masks=np.ones((2, 36, 48))), "use one or the other"),
+        ({"jitter": 2}, combined(masks=np.ones((2, 36, 48))), "masks and jitter exclude"),
         ({}, combined(style_masks=[None]), "one mask for each of 2 styles, got 1"),
         (
             {},

@@ -146,7 +146,7 @@ def test_a_weight_of_0_for_some_outputs_is_a_term_of_all(vgg16, rng):
         ),
         (
             {"content_layers": ()},
-            "targets must have no term 'content', as the config has none, got one of the layers "
+            "targets must have no term 'content', as the config has none, got one with the layers "
             "block2_conv1$",
         ),
     ],
