@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from nst_jax.cli.profiling import Profile
 
+from nst_jax.cli.profiling import Profile
 from nst_jax.optimize import Progress
 
 
