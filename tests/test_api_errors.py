@@ -43,6 +43,11 @@ def refused(compilations):
 
 
 # Arguments of `stylize`, `optimize.run` and `optimize.run_given_gradients`.
+def named(value):
+    """Names of cases that are the same in every process: no addresses of objects."""
+    return ",".join(value) if isinstance(value, dict) else getattr(value, "__name__", None)
+
+
 BOTH = [
     (
         {"config": "sgd"},
@@ -120,7 +125,7 @@ BOTH = [
 ]
 
 
-@pytest.mark.parametrize(("given", "error", "message"), BOTH, ids=str)
+@pytest.mark.parametrize(("given", "error", "message"), BOTH, ids=named)
 def test_stylize_refuses_what_every_run_refuses(vgg16, refused, given, error, message):
     given = {"config": CONFIG} | given
     refused(error, message, nst_jax.stylize, vgg16, PICTURE, [PICTURE], **given)
@@ -224,7 +229,7 @@ def loss(image):
 
 
 @pytest.mark.parametrize("function", [optimize.run, optimize.run_given_gradients])
-@pytest.mark.parametrize(("given", "error", "message"), BOTH, ids=str)
+@pytest.mark.parametrize(("given", "error", "message"), BOTH, ids=named)
 def test_optimize_refuses_what_every_run_refuses(refused, function, given, error, message):
     refused(error, message, function, loss, PICTURE[None], **{"config": CONFIG} | given)
 
