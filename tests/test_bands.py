@@ -67,6 +67,7 @@ def normalized(gradient, weights):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_pyramid_is_burt_and_adelsons(rng, shape):
     array = rng.standard_normal((*shape, 3)).astype(np.float32)
@@ -183,6 +184,7 @@ def patches(rng, height, width):
     return image.resize(coarse, height, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "changes"),
     [

@@ -42,6 +42,7 @@ def test_the_highest_loss_is_taken_scale_by_scale():
     assert defaults.highest_over_first([[2.0, 1.0]]) == 1.0
 
 
+@pytest.mark.slow
 def test_presets_and_another_checkout_are_compared(tmp_path):
     write_image(tmp_path / "contents" / "butterfly.png", examples.butterfly((64, 96)))
     write_image(tmp_path / "styles" / "rainbow.png", examples.rainbow((80, 64)))

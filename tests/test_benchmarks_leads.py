@@ -51,6 +51,7 @@ def test_layouts_and_pooling_change_no_value(vgg16):
         np.testing.assert_allclose(back, gradient, rtol=1e-3, atol=1e-4 * np.abs(gradient).max())
 
 
+@pytest.mark.slow
 def test_pooling_by_windows_is_the_same_objective(vgg16):
     case = leads.case_of(parse(leads, *SMALL))
     work = stepping.problem(vgg16, case, prepare=False)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from nst_jax import vgg
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +21,7 @@ def run(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_table_names_every_layer_and_the_largest_error(tmp_path):
     ended = run("--height=33", "--width=32", f"--json={tmp_path}")
     assert (ended.returncode, ended.stderr) == (0, "")

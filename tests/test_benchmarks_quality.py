@@ -35,6 +35,7 @@ def folders(tmp_path):
     return f"--contents={tmp_path}/contents", f"--styles={tmp_path}/styles"
 
 
+@pytest.mark.slow
 def test_the_table_the_file_and_the_pictures_agree(tmp_path, folders, vgg19):
     out, results = tmp_path / "out", tmp_path / "results"
     results.mkdir()
@@ -90,6 +91,7 @@ def test_the_table_the_file_and_the_pictures_agree(tmp_path, folders, vgg19):
     assert read_image(out / "grid.jpg").shape == (28 + 56, 8 + 3 * 56, 3)
 
 
+@pytest.mark.slow
 def test_the_history_tells_when_a_loss_was_reached(vgg19, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests' programs are in them
     content, style = quality.write_sized(
@@ -151,6 +153,7 @@ def test_presets_of_several_scales_keep_their_steps_unless_told():
     assert single["style_weight"] == nst_jax.presets["keras"]["style_weight"]
 
 
+@pytest.mark.slow
 def test_bad_arguments_end_in_one_line(tmp_path, folders):
     assert run("now").stderr == "quality: unexpected argument 'now'\n"
     ended = run("--presets=gatis")

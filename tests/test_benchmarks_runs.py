@@ -15,6 +15,7 @@ from nst_jax.files.images import read_image, write_image
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_end_to_end_counts_the_pictures_that_it_wrote(capsys, monkeypatch):
     written = []
 
@@ -35,6 +36,7 @@ def test_end_to_end_counts_the_pictures_that_it_wrote(capsys, monkeypatch):
     assert line[:5] == ["default", "32x48", "2", "float32", "1"]
 
 
+@pytest.mark.slow
 def test_start_up_of_the_api(capsys, monkeypatch):
     started = []
     start_api = start_up.start_api
@@ -67,6 +69,7 @@ def test_start_up_of_the_api(capsys, monkeypatch):
     assert len(table(capsys.readouterr().out)) == 4
 
 
+@pytest.mark.slow
 def test_start_up_of_the_command_line(tmp_path):
     cache = tmp_path / "cache"
     environment = os.environ | start_up.caches(str(cache))["filling"]
@@ -84,6 +87,7 @@ def test_a_start_that_fails_says_why():
         run(start_up, "--interfaces=web")
 
 
+@pytest.mark.slow
 def test_the_suite_runs_from_one_command_to_the_document(tmp_path):
     docs = tmp_path / "benchmarks.md"
     docs.write_text(f"# Before\n\n{tables.BEGIN}\nold\n{tables.END}\n\nafter\n", "utf-8")

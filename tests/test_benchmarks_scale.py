@@ -14,6 +14,7 @@ from benchmarks import common, device_scaling, memory, reporting, stepping
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_memory_is_told_with_and_without_rematerialisation(capsys, monkeypatch):
     shallow = {"content_layers": ("block1_conv2",), "style_layers": ("block1_conv1",)}
     monkeypatch.setitem(stepping.CONFIGS, "sgd", stepping.CONFIGS["sgd"].replace(**shallow))
@@ -36,6 +37,7 @@ def test_memory_is_told_with_and_without_rematerialisation(capsys, monkeypatch):
     assert headings[-1] == "compile s"
 
 
+@pytest.mark.slow
 def test_devices_are_counted_in_processes_of_their_own(capsys, monkeypatch):
     in_a_process, given = device_scaling.in_a_process, []
 

@@ -73,6 +73,7 @@ def test_the_product_compared_with_is_as_precise_as_the_network(monkeypatch, dty
     assert set(asked) == {(dtype, precision)}
 
 
+@pytest.mark.slow
 def test_the_operations_counted_are_those_that_xla_counts():
     """Of convolutions done directly, forward and for the gradient, as bfloat16's are."""
     direct = ("--models=vgg16", "--sizes=64", "--styles=1", "--precisions=bfloat16")
@@ -80,6 +81,7 @@ def test_the_operations_counted_are_those_that_xla_counts():
     assert row["xla_lowered_ratio"] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_timed_program_is_the_one_that_stylize_runs(vgg16, compilations):
     case = stepping.Case("vgg16", 32, 48, 2, "float32", "sgd")
     content, *styles = (
@@ -95,6 +97,7 @@ def test_the_timed_program_is_the_one_that_stylize_runs(vgg16, compilations):
     np.testing.assert_array_equal(states.tree, result.images)
 
 
+@pytest.mark.slow
 def test_step_time_prints_and_keeps_the_same_rows(tmp_path, capsys, monkeypatch):
     # As on an accelerator: chunks of steps, and a device that tells its peak.
     monkeypatch.setattr(optimize, "steps_per_dispatch", lambda: 2)
@@ -126,6 +129,7 @@ def test_step_time_prints_and_keeps_the_same_rows(tmp_path, capsys, monkeypatch)
     assert lines[0][5] == reporting.significant(row["step_seconds"])
 
 
+@pytest.mark.slow
 def test_batch_scaling_compares_with_the_fewest_styles(capsys):
     found = run(batch_scaling, *SMALLEST, "--styles=2,1")
     one, two = found["rows"]

@@ -22,6 +22,7 @@ def shallow(monkeypatch):
     monkeypatch.setattr(tiling_memory, "configured", lambda options: config)
 
 
+@pytest.mark.slow
 def test_the_device_part_of_a_tiled_step_does_not_grow(shallow):
     options = parse(tiling_memory, *SMALL)
     tiled = [tiling_memory.measure(options, (side, 48), 40) for side in (112, 184)]

@@ -103,6 +103,7 @@ def test_first_values_that_differ_stop_the_build(
         build_weights.verify_first_values(model, params)
 
 
+@pytest.mark.slow
 def test_two_builds_from_the_same_wheels_give_the_same_files(
     build_weights, onnx_tensors, quantized_tensors, tmp_path, monkeypatch
 ):

@@ -72,6 +72,7 @@ def test_a_run_killed_and_resumed_ends_bit_by_bit_the_same(rng, tmp_path, change
     assert_same(in_two_parts(run, tmp_path / "c", step), run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 3, 5])  # within a scale, at its end, in the next
 def test_coarse_to_fine_goes_on_at_its_scale(vgg16, rng, tmp_path, step):
     content, style = rng.random((2, 36, 48, 3), np.float32)

@@ -56,6 +56,7 @@ def files(tmp_path, params, picture):
     return paths
 
 
+@pytest.mark.slow
 def test_the_most_probable_classes_come_first(script, params, picture):
     found = script.top_classes(params, picture, list(NAMES), top=3)
     assert [name for name, _ in found] == ["stingray", "goldfish", "cock"]
@@ -139,6 +140,7 @@ def run_script(cache, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_script_prints_the_top_five(files, tmp_path):
     model, index, picture = files
     index.rename(tmp_path / fetch.FILES["imagenet_classes"].name)
@@ -153,6 +155,7 @@ def test_the_script_prints_the_top_five(files, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_script_takes_the_folder_of_the_fetched_files(files, tmp_path):
     model, index, picture = files
     (tmp_path / "mine").mkdir()
@@ -181,6 +184,7 @@ def test_the_script_tells_how_to_fetch_what_is_absent(files, tmp_path):
     assert result.stderr.endswith("python scripts/fetch_weights.py --files=vgg19\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

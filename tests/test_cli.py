@@ -62,6 +62,7 @@ def test_writes_every_file_of_a_run(run, pictures, tmp_path):
     assert float(seconds) > 0 and second.split()[0] == str(out / "a__c.png")
 
 
+@pytest.mark.slow
 def test_a_loss_that_rises_is_told_after_the_table(run, pictures, tmp_path):
     """Of two rates, the one that is too large."""
     content, style, _ = pictures
@@ -97,6 +98,7 @@ def test_styles_of_one_name_keep_their_own_files(run, pictures, tmp_path):
     assert (tmp_path / "a__b.png").exists() and (tmp_path / "a__b_2.png").exists()
 
 
+@pytest.mark.slow
 def test_demo_runs_as_a_command_without_input_and_compiles_once_for_all_runs(tmp_path):
     compiled = tmp_path / "cache" / "nst_jax" / "compiled"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "NST_JAX_"))}
@@ -238,6 +240,7 @@ def test_blends_are_named_by_their_rows(run, pictures, tmp_path):
     assert (tmp_path / "a__0.7_b+0.3_c.png").exists() and (tmp_path / "a__1_c.png").exists()
 
 
+@pytest.mark.slow
 def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_path, monkeypatch):
     content, style, _ = pictures
     sheets = []
@@ -277,6 +280,7 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_several_contents_of_several_shapes(run, pictures, tmp_path):
     a, b, c = pictures
     code, err = run(f"--content={a},{b}", f"--styles={c}", f"--output_dir={tmp_path / 'o'}", *FAST)
@@ -334,6 +338,7 @@ def test_a_style_mask_hides_the_rest_of_the_style(run, pictures, tmp_path):
     assert 0 < apart["half"] < 0.5 * apart["whole"], apart
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_noise_to_start_from(run, pictures, tmp_path):
     made = []
     for number, seed in enumerate((0, 0, 1)):
@@ -443,6 +448,7 @@ def test_a_profile_changes_no_picture(run, pictures, tmp_path):
     assert code == 0 and "--profile_dir: too few steps" in err, err
 
 
+@pytest.mark.slow
 def test_precision_is_a_flag(run, pictures, tmp_path):
     content, style, _ = pictures
     arguments = (f"--content={content}", f"--styles={style}", *FAST)

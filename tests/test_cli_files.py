@@ -50,6 +50,7 @@ def names(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
     """Byte by byte, in every format, whatever the files are called."""
@@ -118,6 +119,7 @@ def test_the_settings_of_a_recipe_are_those_it_was_made_from(preset, arguments):
     assert read(*first[-1]) == first
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_unless_asked_for(run, pictures, folder):
     content, style, _ = pictures
     arguments = (f"--content={content}", f"--styles={style}", *FAST)
@@ -204,6 +206,7 @@ def test_what_cannot_be_written_or_read_is_told_first(run, pictures, folder, arg
     assert err.count("\n") == 1 and not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_names_too_long_for_a_disk_are_shortened(run, pictures, folder):
     """Of the sheets and curves, too, each content's own."""
     longs = [folder / f"{'x' * 238}{end}.png" for end in "12"]

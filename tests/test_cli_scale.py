@@ -19,6 +19,7 @@ from nst_jax import optimize, windows
 from nst_jax.cli import preflight
 
 
+@pytest.mark.slow
 def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
     content, style, _ = pictures
     painted = []
@@ -39,6 +40,7 @@ def test_tiles_paint_what_the_whole_picture_does(run, pictures, tmp_path):
     assert (code, err.strip()) == (1, "nst-jax: tile must be at least 15 for these layers, got 9")
 
 
+@pytest.mark.slow
 def test_strips_paint_what_the_whole_picture_does(run, pictures, tmp_path):
     content, style, _ = pictures
     painted = []
@@ -94,6 +96,7 @@ def finish(processes):
     return errs
 
 
+@pytest.mark.slow
 def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
     """Four CPU devices each, on loopback, through the command itself."""
     content, *styles = pictures
@@ -130,6 +133,7 @@ def test_two_processes_paint_what_one_does(run, pictures, tmp_path):
         np.testing.assert_allclose(two["total"], one["total"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_each_of_several_processes(pictures, tmp_path):
     content, *styles = pictures
     flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST)
@@ -149,6 +153,7 @@ def test_a_signal_ends_each_of_several_processes(pictures, tmp_path):
             process.communicate()
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_that_fails_ends_at_once(pictures, tmp_path):
     content, style, _ = pictures
     flags = (f"--content={content}", f"--styles={style}", *FAST, f"--output_dir={tmp_path}")
@@ -165,6 +170,7 @@ def test_of_several_processes_one_that_fails_ends_at_once(pictures, tmp_path):
             process.communicate()
 
 
+@pytest.mark.slow
 def test_several_processes_refuse_together_what_does_not_fit_one_of_them(pictures, tmp_path):
     content, style, _ = pictures
     flags = (f"--content={content}", f"--styles={style}", *FAST, f"--output_dir={tmp_path / 'o'}")
@@ -202,6 +208,7 @@ def test_without_a_cluster_it_says_what_to_give(run, pictures, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_killed_go_on_to_the_same_pictures(pictures, tmp_path):
     content, *styles = pictures
     flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST, "--steps=60")
@@ -245,6 +252,7 @@ def test_bad_meshes_and_processes_are_one_line(run, pictures, tmp_path, bad, mes
     assert (code, err.strip()) == (1, f"nst-jax: {message}")
 
 
+@pytest.mark.slow
 def test_too_large_a_picture_is_refused_before_the_first_step(run, pictures, tmp_path, monkeypatch):
     content, style, _ = pictures
     monkeypatch.setattr(preflight, "available_bytes", lambda: 5_000_000)
@@ -258,6 +266,7 @@ def test_too_large_a_picture_is_refused_before_the_first_step(run, pictures, tmp
     )
 
 
+@pytest.mark.slow
 def test_every_shape_is_asked_about_once_and_before_the_first_is_painted(
     run, pictures, tmp_path, monkeypatch
 ):
@@ -324,6 +333,7 @@ def test_running_out_of_memory_keeps_the_last_pictures(run, pictures, tmp_path, 
     check_kept(tmp_path / "o" / "a__b.png", tmp_path / "whole" / "a__b")
 
 
+@pytest.mark.slow
 def test_so_does_a_tiled_run_and_names_a_smaller_tile(run, pictures, tmp_path, monkeypatch):
     content, *styles = pictures
     left = np.repeat(np.uint8([[255] * 40 + [0] * 40]), 60, axis=0)

@@ -223,6 +223,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 def test_a_batch_under_jit_and_under_vmap_is_one_at_a_time(call):
     styles = np.stack([muted(8, 9, seed) for seed in range(3)])

@@ -46,6 +46,7 @@ def entries(folder):
     return sorted(pathlib.Path(folder).glob("*-cache"))
 
 
+@pytest.mark.slow
 def test_the_second_process_loads_what_the_first_compiled(tmp_path):
     kept = tmp_path / "nst_jax" / "compiled"
     assert run(tmp_path) == [str(kept), 0, []]
@@ -125,6 +126,7 @@ def paint(folder, flag, environment):
     return (folder / "butterfly__rainbow.png").read_bytes(), done.stderr
 
 
+@pytest.mark.slow
 def test_no_cache_is_none_wherever_jax_is_told_of_one(tmp_path):
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"),
@@ -139,6 +141,7 @@ def test_no_cache_is_none_wherever_jax_is_told_of_one(tmp_path):
     assert made["--nocompilation_cache"] == made["--compilation_cache"]
 
 
+@pytest.mark.slow
 def test_the_command_compiles_again_what_is_damaged(tmp_path):
     environment = {"NST_JAX_CACHE": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
     kept = tmp_path / "compiled"

@@ -74,6 +74,7 @@ def keras_files(tmp_path_factory):
     return files, params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["weights", "nameless", "model"])
 def test_files_of_keras_3_load_as_keras_holds_them(keras_files, kind):
     files, params = keras_files
@@ -479,6 +480,7 @@ def test_the_script_converts_and_says_what_it_wrote(state_file):
     np.testing.assert_array_equal(load_params(output)["block4_conv1"]["bias"], wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

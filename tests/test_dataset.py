@@ -88,6 +88,7 @@ def level(path):
 NAMES = [f"{c}__{s}.png" for c in ("a", "b", "deep/c") for s in "st"]
 
 
+@pytest.mark.slow
 def test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended(run, folders, painted):
     out = folders / "out"
     code, err = run(*arguments())
@@ -145,6 +146,7 @@ def test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended(run,
     assert files(out) == before
 
 
+@pytest.mark.slow
 def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
     whole = (folders / "in" / "b.png").read_bytes()
     (folders / "in" / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -245,6 +247,7 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
     assert sorted(made(0, devices=1) + others) == NAMES
 
 
+@pytest.mark.slow
 def test_a_picture_that_diverged_is_recorded_and_remembered(run, folders, painted):
     huge = ("--preset=gatys", "--style_weight=1e38", "--content=in/a.png", "--pairing=all")
     for share in ([2], []):
@@ -301,6 +304,7 @@ def test_what_makes_no_sense_is_one_line(run, folders, bad, message):
     assert not (folders / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, rng):
     for number in range(4):
         save(folders / "in" / f"{number}.png", rng, 60, 80)
@@ -344,6 +348,7 @@ def test_a_job_that_was_killed_ends_with_the_files_of_one_that_was_not(folders, 
     assert killed == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_after_the_step_and_it_goes_on(folders, command, number):
     out, whole = folders / "out", folders / "whole"

@@ -8,7 +8,6 @@ import re
 import shlex
 
 import jax
-import named
 import numpy as np
 import pytest
 from absl import flags
@@ -32,26 +31,6 @@ GUIDE = DOCS / "guide"
 # Every page that people write; docs/assignment is made by a script.
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *GUIDE.glob("*.md")])
 NOTEBOOK = DOCS / "notebook.ipynb"
-
-# Where each benchmark that the pages name is run, small.
-RUNS = "test_benchmarks_runs.py"
-BENCHMARKS = {
-    "suite": f"{RUNS}::test_the_suite_runs_from_one_command_to_the_document",
-    "tables": f"{RUNS}::test_the_suite_runs_from_one_command_to_the_document",
-    "step_time": "test_benchmarks_steps.py::test_step_time_prints_and_keeps_the_same_rows",
-    "batch_scaling": "test_benchmarks_steps.py::test_batch_scaling_compares_with_the_fewest_styles",
-    "memory": "test_benchmarks_scale.py::test_memory_is_told_with_and_without_rematerialisation",
-    "device_scaling": "test_benchmarks_scale.py::"
-    "test_devices_are_counted_in_processes_of_their_own",
-    "end_to_end": f"{RUNS}::test_end_to_end_counts_the_pictures_that_it_wrote",
-    "start_up": f"{RUNS}::test_start_up_of_the_command_line",
-    "tiling_memory": "test_benchmarks_tiling.py::test_a_row_a_size_and_tile_in_table_and_file",
-    "against_torch": "test_benchmarks_torch.py::test_the_table_compares_each_method_with_ours",
-    "leads": "test_benchmarks_leads.py::test_every_lead_has_a_row",
-    "parity": "test_benchmarks_parity.py::test_the_table_names_every_layer_and_the_largest_error",
-    "quality": "test_benchmarks_quality.py::test_the_table_the_file_and_the_pictures_agree",
-    "defaults": "test_benchmarks_defaults.py::test_presets_and_another_checkout_are_compared",
-}
 
 # Commands that no test of a page runs, by how they begin: with what runs them, or why nothing does.
 ELSEWHERE = {
@@ -158,6 +137,7 @@ def run_page(page):
     return execute(blocks(page, "python"), page.name, {"__name__": page.stem})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [ROOT / "README.md", GUIDE / "checkpoints.md", GUIDE / "scale.md"])
 def test_python_of_the_short_pages(folder, small, page):
     found = run_page(page)
@@ -174,6 +154,7 @@ def test_python_of_the_short_pages(folder, small, page):
         assert found["large"].images.shape == (1, 48, 48, 3)
 
 
+@pytest.mark.slow
 def test_python_of_the_guide(folder, small, capsys):
     found = run_page(GUIDE / "python.md")
     assert "did you mean 'style_weight'?" in capsys.readouterr().out
@@ -194,6 +175,7 @@ def test_python_of_the_guide(folder, small, capsys):
     assert 0.0 < found["value"] < before
 
 
+@pytest.mark.slow
 def test_python_of_own_parts(folder, small):
     found = run_page(GUIDE / "extending.md")
     for name in ("result", "logits", "own_term", "video", "own_network"):
@@ -204,6 +186,7 @@ def test_python_of_own_parts(folder, small):
     assert np.all(found["video"].history["temporal"][1] > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands(folder, monkeypatch, capsys, page):
     """A command runs here, or `ELSEWHERE` says where it does."""
@@ -253,15 +236,6 @@ def test_every_command_that_is_run_elsewhere_is_shown():
             assert (ROOT / "tests" / name).exists(), name
 
 
-def test_every_benchmark_that_is_named_is_run_by_a_test():
-    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
-    texts = [page.read_text("utf-8") for page in pages]
-    found = {name for text in texts for name in re.findall(r"-m benchmarks\.(\w+)", text)}
-    assert found == BENCHMARKS.keys()
-    for name, test in BENCHMARKS.items():
-        named.check(test, about=name)
-
-
 def test_every_benchmark_and_flag_of_the_pages_exists():
     found = [line for page in PAGES for line in commands(page) if "-m" in line]
     found = [line[line.index("-m") + 1 :] for line in found]
@@ -273,6 +247,7 @@ def test_every_benchmark_and_flag_of_the_pages_exists():
         assert len(values([module, *arguments])) == 1, (module, arguments)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(folder, small):
     notebook = json.loads(NOTEBOOK.read_text("utf-8"))
     assert notebook["nbformat"] == 4

@@ -27,6 +27,7 @@ def test_by_name():
         assert inspect.signature(draw).parameters["seed"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size, shape", [(32, (32, 32)), (97, (97, 97)), ((40, 64), (40, 64))])
 def test_shape_dtype_range(name, size, shape):
@@ -55,6 +56,7 @@ def test_same_picture_at_any_size(name):
     assert psnr(np.roll(halved(large), 2, axis=1), middle) < 26
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_longer_canvas_shows_more_of_the_same(name):
     draw = examples.by_name[name]

@@ -1,4 +1,4 @@
-"""Every flag of a setting sets it, and every flag has a test that sees what it does."""
+"""Every flag of a setting sets its field and no other."""
 
 import dataclasses
 import json
@@ -7,7 +7,6 @@ import shutil
 
 import h5py
 import jax
-import named
 import numpy as np
 import pytest
 from absl import flags
@@ -18,8 +17,6 @@ from PIL import Image
 from nst_jax.cli.flags import (
     ADDRESSES,
     KINDS,
-    QUESTION_FLAGS,
-    RUN_FLAGS,
     config_from_flags,
     takes_several,
 )
@@ -64,88 +61,6 @@ def with_kinds_for(address):
 def fields_of(flag, kind):
     prefix = "" if flag == "optimizer" else f"{flag.removesuffix('_loss')}_"
     return [(prefix + field.name,) for field in dataclasses.fields(kind)]
-
-
-# The test that sees what each flag does, or what the field does that it sets.
-OPTIONS, OPTIMIZE, OBSERVERS = "test_options.py", "test_optimize.py", "test_observers.py"
-STRUCTURE = f"{OPTIONS}::test_structure_changes_the_objective_and_its_descent_still_works"
-EXPONENTIAL = f"{OPTIMIZE}::test_the_numbers_of_the_exponential_schedule"
-ADAM = f"{OPTIMIZE}::test_adam_is_optax_adam_in_grey_levels"
-COARSE = f"{OPTIONS}::test_coarse_to_fine_runs_every_scale_and_ends_at_the_size"
-BANDS = "test_bands.py::test_a_configuration_chooses_it"
-SHOWN = f"{OBSERVERS}::test_everything_that_a_run_can_show"
-TWO = "test_cli_scale.py::test_two_processes_paint_what_one_does"
-EFFECTS = {
-    "content": "test_cli.py::test_several_contents_of_several_shapes",
-    "styles": "test_cli.py::test_writes_every_file_of_a_run",
-    "pairing": "test_dataset.py::"
-    "test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended",
-    "batch_size": "test_pairs.py::test_batches_hold_every_pair_once_and_one_shape_each",
-    "output_dir": "test_cli.py::test_writes_every_file_of_a_run",
-    "format": "test_cli_files.py::test_a_picture_says_what_makes_it_again",
-    "overwrite": "test_cli_files.py::test_nothing_is_overwritten_unless_asked_for",
-    "quiet": "test_cli_files.py::test_quiet_leaves_the_errors",
-    "demo": "test_cli.py::test_demo_runs_as_a_command_without_input_and_compiles_once_for_all_runs",
-    "model": "test_flags.py::test_the_network_is_the_one_named_or_in_the_file",
-    "weights": "test_flags.py::test_the_network_is_the_one_named_or_in_the_file",
-    "preset": "test_cli_files.py::test_the_settings_of_a_recipe_are_those_it_was_made_from",
-    "mixing": "test_cli.py::test_blends_are_named_by_their_rows",
-    "masks": "test_cli.py::test_masks_from_files",
-    "style_masks": "test_cli.py::test_a_style_mask_hides_the_rest_of_the_style",
-    "seed": "test_cli.py::test_another_seed_is_another_noise_to_start_from",
-    "tile": "test_cli_scale.py::test_tiles_paint_what_the_whole_picture_does",
-    "mesh": TWO,
-    "strips": "test_cli_scale.py::test_strips_paint_what_the_whole_picture_does",
-    "distributed": "test_flags.py::test_the_cluster_tells_its_processes",
-    "coordinator_address": TWO,
-    "num_processes": "test_dataset.py::test_processes_that_never_meet_share_the_work",
-    "process_id": "test_dataset.py::test_processes_that_never_meet_share_the_work",
-    "checkpoint_dir": "test_resume.py::test_killed_twenty_times_it_ends_with_the_same_files",
-    "checkpoint_every": "test_resume.py::test_killed_twenty_times_it_ends_with_the_same_files",
-    "retries": "test_resume.py::test_diverged_outputs_are_tried_at_a_tenth_of_the_rate",
-    **dict.fromkeys(("log_every", "report", "save_every", "animate", "tensorboard_dir"), SHOWN),
-    "profile_dir": "test_cli.py::test_a_profile_changes_no_picture",
-    "compilation_cache": "test_compilation.py::test_no_cache_is_none_wherever_jax_is_told_of_one",
-    "show_config": "test_cli_files.py::test_a_picture_says_what_makes_it_again",
-    "list_layers": "test_helptext.py::test_the_layers_of_the_network",
-    "list_presets": "test_helptext.py::test_every_preset_is_described_by_what_it_changes",
-    "size": "test_stylize.py::test_result_has_a_picture_a_style_at_the_size_asked_for",
-    "size_of": "test_flags.py::test_the_size_is_of_the_side_named",
-    **dict.fromkeys(("first_size", "scale_factor", "steps", "first_steps"), COARSE),
-    "content_layers": "test_objective.py::test_value_and_gradient_equal_numpy_in_float64",
-    "style_layers": "test_objective.py::test_layer_weights_weigh_layers",
-    **dict.fromkeys(("content_reduction", "style_loss", "style_normalization"), STRUCTURE),
-    **dict.fromkeys(("tv_form", "pooling", "pooling_correction", "padding"), STRUCTURE),
-    "normalize_features": "test_magnitudes.py::test_features_are_divided_in_the_objective",
-    "dtype": "test_cli.py::test_precision_is_a_flag",
-    "precision": "test_precision.py::test_every_product_of_a_step_says_its_precision",
-    "remat": "test_remat.py::test_it_takes_less_memory",
-    "optimizer": f"{OPTIONS}::test_every_optimizer_lowers_every_output",
-    "linesearch": f"{OPTIONS}::test_line_search_never_lets_the_loss_rise",
-    "history_size": f"{OPTIMIZE}::test_lbfgs_passes_over_negative_curvature",
-    **dict.fromkeys(("normalize_gradient", "band_weights"), BANDS),
-    "schedule": f"{OPTIMIZE}::test_schedules",
-    "clip": f"{OPTIMIZE}::test_clip_keeps_the_range",
-    "jitter": f"{OPTIONS}::test_jitter_moves_no_picture",
-    "init": f"{OPTIONS}::test_init_style_starts_from_the_style_cut_to_shape",
-    "color": f"{OPTIONS}::test_luminance_transfer_keeps_the_contents_chroma",
-    "content_weight": f"{OPTIONS}::test_numbers_explore_one_style_in_one_program",
-    "style_weight": "test_stylize.py::test_a_sweep_over_weights_is_one_program",
-    "tv_weight": "test_objective.py::test_no_layers_leave_total_variation_alone",
-    "learning_rate": f"{OPTIMIZE}::test_sgd_moves_by_grey_levels",
-    "momentum": f"{OPTIMIZE}::test_momentum_is_the_heavy_ball",
-    **dict.fromkeys(("decay_rate", "decay_steps"), EXPONENTIAL),
-    **dict.fromkeys(("beta1", "beta2", "epsilon"), ADAM),
-    "average_decay": f"{OPTIONS}::"
-    "test_averaging_returns_the_bias_corrected_average_of_the_iterates",
-}
-
-
-def test_every_flag_has_a_test_of_what_it_does():
-    settings = {*KINDS, *ADDRESSES}
-    assert EFFECTS.keys() == settings | {*RUN_FLAGS, *QUESTION_FLAGS}
-    for flag, test in EFFECTS.items():
-        named.check(test, about=flag)
 
 
 def parsed(*arguments):
@@ -243,6 +158,7 @@ def test_the_size_is_of_the_side_named():
     assert fit_shape((60, 80), height) == (36, 48) and fit_shape((60, 80), longer) == (27, 36)
 
 
+@pytest.mark.slow
 def test_the_network_is_the_one_named_or_in_the_file(run, pictures, tmp_path):
     own = tmp_path / "own.h5"
     shutil.copy(BUNDLED_FOLDER / "vgg16.h5", own)

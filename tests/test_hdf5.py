@@ -71,6 +71,7 @@ def test_a_process_that_waits_is_ended(whole, stand_in, monkeypatch):
         hdf5.check(whole)
 
 
+@pytest.mark.slow
 def test_a_small_file_that_claims_much_is_refused(tmp_path):
     """As a head of so many classes would pass for one of ours."""
     path = tmp_path / "zeros.h5"

@@ -79,6 +79,7 @@ print(status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak")
 @pytest.mark.parametrize(
     ("mode", "suffix", "options"),

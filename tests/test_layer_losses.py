@@ -74,6 +74,7 @@ def test_tiled_layers_are_those_of_the_whole_picture(vgg16, content, styles, jit
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "mesh", "tile"])
 def test_a_run_tells_the_losses_of_its_layers(vgg16, content, styles, how):
     seen = []

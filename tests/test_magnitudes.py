@@ -33,6 +33,7 @@ def test_the_usual_sizes_are_those_of_pictures(vgg16, vgg19):
         assert ratios["vgg16"][layer] == pytest.approx(ratios["vgg19"][layer], rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partition", [Together(), Windows(loop="scan")], ids=str)
 def test_features_are_divided_in_the_objective(vgg16, rng, partition):
     """Of losses quadratic in the features, the same as weights divided by their squares."""

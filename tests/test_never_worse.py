@@ -105,6 +105,7 @@ def disc(size=64):
     return np.repeat(np.where(inside, 0.7, 0.3)[..., None], 3, axis=-1).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_perfect_picture_stays_perfect(vgg19):
     picture = disc()
     result = nst_jax.stylize(vgg19, picture, [picture], SMALL)
@@ -114,6 +115,7 @@ def test_a_perfect_picture_stays_perfect(vgg19):
     assert result.loss[0] == total[0] and total.max() > 2 * total[0]  # steps there were
 
 
+@pytest.mark.slow
 def test_beside_another_picture_too_and_a_later_scale_starts_where_none_has_moved(vgg19, rng):
     picture = disc()
     style = np.kron(rng.random((8, 8, 3)), np.ones((8, 8, 1))).astype(np.float32)
@@ -143,19 +145,21 @@ def test_a_run_that_goes_on_from_its_end_counts_once(tmp_path, problem):
         np.testing.assert_array_equal(states.picture, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 1.0, (1.0, 0.0, 0.2)], ids=str)
-def test_flat_contents_reach_what_a_grey_start_reaches(vgg19, rng, level):
+def test_flat_contents_reach_what_a_grey_start_reaches(vgg16, rng, level):
     """Pixels at the limits of the range, too, can leave them."""
-    content = np.broadcast_to(np.float32(level), (48, 64, 3)).astype(np.float32)
+    content = np.broadcast_to(np.float32(level), (32, 40, 3)).astype(np.float32)
     style = np.kron(rng.random((8, 8, 3)), np.ones((8, 8, 1))).astype(np.float32)
-    config = nst_jax.presets["default"].replace(size=64)
-    own = nst_jax.stylize(vgg19, content, [style], config)
-    grey = nst_jax.stylize(vgg19, content, [style], config, initial=np.full_like(content, 0.5))
+    config = nst_jax.presets["default"].replace(size=None, first_size=None, first_steps=80)
+    own = nst_jax.stylize(vgg16, content, [style], config)
+    grey = nst_jax.stylize(vgg16, content, [style], config, initial=np.full_like(content, 0.5))
     assert own.loss[0] <= 1.2 * grey.loss[0]
     at_limit = (content == 0) | (content == 1)
     assert np.mean((np.asarray(own.images[0]) != content)[at_limit]) > 0.8
 
 
+@pytest.mark.slow
 def test_the_preset_lbfgs_keeps_its_loss_within_a_fifth_of_the_lowest(vgg19, rng):
     """Without a limit on its steps the loss rose to 1.5, 2 and 12 times the lowest here."""
 
@@ -175,6 +179,7 @@ def test_the_preset_lbfgs_keeps_its_loss_within_a_fifth_of_the_lowest(vgg19, rng
         assert checkerboard(image) < max(checkerboard(style), 12.0)
 
 
+@pytest.mark.slow
 def test_the_records_say_so(run, tmp_path):
     from nst_jax.files.images import read_image, write_image
 

@@ -75,6 +75,7 @@ def data_of(text):
     return json.loads(Parsed(text).texts["script"][0])
 
 
+@pytest.mark.slow
 def test_everything_that_a_run_can_show(run, pictures, tmp_path, followed):
     content, *styles = pictures
     out, board = tmp_path / "out", tmp_path / "board"

@@ -52,11 +52,12 @@ def beside_another(params, content, styles, config):
     return images[[0, 2]], losses[[0, 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "shape", "steps"),
     [
-        (on_a_mesh, (48, 48), 50),
-        (beside_another, (48, 48), 50),
+        (on_a_mesh, (48, 48), 40),
+        (beside_another, (48, 48), 20),
         (saving, (48, 48), 20),
         (in_tiles, (208, 32), 20),  # with these layers a tile has 181 px at least
     ],
@@ -73,13 +74,14 @@ def test_a_run_is_that_of_one_device(vgg16, rng, how, shape, steps):
             assert np.all(levels_apart(found, images) <= 1)
 
 
+@pytest.mark.slow
 def test_equal_contents_in_one_batch_end_equal(vgg16, rng):
     content, other, style = patches(rng, 3, 96, 128)
     images, _ = plain(
         vgg16,
         [content, other, content, other],
         [style] * 4,
-        CONFIG.replace(steps=20),
+        CONFIG.replace(steps=10),
         combine=nst_jax.Combine(paired=True),
     )
     assert np.all(levels_apart(images[:2], np.stack([content, other])) > 5)

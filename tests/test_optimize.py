@@ -420,6 +420,7 @@ def test_a_line_search_stays_where_the_loss_is_finite(problem):
     assert limits[1] <= history["total"][-1, 1] < 1.01 * limits[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "optimizer"),
     [

@@ -58,6 +58,7 @@ def test_every_optimizer_lowers_every_output(vgg16, content, styles, optimizer):
     assert (total[-1] < 0.5 * total[0]).all()
 
 
+@pytest.mark.slow
 def test_line_search_never_lets_the_loss_rise(vgg16, content, styles):
     config = FAST.replace(optimizer=LBFGS(linesearch=True), clip=False, steps=5)
     total = nst_jax.stylize(vgg16, content, styles, config).history["total"]
@@ -65,6 +66,7 @@ def test_line_search_never_lets_the_loss_rise(vgg16, content, styles):
     assert (total[-1] < 0.5 * total[0]).all()
 
 
+@pytest.mark.slow
 def test_a_transformation_of_the_users_own_is_used(vgg16, content, styles):
     still = optax.set_to_zero()
     result = nst_jax.stylize(vgg16, content, styles, FAST, optimizer=still)
@@ -77,6 +79,7 @@ def test_a_transformation_of_the_users_own_is_used(vgg16, content, styles):
     np.testing.assert_allclose(moved, 3.0, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -136,6 +139,7 @@ def test_several_contents_give_contents_times_styles(vgg16, content, styles):
         np.testing.assert_allclose(result.images[2 * m : 2 * m + 2], alone.images, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_luminance_transfer_keeps_the_contents_chroma(vgg16, content, styles):
     config = FAST.replace(color="luminance", steps=12, learning_rate=3.0)
     result = nst_jax.stylize(vgg16, content, styles, config)
@@ -146,6 +150,7 @@ def test_luminance_transfer_keeps_the_contents_chroma(vgg16, content, styles):
         assert np.abs(np.asarray(image) - content).mean() > 5 / 255  # it did change
 
 
+@pytest.mark.slow
 def test_matching_gives_the_style_the_contents_colours(vgg16, content, styles):
     # A style of one hue; without content, the picture takes the colours of its target.
     red = styles[0] * np.array([1.0, 0.2, 0.2], np.float32)
@@ -160,6 +165,7 @@ def test_matching_gives_the_style_the_contents_colours(vgg16, content, styles):
     assert np.abs(means["match"] - wanted).max() < 0.5 * np.abs(means["style"] - wanted).max()
 
 
+@pytest.mark.slow
 def test_a_mask_keeps_a_styles_statistics_inside_its_region(vgg16, content, styles):
     masks = np.zeros((2, 36, 48), np.float32)
     masks[0, :, :24] = 1
@@ -187,6 +193,7 @@ def test_outside_every_mask_nothing_moves(vgg16, content, styles):
     np.testing.assert_allclose(moved[24:], 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_full_mask_is_no_mask(vgg16, content, styles):
     # The gradient of one picture: steps would magnify the rounding of another order of summing.
     def found(**masks):
@@ -231,6 +238,7 @@ def test_averaging_returns_the_bias_corrected_average_of_the_iterates(vgg16, con
     np.testing.assert_allclose(averaged, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_jitter_moves_no_picture(vgg16, content, styles):
     # Content alone, with any shift, is already at its minimum: nothing may pull the picture.
     config = FAST.replace(jitter=4, style_layers=(), steps=6)
@@ -269,6 +277,7 @@ def test_jittered_objective_is_that_of_the_rolled_pictures(vgg16, content, style
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_coarse_to_fine_runs_every_scale_and_ends_at_the_size(vgg16, content, styles):
     sizes = []
     config = FAST.replace(

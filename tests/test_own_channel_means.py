@@ -59,6 +59,7 @@ def test_its_value_is_that_of_numpy(vgg16, rng):
     assert found.keys() == {"total", "means"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [53, 60])
 def test_strips_and_windows_measure_no_padding(vgg16, rng, monkeypatch, width):
     image, content, style = own.pictures(rng, (37, width), (37, width), (30, 41))
@@ -70,6 +71,7 @@ def test_strips_and_windows_measure_no_padding(vgg16, rng, monkeypatch, width):
     own.assert_same(own.in_windows(*arguments), wanted)
 
 
+@pytest.mark.slow
 def test_masks_and_style_masks(vgg16, rng, monkeypatch):
     image, content, *styles = own.pictures(rng, (37, 53), (37, 53), (30, 41), (40, 33))
     given = {

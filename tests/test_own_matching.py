@@ -46,6 +46,7 @@ class Nearest(terms.Term):
 CONFIG = own.ALONE.replace(terms=(Nearest(weight=1e3),))
 
 
+@pytest.mark.slow
 def test_strips_and_meshes_give_the_same(vgg16, rng, monkeypatch):
     image, content, style = own.pictures(rng, (37, 53), (37, 53), (30, 41))
     targets = nst_jax.compute_targets(vgg16, content, [style], CONFIG)

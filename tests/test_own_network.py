@@ -54,6 +54,7 @@ def test_every_way_gives_the_same(params, rng, monkeypatch):
     own.assert_same(own.in_windows(*arguments, tile=20, **given), wanted)
 
 
+@pytest.mark.slow
 def test_it_paints(params, rng):
     content, *styles = own.pictures(rng, (40, 48), (30, 41), (40, 33))
     own.assert_paints_alike(params, content, styles, CONFIG, tile=20)

@@ -58,6 +58,7 @@ def paint(params, pictures, config=CONFIG, **options):
     return nst_jax.stylize(params, content, [style], config, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rate"), [(Bands(), 1.0), (Logits(), 10.0)])
 def test_the_loss_falls_whole_in_parts_and_on_a_mesh(vgg16, pictures, kind, rate):
     config = CONFIG.replace(learning_rate=rate)
@@ -124,6 +125,7 @@ def test_pixels_are_what_is_optimised_without_any(vgg16, pictures):
     np.testing.assert_array_equal(plain.images, told.images)
 
 
+@pytest.mark.slow
 def test_coarse_to_fine_begins_each_scale_from_the_last_picture(vgg16, pictures):
     config = CONFIG.replace(size=60, first_size=40, scale_factor=1.5)
     seen = []
@@ -157,6 +159,7 @@ def test_it_goes_on_where_it_stood(vgg16, pictures, tmp_path):
     np.testing.assert_array_equal(again.images, whole.images)
 
 
+@pytest.mark.slow
 def test_lbfgs_wants_one_array(vgg16, pictures):
     config = CONFIG.replace(optimizer=LBFGS(schedule="constant"))
     with pytest.raises(ValueError, match="LBFGS optimises one array, and Bands has a tree of them"):

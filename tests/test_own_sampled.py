@@ -51,6 +51,7 @@ class Sampled(terms.Term):
 CONFIG = own.ALONE.replace(terms=(Sampled(weight=100.0),))
 
 
+@pytest.mark.slow
 def test_every_way_draws_the_same(vgg16, rng, monkeypatch):
     image, content, style = own.pictures(rng, (37, 53), (37, 53), (30, 41))
     targets = nst_jax.compute_targets(vgg16, content, [style], CONFIG)
@@ -65,6 +66,7 @@ def test_every_way_draws_the_same(vgg16, rng, monkeypatch):
     own.assert_same(own.in_strips(*arguments, key=key), wanted)
 
 
+@pytest.mark.slow
 def test_it_paints(vgg16, rng):
     content, style = own.pictures(rng, (40, 48), (30, 41))
     own.assert_paints_alike(vgg16, content, [style], CONFIG)

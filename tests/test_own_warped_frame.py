@@ -53,6 +53,7 @@ def frames(rng, height, width, *, outputs=None):
     }
 
 
+@pytest.mark.slow
 def test_value_and_every_way(vgg16, rng, monkeypatch):
     image, content, style = own.pictures(rng, (37, 53), (37, 53), (30, 41))
     given = {"inputs": frames(rng, 37, 53)}
@@ -68,6 +69,7 @@ def test_value_and_every_way(vgg16, rng, monkeypatch):
     own.assert_same(own.in_windows(*arguments, **given), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [None, 2])
 def test_it_paints_at_every_scale(vgg16, rng, outputs):
     content, *styles = own.pictures(rng, (40, 48), (30, 41), (40, 33))
@@ -150,6 +152,7 @@ class Towards(terms.Term):
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_sums_see_arrays_of_the_run_that_have_no_positions(vgg16, rng, monkeypatch, masked):
     image, content, *styles = own.pictures(rng, (37, 53), (37, 53), (30, 41), (30, 41))

@@ -33,6 +33,7 @@ def distributions(tmp_path_factory):
     return wheel, sdist
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_weights_types_and_licence(distributions):
     names = set(zipfile.ZipFile(distributions[0]).namelist())
     for name in ("vgg16.h5", "vgg19.h5", "SHA256SUMS", "README.md"):
@@ -63,6 +64,7 @@ def test_the_sdist_carries_what_builds_and_tests_it(distributions):
     assert wanted | {"LICENSE", "README.md", "setup.cfg", "pyproject.toml"} <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_the_demo_away_from_the_checkout(distributions, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(distributions[0]).extractall(site)

@@ -72,6 +72,7 @@ def test_keras_loads_the_bundled_vgg19(keras, monkeypatch):
     assert_holds(network, nst_jax.load_params("vgg19"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_keras_loads_what_we_save_without_head(keras, tmp_path, model):
     params = vgg.init_params(jax.random.key(0), model)
@@ -117,6 +118,7 @@ def with_head(request, keras, tmp_path_factory):
     path.unlink()
 
 
+@pytest.mark.slow
 def test_probabilities_equal_keras(with_head):
     _, path, expected = with_head
     with jax.default_matmul_precision("highest"):
@@ -126,6 +128,7 @@ def test_probabilities_equal_keras(with_head):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_keras_loads_what_we_save_with_head(with_head, keras, tmp_path):
     model, written, _ = with_head
     path = tmp_path / "ours.h5"

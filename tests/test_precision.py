@@ -50,6 +50,7 @@ def psnr(a, b):
     return -10 * np.log10(np.mean(np.square(np.asarray(a, np.float64) - np.asarray(b))))
 
 
+@pytest.mark.slow
 def test_features_are_of_the_precision_and_near_numpy_in_float64(vgg16, content):
     layers = ("block1_conv1", "block2_pool", "block3_conv1")
     expected = oracle.features(vgg16, content)
@@ -128,6 +129,7 @@ def test_gram_gradient_in_half_precision_is_that_of_numpy(rng):
     np.testing.assert_allclose(slope, wanted, atol=0.02 * np.abs(expected).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "masks"),
     [
@@ -169,6 +171,7 @@ def test_content_is_compared_in_one_precision(vgg16, content, styles):
     assert terms["content"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "near"),
     [

@@ -57,6 +57,7 @@ def test_need_grows_with_pixels_outputs_and_memory_of_steps(vgg16):
     assert plan(vgg16, SHAPE, 1, lbfgs).program_bytes() - need > 50 * 2 * 12 * pixels * 0.9
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_is_refused_with_what_fits(vgg16):
     need = plan(vgg16, SHAPE, 2, CONFIG).program_bytes()
     plan(vgg16, SHAPE, 2, CONFIG).check(available=need)
@@ -145,6 +146,7 @@ def test_the_size_that_is_named_has_been_asked_about(vgg16, step_takes):
     assert program_bytes(None, nst_jax.image.fit_size(*SHAPE, int(1.06 * size))) > available
 
 
+@pytest.mark.slow
 def test_a_style_larger_than_the_picture_counts(vgg16, no_flags):
     style = (300, 320)
     step = plan(vgg16, SHAPE, 1, CONFIG).program_bytes()
@@ -225,6 +227,7 @@ def test_limits_of_nested_control_groups_count(tmp_path, monkeypatch, own, there
     assert preflight.available_bytes() == there_are
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outputs", "alone"), [(8, 1.0), (1, 1 / 8)])
 def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, no_flags, outputs, alone):
     """Against a device that has an eighth of it for itself."""
@@ -292,6 +295,7 @@ def test_what_the_host_keeps_of_a_tiled_run_is_counted_by_its_arrays(vgg16):
     assert 20 * 2 * picture * pixels < past < 30 * 2 * picture * pixels
 
 
+@pytest.mark.slow
 def test_a_tiled_run_is_asked_for_a_window_and_for_what_the_host_keeps(vgg16, no_flags):
     shape, styles = (240, 180), [(64, 300)]  # of which the second is in windows, too
     window = objective.Objective.of(CONFIG).grid(vgg16, shape, 64)

@@ -117,6 +117,7 @@ FORMULAS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model"),
     [*((name, "vgg19") for name in FORMULAS), ("default", "vgg16"), ("wasserstein", "vgg16")],
@@ -418,6 +419,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_the_first_steps_are_the_published_ones(rng, name):
     config = nst_jax.presets[name].replace(steps=4, first_steps=None)  # of which the cosine is
@@ -447,6 +449,7 @@ def test_the_first_steps_are_the_published_ones(rng, name):
         before = image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [float, np.float64, np.float32, jnp.float32])
 def test_no_number_of_any_preset_compiles_anything(vgg16, rng, compilations, kind):
     """Every number of the configuration at once, on the preset with the most structure."""

@@ -49,6 +49,7 @@ def test_a_data_sets_bar_shows_how_many_pictures_a_minute_it_makes(monkeypatch):
     assert "| 7/9 pictures [" in last and "6 a minute, step 2/5]" in last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [(), ("--pairing=zip",)])
 def test_a_tiled_step_has_a_bar_over_its_windows(run, pictures, tmp_path, monkeypatch, kind):
     terminal = terminal_in_place_of_stderr(monkeypatch)

@@ -44,6 +44,7 @@ def assert_same(one, other, *, error):
         np.testing.assert_allclose(a, b, rtol=0, atol=error * float(jnp.max(jnp.abs(a))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "masked", "changes"),
     [
@@ -96,6 +97,7 @@ def test_all_blocks_are_loops(vgg16, rng):
     assert lengths == [9, 5, 3]  # of 104, 52 and 26 columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_takes_less_memory(vgg16, monkeypatch, precision):
     monkeypatch.setattr(partition, "COLUMNS", 64)
@@ -115,6 +117,7 @@ def test_it_takes_less_memory(vgg16, monkeypatch, precision):
     assert whole > 1200 * pixels and strips < 600 * pixels
 
 
+@pytest.mark.slow
 def test_windows_are_looked_at_strip_by_strip(vgg16, rng):
     content, image, style = pictures(rng, (40, 70), (40, 70), (30, 41))
     found = []

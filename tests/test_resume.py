@@ -22,7 +22,7 @@ from nst_jax.cli.look.observers import Report
 from nst_jax.cli.run import environment
 from nst_jax.cli.signals import SIGNALS, Stopping
 
-KILLS = 20
+KILLS = 8
 
 
 @pytest.fixture
@@ -63,7 +63,8 @@ def last_step(checkpoints):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def test_killed_twenty_times_it_ends_with_the_same_files(command, job, tmp_path):
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_files(command, job, tmp_path):
     flags = ("--steps=160", "--checkpoint_every=3", "--log_every=50")
     checkpoints = tmp_path / "killed-checkpoints"
     rng = np.random.default_rng(0)
@@ -87,6 +88,7 @@ def test_killed_twenty_times_it_ends_with_the_same_files(command, job, tmp_path)
     assert files(tmp_path / "killed") == files(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_path, number):
     flags = ("--steps=40", "--checkpoint_every=1000", "--log_every=100", "--report")
@@ -118,6 +120,7 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
         assert logged == {1: losses[1], 40: losses[40]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waiting", ["time.sleep(60)", "ctypes.CDLL(None).sleep(60)"])
 def test_a_second_signal_ends_it_at_once(waiting):
     """Also in what Python knows nothing of, such as a long step."""
@@ -175,6 +178,7 @@ def killed_at_the_end(folder, page):
     (folder / "metrics.jsonl").write_text("".join(text.splitlines(keepends=True)[:-1]) + '{"st')
 
 
+@pytest.mark.slow
 def test_after_the_last_step_what_is_missing_or_running_is_written(run, job, tmp_path, monkeypatch):
     flags = ("--steps=4", "--log_every=2", "--report", "--animate=gif")
     out, seen = tmp_path / "out", []
@@ -244,6 +248,7 @@ def test_another_transparency_is_refused(run, job, pictures):
     ), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "name"),
     [({"device": "another"}, "device"), ({"versions": {"jaxlib": "0"}}, "jaxlib")],
@@ -267,6 +272,7 @@ def test_the_order_of_the_styles_counts(run, job, pictures):
     assert "differs in styles (['b', 'c'] there, ['c', 'b'] now)" in err
 
 
+@pytest.mark.slow
 def test_another_folder_is_another_run(run, job, tmp_path):
     arguments = job("out", "--steps=1")
     assert run(*arguments)[0] == 0
@@ -285,6 +291,7 @@ def test_what_is_refused_before_its_first_step_begins_nothing(run, job, tmp_path
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_what_the_command_compiles_goes_into_the_cache_of_the_tests(command, job, own_cache):
     command.start(*job("out"))
     assert command.wait() == 0, command.log.read_text()
@@ -320,6 +327,7 @@ def test_all_checkpoints_damaged(run, job, tmp_path):
 
 
 # orbax leaves the tasks of a failed write to themselves.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_told_and_leaves_the_pictures_and_the_last_checkpoint(run, job, tmp_path):
     code, err = run(*job("whole", "--steps=4", "--save_every=1"))
@@ -375,6 +383,7 @@ def test_diverged_outputs_are_tried_at_a_tenth_of_the_rate(run, pictures, tmp_pa
     assert max(line.get("attempt", 0) for line in lines) >= 1
 
 
+@pytest.mark.slow
 def test_lbfgs_at_its_goal_is_done_and_not_diverged(run, pictures, tmp_path):
     """Nothing but a content loss that is zero: no gradient, no curvature."""
     content, *_ = pictures

@@ -28,6 +28,7 @@ def pictures(rng, *shapes):
     return [nst_jax.image.resize(x, *shape) for x, shape in zip(coarse, shapes, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "height", "styles", "changes"),
     [
@@ -69,6 +70,7 @@ def test_a_mesh_gives_what_one_device_gives(
     assert moved > 0.05 * config.steps and error <= 1e-5 * config.steps * moved
 
 
+@pytest.mark.slow
 def test_on_a_cpu_one_device_convolves_otherwise_and_paints_nearly_the_same(vgg16, rng):
     content, style = pictures(rng, (32, 20), (16, 20))
     config = CONFIG.replace(steps=5)
@@ -90,6 +92,7 @@ def rough(image, wanted):
     return value, {"total": value}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linesearch", [False, True])
 def test_lbfgs_on_a_mesh_is_that_on_one_device(rng, linesearch):
     """Of a loss without a network, whose rounding L-BFGS would magnify."""

@@ -67,6 +67,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "counts", "changes"), CASES.values(), ids=CASES)
 def test_strips_give_what_the_whole_gives(vgg16, rng, height, counts, changes):
     """Heights that are odd, that strips don't divide, and that leave strips empty."""
@@ -87,6 +88,7 @@ def test_strips_give_what_the_whole_gives(vgg16, rng, height, counts, changes):
         assert_same(look(partition=Together(count)), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"prepared": True}])
 def test_precisions_and_prepared_parameters(vgg16, rng, changes):
     image, content, style = own.pictures(rng, (45, 38), (45, 38), (30, 41))
@@ -139,6 +141,7 @@ def test_a_halo_is_the_rows_of_the_whole(rng, repeat):
     np.testing.assert_array_equal(vgg.join_rows(vgg.divide_rows(x, 4, 3), 10), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("styles", "padding"), [(1, "zeros"), (2, "replicate")])
 def test_on_a_mesh_strips_exchange_rows_and_sums_alone(vgg16, rng, styles, padding):
     """How often, and how much, in the value and its gradient."""
@@ -215,6 +218,7 @@ def test_a_placement_says_which_partition(vgg16, rng):
         nst_jax.Placement(remat=1)
 
 
+@pytest.mark.slow
 def test_a_window_of_the_host_may_be_in_strips(vgg16, rng):
     image, content, style = own.pictures(rng, (60, 75), (60, 75), (50, 41))
     config = CONFIG.replace(style_layers=("block1_conv1", "block2_conv1"))

@@ -46,6 +46,7 @@ def test_result_has_a_picture_a_style_at_the_size_asked_for(vgg16, pictures):
     assert seen == [(n, (2, 36, 48, 3), terms) for n in range(1, 5)]
 
 
+@pytest.mark.slow
 def test_a_style_alone_gives_the_picture_it_gives_among_others(vgg16, pictures):
     content, styles = pictures
     together = nst_jax.stylize(vgg16, content, styles, CONFIG)
@@ -88,6 +89,7 @@ def test_a_second_job_of_the_same_shapes_compiles_nothing(vgg16, pictures, compi
         assert count() == 0
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_the_report_is_in_grey_levels(vgg16, pictures):
     """One step of the report's SGD, against its gradient taken on the 0-255 scale by hand."""
     content, styles = pictures
@@ -122,6 +124,7 @@ def test_a_sweep_over_weights_is_one_program(vgg16, pictures, compilations):
         assert count() == 0
 
 
+@pytest.mark.slow
 def test_blends_make_one_output_a_row(vgg16, pictures):
     content, styles = pictures
     mixing = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
@@ -134,6 +137,7 @@ def test_blends_make_one_output_a_row(vgg16, pictures):
     np.testing.assert_allclose(blended.images[2], plain.images[1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pairs_are_of_the_product(vgg16, pictures):
     content, styles = pictures
     contents = [content, content[::-1]]
@@ -258,6 +262,7 @@ def test_bad_input_is_refused_before_anything_is_compiled(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_masks_may_be_lists_or_one_array(vgg16, pictures):
     content, styles = pictures
     styles = [style[:48, :48] for style in styles]

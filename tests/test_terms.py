@@ -120,6 +120,7 @@ def test_a_total_variation_of_weight_0_is_not_in_the_program(vgg16, rng, partiti
     assert differences(CONFIG.replace(tv_weight=0.0)) == 0
 
 
+@pytest.mark.slow
 def test_a_weight_of_0_for_some_outputs_is_a_term_of_all(vgg16, rng):
     content, style = pictures(rng, (24, 32), (24, 32))
     config = CONFIG.replace(steps=1)

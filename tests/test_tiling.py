@@ -122,6 +122,7 @@ def test_tiled_equals_untiled(vgg16, rng, name):
     assert_equal_untiled(vgg16, image, content, [style], config)
 
 
+@pytest.mark.slow
 def test_masks_of_regions_and_of_styles(vgg16, rng):
     image, content, *styles = pictures(rng, (61, 45), (61, 45), (30, 22), (40, 51))
     masks = rng.random((2, 61, 45), np.float32)
@@ -139,6 +140,7 @@ def test_blends_and_jitter(vgg16, rng):
     )
 
 
+@pytest.mark.slow
 def test_default_layers(vgg16, rng):
     """Radius 62 and stride 16; the picture is one window wide."""
     image, content, style = pictures(rng, (219, 90), (219, 90), (40, 50))
@@ -146,6 +148,7 @@ def test_default_layers(vgg16, rng):
     assert_equal_untiled(vgg16, image, content, [style], config, tile=173)
 
 
+@pytest.mark.slow
 def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
     """Winograd's kernels, whose rounding depends on where a window puts their tiles."""
     image, content, style = pictures(rng, (229, 100), (229, 100), (40, 50))
@@ -226,6 +229,7 @@ def test_a_tile_too_small_is_refused_with_the_smallest(vgg19):
     terms.grid(vgg19, (500, 400), 181)
 
 
+@pytest.mark.slow
 def test_lbfgs_in_tiles_paints_the_same(vgg16, rng):
     content, *styles = pictures(rng, (61, 45), (30, 22), (40, 51))
     config = SHALLOW.replace(size=None, steps=2, optimizer=LBFGS(history_size=3))
@@ -241,6 +245,7 @@ def test_lbfgs_in_tiles_paints_the_same(vgg16, rng):
     assert apart <= 3e-4 * moved
 
 
+@pytest.mark.slow
 def test_sgd_from_an_untiled_scale_to_a_tiled_one_with_a_weight_an_output(vgg16, rng):
     content, style = pictures(rng, (61, 45), (30, 22))
     config = SHALLOW.replace(

@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+@pytest.mark.slow
 def test_pyright_accepts_the_examples_of_readme_and_docs(tmp_path):
     """The package itself is checked by scripts/test.sh."""
     examples = {}

@@ -72,6 +72,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", OPTIONS, ids=lambda options: "-".join(map(str, options.values()))
 )
@@ -132,6 +133,7 @@ def test_l2_pooling_of_zeros_has_a_zero_gradient(rng):
     np.testing.assert_allclose(gradient[2:, 2:, 1], window / np.sqrt((window**2).sum()), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["average", "l2"])
 def test_pooling_correction_keeps_deep_activations_on_the_scale_of_max_pooling(pooling, vgg19):
     image = examples.butterfly(96).astype(np.float32)
@@ -177,6 +179,7 @@ def test_runs_only_as_deep_as_asked(vgg16):
     assert text.count("conv_general_dilated") == 3
 
 
+@pytest.mark.slow
 def test_the_last_layer_of_a_block_has_an_alias(vgg16, vgg19):
     image = jnp.full((32, 32, 3), 0.25)
     for params, name in ((vgg16, "block5_conv3"), (vgg19, "block5_conv4")):
@@ -185,6 +188,7 @@ def test_the_last_layer_of_a_block_has_an_alias(vgg16, vgg19):
         np.testing.assert_array_equal(alias, exact)
 
 
+@pytest.mark.slow
 def test_classify_gives_probabilities(rng, monkeypatch):
     monkeypatch.setattr(vgg, "HIDDEN", 64)  # the head's arithmetic, without its 400 MB
     params = vgg.init_params(jax.random.key(1), "vgg16", head=True)

@@ -60,6 +60,7 @@ def test_bundled_files_are_small_and_documented():
         assert f"| `{name}` |" in readme and digest in readme
 
 
+@pytest.mark.slow
 def test_bundled_vgg19_loads_fast_and_in_little_memory():
     """Under 0.5 s of CPU time, and at most 3x the parameters' size in float32."""
     code = """if True:

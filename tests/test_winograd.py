@@ -102,6 +102,7 @@ def test_hessian_vector_products_pass_through():
     np.testing.assert_allclose(product(x), differences, atol=2e-3 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
 def test_features_of_prepared_parameters(vgg16, padding):
     layers = ("block1_conv2", "block2_pool", "block3_conv1")
