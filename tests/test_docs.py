@@ -6,6 +6,8 @@ import json
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -297,6 +299,14 @@ def test_the_site_has_every_page():
     # These lie elsewhere: see scripts/docs_hooks.py.
     elsewhere = {"index.md", "changelog.md", "contributing.md", "weights.md"}
     assert sorted(listed) == sorted(there | elsewhere)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "guide" / "extending.html").exists()
 
 
 def test_no_sentence_begins_with_of():
