@@ -349,7 +349,12 @@ class VGG(nn.Module):
 
 
 def layer_names(model: Model, *, head: bool = False) -> tuple[str, ...]:
-    """Returns the names of the layers of `model` ("vgg16" or "vgg19") from the image upwards."""
+    """Returns the names of the layers of `model` ("vgg16" or "vgg19") from the image upwards.
+
+    Raises:
+      ValueError: another model.
+    """
+    check_choice("model", model, CONVOLUTIONS)
     names = []
     for block, depth in enumerate(CONVOLUTIONS[model], start=1):
         names += [f"block{block}_conv{index}" for index in range(1, depth + 1)]
@@ -360,7 +365,12 @@ def layer_names(model: Model, *, head: bool = False) -> tuple[str, ...]:
 def parameter_shapes(
     model: Model, *, head: bool = False, classes: int = CLASSES
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Returns the shapes of the parameters of `model`, `{layer: {"kernel": ..., "bias": ...}}`."""
+    """Returns the shapes of the parameters of `model`, `{layer: {"kernel": ..., "bias": ...}}`.
+
+    Raises:
+      ValueError: a model other than "vgg16" and "vgg19".
+    """
+    check_choice("model", model, CONVOLUTIONS)
     shapes = {}
     inputs = 3
     for block, (depth, channels) in enumerate(

@@ -291,3 +291,17 @@ def test_prepared_parameters_are_for_float32(vgg16, rng):
     assert vgg.features(prepared, picture, layers=layers)["block1_conv2"].dtype == jnp.float32
     with pytest.raises(ValueError, match="dtype bfloat16 in precision default needs parameters as"):
         vgg.features(prepared, picture, layers=layers, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        vgg.layer_names,
+        vgg.parameter_shapes,
+        lambda model: vgg.init_params(jax.random.key(0), model),
+    ],
+    ids=["layer_names", "parameter_shapes", "init_params"],
+)
+def test_an_unknown_model_is_refused_by_name(function):
+    with pytest.raises(ValueError, match="model must be one of vgg16, vgg19, got 'vgg13'"):
+        function("vgg13")
