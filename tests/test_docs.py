@@ -135,6 +135,24 @@ def test_every_page_with_python_is_run():
     assert sorted(page.stem for page in pages) == names
 
 
+@pytest.mark.slow
+def test_pyright_accepts_the_python_of_every_page(tmp_path):
+    """The package itself is checked by scripts/test.sh."""
+    examples = []
+    for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
+        if text := "\n".join(text for _, text in blocks(page, "python")):
+            path = tmp_path / page.relative_to(ROOT).with_suffix(".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+            examples.append(page)
+    assert ROOT / "README.md" in examples and len(examples) > 1
+    settings = {"typeCheckingMode": "basic", "extraPaths": [str(ROOT)]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
+    done = subprocess.run([*command, "-p", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def run_page(page):
     return execute(blocks(page, "python"), page.name, {"__name__": page.stem})
 

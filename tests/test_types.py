@@ -1,11 +1,6 @@
-"""Types: pyright accepts the examples, and arrays have the shapes that the annotations say."""
+"""Arrays have the shapes that the annotations say."""
 
 import inspect
-import json
-import pathlib
-import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,28 +9,6 @@ from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
 from nst_jax import color, image, losses, vgg
-
-ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-@pytest.mark.slow
-def test_pyright_accepts_the_examples_of_readme_and_docs(tmp_path):
-    """The package itself is checked by scripts/test.sh."""
-    examples = {}
-    for page in PAGES:
-        blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
-        if blocks:
-            path = tmp_path / (page.relative_to(ROOT).with_suffix("").as_posix() + ".py")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(blocks), "utf-8")
-            examples[page] = path
-    assert ROOT / "README.md" in examples and len(examples) > 1
-    settings = {"typeCheckingMode": "basic", "extraPaths": [str(ROOT)]}
-    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
-    done = subprocess.run([*command, "-p", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def picture(*shape):
