@@ -70,7 +70,8 @@ def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
         placement=Placement(remat=case.remat),
     ).program_bytes()
     seconds = time.perf_counter() - start
-    prepared = jax.eval_shape(lambda params: objective.prepare(params, config), params)
+    within = Placement(remat=case.remat).partition_of(config.network)
+    prepared = jax.eval_shape(lambda params: objective.prepare(params, config, within), params)
     kernels = flops.parameter_bytes(prepared, objective.Objective.of(config).layers())
     row = {
         "program_bytes": program,

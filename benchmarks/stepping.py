@@ -27,6 +27,7 @@ from benchmarks.reporting import (
 from nst_jax import examples, objective, optimize, vgg
 from nst_jax.config import Config
 from nst_jax.optimizers import SGD, Adam
+from nst_jax.partition import Partition, is_packed
 from nst_jax.settings import check_choice
 
 _PASTICHE = nst_jax.presets["gatys"].replace(size=None)
@@ -70,6 +71,11 @@ class Problem(NamedTuple):
     each: tuple
     remat: bool = False
 
+    def within(self, mesh: jax.sharding.Mesh | None = None) -> Partition:
+        """How a picture is divided, as `stylize` chooses it."""
+        placement = nst_jax.Placement(remat=self.remat, mesh=mesh)
+        return placement.partition_of(self.config.network)
+
     def arguments(self) -> dict[str, Any]:
         return {"shared": self.shared, "each": self.each}
 
@@ -87,14 +93,16 @@ class Problem(NamedTuple):
           A dispatch ends when its losses are on the host, as in any run.
         """
         ends = []
+        within = self.within(mesh)
         states, _ = optimize.run(
-            loss or objective.value_by(nst_jax.Placement(remat=self.remat).partition),
+            loss or objective.value_by(within),
             self.images,
             self.config.replace(steps=dispatches * optimize.steps_per_dispatch()),
             **self.arguments(),
             callback=lambda _: ends.append(time.perf_counter()),
             mesh=mesh,
             lean=self.remat,
+            in_turn=is_packed(within),
         )
         return states, np.diff(ends).tolist()
 
@@ -165,10 +173,10 @@ def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
     content, *styles = (
         picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
     )
+    within = nst_jax.Placement(remat=case.remat).partition_of(config.network)
     if prepare:
-        params = objective.prepare(params, config)
+        params = objective.prepare(params, config, within)
     # The statistics of two styles, repeated: their values do not change the time of a step.
-    within = nst_jax.Placement(remat=case.remat).partition
     targets = nst_jax.compute_targets(params, content, styles, config, partition=within)
     which = np.arange(case.styles) % len(styles)
     targets = jax.tree.map(lambda leaf: leaf[which], targets)
@@ -209,13 +217,14 @@ def _measured(params, case, repeats, limit, matmul):
     before = _device_peak()
     work = problem(params, case)
     layers = objective.Objective.of(work.config).layers()
-    arguments = (objective.objective_value, work.images, work.config)
+    arguments = (objective.value_by(work.within()), work.images, work.config)
+    options = {**work.arguments(), "in_turn": is_packed(work.within())}
     start = time.perf_counter()
-    lowered = optimize.lower(*arguments, **work.arguments())
+    lowered = optimize.lower(*arguments, **options)
     traced = time.perf_counter()
     compiled = lowered.compile()
     ended = time.perf_counter()
-    single = optimize.lower(*arguments, **work.arguments(), length=1)
+    single = optimize.lower(*arguments, **options, length=1)
     counted = flops.step_flops(case.model, layers, height=case.height, width=case.width)
     program = optimize.compiled_bytes(compiled)
     kernels = flops.parameter_bytes(*work.shared, layers)  # as prepared for this backend

@@ -181,9 +181,9 @@ def stylize(
             f"resume must be of the terms {', '.join(sorted(names))}, got "
             f"{', '.join(sorted(resume.history))}"
         )
+    within = placement.partition_of(config.network)
     run = _Run(
-        # Not on a mesh: Winograd's tiles do not divide evenly where the picture's height does.
-        params=objective.prepare(params, config) if placement.mesh is None else params,
+        params=objective.prepare(params, config, within, mesh=placement.mesh),
         contents=contents,
         styles=styles,
         config=config,
@@ -271,7 +271,7 @@ def _paint_scale(
     here, sized = run.at(size).replace(steps=steps[number]), run.sized(size)
     tile = run.placement.tile if run.is_tiled(size) else None
     whole_after_tiles = run.placement.tile is not None and tile is None
-    within = run.placement.partition
+    within = run.placement.partition_of(run.config.network)
     with partition.on_device() if whole_after_tiles else contextlib.nullcontext():
         targets = _repeated(_targets(run, here, sized, tile), run.outputs)
         images = _images(run, here, sized, number, states)
@@ -305,6 +305,7 @@ def _paint_scale(
                 each=(targets, numbers),
                 mesh=run.placement.mesh,
                 lean=run.placement.remat,
+                in_turn=partition.is_packed(within),
                 **options,
             )
         return optimize.run_given_gradients(
@@ -479,7 +480,7 @@ def _targets(run, config, sized, tile):
 
     With a tile, they are a list of each output's targets.
     """
-    within = run.placement.partition
+    within = run.placement.partition_of(run.config.network)
     find = functools.partial(objective.find_targets, partition=within)
     if tile is not None:
         find = functools.partial(windows.find_targets, tile=tile, within=within)

@@ -6,13 +6,13 @@ An extractor is a frozen value. It computes activations and knows the geometry o
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax import vgg
+from nst_jax import packed, vgg
 from nst_jax.settings import option, settings
 
 
@@ -41,7 +41,8 @@ class Network(Protocol):
 
     It must be hashable. Some methods are optional, and `VGGExtractor` has all of them:
 
-    - `in_strips` lets the network run on a picture in strips.
+    - `in_strips` lets the network run on a picture in strips. `packs = True` says that it and
+      `prepare` take `pack`, and evaluate the network as a TPU likes it.
     - `cuts`, `segment`, `halo` and `scale` let it run window by window between its poolings.
     - `prepare` converts parameters to a form that is faster in many steps.
     """
@@ -161,6 +162,8 @@ class VGGExtractor:
         False, help="divide each layer's activations by their usual size in the network"
     )
 
+    packs: ClassVar[bool] = True
+
     def resolved(self) -> "VGGExtractor":
         """Returns the same extractor, with the values of dtype and precision that None means."""
         dtype, precision = vgg.resolved_precision(self.dtype, self.precision)
@@ -209,7 +212,9 @@ class VGGExtractor:
         step = vgg.smallest_side(layer)
         return Geometry(stride, radius, (shape[0] // step, shape[1] // step), vgg.channels(layer))
 
-    def prepare(self, params: vgg.Params, layers: Sequence[str]) -> vgg.Params:
+    def prepare(
+        self, params: vgg.Params, layers: Sequence[str], *, pack: bool = False
+    ) -> vgg.Params:
         """Converts parameters to the form that is fastest for many steps on this backend.
 
         On a CPU in full float32 this is `nst_jax.vgg.prepare`. Otherwise `params` are returned,
@@ -218,7 +223,14 @@ class VGGExtractor:
         Args:
           params: the parameters of the network.
           layers: the layers that the steps will need.
+          pack: whether the steps call `in_strips` with `pack`: then this is
+            `nst_jax.packed.prepare`.
         """
+        if pack:
+            names = [self.resolve(params, layer) for layer in layers]
+            sizes = usual_sizes(vgg.network_name(params)) if self.normalize_features else None
+            dtype, _ = vgg.resolved_precision(self.dtype, self.precision)
+            return packed.prepare(params, names, sizes=sizes, dtype=vgg.DTYPES[dtype])
         full = vgg.suits_winograd(*vgg.resolved_precision(self.dtype, self.precision))
         if not full or jax.default_backend() != "cpu":
             return params
@@ -231,6 +243,7 @@ class VGGExtractor:
         layers: Sequence[str],
         *,
         height: int,
+        pack: bool = False,
     ) -> dict[str, jax.Array]:
         """Computes the activations of a picture in horizontal strips.
 
@@ -240,13 +253,39 @@ class VGGExtractor:
             stride.
           layers: the layers to return.
           height: the height of the picture. Rows of the strips beyond it come back as zeros.
+          pack: whether to evaluate them as a TPU likes it, by `nst_jax.packed`.
 
         Returns:
-          `{layer: [S, h, w, C]}`.
+          `{layer: [S, h, w, C]}`. With `pack`, layers of block 1 have two columns side by side in
+          the channels, see `nst_jax.packed.features`.
         """
         names = {name: self.resolve(params, name) for name in layers}
+        if pack:
+            return self._packed(params, x, names, height)
         found = self._activations(params, x, names, part=vgg.Strips(height))
         return self._scaled(params, {name: found[own] for name, own in names.items()})
+
+    def _packed(
+        self, params: vgg.Params, x: jax.Array, names: Mapping[str, str], height: int
+    ) -> dict[str, jax.Array]:
+        """The layers that `names` resolve to, by `nst_jax.packed`."""
+        wanted = tuple(dict.fromkeys(names.values()))
+        dtype, precision = vgg.resolved_precision(self.dtype, self.precision)
+        found = packed.features(
+            self.prepare(params, wanted, pack=True),
+            x,
+            wanted,
+            height=height,
+            **{**self._options(), "dtype": dtype, "precision": precision},
+        )
+        if self.normalize_features:
+            # The activations are divided by the size of the convolution below each pooling.
+            sizes = usual_sizes(vgg.network_name(params))
+            for layer in wanted:
+                below = vgg.convolutions(vgg.network_name(params), [layer])[-1]
+                if layer != below:
+                    found[layer] = found[layer] * (sizes[below] / sizes[layer])
+        return {name: found[layer] for name, layer in names.items()}
 
     # The network cut at its poolings, for windows. A segment is the part between two cuts.
 

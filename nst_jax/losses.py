@@ -21,7 +21,7 @@ Sources:
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,13 +67,13 @@ def gram_matrix(
     return _weighted_gram(features, jnp.asarray(weights))
 
 
-@jax.custom_jvp
-def _plain_gram(features: jax.Array) -> jax.Array:
-    return _outer_products(features, features)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _plain_gram(features: jax.Array, axes: int = 2) -> jax.Array:
+    return _outer_products(features, features, axes=axes)
 
 
 @_plain_gram.defjvp
-def _plain_gram_jvp(primals, tangents):
+def _plain_gram_jvp(axes, primals, tangents):
     """The derivative of `_plain_gram`.
 
     The result is symmetric, so one product gives both halves of the derivative. The transpose gives
@@ -83,8 +83,8 @@ def _plain_gram_jvp(primals, tangents):
     (features,), (direction,) = primals, tangents
     # float16 would overflow, in the sum and in its cotangent.
     dtype = jnp.float32 if features.dtype == jnp.float16 else features.dtype
-    half = _outer_products(direction, features, dtype=dtype).astype(jnp.float32)
-    return _plain_gram(features), half + half.mT
+    half = _outer_products(direction, features, axes=axes, dtype=dtype).astype(jnp.float32)
+    return _plain_gram(features, axes), half + half.mT
 
 
 @jax.custom_jvp
@@ -111,10 +111,16 @@ def _weighted_gram_jvp(primals, tangents):
     return value, slope
 
 
-def _outer_products(a: jax.Array, b: jax.Array, *, dtype=jnp.float32) -> jax.Array:
-    """Computes `sum_k a_ki b_kj` over the positions k: `[..., C, C]`."""
+def _outer_products(
+    a: jax.Array, b: jax.Array, *, axes: int = 2, dtype: Any = jnp.float32
+) -> jax.Array:
+    """Computes `sum_k a_ki b_kj` over the positions k: `[..., C, C]`.
+
+    The positions are the last `axes` axes before the channels.
+    """
+    positions = "stuvhw"[-axes:]
     return jnp.einsum(
-        "...hwc,...hwd->...cd",
+        f"...{positions}c,...{positions}d->...cd",
         a,
         b,
         precision=jax.lax.Precision.HIGHEST,
@@ -128,7 +134,11 @@ def _weighted(features: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def statistics(
-    features: Float[ArrayLike, "*N H W C"], *, weights: Float[ArrayLike, "*N H W"] | None = None
+    features: Float[ArrayLike, "*N H W C"],
+    *,
+    weights: Float[ArrayLike, "*N H W"] | None = None,
+    columns: int = 1,
+    axes: int = 2,
 ) -> Statistics:
     """Computes the count, the sum and the Gram matrix of features.
 
@@ -136,31 +146,49 @@ def statistics(
       features: `[..., H, W, C]`.
       weights: `[..., H, W]`, at least 0, for example a soft mask in [0, 1]. A position of weight 0
         does not count at all. None weighs every position by 1.
+      columns: how many neighbouring columns lie side by side in the channels. Features are then
+        `[..., H, W / columns, columns * C]`, and weights must be None.
+      axes: how many axes of positions there are, for example 3 for a picture in strips,
+        `[..., S, H, W, C]`. Other numbers than 2 need weights of None.
 
     Returns:
       `Statistics` of shapes `[...]`, `[..., C]` and `[..., C, C]`, float32.
 
     Raises:
-      ValueError: `weights` do not have one value per position.
+      ValueError: `weights` do not have one value per position, or they go with `columns` or `axes`.
     """
     features = jnp.asarray(features)
     if weights is None:
-        *leading, height, width, _ = features.shape
-        count = jnp.full(leading, height * width, jnp.float32)
-        weighted = features
-    else:
-        weights = jnp.asarray(weights)
-        if weights.shape != features.shape[:-1]:
-            raise ValueError(
-                f"weights must have one value per position, shape {features.shape[:-1]}, got "
-                f"{weights.shape}"
-            )
-        count = jnp.sum(weights, axis=(-2, -1), dtype=jnp.float32)
-        weighted = _weighted(features, weights)
+        leading, positions = features.shape[: -axes - 1], features.shape[-axes - 1 : -1]
+        sums = Statistics(
+            count=jnp.full(leading, math.prod(positions), jnp.float32),
+            total=jnp.sum(features, axis=tuple(range(-axes - 1, -1)), dtype=jnp.float32),
+            gram=_plain_gram(features, axes),
+        )
+        return sums if columns == 1 else _of_each_column(sums, columns)
+    if (columns, axes) != (1, 2):
+        raise ValueError(f"weights must be None with columns={columns} and axes={axes}")
+    weights = jnp.asarray(weights)
+    if weights.shape != features.shape[:-1]:
+        raise ValueError(
+            f"weights must have one value per position, shape {features.shape[:-1]}, got "
+            f"{weights.shape}"
+        )
     return Statistics(
-        count=count,
-        total=jnp.sum(weighted, axis=(-3, -2), dtype=jnp.float32),
+        count=jnp.sum(weights, axis=(-2, -1), dtype=jnp.float32),
+        total=jnp.sum(_weighted(features, weights), axis=(-3, -2), dtype=jnp.float32),
         gram=gram_matrix(features, weights=weights),
+    )
+
+
+def _of_each_column(sums: Statistics, columns: int) -> Statistics:
+    """The statistics of columns that lay side by side in the channels."""
+    leading, channels = sums.total.shape[:-1], sums.total.shape[-1] // columns
+    blocks = sums.gram.reshape(*leading, columns, channels, columns, channels)
+    return Statistics(
+        count=columns * sums.count,
+        total=jnp.sum(sums.total.reshape(*leading, columns, channels), axis=-2),
+        gram=jnp.trace(blocks, axis1=-4, axis2=-2),
     )
 
 

@@ -28,7 +28,7 @@ from nst_jax import image as image_lib
 from nst_jax import partition
 from nst_jax.config import Config
 from nst_jax.extractor import Network
-from nst_jax.partition import Grid, Partition, Sums, Together, check_partition
+from nst_jax.partition import Grid, Partition, Sums, Together, check_partition, is_packed
 from nst_jax.terms import (
     IMAGE,
     KINDS,
@@ -552,15 +552,31 @@ def shrink(mask: Float[ArrayLike, "*N H W"], stride: int) -> Float[Array, "*N h 
     return image_lib.shrink_mask(mask, times=stride.bit_length() - 1)
 
 
-def prepare(params: Mapping, config: Config) -> Mapping:
+def prepare(
+    params: Mapping,
+    config: Config,
+    partition: Partition = Together(),
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Mapping:
     """The parameters in the form in which many steps are fastest on this backend.
 
     A network without a method `prepare` gets `params` as they are.
+
+    Args:
+      params: of `config.network`.
+      config: terms and network.
+      partition: how pictures will be divided.
+      mesh: devices among which the work will be divided.
     """
     network: Any = config.network
     if not hasattr(network, "prepare"):
         return params
-    return network.prepare(params, Objective.of(config).layers())
+    layers = Objective.of(config).layers()
+    if is_packed(partition):
+        return network.prepare(params, layers, pack=True)
+    # Not on a mesh: Winograd's tiles do not divide evenly where the picture's height does.
+    return network.prepare(params, layers) if mesh is None else params
 
 
 # These compile once for each shape of picture. Another number in the config compiles nothing.

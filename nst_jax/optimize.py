@@ -331,13 +331,13 @@ def _in_unit(levels: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf / LEVELS, levels)
 
 
-def steps_per_dispatch() -> int:
-    """How many steps one call of the compiled program takes on this backend.
+def steps_per_dispatch(platform: str | None = None) -> int:
+    """How many steps one call of the compiled program takes on a platform, such as "tpu".
 
-    On a CPU it is one step: XLA:CPU runs a convolution inside a loop 2.5-3 times slower than
+    None is the default backend. On a CPU it is one step: XLA:CPU runs a convolution inside a loop 2.5-3 times slower than
     outside. On an accelerator it is several: with single steps, the device would wait for the host.
     """
-    return 1 if jax.default_backend() == "cpu" else 25
+    return 1 if (platform or jax.default_backend()) == "cpu" else 25
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer", "parametrization"))
@@ -349,7 +349,7 @@ def _init_all(images, config, *, optimizer, parametrization):
 
 
 _OPTIONS = {
-    "static_argnames": ("loss", "optimizer", "length", "mesh", "parametrization"),
+    "static_argnames": ("loss", "optimizer", "length", "mesh", "parametrization", "in_turn"),
     "donate_argnames": "states",
 }
 
@@ -367,6 +367,7 @@ def _advance(
     length,
     mesh=None,
     parametrization=Pixels(),
+    in_turn=False,
 ):
     """Takes `length` steps on every image in one program. Terms are `[length, N]`."""
 
@@ -389,7 +390,7 @@ def _advance(
 
     def all_images(states, _):
         states = sharding.constrain(mesh, states, picture=picture)
-        states, terms = jax.vmap(one)(states, each, config)
+        states, terms = sharding.over_outputs(mesh, one, states, each, config, in_turn=in_turn)
         states = sharding.constrain_evenly(mesh, states, picture=picture)
         return states, sharding.constrain_evenly(mesh, terms, picture=())
 
@@ -409,9 +410,11 @@ def _with_value(state: State, value: jax.Array, config: Config, parametrization)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("loss", "mesh", "parametrization"), donate_argnames="states"
+    jax.jit,
+    static_argnames=("loss", "mesh", "parametrization", "in_turn"),
+    donate_argnames="states",
 )
-def _end(states, shared, each, config, *, loss, mesh, parametrization):
+def _end(states, shared, each, config, *, loss, mesh, parametrization, in_turn):
     """The states at the end of a run, each with the loss of its picture."""
 
     def one(state, each, config):
@@ -419,7 +422,8 @@ def _end(states, shared, each, config, *, loss, mesh, parametrization):
         return _with_value(state, value, config, parametrization)
 
     picture = states.picture.shape[1:]
-    states = jax.vmap(one)(sharding.constrain(mesh, states, picture=picture), each, config)
+    states = sharding.constrain(mesh, states, picture=picture)
+    states = sharding.over_outputs(mesh, one, states, each, config, in_turn=in_turn)
     return sharding.constrain_evenly(mesh, states, picture=picture)
 
 
@@ -587,6 +591,7 @@ def run(
     callback: Callable[[Progress], object] | None = None,
     mesh: jax.sharding.Mesh | None = None,
     lean: bool = False,
+    in_turn: bool = False,
 ) -> tuple[State, dict[str, Float[np.ndarray, "steps N"]]]:
     """Minimises `loss` over every image at once.
 
@@ -611,6 +616,8 @@ def run(
       callback: called with a `Progress` after each dispatch.
       mesh: devices to divide the images among, from `sharding.make_mesh`. None is one device.
       lean: whether the program keeps few results at a time, even if that takes longer.
+      in_turn: whether a device takes a step on one of its images after the other, and not on all at
+        once. It suits a loss that fills the device with one image.
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
@@ -636,28 +643,30 @@ def run(
     sharding.check_mesh(mesh)
     begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
     states = _begin(images, config, previous, resume, begun)
-    states, *rest = _placed(mesh, states, config, sweep, shared, each, key)
+    key = jax.random.key(0) if key is None else key
+    numbers = batch_numbers(config, states.picture.shape[0], sweep=sweep)
+    states, *rest = _placed(mesh, states, numbers, shared, each, key)
 
     def advance(states, left):
         length = steps_per_dispatch()
         if length > left:
             length = 1  # or the rest would need a program of its own
         options = {"loss": loss, "optimizer": optimizer, "length": length, "mesh": mesh}
+        options["in_turn"] = in_turn
         return _program(lean)(states, *rest, **options, parametrization=parametrization)
 
     def end(states):
         shared, each, numbers, _ = rest
-        options = {"loss": loss, "mesh": mesh, "parametrization": parametrization}
+        options = {"loss": loss, "mesh": mesh, "in_turn": in_turn}
+        options["parametrization"] = parametrization
         return _end(states, shared, each, numbers, **options)
 
     states, history = _loop(advance, end, states, int(config.steps), callback, resume)
     return sharding.gather(mesh, states), history
 
 
-def _placed(mesh, states, config, sweep, shared, each, key):
+def _placed(mesh, states, numbers, shared, each, key):
     """The arguments of `_advance`, placed on the mesh."""
-    key = jax.random.key(0) if key is None else key
-    numbers = batch_numbers(config, states.picture.shape[0], sweep=sweep)
     states = sharding.place(mesh, states, picture=states.picture.shape[1:])
     each, numbers = sharding.place(mesh, (tuple(each), numbers))
     shared, key = sharding.place(mesh, (tuple(shared), key), whole=True)
@@ -898,6 +907,7 @@ def lower(
     length: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     lean: bool = False,
+    in_turn: bool = False,
 ) -> jax.stages.Lowered:
     """Lowers the program that a dispatch of `run` executes, without running it.
 
@@ -905,18 +915,24 @@ def lower(
     dispatch takes. On a mesh, they are for each device.
 
     Args:
-      loss, config, shared, each, optimizer, sweep, mesh, lean: as in `run`. All arrays may be
-        `jax.ShapeDtypeStruct`.
+      loss, config, shared, each, optimizer, sweep, mesh, lean, in_turn: as in `run`. All arrays
+        may be `jax.ShapeDtypeStruct`. The devices of the mesh may be descriptions of devices.
       images: as in `run`. Only their shape matters.
       length: steps in the program; None is `steps_per_dispatch()`.
     """
     states = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
+    count = images.shape[0]
+    key, numbers = jax.eval_shape(
+        lambda: (jax.random.key(0), batch_numbers(config, count, sweep=sweep))
+    )
+    shared, each = jax.eval_shape(lambda *trees: trees, tuple(shared), tuple(each))
     return _program(lean).lower(
-        *_placed(mesh, states, config, sweep, shared, each, None),
+        *_placed(mesh, states, numbers, shared, each, key),
         loss=loss,
         optimizer=optimizer,
         length=steps_per_dispatch() if length is None else length,
         mesh=mesh,
+        in_turn=in_turn,
     )
 
 

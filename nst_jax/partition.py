@@ -42,8 +42,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from nst_jax import vgg
-from nst_jax.extractor import Network
+from nst_jax import packed, vgg
+from nst_jax.extractor import Geometry, Network
 from nst_jax.terms import (
     IMAGE,
     At,
@@ -56,6 +56,8 @@ from nst_jax.terms import (
 )
 
 COLUMNS = 64  # the most columns of a window of "scan", in each segment, where `tile` is None
+
+TPU_STRIPS = 8  # a TPU's vector unit has 8 rows of 128 lanes
 
 Tree = Any
 OnWindow = Callable[[int, int], None]
@@ -82,15 +84,22 @@ class Together:
 
     Attributes:
       strips: how many strips; 1 is the whole picture.
+      packed: whether the network is evaluated as a TPU likes it, see `nst_jax.packed`.
 
     Raises:
       ValueError: strips below 1 or not whole.
     """
 
     strips: int = 1
+    packed: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "strips", _checked_count("strips", self.strips))
+
+    @property
+    def in_strips(self) -> bool:
+        """Whether the network sees `[S, h, W, C]`."""
+        return self.strips > 1 or self.packed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +149,7 @@ class Placement:
       remat: rematerialisation: keep little of the network for the gradient and compute the rest
         again. It takes a fifth to a third of the memory. See `Windows(loop="scan")`.
       strips: the number of horizontal strips in which a picture, or each window of it, is
-        evaluated. See `Together`.
+        evaluated. See `Together`. None is 1, but on a TPU 8 for each device of a picture.
       mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one device.
 
     Raises:
@@ -150,13 +159,14 @@ class Placement:
 
     tile: int | None = None
     remat: bool = False
-    strips: int = 1
+    strips: int | None = None
     mesh: jax.sharding.Mesh | None = None
 
     def __post_init__(self):
         if self.tile is not None:
             object.__setattr__(self, "tile", _checked_count("tile", self.tile))
-        object.__setattr__(self, "strips", _checked_count("strips", self.strips))
+        if self.strips is not None:
+            object.__setattr__(self, "strips", _checked_count("strips", self.strips))
         if not isinstance(self.remat, bool | np.bool_):
             raise TypeError(f"remat must be True or False, got {self.remat!r}")
         object.__setattr__(self, "remat", bool(self.remat))
@@ -166,7 +176,7 @@ class Placement:
             )
         if self.tile is not None and self.mesh is not None:
             raise ValueError("tile and mesh exclude each other: windows run one after the other")
-        if self.remat and self.strips > 1:
+        if self.remat and (self.strips or 1) > 1:
             raise ValueError("remat and strips exclude each other: both say how a picture is cut")
 
     def replace(self, **changes: Any) -> "Placement":
@@ -174,9 +184,27 @@ class Placement:
         return dataclasses.replace(self, **changes)
 
     @property
-    def partition(self) -> Partition:
-        """How a window is divided, or a picture that is no larger than the tile."""
-        return Windows(loop="scan") if self.remat else Together(self.strips)
+    def platform(self) -> str:
+        """The platform of the devices, such as "cpu" or "tpu"."""
+        if self.mesh is None:
+            return jax.default_backend()
+        return self.mesh.devices.flat[0].platform
+
+    def partition_of(self, network: Network) -> Partition:
+        """How a window is divided, or a picture that is no larger than the tile.
+
+        Here a backend gets the way of evaluation that suits it.
+
+        Args:
+          network: the network that evaluates it.
+        """
+        if self.remat:
+            return Windows(loop="scan")
+        packs = self.platform == "tpu" and getattr(network, "packs", False)
+        if self.strips is not None:
+            return Together(self.strips, packed=packs)
+        space = 1 if self.mesh is None else self.mesh.shape["space"]
+        return Together(TPU_STRIPS * space, packed=True) if packs else Together()
 
 
 def _checked_count(name: str, value: Any) -> int:
@@ -193,7 +221,13 @@ class _StripsNetwork(Network, Protocol):
     """A network that runs on a picture in strips, see `nst_jax.extractor.Network`."""
 
     def in_strips(
-        self, params: Tree, x: jax.Array, layers: Sequence[str], *, height: int
+        self,
+        params: Tree,
+        x: jax.Array,
+        layers: Sequence[str],
+        *,
+        height: int,
+        pack: bool = False,
     ) -> Mapping[str, jax.Array]: ...
 
 
@@ -241,14 +275,19 @@ def check_partition(partition: Partition, extractor: Network) -> None:
         raise ValueError(
             f"{partition} needs passes by the host: nst_jax.windows.value_and_grad makes them"
         )
-    if _strips_of(partition) > 1 and not _has_strips(extractor):
+    if _is_in_strips(partition) and not _has_strips(extractor):
         raise ValueError(
             f"{partition} needs a network with in_strips, and {type(extractor).__name__} has none"
         )
 
 
-def _strips_of(partition: Partition) -> int:
-    return partition.strips if isinstance(partition, Together) else 1
+def is_packed(partition: Partition) -> bool:
+    """Whether one picture fills a device, as a TPU likes it, see `Together`."""
+    return isinstance(partition, Together) and partition.packed
+
+
+def _is_in_strips(partition: Partition) -> bool:
+    return isinstance(partition, Together) and partition.in_strips
 
 
 class Measured(NamedTuple):
@@ -344,7 +383,7 @@ def measure(
     found: Sums = {term.name: {} for term in terms}
     features = {IMAGE: image}
     scanned = isinstance(partition, Windows)
-    divided = _has_cuts(extractor) if scanned else _strips_of(partition) > 1
+    divided = _has_cuts(extractor) if scanned else _is_in_strips(partition)
     parts = [pair for pair in asked if divided and _adds_up(*pair, fields)]
     whole = [pair for pair in asked if pair not in parts]
     if isinstance(partition, Windows) and _has_cuts(extractor):
@@ -363,22 +402,22 @@ def measure(
             features |= kept
             for (name, layer), measured in segment.items():
                 found[name][layer] = measured
-    elif isinstance(partition, Together) and partition.strips > 1:
+    elif isinstance(partition, Together) and partition.in_strips:
         asked_layers = _network_layers_of(asked)
-        rows, in_strips = _in_strips(extractor, params, seen, asked_layers, partition.strips)
+        geometries, in_strips = _in_strips(extractor, params, seen, asked_layers, partition)
         for term, layer in parts:
             found[term.name][layer] = _measured_in_strips(
                 term,
                 layer,
                 in_strips[layer],
-                rows[layer],
+                geometries[layer],
                 fields.get(term.name, {}).get(layer),
                 masks,
                 own,
                 at,
             )
         for layer in _network_layers_of(whole):
-            features[layer] = vgg.join_rows(in_strips[layer], rows[layer])
+            features[layer] = _joined_strips(in_strips[layer], geometries[layer])
     else:
         look = functools.partial(extractor, layers=_network_layers_of(asked))
         features |= (jax.checkpoint(look) if scanned else look)(params, seen)
@@ -441,9 +480,9 @@ def activations(
     """
     check_partition(partition, extractor)
     image = jnp.asarray(image)
-    if isinstance(partition, Together) and partition.strips > 1:
-        rows, in_strips = _in_strips(extractor, params, image, layers, partition.strips)
-        return {layer: vgg.join_rows(own, rows[layer]) for layer, own in in_strips.items()}
+    if isinstance(partition, Together) and partition.in_strips:
+        geometries, in_strips = _in_strips(extractor, params, image, layers, partition)
+        return {layer: _joined_strips(own, geometries[layer]) for layer, own in in_strips.items()}
     if not (isinstance(partition, Windows) and _has_cuts(extractor)):
         return extractor(params, image, layers)
     found = {}
@@ -458,12 +497,13 @@ def activations(
 
 
 def _in_strips(
-    extractor: Network, params: Tree, image: jax.Array, layers: Sequence[str], count: int
-) -> tuple[dict[str, int], Mapping[str, jax.Array]]:
+    extractor: Network, params: Tree, image: jax.Array, layers: Sequence[str], partition: Together
+) -> tuple[dict[str, Geometry], Mapping[str, jax.Array]]:
     """The activations of a picture in strips.
 
     Returns:
-      The rows of each layer in the whole picture, and its activations `{layer: [count, h, w, C]}`.
+      The geometry of each layer in the whole picture, and its activations, `{layer: [S, h, w, C]}`
+      or packed.
     """
     if not layers:
         return {}, {}
@@ -472,30 +512,46 @@ def _in_strips(
     geometry = {layer: extractor.geometry(params, layer, (height, width)) for layer in layers}
     # Pooling has to combine the same rows in each strip.
     stride = math.lcm(*(own.stride for own in geometry.values()))
-    rows = -(-height // (count * stride)) * stride
-    x = vgg.divide_rows(image, count, rows, repeat=True)
-    found = extractor.in_strips(params, x, layers, height=height)
-    return {layer: own.shape[0] for layer, own in geometry.items()}, found
+    rows = -(-height // (partition.strips * stride)) * stride
+    x = vgg.divide_rows(image, partition.strips, rows, repeat=True)
+    options: dict[str, Any] = {"pack": True} if partition.packed else {}
+    found = extractor.in_strips(params, x, layers, height=height, **options)
+    return geometry, found
+
+
+def _joined_strips(x: jax.Array, layer: Geometry) -> jax.Array:
+    """The layer `[h, w, C]` of strips `[S, h, w, C]` or packed ones."""
+    return vgg.join_rows(_unpacked(x, layer), layer.shape[0])
+
+
+def _unpacked(x: jax.Array, layer: Geometry) -> jax.Array:
+    """The strips `[S, h, w, C]` of strips or packed ones."""
+    packs = x.shape[3] > layer.channels
+    return packed.unpack_columns(x, layer.shape[1]) if packs else x
 
 
 def _measured_in_strips(
     term: Term,
     layer: str,
     x: jax.Array,
-    height: int,
+    geometry: Geometry,
     target: Tree,
     masks: Mapping[str, Field] | None,
     own: Mapping[str, jax.Array] | None,
     at: At,
 ) -> Measured:
-    """A term's sums over one layer `x` `[S, h, w, C]` of a picture with `height` rows there."""
-    count, rows = x.shape[:2]
+    """A term's sums over one layer `x`, `[S, h, w, C]` or packed."""
+    (height, width), (count, rows) = geometry.shape, x.shape[:2]
     regions = masks[layer] if masks is not None and term.regions else None
     weights = None if own is None else own[layer]
-    if weights is None and regions is None and count * rows > height:
-        weights = jnp.ones((height, x.shape[2]))
+    if weights is None and regions is None:
+        if term.unordered and not jax.tree.leaves(fields_of(target)):
+            return _measured_in_any_order(term, layer, x, geometry, target, at)
+        if count * rows > height:
+            weights = jnp.ones((height, width))
     others = without_fields(target)
     beside = (fields_of(target), regions, weights)
+    x = _unpacked(x, geometry)
     beside = jax.tree.map(lambda leaf: vgg.divide_rows(leaf, count, rows), beside)
 
     def one_strip(x: jax.Array, beside: Tree, first: jax.Array) -> Measured:
@@ -513,6 +569,20 @@ def _measured_in_strips(
 
     each = jax.vmap(one_strip)(x, beside, rows * jnp.arange(count, dtype=jnp.int32))
     return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), each)
+
+
+def _measured_in_any_order(
+    term: Term, layer: str, x: jax.Array, geometry: Geometry, target: Tree, at: At
+) -> Measured:
+    """`_measured_in_strips` of all strips at once, for a term that treats all positions alike."""
+    sums = term.sums(layer, x, None, target, at)
+    # Positions beyond the picture are zeros. Sums add up, so theirs are taken away again.
+    beyond = x.size // geometry.channels - math.prod(geometry.shape)
+    if beyond:
+        zeros = jnp.zeros((1, 1, geometry.channels), x.dtype)
+        one = term.sums(layer, zeros, None, target, at)
+        sums = jax.tree.map(lambda leaf, none: leaf - beyond * none, sums, one)
+    return Measured(sums, None)
 
 
 # Windows in a scan.

@@ -10,7 +10,7 @@ program, which changes no result. Between steps that axis is not divided.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -151,6 +151,37 @@ def constrain_evenly(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) ->
     The next call of the program then finds its arguments placed as in the last call.
     """
     return _constrain(mesh, tree, picture, even=True)
+
+
+def over_outputs(
+    mesh: Mesh | None, function: Callable[..., Any], *trees: Any, in_turn: bool = False
+) -> Any:
+    """Applies a function to each output: `jax.vmap`, or a loop.
+
+    Args:
+      mesh: the mesh on which the outputs are divided. None is one device.
+      function: takes one output's item of each tree.
+      trees: arrays `[outputs, ...]`.
+      in_turn: whether each device takes its outputs one after the other. If the mesh does not
+        divide their number evenly, they are taken at once.
+    """
+    outputs = len(jax.tree.leaves(trees)[0])
+    parts = 1 if mesh is None else mesh.shape["style"]
+    if not in_turn or outputs % parts:
+        return jax.vmap(function)(*trees)
+
+    def loop(*trees: Any) -> Any:
+        if outputs == parts:  # a loop of one would only hide it from the compiler
+            found = function(*jax.tree.map(lambda leaf: leaf[0], trees))
+            return jax.tree.map(lambda leaf: leaf[None], found)
+        return jax.lax.map(lambda items: function(*items), trees)
+
+    if mesh is None or parts == 1:
+        return loop(*trees)
+    along = PartitionSpec("style")
+    return jax.shard_map(
+        loop, mesh=mesh, in_specs=along, out_specs=along, axis_names={"style"}, check_vma=False
+    )(*trees)
 
 
 def gather(mesh: Mesh | None, tree: Any) -> Any:

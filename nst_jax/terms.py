@@ -161,6 +161,9 @@ class Term:
       mix: how styles are blended: by a weighted sum of their "targets", or of their "losses".
       fixed: True if the loss depends on the picture alone. It must be False if the term uses
         `at.key`.
+      unordered: True if `sums` treats all positions alike. Without weights, it must then take a
+        picture in strips, `[S, h, w, C]`, and two columns side by side in the channels,
+        `[S, h, w / 2, 2 C]`: a TPU has block 1 in this form.
     """
 
     name: str
@@ -173,6 +176,7 @@ class Term:
     regions: ClassVar[bool] = False
     mix: ClassVar[Literal["targets", "losses"]] = "targets"
     fixed: ClassVar[bool] = True
+    unordered: ClassVar[bool] = False
 
     def target(self, layer: str, measured: Tree, at: At) -> Tree:
         """Returns what the loss keeps of a style, of the content or of the run's data.
@@ -351,12 +355,14 @@ class _Style(Term):
 
     refers = "style"
     regions = True
+    unordered = True
 
     def target(self, layer, measured, at):
         return losses.per_position(measured)
 
     def sums(self, layer, x, weights, target, at):
-        return losses.statistics(x, weights=weights)
+        columns = x.shape[-1] // at.channels[layer]
+        return losses.statistics(x, weights=weights, columns=columns, axes=x.ndim - 1)
 
     def distance(
         self, own: losses.Statistics, target: losses.Statistics, layer: str, at: At

@@ -664,6 +664,11 @@ def network(
             f"dtype {dtype} in precision {precision} needs parameters as they were loaded, got "
             "parameters from vgg.prepare, which are for float32 in precision highest"
         )
+    if any("packed" in own for own in params.values()):
+        raise ValueError(
+            "params must be as they were loaded or from vgg.prepare, got parameters from "
+            "nst_jax.packed.prepare, which are for strips with pack"
+        )
     classes = params["predictions"]["bias"].shape[0] if "predictions" in params else CLASSES
     return VGG(
         CONVOLUTIONS[model],

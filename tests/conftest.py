@@ -4,6 +4,8 @@ programs that are quick to compile rather than quick to run, since most run once
 import os
 
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of processes that tests start, too
+# With the TPU's compiler installed, JAX would look for a TPU and say that there is none.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -113,7 +113,7 @@ def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(
     vgg16, rng, monkeypatch, height, saving
 ):
     monkeypatch.setattr(partition, "COLUMNS", 8)
-    within = nst_jax.Placement(remat=saving).partition
+    within = nst_jax.Placement(remat=saving).partition_of(CONFIG.network)
     content, style = pictures(rng, (height, 24), (20, 28))
     mesh = sharding.make_mesh(1, sizes={"style": 1, "space": 8})
     targets = objective.compute_targets(vgg16, content, [style], CONFIG, partition=within)

@@ -201,15 +201,18 @@ def test_bad_partitions_are_refused(vgg16, rng):
         with pytest.raises(TypeError, match="partition must be a Together or a Windows, got True"):
             look(image, vgg16, targets, CONFIG, partition=True)
     own_network = CONFIG.replace(network=NETWORK, content_layers=("fine",), style_layers=())
-    message = r"Together\(strips=2\) needs a network with in_strips, and Extractor has none"
+    message = (
+        r"Together\(strips=2, packed=False\) needs a network with in_strips, and Extractor has none"
+    )
     with pytest.raises(ValueError, match=message):
         objective.objective_value(image, vgg16, targets, own_network, partition=Together(2))
 
 
 def test_a_placement_says_which_partition(vgg16, rng):
-    assert nst_jax.Placement().partition == Together()
-    assert nst_jax.Placement(strips=8).partition == Together(8)
-    assert nst_jax.Placement(remat=True).partition == Windows(loop="scan")
+    network = CONFIG.network
+    assert nst_jax.Placement().partition_of(network) == Together()
+    assert nst_jax.Placement(strips=8).partition_of(network) == Together(8)
+    assert nst_jax.Placement(remat=True).partition_of(network) == Windows(loop="scan")
     with pytest.raises(ValueError, match="remat and strips exclude each other"):
         nst_jax.Placement(remat=True, strips=2)
     with pytest.raises(ValueError, match="strips must be a whole number, at least 1, got 0"):

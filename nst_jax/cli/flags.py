@@ -108,9 +108,9 @@ RUN_FLAGS: dict[str, Definition] = {
     ),
     "strips": (
         flags.DEFINE_integer,
-        1,
+        None,
         "number of horizontal strips in which a picture is evaluated, all at once: the same result "
-        "up to rounding; 8 suits a TPU; cannot be combined with --remat",
+        "up to rounding; by default 1, and 8 on a TPU; cannot be combined with --remat",
     ),
     "mesh": (
         flags.DEFINE_string,

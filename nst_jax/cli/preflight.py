@@ -20,7 +20,7 @@ from nst_jax.config import Config
 from nst_jax.files import host_memory
 from nst_jax.files.host_memory import GIB
 from nst_jax.objective import Targets
-from nst_jax.partition import Placement
+from nst_jax.partition import Partition, Placement, is_packed
 from nst_jax.terms import Field, Tree, map_fields
 
 TILES = (2048, 1024, 512, 256)
@@ -89,13 +89,14 @@ class Plan:
         The pictures are not resized. None stands for a backend that does not tell.
         """
         config = self.config.replace(size=None, first_size=None)
+        within = self._within
         images = jax.ShapeDtypeStruct((self.outputs, *self.shape[:2], 3), jnp.float32)
         targets = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self.outputs, *leaf.shape), leaf.dtype),
             self._targets(config),
         )
         program = optimize.lower(
-            objective.value_by(self.placement.partition),
+            objective.value_by(within),
             images,
             config,
             shared=(self._network(),),
@@ -103,6 +104,7 @@ class Plan:
             sweep=self.sweep,
             mesh=self.placement.mesh,
             lean=self.placement.remat,
+            in_turn=is_packed(within),
         )
         need = _compiled_bytes(program)
         if need is not None and self.placement.mesh is not None and jax.default_backend() == "cpu":
@@ -116,7 +118,7 @@ class Plan:
         the two. One device runs them, also on a mesh. None stands for a backend that does not tell.
         """
         config = self.config.replace(size=None, first_size=None)
-        terms, within = objective.Objective.of(config), self.placement.partition
+        terms, within = objective.Objective.of(config), self._within
         programs = []
         if terms.layers("content"):
             programs.append(
@@ -165,9 +167,17 @@ class Plan:
 
     def _network(self) -> Mapping:
         """The shapes of the parameters as `stylize` passes them to its programs."""
-        if self.placement.mesh is not None:
-            return jax.eval_shape(lambda params: params, self.params)
-        return jax.eval_shape(lambda params: objective.prepare(params, self.config), self.params)
+        return jax.eval_shape(
+            lambda params: objective.prepare(
+                params, self.config, self._within, mesh=self.placement.mesh
+            ),
+            self.params,
+        )
+
+    @property
+    def _within(self) -> Partition:
+        """How a picture is divided."""
+        return self.placement.partition_of(self.config.network)
 
     def run_bytes(self) -> int | None:
         """The memory of the run's largest program, a step or one that finds targets, in bytes.
@@ -427,7 +437,7 @@ def _flags_that_fit(plan: Plan, available: int, *, tiles: Sequence[int]) -> list
     """
     savings: dict[str, Callable[[Plan], Plan]] = {}
     if not plan.placement.remat:
-        savings["--remat"] = lambda plan: plan.placed(remat=True, strips=1)
+        savings["--remat"] = lambda plan: plan.placed(remat=True, strips=None)
     if plan.config.flat().get("dtype", "bfloat16") != "bfloat16":
         savings["--dtype=bfloat16"] = lambda plan: plan.replace(
             config=plan.config.replace(dtype="bfloat16", precision=None)

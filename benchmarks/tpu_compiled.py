@@ -1,0 +1,362 @@
+"""What does the TPU's own compiler say of a step? It needs no TPU.
+
+    python -m benchmarks.tpu_compiled [--topology=v5e:2x2] [--mesh=style:4,space:2] [--model=vgg19]
+        [--sizes=512] [--styles=1,8] [--precisions=bfloat16] [--optimizers=default] [--regions=0]
+        [--remat] [--strips=N] [--steps=N] [--operations=N] [--json] [--results=PATH]
+
+It compiles the program that `stylize` dispatches, for chips that are only described, and reads what
+the compiler wrote beside each operation. Cycles are the compiler's estimates and no times: nothing
+runs. The extra `tpu` brings the compiler (`pip install -e '.[tpu]'`). One compiler runs at a time
+on a machine.
+
+cycles/style-step  estimated cycles of one step on one picture, on each chip of the mesh
+of matrix rate     cycles that the multiplications of the network's convolutions need at the chip's
+                   rate for bfloat16, divided by the estimated cycles. Known for v5e alone
+temporaries, MiB   memory of a chip for intermediate arrays
+arguments, MiB     memory of a chip for pictures, state, targets and parameters
+exchanges          collectives of one dispatch between chips: number and bytes by kind
+
+Below each row stand the shares of the cycles by kind of operation. `--operations` lists the dearest
+operations too. `--json` prints one JSON object a program on stdout, and nothing else.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.experimental import topologies
+
+import nst_jax
+from benchmarks import common, flops, hlo
+from benchmarks.reporting import Column, Report, mebibytes
+from nst_jax import objective, optimize, partition, sharding, vgg
+from nst_jax.optimizers import SGD, Adam, Optimizer
+from nst_jax.settings import check_choice
+
+NAME = "tpu_compiled"
+TITLE = "Estimated by the compiler, not run"
+PLATFORM = "tpu compiler"
+PRESET = nst_jax.presets["default"].replace(size=None, first_size=None, first_steps=None)
+OPTIMIZERS: dict[str, Optimizer] = {
+    "default": PRESET.optimizer,
+    "sgd": SGD(),
+    "adam": Adam(),
+    "lbfgs": nst_jax.presets["lbfgs"].optimizer,
+}
+# Multiplications in a cycle, in bfloat16. A v5e has four matrix units of 128x128 at 1.5 GHz, which
+# is its 197 TFLOP/s: https://cloud.google.com/tpu/docs/v5e
+MATRIX_RATES = {"TPU v5 lite": 4 * 128 * 128}
+
+
+QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_HOST_BOUNDS": "1,1,1",
+    "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
+    "TPU_WORKER_ID": "0",
+}
+
+
+class Case(NamedTuple):
+    """A program to compile; see the flags."""
+
+    model: str
+    height: int
+    width: int
+    styles: int
+    precision: str
+    optimizer: str
+    regions: int = 0
+    remat: bool = False
+    strips: int | None = None
+    steps: int | None = None
+    mesh: str | None = None
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Waits until no other process of this kind uses the compiler: it runs once on a machine."""
+    path = Path(tempfile.gettempdir()) / "nst_jax_tpu_compiled.lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def chips(topology: str) -> list[Any]:
+    """Descriptions of the chips of a topology such as "v5e:2x2".
+
+    Raises:
+      ImportError: the compiler is not installed.
+      ValueError: the compiler does not know the topology, or another process uses it.
+    """
+    if not common.installed("libtpu"):
+        raise ImportError("needs the TPU's compiler: pip install -e '.[tpu]'")
+    # Otherwise it asks the network which TPU this is, and says that it has found none.
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if "lockfile" in reason:
+            raise ValueError(f"another program uses the TPU's compiler: {reason}") from error
+        raise ValueError(
+            f"--topology must be one that the compiler knows, such as v5e:2x2, v5e:16x16, "
+            f"v5p:2x2x1 or v6e:2x2, got {topology!r}: {reason}"
+        ) from error
+    return list(found.devices)
+
+
+def mesh_of(devices: Sequence[Any], text: str | None) -> jax.sharding.Mesh:
+    """The mesh of a text like "style:4,space:2" on the first of `devices`; None is one chip.
+
+    Raises:
+      ValueError: the text is no mesh, or there are too few chips.
+    """
+    sizes = sharding.parse_mesh(text or "style:1,space:1")
+    wanted = sizes["style"] * sizes["space"]
+    if wanted > len(devices):
+        raise ValueError(f"--mesh={text} needs {wanted} chips, and the topology has {len(devices)}")
+    kinds = (jax.sharding.AxisType.Auto,) * len(sharding.AXES)
+    shape = [sizes[axis] for axis in sharding.AXES]
+    chosen = np.array(devices[:wanted], object).reshape(shape)
+    return jax.sharding.Mesh(chosen, sharding.AXES, axis_types=kinds)
+
+
+def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """The program that `stylize` dispatches on a TPU, lowered for the mesh."""
+    config = PRESET.replace(optimizer=OPTIMIZERS[case.optimizer], dtype=case.precision)
+    picture = jax.ShapeDtypeStruct((case.height, case.width, 3), jnp.float32)
+    outputs = case.styles
+    combine = nst_jax.Combine()
+    if case.regions:
+        shape = (outputs, case.regions, case.height, case.width)
+        combine = nst_jax.Combine(masks=np.full(shape, 1 / case.regions, np.float32))
+    placement = nst_jax.Placement(remat=case.remat, strips=case.strips, mesh=mesh)
+    within = placement.partition_of(config.network)
+
+    def arguments(params, content):
+        targets = objective.compute_targets(
+            params,
+            content,
+            [content] * (case.regions or outputs),
+            config,
+            combine=combine,
+            partition=within,
+        )
+        return objective.prepare(params, config, within, mesh=mesh), targets
+
+    params = jax.eval_shape(lambda: vgg.init_params(jax.random.key(0), case.model))
+    params, targets = jax.eval_shape(arguments, params, picture)
+    numbers = jax.eval_shape(lambda: optimize.batch_numbers(config, outputs))
+    return optimize.lower(
+        objective.value_by(within),
+        jax.ShapeDtypeStruct((outputs, *picture.shape), jnp.float32),
+        config,
+        shared=(params,),
+        each=(targets, numbers),
+        length=case.steps or optimize.steps_per_dispatch("tpu"),
+        mesh=mesh,
+        lean=case.remat,
+        in_turn=partition.is_packed(within),
+    )
+
+
+def measure(case: Case, devices: Sequence[Any], topology: str, *, top: int = 0) -> dict[str, Any]:
+    """Compiles a program, and tells what the compiler says of it."""
+    mesh = mesh_of(devices, case.mesh)
+    begun = time.perf_counter()
+    compiled = lowered(case, mesh).compile()
+    seconds = time.perf_counter() - begun
+    steps = case.steps or optimize.steps_per_dispatch("tpu")
+    return {
+        "topology": topology,
+        "device_kind": devices[0].device_kind,
+        "chips": mesh.size,
+        "mesh": case.mesh,
+        "model": case.model,
+        "styles": case.styles,
+        "height": case.height,
+        "width": case.width,
+        "precision": case.precision,
+        "optimizer": case.optimizer,
+        "regions": case.regions,
+        "remat": case.remat,
+        "strips": case.strips,
+        "steps": steps,
+        **described(compiled, case, mesh, steps, devices[0].device_kind, top),
+        "compile_seconds": seconds,
+    }
+
+
+def described(
+    compiled: jax.stages.Compiled,
+    case: Case,
+    mesh: jax.sharding.Mesh,
+    steps: int,
+    kind: str,
+    top: int,
+) -> dict[str, Any]:
+    """The compiler's account of a program: cycles, memory and exchanges of each chip."""
+    found = hlo.operations(compiled.as_text())
+    by_kind = hlo.cycles_by_kind(found)
+    # The pictures that one chip paints; a chip of `space` paints a part of one.
+    own = case.styles / mesh.shape["style"]
+    cycles = sum(by_kind.values()) / (own * steps)
+    layers = objective.Objective.of(PRESET).layers()
+    multiplications = flops.step_flops(case.model, layers, height=case.height, width=case.width) / 2
+    rate = MATRIX_RATES.get(kind)
+    memory = compiled.memory_analysis()
+    assert memory is not None  # this compiler has it
+    row = {
+        "estimated_cycles_per_style_step": round(cycles),
+        "matrix_rate_share": rate and multiplications / mesh.shape["space"] / rate / cycles,
+        "cycles_by_kind": {name: round(each / (own * steps)) for name, each in by_kind.items()},
+        "temp_bytes_per_chip": memory.temp_size_in_bytes,
+        "argument_bytes_per_chip": memory.argument_size_in_bytes,
+        "collectives": hlo.collectives(found),
+    }
+    if top:
+        dearest = sorted(found, key=lambda each: -each.cycles * each.times)[:top]
+        row["dearest"] = [
+            {
+                "cycles": round(each.cycles * each.times / (own * steps)),
+                "kind": hlo.kind_of(each),
+                "opcode": each.opcode,
+                "name": each.name,
+                "shape": each.shape,
+            }
+            for each in dearest
+        ]
+    return row
+
+
+def _exchanges(found: Mapping[str, Mapping[str, int]]) -> str:
+    return "; ".join(
+        f"{each['number']} {kind}, {each['bytes'] / 2**20:.1f} MiB" for kind, each in found.items()
+    )
+
+
+COLUMNS = [
+    Column("topology", "topology"),
+    Column("mesh", "mesh"),
+    Column("size", "size", width=9),
+    Column("styles", "styles"),
+    Column("precision", "precision"),
+    Column("optimizer", "optimizer"),
+    Column("cycles/style-step", "estimated_cycles_per_style_step", "{:.3g}".format),
+    Column("of matrix rate", "matrix_rate_share", "{:.1%}".format),
+    Column("temporaries, MiB", "temp_bytes_per_chip", mebibytes),
+    Column("arguments, MiB", "argument_bytes_per_chip", mebibytes),
+    Column("exchanges", "collectives", lambda found: _exchanges(found) or "-"),
+    Column("compile s", "compile_seconds", "{:.0f}".format),
+]
+FLAGS = {
+    "topology": (flags.DEFINE_string, "v5e:2x2", "Chips, as the compiler names them."),
+    "mesh": (flags.DEFINE_string, None, "Mesh of chips, such as style:4,space:2; default one."),
+    "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
+    "sizes": (flags.DEFINE_list, ["512"], "Sizes, HEIGHTxWIDTH, in pixels."),
+    "styles": (flags.DEFINE_list, ["1", "8"], "Numbers of pictures painted at once."),
+    "precisions": (flags.DEFINE_list, ["bfloat16"], "Types of kernels and activations."),
+    "optimizers": (flags.DEFINE_list, ["default"], f"Any of {', '.join(OPTIMIZERS)}."),
+    "regions": (flags.DEFINE_integer, 0, "Masks of each picture; 0 is no mask."),
+    "remat": (flags.DEFINE_bool, False, "Rematerialisation, see the flag of nst-jax."),
+    "strips": (flags.DEFINE_integer, None, "Strips of a picture; default as stylize chooses."),
+    "steps": (flags.DEFINE_integer, None, "Steps of a dispatch; default as stylize takes."),
+    "operations": (flags.DEFINE_integer, 0, "List so many of the dearest operations."),
+    "json": (flags.DEFINE_bool, False, "Print one JSON object a program and nothing else."),
+    "results": (flags.DEFINE_string, None, "File or folder that keeps the table."),
+}
+
+
+def cases(options: flags.FlagValues) -> list[Case]:
+    """All combinations of the flags."""
+    check_choice("--model", options.model, vgg.CONVOLUTIONS)
+    for name, known in (("precisions", vgg.DTYPES), ("optimizers", OPTIMIZERS)):
+        for value in options[name].value:
+            check_choice(f"--{name}", value, known)
+    return [
+        Case(
+            options.model,
+            *size,
+            styles,
+            precision,
+            optimizer,
+            options.regions,
+            options.remat,
+            options.strips,
+            options.steps,
+            options.mesh,
+        )
+        for size, styles, precision, optimizer in itertools.product(
+            common.shapes("sizes", options.sizes),
+            common.whole_numbers("styles", options.styles),
+            options.precisions,
+            options.optimizers,
+        )
+    ]
+
+
+def environment(devices: Sequence[Any]) -> dict[str, Any]:
+    """The environment of a report: the compiler's device in place of this machine's."""
+    return common.environment(packages=["libtpu"]) | {
+        "platform": PLATFORM,
+        "device": f"{devices[0].device_kind}, by its compiler",
+        "runtime": "TPU compiler",
+    }
+
+
+def main(options: flags.FlagValues) -> None:
+    planned = cases(options)
+    with alone():
+        run(options, planned)
+
+
+def run(options: flags.FlagValues, planned: Sequence[Case]) -> None:
+    devices = chips(options.topology)
+    for case in planned:
+        mesh_of(devices, case.mesh)
+    report = None
+    if not options.json:
+        report = Report(
+            NAME,
+            TITLE,
+            COLUMNS,
+            environment=environment(devices),
+            settings={},
+            path=options.results,
+        )
+    for case in planned:
+        row = measure(case, devices, options.topology, top=options.operations)
+        if report is None:
+            print(json.dumps(row), flush=True)
+            continue
+        report.add(row | {"size": f"{case.height}x{case.width}"})
+        whole = sum(row["cycles_by_kind"].values())
+        for kind, cycles in row["cycles_by_kind"].items():
+            print(f"    {cycles / whole:6.1%} {kind}")
+        for each in row.get("dearest", ()):
+            name = re.sub(r"^jit\(\w+\)/", "", each["name"])
+            share = each["cycles"] / whole
+            print(f"    {share:6.1%} {each['kind']}: {name} {each['shape'][:60]}")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    os.environ["JAX_PLATFORMS"] = "cpu"  # an attached TPU is left alone
+    jax.config.update("jax_platforms", "cpu")
+    common.run_command(NAME, FLAGS, main)

@@ -1,0 +1,316 @@
+"""VGG16 and VGG19 evaluated as a TPU likes it: in strips, with block 1 packed.
+
+It computes the activations of `nst_jax.vgg`, and differs in five ways, each up to rounding:
+
+- The picture lies in horizontal strips `[S, h, W, C]`. A TPU puts the first dimension beside the
+  channels, and a batch of one would leave seven eighths of its vector unit idle.
+- In block 1, two neighbouring columns lie side by side in the channels: `[S, h, W / 2, 2 C]`. So
+  its 64 channels fill 128 lanes.
+- The gradient of a convolution is a convolution that takes its own rows from the neighbours. The
+  usual gradient also computes the rows of the halo, and adds them to the neighbours.
+- The gradient of the first convolution is one product of matrices and nine shifted sums. A
+  convolution to 3 channels would fill 3 of 128 lanes.
+- ReLU comes after max pooling, on a quarter of the positions, where nobody wants the layer between.
+
+`prepare` converts the kernels once. It also divides them so that each activation is already
+divided by the usual size of its layer.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nst_jax import vgg
+
+PACK = 2  # columns side by side in block 1
+FIRST = "block1_conv1"
+
+
+def is_packed(layer: str) -> bool:
+    """Whether `features` returns the layer with two columns side by side in the channels."""
+    return vgg.block_of(layer) == 1 and not layer.endswith("_pool")
+
+
+def pack_kernel(kernel: Float[Array, "3 3 in out"]) -> Float[Array, "3 3 in*2 out*2"]:
+    """Converts a kernel of 3x3 for two neighbouring columns that lie side by side in the channels.
+
+    The packed kernel has three columns of pairs. Half of its numbers are zeros.
+    """
+    inputs, outputs = kernel.shape[2:]
+    packed = jnp.zeros((3, 3, PACK * inputs, PACK * outputs), kernel.dtype)
+    for pair in range(3):
+        for source in range(PACK):
+            for target in range(PACK):
+                column = PACK * (pair - 1) + source - target + 1
+                if 0 <= column < 3:
+                    packed = packed.at[
+                        :,
+                        pair,
+                        source * inputs : (source + 1) * inputs,
+                        target * outputs : (target + 1) * outputs,
+                    ].set(kernel[:, column])
+    return packed
+
+
+def prepare(
+    params: vgg.Params,
+    layers: Sequence[str],
+    *,
+    sizes: Mapping[str, float] | None = None,
+    dtype: Any = jnp.float32,
+) -> dict[str, dict[str, Any]]:
+    """Returns the parameters for `features`, `{layer: {"packed": kernel, "bias": bias}}`.
+
+    Parameters that are prepared already come back as they are.
+
+    Args:
+      params: the parameter tree of VGG16 or VGG19.
+      layers: the layers that will be wanted, by Keras' names.
+      sizes: `{layer: size}`; the activations of each convolution come out divided by its size. None
+        divides nothing.
+      dtype: the type of the kernels and biases.
+    """
+    prepared: dict[str, Any] = {}
+    below = 1.0
+    for name in vgg.convolutions(vgg.network_name(params), layers):
+        if "packed" in params[name]:
+            return dict(params)
+        size = 1.0 if sizes is None else sizes[name]
+        kernel, bias = (jnp.asarray(params[name][key]) for key in ("kernel", "bias"))
+        kernel, bias = (below / size) * kernel, bias / size
+        if is_packed(name):
+            kernel, bias = pack_kernel(kernel), jnp.tile(bias, PACK)
+        prepared[name] = {"packed": kernel.astype(dtype), "bias": bias.astype(dtype)}
+        below = size
+    return dict(params) | prepared
+
+
+def pack_columns(
+    x: Float[Array, "S h W C"], *, repeat: bool = False
+) -> Float[Array, "S h W/2 2*C"]:
+    """Puts two neighbouring columns side by side in the channels.
+
+    An odd last column gets zeros beside it, or a copy of itself with `repeat`.
+    """
+    count, rows, width, channels = x.shape
+    if width % PACK:
+        beyond = x[:, :, -1:] if repeat else jnp.zeros_like(x[:, :, -1:])
+        x = jnp.concatenate([x, beyond], axis=2)
+    return x.reshape(count, rows, -1, PACK * channels)
+
+
+def unpack_columns(x: Float[Array, "S h w C"], width: int) -> Float[Array, "S h width C/2"]:
+    """The inverse of `pack_columns` for a layer of `width` columns."""
+    count, rows, _, channels = x.shape
+    return x.reshape(count, rows, -1, channels // PACK)[:, :, :width]
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, precision: Any, *, columns: int = 0) -> jax.Array:
+    """Convolves strips that have their halo, `[S, h + 2, w, C]`.
+
+    It pads `columns` of zeros at each side.
+    """
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=((0, 0), (columns, columns)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(
+    x: Float[Array, "S h w in"], kernel: Float[Array, "3 3 in out"], strips: vgg.Strips, precision
+) -> Float[Array, "S h w out"]:
+    """Convolves a layer in strips. Beyond the border of the picture are zeros.
+
+    The gradient with respect to `x` is the same function with the kernel turned.
+    """
+    return _convolve(strips.halo(x), kernel, precision, columns=1)
+
+
+def _kernel_gradient(x, kernel, precision, cotangent, *, columns=0):
+    def of(kernel):
+        return _convolve(x, kernel, precision, columns=columns)
+
+    return jax.vjp(of, kernel)[1](cotangent)
+
+
+def _forward(x, kernel, strips, precision):
+    return convolve(x, kernel, strips, precision), (x, kernel)
+
+
+def _backward(strips, precision, saved, cotangent):
+    x, kernel = saved
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    slope = convolve(cotangent, turned, strips, precision)
+    # The compiler drops this unless somebody asks for the gradient of the parameters.
+    of_kernel = _kernel_gradient(strips.halo(x), kernel, precision, cotangent, columns=1)
+    return slope, *of_kernel
+
+
+convolve.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_first(
+    x: Float[Array, "S h+2 w+2 in"], kernel: Float[Array, "3 3 in out"], precision
+) -> Float[Array, "S h w out"]:
+    """Convolves strips that have their halo and their border columns."""
+    return _convolve(x, kernel, precision)
+
+
+def _forward_first(x, kernel, precision):
+    return convolve_first(x, kernel, precision), (x, kernel)
+
+
+def _backward_first(precision, saved, cotangent):
+    """The gradient by one product of matrices to nine planes a channel, and shifted sums."""
+    x, kernel = saved
+    planes = jnp.einsum(
+        "shwo,yxio->yxishw",
+        cotangent,
+        kernel,
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    total: Any = 0.0
+    for row in range(3):
+        for column in range(3):
+            beyond = ((0, 0), (0, 0), (row, 2 - row), (column, 2 - column))
+            total += jnp.pad(planes[row, column], beyond)
+    of_kernel = _kernel_gradient(x, kernel, precision, cotangent)
+    return jnp.moveaxis(total, 0, -1).astype(x.dtype), *of_kernel
+
+
+convolve_first.defvjp(_forward_first, _backward_first)
+
+
+def _reduce_windows(x: jax.Array, combine: str, *, columns: int) -> jax.Array:
+    """Combines windows of 2 rows and `columns` columns, without overlap: "max" or "add"."""
+    start, function = {
+        "max": (-jnp.inf, jax.lax.max),
+        "add": (0.0, jax.lax.add),
+    }[combine]
+    window = (1, 2, columns, 1)
+    return jax.lax.reduce_window(x, start, function, window, window, padding="VALID")
+
+
+def _pool(x: jax.Array, pooling: vgg.Pooling, *, pairs: bool) -> jax.Array:
+    """Pools windows of 2x2. With `pairs` the columns of a window lie side by side."""
+    combine = "max" if pooling == "max" else "add"
+    if pooling == "l2":
+        x = jnp.square(x)
+    x = _reduce_windows(x, combine, columns=1 if pairs else 2)
+    if pairs:  # after the rows, so that only half as many lanes are cut in two
+        half = x.shape[-1] // PACK
+        left, right = x[..., :half], x[..., half:]
+        # Where both are equal, the gradient goes to one of them, as in `reduce_window`.
+        x = jnp.where(left >= right, left, right) if combine == "max" else left + right
+    if pooling == "average":
+        return x / 4
+    if pooling == "l2":
+        positive = x > 0
+        return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    return x
+
+
+def features(
+    params: Mapping[str, Mapping[str, Any]],
+    x: Float[Array, "S h W 3"],
+    layers: Sequence[str],
+    *,
+    height: int,
+    pooling: vgg.Pooling = "max",
+    pooling_correction: bool = True,
+    padding: vgg.Padding = "zeros",
+    dtype: vgg.DType = "float32",
+    precision: vgg.Precision = "highest",
+) -> dict[str, Float[Array, "S _ _ _"]]:
+    """Returns the activations of a picture in strips.
+
+    Args:
+      params: from `prepare`.
+      x: `[S, h, W, 3]` in [0, 1], from `vgg.divide_rows` with `repeat=True`. `h` is a multiple of
+        each layer's stride.
+      layers: the layers to return, by Keras' names.
+      height: the number of rows of the picture. Later rows come back as zeros.
+      pooling, pooling_correction, padding, dtype, precision: as in `vgg.features`, resolved.
+
+    Returns:
+      `{layer: [S, h, w, C]}`. Layers with `is_packed` are `[S, h, ceil(W / 2), 128]`: pairs of
+      columns, and zeros beside an odd last one.
+    """
+    wanted, width = set(layers), x.shape[2]
+    strips = vgg.Strips(height)
+    exact = jax.lax.Precision[precision.upper()]
+    x = vgg.preprocess(x)
+    if padding == "zeros":
+        x = strips.inside(x)
+    x = x.astype(vgg.DTYPES[dtype])
+    found: dict[str, jax.Array] = {}
+    names = vgg.layer_names(vgg.network_name(params))
+    for name, after in zip(names, (*names[1:], ""), strict=True):
+        if wanted <= found.keys():
+            break
+        with jax.named_scope(name):
+            if name.endswith("_pool"):
+                x = _pool(x, pooling, pairs=vgg.block_of(name) == 1)
+                factor = vgg.POOLING_CORRECTIONS[pooling] if pooling_correction else 1.0
+                x = x if factor == 1.0 else factor * x
+                width //= 2
+                x = x[:, :, :width]
+                strips = strips.pooled()
+                x = relu(x) if late else x
+            else:
+                own = params[name]
+                if name == FIRST:
+                    x = convolve_first(_with_border(x, strips, padding), own["packed"], exact)
+                else:
+                    x = convolve(x, own["packed"], strips, exact)
+                x += jnp.broadcast_to(own["bias"], x.shape)
+                late = after.endswith("_pool") and pooling == "max" and name not in wanted
+                x = x if late else relu(x)
+                x = _without_last_column(x, width) if is_packed(name) else x
+            x = strips.inside(x)
+        if name in wanted:
+            found[name] = x
+    return {name: found[name] for name in layers}
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """`max(x, 0)`. Its gradient is 0 at 0."""
+    with jax.named_scope("relu"):
+        return jax.nn.relu(x)
+
+
+def _with_border(x: jax.Array, strips: vgg.Strips, padding: vgg.Padding) -> jax.Array:
+    """Packs the picture, and adds the halo and the columns that the first convolution sees.
+
+    The shapes are `[S, h, W, 3]` -> `[S, h + 2, ceil(W / 2) + 2, 6]`.
+    """
+    repeat = padding == "replicate"
+    left, right = x[:, :, :1], x[:, :, -1:]
+    packed = pack_columns(x, repeat=repeat)
+    if not repeat:
+        return jnp.pad(strips.halo(packed), ((0, 0), (0, 0), (1, 1), (0, 0)))
+    # Of the pair at each side the convolution sees only the column beside the picture.
+    left, right = (jnp.concatenate([side] * PACK, axis=3) for side in (left, right))
+    return strips.halo(jnp.concatenate([left, packed, right], axis=2), repeat=True)
+
+
+def _without_last_column(x: jax.Array, width: int) -> jax.Array:
+    """Sets the column beside an odd last one to zero."""
+    if width % PACK == 0:
+        return x
+    pairs, channels = x.shape[2:]
+    inside = np.arange(PACK * pairs).reshape(pairs, PACK) < width
+    inside = np.repeat(inside, channels // PACK, axis=1)
+    return jnp.where(jnp.broadcast_to(inside, x.shape), x, 0)
