@@ -334,8 +334,9 @@ def _in_unit(levels: Any) -> Any:
 def steps_per_dispatch(platform: str | None = None) -> int:
     """How many steps one call of the compiled program takes on a platform, such as "tpu".
 
-    None is the default backend. On a CPU it is one step: XLA:CPU runs a convolution inside a loop 2.5-3 times slower than
-    outside. On an accelerator it is several: with single steps, the device would wait for the host.
+    None is the default backend. On a CPU it is one step: XLA:CPU runs a convolution inside a loop
+    2.5-3 times slower than outside. On an accelerator it is several: with single steps, the device
+    would wait for the host.
     """
     return 1 if (platform or jax.default_backend()) == "cpu" else 25
 
@@ -921,7 +922,7 @@ def lower(
       length: steps in the program; None is `steps_per_dispatch()`.
     """
     states = jax.eval_shape(lambda images: start(images, config, optimizer=optimizer), images)
-    count = images.shape[0]
+    count = states.picture.shape[0]
     key, numbers = jax.eval_shape(
         lambda: (jax.random.key(0), batch_numbers(config, count, sweep=sweep))
     )

@@ -63,7 +63,7 @@ def prepare(
     *,
     sizes: Mapping[str, float] | None = None,
     dtype: Any = jnp.float32,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Mapping[str, Any]]:
     """Returns the parameters for `features`, `{layer: {"packed": kernel, "bias": bias}}`.
 
     Parameters that are prepared already come back as they are.
@@ -256,6 +256,7 @@ def features(
         x = strips.inside(x)
     x = x.astype(vgg.DTYPES[dtype])
     found: dict[str, jax.Array] = {}
+    late = False  # whether ReLU is still to come
     names = vgg.layer_names(vgg.network_name(params))
     for name, after in zip(names, (*names[1:], ""), strict=True):
         if wanted <= found.keys():

@@ -21,6 +21,7 @@ CONFIG = basic.CONFIG.replace(
     style_layers=("block1_conv1", "block2_conv2", "block3_conv1"),
     style_weight=1e3,
 )
+PLAIN = nst_jax.Combine()
 WASSERSTEIN = turned(CONFIG.term("style"), WassersteinStyle)
 
 
@@ -37,7 +38,7 @@ def distance(found, wanted):
     return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
 
 
-def assert_same(params, image, content, styles, config, strips, *, combine=nst_jax.Combine()):
+def assert_same(params, image, content, styles, config, strips, *, combine=PLAIN):
     """Both add up the same float32 numbers in another order: values differ by at most 3e-6. In a
     gradient, rounding also turns a few maxima and ReLUs near a tie: at most 2e-4 were measured. A
     wrong row of a halo makes more than 1e-2."""
