@@ -14,3 +14,6 @@ CONFIG = nst_jax.Config(
     first_steps=None,
     steps=200,
 )
+
+# What compiles fastest, where the depth of the network does not matter.
+FIRST_LAYERS = {"content_layers": ("block1_conv2",), "style_layers": ("block1_conv1",)}

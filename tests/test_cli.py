@@ -69,6 +69,7 @@ def test_a_loss_that_rises_is_told_after_the_table(run, pictures, tmp_path):
     arguments = (f"--content={content}", f"--styles={style}", *FAST)
     arguments += (
         "--learning_rate=1,30000",
+        "--mesh=style:1",
         "--noclip",
         "--steps=4",
         "--schedule=constant",
@@ -255,6 +256,7 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
         f"--styles={style}",
         "--content_weight=1e-3,1",
         "--learning_rate=1,2",
+        "--mesh=style:1",
         f"--output_dir={tmp_path}",
         *FAST,
     )
@@ -283,7 +285,8 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
 @pytest.mark.slow
 def test_several_contents_of_several_shapes(run, pictures, tmp_path):
     a, b, c = pictures
-    code, err = run(f"--content={a},{b}", f"--styles={c}", f"--output_dir={tmp_path / 'o'}", *FAST)
+    arguments = (f"--content={a},{b}", f"--styles={c}", *FAST, "--mesh=style:1")
+    code, err = run(*arguments, f"--output_dir={tmp_path / 'o'}")
     assert code == 0, err
     names = {path.name for path in (tmp_path / "o").iterdir()}
     assert {"a__c.png", "b__c.png", "a__contact_sheet.png", "b__loss_curves.png"} <= names
@@ -451,7 +454,7 @@ def test_a_profile_changes_no_picture(run, pictures, tmp_path):
 @pytest.mark.slow
 def test_precision_is_a_flag(run, pictures, tmp_path):
     content, style, _ = pictures
-    arguments = (f"--content={content}", f"--styles={style}", *FAST)
+    arguments = (f"--content={content}", f"--styles={style}", *FAST, "--mesh=style:1")
     totals = {}
     for precision in ("float32", "bfloat16"):
         out = tmp_path / precision

@@ -6,6 +6,7 @@ import basic
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commandline import FAST
 
 import nst_jax
 from benchmarks.defaults import checkerboard
@@ -106,23 +107,16 @@ def disc(size=64):
 
 
 @pytest.mark.slow
-def test_a_perfect_picture_stays_perfect(vgg19):
-    picture = disc()
-    result = nst_jax.stylize(vgg19, picture, [picture], SMALL)
-    np.testing.assert_array_equal(result.images[0], picture)
-    assert result.kept_start.tolist() == [2]
-    total = result.history["total"][-SMALL.steps :, 0]
-    assert result.loss[0] == total[0] and total.max() > 2 * total[0]  # steps there were
-
-
-@pytest.mark.slow
-def test_beside_another_picture_too_and_a_later_scale_starts_where_none_has_moved(vgg19, rng):
+def test_a_perfect_picture_stays_perfect_beside_another_too(vgg16, rng):
+    """At the second scale, too, it starts as the picture that none of the steps has moved."""
     picture = disc()
     style = np.kron(rng.random((8, 8, 3)), np.ones((8, 8, 1))).astype(np.float32)
-    result = nst_jax.stylize(vgg19, picture, [picture, style], SMALL)
+    result = nst_jax.stylize(vgg16, picture, [picture, style], SMALL)
     np.testing.assert_array_equal(result.images[0], picture)
     assert result.kept_start.tolist() == [2, 0]
-    assert result.loss[1] < result.history["total"][-SMALL.steps, 1]
+    total = result.history["total"][-SMALL.steps :]
+    assert result.loss[0] == total[0, 0] and total[:, 0].max() > 2 * total[0, 0]  # steps there were
+    assert result.loss[1] < total[0, 1]
 
 
 def test_a_run_that_goes_on_from_its_end_counts_once(tmp_path, problem):
@@ -146,17 +140,18 @@ def test_a_run_that_goes_on_from_its_end_counts_once(tmp_path, problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", [0.0, 1.0, (1.0, 0.0, 0.2)], ids=str)
-def test_flat_contents_reach_what_a_grey_start_reaches(vgg16, rng, level):
+def test_flat_contents_reach_what_a_grey_start_reaches(vgg16, rng):
     """Pixels at the limits of the range, too, can leave them."""
-    content = np.broadcast_to(np.float32(level), (32, 40, 3)).astype(np.float32)
+    levels = np.float32([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.2]])
+    contents = [np.broadcast_to(level, (24, 24, 3)) for level in levels]
     style = np.kron(rng.random((8, 8, 3)), np.ones((8, 8, 1))).astype(np.float32)
     config = nst_jax.presets["default"].replace(size=None, first_size=None, first_steps=80)
-    own = nst_jax.stylize(vgg16, content, [style], config)
-    grey = nst_jax.stylize(vgg16, content, [style], config, initial=np.full_like(content, 0.5))
-    assert own.loss[0] <= 1.2 * grey.loss[0]
-    at_limit = (content == 0) | (content == 1)
-    assert np.mean((np.asarray(own.images[0]) != content)[at_limit]) > 0.8
+    own = nst_jax.stylize(vgg16, contents, [style], config)
+    grey = nst_jax.stylize(vgg16, contents, [style], config, initial=np.full_like(contents[0], 0.5))
+    assert np.all(own.loss <= 1.2 * grey.loss)
+    for image, content in zip(own.images, contents, strict=True):
+        at_limit = (content == 0) | (content == 1)
+        assert np.mean((np.asarray(image) != content)[at_limit]) > 0.8
 
 
 @pytest.mark.slow
@@ -189,6 +184,8 @@ def test_the_records_say_so(run, tmp_path):
         f"--content={picture}",
         f"--styles={picture}",
         f"--output_dir={tmp_path / 'out'}",
+        *FAST,
+        "--mesh=style:1",
         "--size=64",
         "--first_size=32",
         "--steps=3",

@@ -59,21 +59,24 @@ def paint(params, pictures, config=CONFIG, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "rate"), [(Bands(), 1.0), (Logits(), 10.0)])
-def test_the_loss_falls_whole_in_parts_and_on_a_mesh(vgg16, pictures, kind, rate):
+@pytest.mark.parametrize(
+    ("kind", "rate", "ways"),
+    [(Bands(), 1.0, ("tile", "remat", "mesh")), (Logits(), 10.0, ("strips",))],
+)
+def test_the_loss_falls_whole_in_parts_and_on_a_mesh(vgg16, pictures, kind, rate, ways):
     config = CONFIG.replace(learning_rate=rate)
     whole = paint(vgg16, pictures, config, parametrization=kind)
     assert (whole.history["total"][-1] < 0.8 * whole.history["total"][0]).all()
     assert whole.images.shape == (1, 44, 60, 3)
     assert whole.images.min() >= 0 and whole.images.max() <= 1
     mesh = sharding.make_mesh(1, sizes={"style": 1, "space": 4})
-    for placed in ({"tile": 32}, {"remat": True}, {"strips": 2}, {"mesh": mesh}):
-        found = paint(
-            vgg16, pictures, config, parametrization=kind, placement=nst_jax.Placement(**placed)
-        )
+    given = {"tile": 32, "remat": True, "strips": 2, "mesh": mesh}
+    for way in ways:
+        placement = nst_jax.Placement(**{way: given[way]})
+        found = paint(vgg16, pictures, config, parametrization=kind, placement=placement)
         # Rounding alone, which steps of one length magnify: 1e-4 seen.
         np.testing.assert_allclose(
-            found.history["total"], whole.history["total"], rtol=1e-3, err_msg=str(placed)
+            found.history["total"], whole.history["total"], rtol=1e-3, err_msg=way
         )
 
 
@@ -127,7 +130,7 @@ def test_pixels_are_what_is_optimised_without_any(vgg16, pictures):
 
 @pytest.mark.slow
 def test_coarse_to_fine_begins_each_scale_from_the_last_picture(vgg16, pictures):
-    config = CONFIG.replace(size=60, first_size=40, scale_factor=1.5)
+    config = CONFIG.replace(size=60, first_size=40, scale_factor=1.5, **basic.FIRST_LAYERS)
     seen = []
     paint(
         vgg16,
@@ -161,7 +164,7 @@ def test_it_goes_on_where_it_stood(vgg16, pictures, tmp_path):
 
 @pytest.mark.slow
 def test_lbfgs_wants_one_array(vgg16, pictures):
-    config = CONFIG.replace(optimizer=LBFGS(schedule="constant"))
+    config = CONFIG.replace(optimizer=LBFGS(schedule="constant"), **basic.FIRST_LAYERS)
     with pytest.raises(ValueError, match="LBFGS optimises one array, and Bands has a tree of them"):
         paint(vgg16, pictures, config, parametrization=Bands())
     found = paint(vgg16, pictures, config, parametrization=Logits())

@@ -231,6 +231,8 @@ def test_limits_of_nested_control_groups_count(tmp_path, monkeypatch, own, there
 @pytest.mark.parametrize(("outputs", "alone"), [(8, 1.0), (1, 1 / 8)])
 def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, no_flags, outputs, alone):
     """Against a device that has an eighth of it for itself."""
+    # Sizes are looked for in test_a_run_that_does_not_fit_is_refused_with_what_fits.
+    monkeypatch.setattr(preflight, "_size_that_fits", lambda *_, **__: None)
     mesh = sharding.make_mesh(outputs)
     need = plan(vgg16, (256, 40), outputs, CONFIG, mesh=mesh).program_bytes()
     monkeypatch.setattr(objective, "prepare", lambda params, config: params)  # as on a mesh

@@ -21,30 +21,38 @@ from nst_jax.optimizers import LBFGS
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "reproduce_assignment.py"
-SMALL = nst_jax.presets["assignment"].replace(
-    size=None,
-    content_layers=("block1_conv2",),
-    style_layers=("block1_conv1", "block2_conv1"),
-    learning_rate=1.0,
-)
+FIRST_LAYERS = {
+    "content_layers": ("block1_conv2",),
+    "style_layers": ("block1_conv1", "block2_conv1"),
+}
+SMALL = nst_jax.presets["assignment"].replace(size=None, learning_rate=1.0, **FIRST_LAYERS)
 
 
-def reproduce(folder):
+def reproduce(folder, *, draw=False):
     """A quick reproduction, and its results."""
     setting = Setting(folder=folder / "work", **reproduce_assignment.QUICK)
     results, runs = reproduce_assignment.reproduce(setting)
-    figures.draw(folder, setting, runs, results)
+    if draw:
+        figures.draw(folder, setting, runs, results)
     return json.loads(json.dumps(results | {"seconds": 60.0}, allow_nan=False))
 
 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory, vgg16):
-    """VGG16 stands for VGG19 too, which takes half the compilations."""
+    """VGG16 stands for VGG19 too, and the first layers for all of them: most time is compiling."""
     folder = tmp_path_factory.mktemp("assignment")
+    judge_config = experiments.judge_config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "params_of", lambda model: vgg16)
         patch.setattr(experiments, "JUDGED_STEPS", 3)
-        yield folder, reproduce(folder)
+        preset = nst_jax.presets["assignment"].replace(**FIRST_LAYERS)
+        patch.setitem(nst_jax.presets, "assignment", preset)
+        patch.setattr(
+            experiments,
+            "judge_config",
+            lambda setting: judge_config(setting).replace(**FIRST_LAYERS),
+        )
+        yield folder, reproduce(folder, draw=True)
 
 
 def test_a_quick_run_makes_the_whole_report(reproduced):
@@ -96,14 +104,10 @@ def test_variants_keep_their_places(reproduced):
 
 def test_a_folder_of_other_settings_is_refused(reproduced):
     folder, _ = reproduced
-    for arguments, words in (
-        ([f"--output_dir={folder}", "--size=48"], "holds runs with other size, steps"),
-        (["picture.png"], "unexpected argument 'picture.png'"),
-    ):
-        command = [sys.executable, SCRIPT, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 1 and words in done.stderr
-        assert done.stderr.count("\n") == 1 and not done.stdout
+    command = [sys.executable, SCRIPT, f"--output_dir={folder}", "--size=48"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "holds runs with other size, steps" in done.stderr
+    assert done.stderr.count("\n") == 1 and not done.stdout
 
 
 @pytest.fixture(scope="module")

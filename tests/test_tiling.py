@@ -143,7 +143,7 @@ def test_blends_and_jitter(vgg16, rng):
 @pytest.mark.slow
 def test_default_layers(vgg16, rng):
     """Radius 62 and stride 16; the picture is one window wide."""
-    image, content, style = pictures(rng, (219, 90), (219, 90), (40, 50))
+    image, content, style = pictures(rng, (219, 32), (219, 32), (40, 50))
     config = basic.CONFIG.replace(tv_weight=1e-6, tv_form="keras")
     assert_equal_untiled(vgg16, image, content, [style], config, tile=173)
 
@@ -151,7 +151,7 @@ def test_default_layers(vgg16, rng):
 @pytest.mark.slow
 def test_what_stylize_paints_with_on_a_cpu(vgg19, rng):
     """Winograd's kernels, whose rounding depends on where a window puts their tiles."""
-    image, content, style = pictures(rng, (229, 100), (229, 100), (40, 50))
+    image, content, style = pictures(rng, (229, 37), (229, 37), (40, 50))
     config = basic.CONFIG.replace(tv_weight=1e-6, tv_form="keras")
     params = objective.prepare(vgg19, config)
     assert params is not vgg19
@@ -254,6 +254,7 @@ def test_sgd_from_an_untiled_scale_to_a_tiled_one_with_a_weight_an_output(vgg16,
         scale_factor=2.0,
         steps=2,
         jitter=2,
+        **basic.FIRST_LAYERS,
     )
     steps, sweep = [], {"style_weight": np.array([1.0, 5.0])}
     whole = nst_jax.stylize(vgg16, content, [style], config, sweep=sweep)
