@@ -306,6 +306,7 @@ def _paint_scale(
                 mesh=run.placement.mesh,
                 lean=run.placement.remat,
                 in_turn=partition.is_packed(within),
+                chunk=run.placement.steps_per_dispatch,
                 **options,
             )
         return optimize.run_given_gradients(

@@ -151,22 +151,25 @@ class Placement:
       strips: the number of horizontal strips in which a picture, or each window of it, is
         evaluated. See `Together`. None is 1, but on a TPU 8 for each device of a picture.
       mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one device.
+      steps_per_dispatch: how many steps one call of the compiled program takes. Records, callbacks
+        and signals wait for its end. None suits the backend, see `nst_jax.optimize.run`.
 
     Raises:
       TypeError: remat or mesh of another type.
-      ValueError: tile or strips below 1 or not whole; tile with mesh, or remat with strips.
+      ValueError: tile, strips or steps_per_dispatch below 1 or not whole; tile with mesh, or remat with strips.
     """
 
     tile: int | None = None
     remat: bool = False
     strips: int | None = None
     mesh: jax.sharding.Mesh | None = None
+    steps_per_dispatch: int | None = None
 
     def __post_init__(self):
-        if self.tile is not None:
-            object.__setattr__(self, "tile", _checked_count("tile", self.tile))
-        if self.strips is not None:
-            object.__setattr__(self, "strips", _checked_count("strips", self.strips))
+        for name in ("tile", "strips", "steps_per_dispatch"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _checked_count(name, value))
         if not isinstance(self.remat, bool | np.bool_):
             raise TypeError(f"remat must be True or False, got {self.remat!r}")
         object.__setattr__(self, "remat", bool(self.remat))

@@ -447,6 +447,77 @@ def test_a_chunk_of_steps_equals_single_steps(problem, monkeypatch, changes, opt
     np.testing.assert_allclose(many["total"], one["total"], rtol=1e-5)
 
 
+def test_a_scan_is_a_run_from_arrays_to_arrays(problem):
+    """Under jit and vmap, in two parts, and from an image or a state."""
+    images, targets = problem
+    config = basic.CONFIG.replace(steps=8)
+    states, history = optimize.run(quadratic, images, config, each=(targets,))
+
+    @jax.jit
+    @jax.vmap
+    def painted(image, target):
+        loss = functools.partial(quadratic, target=target)
+        state, first = optimize.scan(loss, image, config, length=5)
+        state, rest = optimize.scan(loss, state, config, length=3)
+        return state.picture, jnp.concatenate([first["total"], rest["total"]])
+
+    pictures, totals = painted(images, targets)
+    np.testing.assert_allclose(pictures, states.picture, atol=1e-6)
+    np.testing.assert_allclose(totals.T, history["total"], rtol=1e-5)
+
+
+def test_a_scan_is_differentiable_by_what_its_loss_holds(problem):
+    """Two plain steps of gradient descent, whose derivative is known by hand."""
+    (image, *_), (target, *_) = problem
+    config = basic.CONFIG.replace(
+        optimizer=SGD(learning_rate=0.25, normalize_gradient="none", momentum=0.0),
+        schedule="constant",
+        clip=False,
+        steps=2,
+    )
+
+    def end(target):
+        loss = functools.partial(quadratic, target=target)
+        return jnp.sum(optimize.scan(loss, image, config, length=2)[0].picture)
+
+    # One step: x + rate * slope * (t - x). After two, t has the share 1 - (1 - rate * slope)^2.
+    slope = jax.grad(lambda x: quadratic(x, target)[0])(target + 1.0)[0, 0, 0] / 255.0**2
+    share = 1 - (1 - 0.25 * slope) ** 2
+    np.testing.assert_allclose(jax.grad(end)(target), share, rtol=1e-5)
+
+
+def test_steps_per_dispatch_can_be_asked_for(problem):
+    images, targets = problem
+    config, seen = basic.CONFIG.replace(steps=8), []
+    optimize.run(
+        *(quadratic, images, config),
+        each=(targets,),
+        chunk=3,
+        callback=lambda progress: seen.append(progress.step),
+    )
+    assert seen == [3, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("steps", "watched", "chunk"), [(40, False, 4), (39, False, 1), (40, True, 1)]
+)
+def test_a_long_run_that_nobody_watches_takes_steps_together(
+    problem, monkeypatch, steps, watched, chunk
+):
+    images, targets = problem
+    lengths, advance = [], optimize._advance
+
+    def noted(*arguments, length, **options):
+        lengths.append(length)
+        return advance(*arguments, length=length, **options)
+
+    monkeypatch.setattr(optimize, "_advance", noted)
+    callback = (lambda progress: None) if watched else None
+    config = basic.CONFIG.replace(steps=steps)
+    optimize.run(quadratic, images, config, each=(targets,), callback=callback)
+    assert set(lengths) == {chunk}
+
+
 def test_a_lowered_program_is_a_dispatch_of_run(problem):
     images, targets = problem
     config = PLAIN.replace(learning_rate=0.1, steps=3)

@@ -112,6 +112,12 @@ RUN_FLAGS: dict[str, Definition] = {
         "number of horizontal strips in which a picture is evaluated, all at once: the same result "
         "up to rounding; by default 1, and 8 on a TPU; cannot be combined with --remat",
     ),
+    "steps_per_dispatch": (
+        flags.DEFINE_integer,
+        None,
+        "steps that one call of the compiled program takes: records, snapshots and signals wait for "
+        "its end; by default 1 on a CPU and 25 elsewhere",
+    ),
     "mesh": (
         flags.DEFINE_string,
         None,

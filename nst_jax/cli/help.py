@@ -35,6 +35,7 @@ GROUPS = {
         "tile",
         "remat",
         "strips",
+        "steps_per_dispatch",
         "distributed",
         "coordinator_address",
         "num_processes",

@@ -338,7 +338,8 @@ def _read(paths: Sequence[str]) -> list[Picture]:
 
 # The flags that decide what a picture looks like, besides the settings of its configuration.
 RECIPE_FLAGS = ("content", "styles", "demo", "model", "weights", "preset", "mixing", "masks")
-RECIPE_FLAGS += ("style_masks", "seed", "tile", "remat", "strips", "mesh", "format", "retries")
+RECIPE_FLAGS += ("style_masks", "seed", "tile", "remat", "strips", "steps_per_dispatch", "mesh")
+RECIPE_FLAGS += ("format", "retries")
 
 
 def recipe_arguments(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
@@ -457,8 +458,13 @@ def read_initial() -> np.ndarray | None:
 
 
 def _placement() -> Placement:
-    """The parts in which pictures are evaluated, by --tile, --remat and --strips."""
-    return Placement(tile=FLAGS.tile, remat=FLAGS.remat, strips=FLAGS.strips)
+    """The parts in which pictures are evaluated, and how many steps a dispatch takes."""
+    return Placement(
+        tile=FLAGS.tile,
+        remat=FLAGS.remat,
+        strips=FLAGS.strips,
+        steps_per_dispatch=FLAGS.steps_per_dispatch,
+    )
 
 
 def _mesh() -> dict[str, int] | None:

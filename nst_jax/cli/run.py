@@ -56,6 +56,8 @@ from nst_jax.partition import Placement
 from nst_jax.version import __version__
 
 DIVERGED = 3
+# Choices of a `Placement` that config.json records.
+PLACED = ("tile", "remat", "strips", "steps_per_dispatch")
 
 Keep = Callable[[np.ndarray], Sequence[pathlib.Path]]
 """Writes pictures `[N, H, W, 3]` and returns the paths of the files."""
@@ -86,7 +88,7 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """The settings, the devices and the versions, as config.json records them."""
-        placed = {name: getattr(self.placement, name) for name in ("tile", "remat", "strips")}
+        placed = {name: getattr(self.placement, name) for name in PLACED}
         placed["mesh"] = self.mesh and dict(self.mesh)
         network = self.config.network
         resolved = getattr(network, "resolved", None)
@@ -632,7 +634,7 @@ def _saving(
         | settings
         | {
             "seed": job.seed,
-            **{name: described[name] for name in ("tile", "remat", "strips", "mesh")},
+            **{name: described[name] for name in (*PLACED, "mesh")},
             **described["sweep"],
             "mixing": None if job.mixing is None else np.asarray(job.mixing).tolist(),
             # Otherwise files of another run in the folder would pass for this run's own.

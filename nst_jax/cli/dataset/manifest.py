@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nst_jax.cli.dataset.pairs import Pair
+from nst_jax.cli.run import PLACED
 from nst_jax.files.atomic import from_json, writing
 from nst_jax.files.checkpoints import differences
 
 # Settings that say where and how pictures are computed. They may change between runs.
-PLACEMENT = ("batch_size", "mesh", "tile", "remat", "strips", "platform", "device", "versions")
+PLACEMENT = (*PLACED, "batch_size", "mesh", "platform", "device", "versions")
 
 
 class Manifest:
