@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import export
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -45,6 +46,9 @@ class Statistics(NamedTuple):
     count: Float[Array, "*N"]
     total: Float[Array, "*N C"]
     gram: Float[Array, "*N C C"]
+
+
+export.register_namedtuple_serialization(Statistics, serialized_name="nst_jax.losses.Statistics")
 
 
 def gram_matrix(

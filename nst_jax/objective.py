@@ -29,6 +29,7 @@ from nst_jax import partition
 from nst_jax.config import Config
 from nst_jax.extractor import Network
 from nst_jax.partition import Grid, Partition, Sums, Together, check_partition, is_packed
+from nst_jax.settings import register_for_export
 from nst_jax.terms import (
     IMAGE,
     KINDS,
@@ -288,6 +289,9 @@ class Targets:
     picture: Field | None
     output: Int[Array, "*outputs"]
     made: Made
+
+
+register_for_export(Targets)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,7 +156,8 @@ class Placement:
 
     Raises:
       TypeError: remat or mesh of another type.
-      ValueError: tile, strips or steps_per_dispatch below 1 or not whole; tile with mesh, or remat with strips.
+      ValueError: tile, strips or steps_per_dispatch below 1 or not whole; tile with mesh, or remat
+        with strips.
     """
 
     tile: int | None = None

@@ -9,9 +9,11 @@ holds its default, limits, unit and help. Checks, flags, `--help` and the tables
 documentation all come from it.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import (
@@ -28,6 +30,7 @@ from typing import (
 
 import jax
 import numpy as np
+from jax import export
 
 T = TypeVar("T")
 
@@ -227,6 +230,8 @@ def settings(cls: type[T]) -> type[T]:
     kind.__hash__ = lambda self: hash(key(self))
     jax.tree_util.register_pytree_with_keys(kind, flatten_with_keys, unflatten, flatten)
     _SETTINGS.add(kind)
+    _BY_NAME[_name_of(kind)] = kind
+    register_for_export(kind)
     return kind
 
 
@@ -253,6 +258,59 @@ class Weights(dict[str, Number]):
 
 
 _SETTINGS: set[type] = set()
+
+
+_BY_NAME: dict[str, type] = {}
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def register_for_export(kind: type) -> None:
+    """Lets `jax.export` serialise programs that take or return a pytree of this class.
+
+    Args:
+      kind: a registered pytree. What its leaves do not hold must consist of strings, numbers,
+        truth values, None, tuples and settings.
+    """
+    # The name is taken if a notebook defines its class again. The first class then stays.
+    with contextlib.suppress(ValueError):
+        export.register_pytree_node_serialization(
+            kind,
+            serialized_name=_name_of(kind),
+            serialize_auxdata=lambda aux: json.dumps(_as_json(aux)).encode(),
+            deserialize_auxdata=lambda text: _of_json(json.loads(text)),
+        )
+
+
+def _as_json(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, tuple):  # a NamedTuple becomes a plain one, which equals it
+        return [_as_json(each) for each in value]
+    if is_settings(value):
+        fields = [field.name for field in dataclasses.fields(value)]
+        plain = {
+            name: list(each.items()) if isinstance(each, Weights) else _as_json(each)
+            for name, each in ((name, getattr(value, name)) for name in fields)
+        }
+        return {"settings": _name_of(type(value)), "fields": plain}
+    raise TypeError(
+        f"a program can be serialised if its settings are strings, numbers, tuples or settings, "
+        f"got {value!r}"
+    )
+
+
+def _of_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_of_json(each) for each in value)
+    if not isinstance(value, dict):
+        return value
+    kind: Any = _BY_NAME[value["settings"]]
+    fields = {name: _of_json(each) for name, each in value["fields"].items()}
+    weights = {f.name for f in dataclasses.fields(kind) if f.metadata["type"] == "weighted"}
+    return kind(**{name: dict(v) if name in weights else v for name, v in fields.items()})
 
 
 def is_settings(value: Any) -> bool:

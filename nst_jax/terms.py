@@ -49,7 +49,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nst_jax import losses
-from nst_jax.settings import Number, Weights, is_settings, number, option, settings, weighted
+from nst_jax.settings import (
+    Number,
+    Weights,
+    is_settings,
+    number,
+    option,
+    register_for_export,
+    settings,
+    weighted,
+)
 
 IMAGE = "image"
 """The name of the layer that is the picture itself, before a jitter moves it."""
@@ -84,6 +93,9 @@ class Field:
     layer: str
     kind: Kind = "features"
     per_output: bool = False
+
+
+register_for_export(Field)
 
 
 def is_field(value: Any) -> bool:

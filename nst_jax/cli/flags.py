@@ -115,8 +115,8 @@ RUN_FLAGS: dict[str, Definition] = {
     "steps_per_dispatch": (
         flags.DEFINE_integer,
         None,
-        "steps that one call of the compiled program takes: records, snapshots and signals wait for "
-        "its end; by default 1 on a CPU and 25 elsewhere",
+        "steps that one call of the compiled program takes: records, snapshots and signals wait "
+        "for its end; by default 1 on a CPU and 25 elsewhere",
     ),
     "mesh": (
         flags.DEFINE_string,
