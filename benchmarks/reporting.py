@@ -105,8 +105,10 @@ class Report:
         environment: Mapping[str, Any],
         settings: Mapping[str, Any],
         path: str | os.PathLike | None,
+        rows: Iterable[Mapping[str, Any]] = (),
     ):
-        self.report = {**environment, **settings, "rows": []}
+        """Begins a report with `rows` of earlier runs, which are saved and not printed again."""
+        self.report = {**environment, **settings, "rows": [dict(row) for row in rows]}
         self._name, self._columns = name, columns_of(self.report, columns)
         self._path = None if path is None else device_file(path, environment)
         if self._path is not None:
@@ -147,6 +149,8 @@ def device_slug(environment: Mapping[str, Any]) -> str:
     name = environment["device"]
     if environment["platform"] == "cpu":
         name = f"cpu {environment['cores']} cores {environment['processor']}"
+    elif environment["platform"] == "tpu compiler":
+        name = f"compiled for {name}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

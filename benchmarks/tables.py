@@ -27,16 +27,18 @@ from benchmarks import (
     start_up,
     step_time,
     tiling_memory,
+    tpu_compiled,
 )
 
 BENCHMARKS = {
     module.NAME: module
     for module in (
         *(step_time, batch_scaling, memory, tiling_memory, device_scaling),
-        *(against_torch, start_up, end_to_end, leads),
+        *(against_torch, start_up, end_to_end, leads, tpu_compiled),
     )
 }
 KINDS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}
+COMPILERS = {tpu_compiled.PLATFORM: "Estimated by the compiler, not run"}
 BEGIN = "<!-- begin of what `python -m benchmarks.tables` writes -->"
 END = "<!-- end of what `python -m benchmarks.tables` writes -->"
 
@@ -57,7 +59,8 @@ def render(devices: list[dict[str, Any]]) -> str:
     """All tables, by kind of device, device and benchmark."""
     parts = []
     others = {_first(results)["platform"] for results in devices} - KINDS.keys()
-    for kind, heading in (KINDS | {name: name.upper() for name in sorted(others)}).items():
+    further = {name: COMPILERS.get(name, name.upper()) for name in sorted(others)}
+    for kind, heading in (KINDS | further).items():
         own = [results for results in devices if _first(results)["platform"] == kind]
         if not own:
             row = {step_time.COLUMNS[0].key: "not measured"}

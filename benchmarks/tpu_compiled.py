@@ -9,6 +9,7 @@ the compiler wrote beside each operation. Cycles are the compiler's estimates an
 runs. The extra `tpu` brings the compiler (`pip install -e '.[tpu]'`). One compiler runs at a time
 on a machine.
 
+steps              of one dispatch
 cycles/style-step  estimated cycles of one step on one picture, on each chip of the mesh
 of matrix rate     cycles that the multiplications of the network's convolutions need at the chip's
                    rate for bfloat16, divided by the estimated cycles. Known for v5e alone
@@ -41,13 +42,13 @@ from jax.experimental import topologies
 
 import nst_jax
 from benchmarks import common, flops, hlo
-from benchmarks.reporting import Column, Report, mebibytes
+from benchmarks.reporting import Column, Report, device_file, mebibytes, read_results
 from nst_jax import objective, optimize, partition, sharding, vgg
 from nst_jax.optimizers import SGD, Adam, Optimizer
 from nst_jax.settings import check_choice
 
 NAME = "tpu_compiled"
-TITLE = "Estimated by the compiler, not run"
+TITLE = "A step on a TPU"
 PLATFORM = "tpu compiler"
 PRESET = nst_jax.presets["default"].replace(size=None, first_size=None, first_steps=None)
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -139,7 +140,10 @@ def mesh_of(devices: Sequence[Any], text: str | None) -> jax.sharding.Mesh:
 
 def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
     """The program that `stylize` dispatches on a TPU, lowered for the mesh."""
-    config = PRESET.replace(optimizer=OPTIMIZERS[case.optimizer], dtype=case.precision)
+    dtype, _, precision = case.precision.partition(":")
+    config = PRESET.replace(
+        optimizer=OPTIMIZERS[case.optimizer], dtype=dtype, precision=precision or None
+    )
     picture = jax.ShapeDtypeStruct((case.height, case.width, 3), jnp.float32)
     outputs = case.styles
     combine = nst_jax.Combine()
@@ -182,14 +186,25 @@ def measure(case: Case, devices: Sequence[Any], topology: str, *, top: int = 0) 
     begun = time.perf_counter()
     compiled = lowered(case, mesh).compile()
     seconds = time.perf_counter() - begun
-    steps = case.steps or optimize.steps_per_dispatch("tpu")
+    row = described_case(case, devices, topology)
     return {
+        **row,
+        **described(compiled, case, mesh, row["steps"], devices[0].device_kind, top),
+        "compile_seconds": seconds,
+    }
+
+
+def described_case(case: Case, devices: Sequence[Any], topology: str) -> dict[str, Any]:
+    """What is compiled, and for which chips."""
+    return {
+        "program": f"nst_jax {nst_jax.__version__}",
         "topology": topology,
         "device_kind": devices[0].device_kind,
-        "chips": mesh.size,
+        "chips": mesh_of(devices, case.mesh).size,
         "mesh": case.mesh,
         "model": case.model,
         "styles": case.styles,
+        "size": f"{case.height}x{case.width}",
         "height": case.height,
         "width": case.width,
         "precision": case.precision,
@@ -197,10 +212,15 @@ def measure(case: Case, devices: Sequence[Any], topology: str, *, top: int = 0) 
         "regions": case.regions,
         "remat": case.remat,
         "strips": case.strips,
-        "steps": steps,
-        **described(compiled, case, mesh, steps, devices[0].device_kind, top),
-        "compile_seconds": seconds,
+        "steps": case.steps or optimize.steps_per_dispatch("tpu"),
     }
+
+
+def earlier(path: str | None, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a file of results has from earlier runs."""
+    if path is None:
+        return []
+    return read_results(device_file(path, environment)).get(NAME, {}).get("rows", [])
 
 
 def described(
@@ -252,12 +272,16 @@ def _exchanges(found: Mapping[str, Mapping[str, int]]) -> str:
 
 
 COLUMNS = [
+    Column("program", "program", width=13),
     Column("topology", "topology"),
     Column("mesh", "mesh"),
-    Column("size", "size", width=9),
+    Column("size", "size", width=11),
     Column("styles", "styles"),
     Column("precision", "precision"),
     Column("optimizer", "optimizer"),
+    Column("regions", "regions"),
+    Column("remat", "remat", lambda value: "yes" if value else "no"),
+    Column("steps", "steps"),
     Column("cycles/style-step", "estimated_cycles_per_style_step", "{:.3g}".format),
     Column("of matrix rate", "matrix_rate_share", "{:.1%}".format),
     Column("temporaries, MiB", "temp_bytes_per_chip", mebibytes),
@@ -271,7 +295,12 @@ FLAGS = {
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
     "sizes": (flags.DEFINE_list, ["512"], "Sizes, HEIGHTxWIDTH, in pixels."),
     "styles": (flags.DEFINE_list, ["1", "8"], "Numbers of pictures painted at once."),
-    "precisions": (flags.DEFINE_list, ["bfloat16"], "Types of kernels and activations."),
+    "precisions": (
+        flags.DEFINE_list,
+        ["bfloat16"],
+        "Types of kernels and activations, with a precision of products if it is not the type's "
+        "own: bfloat16, float32, float32:high, float32:default.",
+    ),
     "optimizers": (flags.DEFINE_list, ["default"], f"Any of {', '.join(OPTIMIZERS)}."),
     "regions": (flags.DEFINE_integer, 0, "Masks of each picture; 0 is no mask."),
     "remat": (flags.DEFINE_bool, False, "Rematerialisation, see the flag of nst-jax."),
@@ -286,9 +315,13 @@ FLAGS = {
 def cases(options: flags.FlagValues) -> list[Case]:
     """All combinations of the flags."""
     check_choice("--model", options.model, vgg.CONVOLUTIONS)
-    for name, known in (("precisions", vgg.DTYPES), ("optimizers", OPTIMIZERS)):
-        for value in options[name].value:
-            check_choice(f"--{name}", value, known)
+    for value in options.optimizers:
+        check_choice("--optimizers", value, OPTIMIZERS)
+    for value in options.precisions:
+        dtype, colon, precision = value.partition(":")
+        check_choice("--precisions", dtype, vgg.DTYPES)
+        if colon:
+            check_choice(f"--precisions={dtype}:", precision, vgg.PRECISIONS)
     return [
         Case(
             options.model,
@@ -315,7 +348,7 @@ def environment(devices: Sequence[Any]) -> dict[str, Any]:
     """The environment of a report: the compiler's device in place of this machine's."""
     return common.environment(packages=["libtpu"]) | {
         "platform": PLATFORM,
-        "device": f"{devices[0].device_kind}, by its compiler",
+        "device": f"{devices[0].device_kind}",
         "runtime": "TPU compiler",
     }
 
@@ -332,6 +365,7 @@ def run(options: flags.FlagValues, planned: Sequence[Case]) -> None:
         mesh_of(devices, case.mesh)
     report = None
     if not options.json:
+        planned_rows = [described_case(case, devices, options.topology) for case in planned]
         report = Report(
             NAME,
             TITLE,
@@ -339,13 +373,18 @@ def run(options: flags.FlagValues, planned: Sequence[Case]) -> None:
             environment=environment(devices),
             settings={},
             path=options.results,
+            rows=[
+                row
+                for row in earlier(options.results, environment(devices))
+                if not any(own.items() <= row.items() for own in planned_rows)
+            ],
         )
     for case in planned:
         row = measure(case, devices, options.topology, top=options.operations)
         if report is None:
             print(json.dumps(row), flush=True)
             continue
-        report.add(row | {"size": f"{case.height}x{case.width}"})
+        report.add(row)
         whole = sum(row["cycles_by_kind"].values())
         for kind, cycles in row["cycles_by_kind"].items():
             print(f"    {cycles / whole:6.1%} {kind}")
