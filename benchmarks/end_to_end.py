@@ -101,9 +101,7 @@ def main(options: flags.FlagValues) -> dict:
     )
     params = nst_jax.load_params(options.model)
     for name, size, styles, precision in cases:
-        config = nst_jax.presets[name].replace(
-            dtype=precision, precision=vgg.resolved_precision(precision, None)[1]
-        )
+        config = stepping.in_precision(nst_jax.presets[name], precision)
         config = config.replace(size=max(size), size_of="longer")
         if options.steps:
             config = config.replace(steps=options.steps, first_steps=None)

@@ -53,13 +53,16 @@ def _multiply(a, b, *, times, precision):
     return a
 
 
-def matmul_rate(dtype: Any, *, size: int, times: int = 4, repeats: int = 5) -> float:
+def matmul_rate(
+    dtype: Any, *, size: int, times: int = 4, repeats: int = 5, precision: str | None = None
+) -> float:
     """The best rate, in operations per second, of `times` chained products of `[size, size]`.
 
-    The precision is that of the network's convolutions in this type. For float32 it is full
+    The precision None is that of the network's convolutions in this type. For float32 it is full
     float32, not the TF32 or bfloat16 that accelerators use by default.
     """
-    precision = "highest" if jnp.dtype(dtype) == jnp.float32 else None
+    if precision is None and jnp.dtype(dtype) == jnp.float32:
+        precision = "highest"
     multiply = functools.partial(_multiply, times=times, precision=precision)
     keys = jax.random.split(jax.random.key(0))
     # The scale keeps the size of the product's values; otherwise powers overflow.

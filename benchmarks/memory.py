@@ -45,7 +45,7 @@ FLAGS = {
     **stepping.CASE_FLAGS,
     "sizes": (flags.DEFINE_list, ["512", "1024"], "Sizes, HEIGHTxWIDTH, in pixels."),
     "styles": (flags.DEFINE_list, ["1"], "Numbers of styles painted at once."),
-    "precisions": (flags.DEFINE_list, list(stepping.PRECISIONS), "Of the features."),
+    "precisions": (flags.DEFINE_list, list(vgg.DTYPES), "Of the features."),
     "repeats": (
         functools.partial(flags.DEFINE_integer, lower_bound=0),
         0,
@@ -57,9 +57,7 @@ FLAGS = {
 
 def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
     """The row of one case."""
-    config = stepping.CONFIGS[case.optimizer].replace(
-        dtype=case.precision, precision=vgg.resolved_precision(case.precision, None)[1]
-    )
+    config = stepping.in_precision(stepping.CONFIGS[case.optimizer], case.precision)
     params = jax.eval_shape(lambda key: vgg.init_params(key, case.model), jax.random.key(0))
     start = time.perf_counter()
     program = preflight.Plan(

@@ -38,7 +38,14 @@ CONFIGS = {
     "adam": _SINGLE_SCALE.replace(optimizer=Adam()),
     "lbfgs": _PASTICHE,
 }
-PRECISIONS = tuple(vgg.DTYPES)
+# Types of kernels and activations, with a precision of products if it is not the type's own.
+PRECISIONS = ("float32", "float32:high", "float32:default", "bfloat16")
+
+
+def in_precision(config: Config, precision: str) -> Config:
+    """`config` in one of `PRECISIONS`."""
+    dtype, _, products = precision.partition(":")
+    return config.replace(dtype=dtype, precision=vgg.resolved_precision(dtype, products or None)[1])
 
 
 class Case(NamedTuple):
@@ -74,7 +81,7 @@ class Problem(NamedTuple):
     def within(self, mesh: jax.sharding.Mesh | None = None) -> Partition:
         """How a picture is divided, as `stylize` chooses it."""
         placement = nst_jax.Placement(remat=self.remat, mesh=mesh)
-        return placement.partition_of(self.config.network)
+        return placement.partition_of(self.config.network, height=self.images.shape[1])
 
     def arguments(self) -> dict[str, Any]:
         return {"shared": self.shared, "each": self.each}
@@ -168,8 +175,7 @@ def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
 
     With `prepare` the kernels are prepared, as `stylize` does on one device.
     """
-    dtype, precision = vgg.resolved_precision(case.precision, None)
-    config = CONFIGS[case.optimizer].replace(dtype=dtype, precision=precision)
+    config = in_precision(CONFIGS[case.optimizer], case.precision)
     content, *styles = (
         picture(name, case.height, case.width) for name in ("butterfly", "rainbow", "triangles")
     )
@@ -300,7 +306,9 @@ def run(
     """Measures each case and reports its row, extended by `complete`; returns the report."""
     size = options.matmul_size or flops.default_matmul_size()
     matmul = {
-        precision: flops.matmul_rate(precision, size=size)
+        precision: flops.matmul_rate(
+            precision.partition(":")[0], size=size, precision=precision.partition(":")[2] or None
+        )
         for precision in dict.fromkeys(case.precision for case in wanted)
     }
     report = Report(

@@ -41,7 +41,7 @@ from absl import flags
 from jax.experimental import topologies
 
 import nst_jax
-from benchmarks import common, flops, hlo
+from benchmarks import common, flops, hlo, stepping
 from benchmarks.reporting import Column, Report, device_file, mebibytes, read_results
 from nst_jax import objective, optimize, partition, sharding, vgg
 from nst_jax.optimizers import SGD, Adam, Optimizer
@@ -140,10 +140,8 @@ def mesh_of(devices: Sequence[Any], text: str | None) -> jax.sharding.Mesh:
 
 def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
     """The program that `stylize` dispatches on a TPU, lowered for the mesh."""
-    dtype, _, precision = case.precision.partition(":")
-    config = PRESET.replace(
-        optimizer=OPTIMIZERS[case.optimizer], dtype=dtype, precision=precision or None
-    )
+    config = PRESET.replace(optimizer=OPTIMIZERS[case.optimizer])
+    config = stepping.in_precision(config, case.precision)
     picture = jax.ShapeDtypeStruct((case.height, case.width, 3), jnp.float32)
     outputs = case.styles
     combine = nst_jax.Combine()
@@ -151,7 +149,7 @@ def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
         shape = (outputs, case.regions, case.height, case.width)
         combine = nst_jax.Combine(masks=np.full(shape, 1 / case.regions, np.float32))
     placement = nst_jax.Placement(remat=case.remat, strips=case.strips, mesh=mesh)
-    within = placement.partition_of(config.network)
+    within = placement.partition_of(config.network, height=case.height)
 
     def arguments(params, content):
         targets = objective.compute_targets(
@@ -298,8 +296,7 @@ FLAGS = {
     "precisions": (
         flags.DEFINE_list,
         ["bfloat16"],
-        "Types of kernels and activations, with a precision of products if it is not the type's "
-        "own: bfloat16, float32, float32:high, float32:default.",
+        f"Types of the features, and precisions of products: {', '.join(stepping.PRECISIONS)}.",
     ),
     "optimizers": (flags.DEFINE_list, ["default"], f"Any of {', '.join(OPTIMIZERS)}."),
     "regions": (flags.DEFINE_integer, 0, "Masks of each picture; 0 is no mask."),
@@ -318,10 +315,7 @@ def cases(options: flags.FlagValues) -> list[Case]:
     for value in options.optimizers:
         check_choice("--optimizers", value, OPTIMIZERS)
     for value in options.precisions:
-        dtype, colon, precision = value.partition(":")
-        check_choice("--precisions", dtype, vgg.DTYPES)
-        if colon:
-            check_choice(f"--precisions={dtype}:", precision, vgg.PRECISIONS)
+        check_choice("--precisions", value, stepping.PRECISIONS)
     return [
         Case(
             options.model,

@@ -271,7 +271,7 @@ def _paint_scale(
     here, sized = run.at(size).replace(steps=steps[number]), run.sized(size)
     tile = run.placement.tile if run.is_tiled(size) else None
     whole_after_tiles = run.placement.tile is not None and tile is None
-    within = run.placement.partition_of(run.config.network)
+    within = run.placement.partition_of(run.config.network, height=sized[0].shape[0])
     with partition.on_device() if whole_after_tiles else contextlib.nullcontext():
         targets = _repeated(_targets(run, here, sized, tile), run.outputs)
         images = _images(run, here, sized, number, states)

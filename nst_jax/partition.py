@@ -194,21 +194,26 @@ class Placement:
             return jax.default_backend()
         return self.mesh.devices.flat[0].platform
 
-    def partition_of(self, network: Network) -> Partition:
+    def partition_of(self, network: Network, *, height: int | None = None) -> Partition:
         """How a window is divided, or a picture that is no larger than the tile.
 
         Here a backend gets the way of evaluation that suits it.
 
         Args:
           network: the network that evaluates it.
+          height: of the picture, if the devices along `space` share it. None is one device.
         """
         if self.remat:
             return Windows(loop="scan")
         packs = self.platform == "tpu" and getattr(network, "packs", False)
         if self.strips is not None:
             return Together(self.strips, packed=packs)
-        space = 1 if self.mesh is None else self.mesh.shape["space"]
-        return Together(TPU_STRIPS * space, packed=True) if packs else Together()
+        if not packs:
+            return Together()
+        space = 1 if self.mesh is None or height is None else self.mesh.shape["space"]
+        # A strip has at least 16 rows, one of block 5. Fewer strips waste no rows.
+        each = TPU_STRIPS if space == 1 else -(-(height or 0) // (16 * space))
+        return Together(space * min(TPU_STRIPS, max(1, each)), packed=True)
 
 
 def _checked_count(name: str, value: Any) -> int:

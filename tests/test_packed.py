@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import own
 import pytest
+from test_own_network import NETWORK
 
 import nst_jax
-from nst_jax import image, losses, objective, packed, vgg
+from nst_jax import image, losses, objective, packed, sharding, vgg
 from nst_jax.partition import Together
 from nst_jax.settings import turned
 from nst_jax.terms import WassersteinStyle
@@ -176,3 +177,31 @@ def test_a_pyramid_by_products_is_that_by_convolutions(rng, height, width):
         image._expanded_by_convolution(coarser, **sides),
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize(
+    ("placed", "height", "partition"),
+    [
+        ({}, None, Together(8, packed=True)),
+        ({}, 40, Together(8, packed=True)),
+        ({"space": 4}, 512, Together(32, packed=True)),
+        ({"space": 4}, 130, Together(12, packed=True)),  # 3 strips of 16 rows for each of 33 rows
+        ({"space": 4}, 33, Together(4, packed=True)),
+        ({"space": 4}, None, Together(8, packed=True)),  # targets are found on one device
+        ({"strips": 6}, 512, Together(6, packed=True)),
+    ],
+)
+def test_a_tpu_has_strips_for_each_device_of_a_picture(monkeypatch, placed, height, partition):
+    monkeypatch.setattr(nst_jax.Placement, "platform", "tpu")
+    placed = dict(placed)
+    if space := placed.pop("space", None):
+        placed["mesh"] = sharding.make_mesh(1, sizes={"style": 1, "space": space})
+    found = nst_jax.Placement(**placed).partition_of(CONFIG.network, height=height)
+    assert found == partition
+    # A network of a user's own has no strips.
+    assert nst_jax.Placement().partition_of(NETWORK) == Together()
+
+
+def test_other_platforms_keep_the_plain_way():
+    assert nst_jax.Placement().platform == "cpu"
+    assert nst_jax.Placement().partition_of(CONFIG.network, height=512) == Together()

@@ -89,7 +89,7 @@ class Plan:
         The pictures are not resized. None stands for a backend that does not tell.
         """
         config = self.config.replace(size=None, first_size=None)
-        within = self._within
+        within = self.placement.partition_of(self.config.network, height=self.shape[0])
         images = jax.ShapeDtypeStruct((self.outputs, *self.shape[:2], 3), jnp.float32)
         targets = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self.outputs, *leaf.shape), leaf.dtype),
@@ -176,7 +176,7 @@ class Plan:
 
     @property
     def _within(self) -> Partition:
-        """How a picture is divided."""
+        """How one device divides a picture."""
         return self.placement.partition_of(self.config.network)
 
     def run_bytes(self) -> int | None:

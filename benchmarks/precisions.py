@@ -1,0 +1,282 @@
+"""Which precision of products can be told from the highest in the final picture?
+
+    python -m benchmarks.precisions [--size=128] [--steps=200] [--contents=FOLDER] [--styles=FOLDER]
+        [--pairs=6] [--output_dir=FOLDER] [--json=PATH]
+
+A GPU multiplies float32 as TF32 in the precision "default", and a TPU in one pass of bfloat16; in
+the precision "high" a TPU takes three passes. A CPU has neither, so this benchmark rounds the
+operands of each convolution and of its gradient as these devices do, and sums in float32. Each
+rung paints each pair by the objective of the default. Without `--contents` the contents are
+photographs of scikit-image; without `--styles` the styles are generated.
+
+rung         what is rounded: see `RUNGS`
+features     largest error of the activations of the first picture, relative to the layer's largest
+loss         of the final picture, evaluated in the highest precision, over the loss of "highest"
+levels       mean distance from the picture of "highest", in grey levels
+nudged       the same for "highest" from a start that is moved by 1e-6 of the range: no precision
+             can be nearer than that
+checkerboard of the final picture over that of "highest"
+"""
+
+import dataclasses
+import functools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import nst_jax
+from benchmarks import common, quality, reporting
+from benchmarks.defaults import checkerboard
+from nst_jax import vgg
+from nst_jax.extractor import Geometry, VGGExtractor
+from nst_jax.files.images import write_image
+
+NAME = "precisions"
+
+
+def rounded(x: jax.Array, bits: int) -> jax.Array:
+    """float32 with `bits` bits of mantissa, rounded to nearest, ties to even."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=bits)
+
+
+def one_pass(product: Callable, a: jax.Array, b: jax.Array, bits: int) -> jax.Array:
+    """A product of operands with `bits` bits of mantissa: TF32 has 10, bfloat16 has 7."""
+    return product(rounded(a, bits), rounded(b, bits))
+
+
+def three_passes(product: Callable, a: jax.Array, b: jax.Array, bits: int) -> jax.Array:
+    """A product of operands that are each the sum of two numbers, without their smallest part."""
+    high_a, high_b = rounded(a, bits), rounded(b, bits)
+    low_a, low_b = rounded(a - high_a, bits), rounded(b - high_b, bits)
+    return product(high_a, high_b) + (product(high_a, low_b) + product(low_a, high_b))
+
+
+# {rung: (how operands are multiplied, whether activations are stored in bfloat16)}
+RUNGS: dict[str, tuple[Callable | None, str]] = {
+    "highest": (None, "float32"),
+    "high: bfloat16 in three passes": (functools.partial(three_passes, bits=7), "float32"),
+    "default on a GPU: TF32": (functools.partial(one_pass, bits=10), "float32"),
+    "default on a TPU: bfloat16": (functools.partial(one_pass, bits=7), "float32"),
+    "bfloat16 storage": (None, "bfloat16"),
+}
+
+
+def convolution(multiply: Callable) -> Callable:
+    """`jax.lax.conv_general_dilated` with operands that `multiply` rounds, in the gradient too."""
+
+    def plain(x, kernel, options):
+        return jax.lax.conv_general_dilated(x, kernel, **dict(options))
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+    def convolve(x, kernel, options):
+        return multiply(lambda a, b: plain(a, b, options), x, kernel)
+
+    def forward(x, kernel, options):
+        return convolve(x, kernel, options), (x, kernel)
+
+    def backward(options, saved, cotangent):
+        x, kernel = saved
+
+        def by_picture(cotangent, kernel):
+            return jax.vjp(lambda x: plain(x, kernel, options), x)[1](cotangent)[0]
+
+        return multiply(by_picture, cotangent, kernel), jnp.zeros_like(kernel)
+
+    convolve.defvjp(forward, backward)
+
+    def call(x, kernel, window_strides, padding, **options):
+        options |= {"window_strides": window_strides, "precision": jax.lax.Precision.HIGHEST}
+        options["padding"] = padding if isinstance(padding, str) else tuple(map(tuple, padding))
+        options = {name: value for name, value in options.items() if value is not None}
+        return convolve(x, kernel, tuple(sorted(options.items())))
+
+    return call
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounding:
+    """The default's network with rounded products.
+
+    Attributes:
+      rung: the name of how operands are rounded.
+      network: the network itself.
+    """
+
+    rung: str
+    network: VGGExtractor
+
+    def __call__(self, params: Any, image: jax.Array, layers: Sequence[str]) -> Mapping:
+        multiply, _ = RUNGS[self.rung]
+        assert multiply is not None
+        dilated = convolution(multiply)
+
+        def rounding(next_function, args, kwargs, context):
+            module = context.module
+            if isinstance(module, nn.Conv) and context.method_name == "__call__":
+                object.__setattr__(module, "conv_general_dilated", dilated)
+            return next_function(*args, **kwargs)
+
+        with nn.intercept_methods(rounding):
+            return self.network(params, image, layers)
+
+    def geometry(self, params: Any, layer: str, shape: tuple[int, int]) -> Geometry:
+        return self.network.geometry(params, layer, shape)
+
+
+def network_of(rung: str) -> Any:
+    """The network of a rung of the ladder."""
+    multiply, dtype = RUNGS[rung]
+    plain = nst_jax.presets["default"].network
+    plain = dataclasses.replace(plain, dtype=dtype, precision=None)
+    return plain if multiply is None else Rounding(rung, plain)
+
+
+def feature_error(params: Mapping, image: np.ndarray, rung: str) -> float:
+    """The largest error of an activation, relative to the largest activation of its layer."""
+    layers = vgg.layer_names("vgg19")[:13]  # as deep as the default looks
+    found, wanted = (
+        jax.jit(functools.partial(network_of(name), layers=layers))(params, image)
+        for name in (rung, "highest")
+    )
+    return max(
+        float(jnp.max(jnp.abs(found[layer].astype(jnp.float32) - wanted[layer])))
+        / float(jnp.max(wanted[layer]))
+        for layer in layers
+    )
+
+
+def compare(
+    params: Mapping, content: np.ndarray, style: np.ndarray, config: nst_jax.Config
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """Paints one pair on every rung; returns pictures and figures by rung."""
+    value = jax.jit(nst_jax.objective_value)
+    targets = nst_jax.compute_targets(params, content, [style], config)
+    moved = np.clip(
+        content + 1e-6 * np.sign(np.sin(np.arange(content.size)).reshape(content.shape)), 0, 1
+    )
+    pictures, figures = {}, {}
+    for rung in (*RUNGS, "nudged"):
+        own = config.replace(network=network_of("highest" if rung == "nudged" else rung))
+        start = time.perf_counter()
+        result = nst_jax.stylize(
+            *(params, content, [style], own),
+            initial=moved.astype(np.float32) if rung == "nudged" else None,
+        )
+        pictures[rung] = np.asarray(result.images[0])
+        figures[rung] = {
+            "seconds": time.perf_counter() - start,
+            "loss": float(value(pictures[rung], params, targets, config)[0]),
+            "levels": 255 * float(np.abs(pictures[rung] - pictures["highest"]).mean()),
+            "checkerboard": checkerboard(pictures[rung]),
+        }
+        jax.clear_caches()
+    for own in figures.values():
+        own["loss_ratio"] = own["loss"] / figures["highest"]["loss"]
+        own["checkerboard_ratio"] = own["checkerboard"] / figures["highest"]["checkerboard"]
+    return pictures, figures
+
+
+def summary(pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """For each rung: geometric means of ratios, the largest ratio of losses, the mean distance."""
+    found = {}
+    for rung in (*RUNGS, "nudged"):
+        rows = [pair["rungs"][rung] for pair in pairs]
+        found[rung] = {
+            "loss_ratio": statistics.geometric_mean(row["loss_ratio"] for row in rows),
+            "loss_ratio_largest": max(row["loss_ratio"] for row in rows),
+            "levels": statistics.mean(row["levels"] for row in rows),
+            "checkerboard_ratio": statistics.geometric_mean(
+                row["checkerboard_ratio"] for row in rows
+            ),
+        }
+    return found
+
+
+def run(
+    contents: Mapping[str, np.ndarray],
+    styles: Mapping[str, np.ndarray],
+    *,
+    size: int,
+    steps: int,
+    limit: int | None,
+    output_dir: str | None,
+    json_path: str | None,
+) -> dict[str, Any]:
+    """Paints all pairs and prints the tables; returns the report that is written to JSON."""
+    report = common.environment() | {"size": size, "steps": steps, "features": {}, "pairs": []}
+    print(f"Precisions at {size} pixels, {steps} steps")
+    common.print_environment(report)
+    if json_path:
+        json_path = reporting.device_file(json_path, report, prefix="precisions-")
+    params = nst_jax.load_params("vgg19")
+    config = nst_jax.presets["default"].replace(
+        size=None, first_size=None, first_steps=None, steps=steps
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        chosen = quality.pairs_of(
+            quality.write_sized(contents, Path(temporary, "contents"), size),
+            quality.write_sized(styles, Path(temporary, "styles"), size),
+        )[:limit]
+    first = chosen[0][0].pixels
+    report["features"] = {rung: feature_error(params, first, rung) for rung in RUNGS}
+    for content, style in chosen:
+        pictures, figures = compare(params, content.pixels, style.pixels, config)
+        report["pairs"].append({"content": content.name, "style": style.name, "rungs": figures})
+        report["summary"] = summary(report["pairs"])
+        print(f"\n{content.name} in {style.name}: loss, levels, checkerboard, each by rung")
+        for rung, own in figures.items():
+            cells = (own["loss_ratio"], own["levels"], own["checkerboard_ratio"])
+            print(f"{rung:<32}" + "".join(f"{cell:>10.3f}" for cell in cells), flush=True)
+        rows.append([content.pixels, style.pixels, *pictures.values()])
+        if json_path:
+            common.write_json(json_path, report)
+        if output_dir:
+            sheet = common.grid(rows, ("content", "style", *pictures), size)
+            write_image(Path(output_dir, "grid.png"), sheet)
+    print(
+        f"\nOver {len(report['pairs'])} pairs: features, loss, largest loss, levels, checkerboard"
+    )
+    for rung, own in report["summary"].items():
+        cells = (report["features"].get(rung, 0.0), *own.values())
+        print(
+            f"{rung:<32}"
+            + "".join(f"{cell:>10.2g}" for cell in cells[:1])
+            + "".join(f"{cell:>10.3f}" for cell in cells[1:])
+        )
+    return report
+
+
+FLAGS = {
+    "size": (common.pixels, 128, "Longer side of all pictures in pixels."),
+    "steps": (common.positive, 200, "Steps of each picture."),
+    "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
+    "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
+    "pairs": (common.positive, 6, "Number of pairs after which to stop."),
+    "output_dir": (flags.DEFINE_string, None, "Folder for the pictures in a grid, grid.png."),
+    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
+}
+
+
+def main(options: flags.FlagValues) -> None:
+    run(
+        *quality.inputs(options),
+        size=options.size,
+        steps=options.steps,
+        limit=options.pairs,
+        output_dir=options.output_dir,
+        json_path=options.json,
+    )
+
+
+if __name__ == "__main__":
+    common.run_command(NAME, FLAGS, main)
