@@ -51,7 +51,7 @@ def tasks(size: str, folder: Path) -> list[Task]:
     if size == "smallest":
         steps = ["--models=vgg16", "--sizes=32", "--styles=1", "--repeats=1", "--matmul_size=32"]
         return [
-            Task("agreement", [], 0.3),
+            Task("agreement", ["--precisions=float32"], 0.3),
             Task("step_time", [*steps, f"--precisions={ALL}"], 0.3),
             Task("memory", ["--models=vgg16", "--sizes=32", "--styles=1"], 0.2),
             Task(

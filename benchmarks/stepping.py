@@ -275,7 +275,7 @@ CASE_COLUMNS = [
     Column("model", "model", width=5),
     Column("size", "size", width=9),
     Column("styles", "styles"),
-    Column("precision", "precision"),
+    Column("precision", "precision", width=15),
     Column("optimizer", "optimizer"),
 ]
 MEASURE_COLUMNS = [

@@ -22,6 +22,7 @@ from nst_jax.settings import check_choice
 # {suite: {benchmark: flags}}; on accelerators `ACCELERATOR` replaces these flags.
 SUITES = {
     "smallest": {
+        "agreement": ["--precisions=float32"],
         "step_time": ["--sizes=32", "--styles=1", "--repeats=1", "--matmul_size=64"],
         "batch_scaling": ["--sizes=32", "--styles=1,2", "--repeats=1", "--matmul_size=64"],
         "memory": ["--sizes=32", "--precisions=float32"],
@@ -32,6 +33,7 @@ SUITES = {
         "end_to_end": ["--sizes=32", "--styles=1", "--steps=1", "--model=vgg16"],
     },
     "quick": {
+        "agreement": [],
         "step_time": ["--sizes=256x192", "--styles=1,4"],
         "batch_scaling": ["--sizes=128", "--styles=1,2,4,8"],
         "memory": ["--sizes=512,1024"],
@@ -42,6 +44,7 @@ SUITES = {
         "end_to_end": ["--sizes=128"],
     },
     "full": {
+        "agreement": [],
         "step_time": [
             *("--models=vgg16,vgg19", "--sizes=128,256x192,512"),
             *("--styles=1,4", "--optimizers=sgd,adam,lbfgs"),
@@ -58,6 +61,7 @@ SUITES = {
 }
 ACCELERATOR = {
     "quick": {
+        "agreement": [],
         "step_time": ["--sizes=512", "--styles=1,8"],
         "batch_scaling": ["--sizes=512", "--styles=1,4,16"],
         "memory": ["--sizes=512,1024", "--repeats=3"],
@@ -67,6 +71,7 @@ ACCELERATOR = {
         "end_to_end": ["--sizes=512", "--styles=8"],
     },
     "full": {
+        "agreement": [],
         "step_time": [
             *("--models=vgg16,vgg19", "--sizes=256,512,1024"),
             *("--styles=1,8", "--optimizers=sgd,adam,lbfgs"),

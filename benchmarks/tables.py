@@ -17,6 +17,7 @@ from absl import flags
 
 from benchmarks import (
     against_torch,
+    agreement,
     batch_scaling,
     common,
     device_scaling,
@@ -33,7 +34,7 @@ from benchmarks import (
 BENCHMARKS = {
     module.NAME: module
     for module in (
-        *(step_time, batch_scaling, memory, tiling_memory, device_scaling),
+        *(agreement, step_time, batch_scaling, memory, tiling_memory, device_scaling),
         *(against_torch, start_up, end_to_end, leads, tpu_compiled),
     )
 }
