@@ -69,7 +69,9 @@ def measure(case: stepping.Case, *, repeats: int) -> dict[str, Any]:
     ).program_bytes()
     seconds = time.perf_counter() - start
     within = Placement(remat=case.remat).partition_of(config.network)
-    prepared = jax.eval_shape(lambda params: objective.prepare(params, config, within), params)
+    prepared = jax.eval_shape(
+        lambda params: objective.prepare(params, config, partition=within), params
+    )
     kernels = flops.parameter_bytes(prepared, objective.Objective.of(config).layers())
     row = {
         "program_bytes": program,

@@ -181,7 +181,7 @@ def problem(params: Mapping, case: Case, *, prepare: bool = True) -> Problem:
     )
     within = nst_jax.Placement(remat=case.remat).partition_of(config.network)
     if prepare:
-        params = objective.prepare(params, config, within)
+        params = objective.prepare(params, config, partition=within)
     # The statistics of two styles, repeated: their values do not change the time of a step.
     targets = nst_jax.compute_targets(params, content, styles, config, partition=within)
     which = np.arange(case.styles) % len(styles)

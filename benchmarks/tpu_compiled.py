@@ -160,7 +160,7 @@ def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
             combine=combine,
             partition=within,
         )
-        return objective.prepare(params, config, within, mesh=mesh), targets
+        return objective.prepare(params, config, partition=within, mesh=mesh), targets
 
     params = jax.eval_shape(lambda: vgg.init_params(jax.random.key(0), case.model))
     params, targets = jax.eval_shape(arguments, params, picture)
@@ -171,7 +171,7 @@ def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
         config,
         shared=(params,),
         each=(targets, numbers),
-        length=case.steps or optimize.steps_per_dispatch("tpu"),
+        length=case.steps or optimize.steps_per_dispatch(platform="tpu"),
         mesh=mesh,
         lean=case.remat,
         in_turn=partition.is_packed(within),
@@ -210,7 +210,7 @@ def described_case(case: Case, devices: Sequence[Any], topology: str) -> dict[st
         "regions": case.regions,
         "remat": case.remat,
         "strips": case.strips,
-        "steps": case.steps or optimize.steps_per_dispatch("tpu"),
+        "steps": case.steps or optimize.steps_per_dispatch(platform="tpu"),
     }
 
 

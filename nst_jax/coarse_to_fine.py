@@ -183,7 +183,7 @@ def stylize(
         )
     within = placement.partition_of(config.network)
     run = _Run(
-        params=objective.prepare(params, config, within, mesh=placement.mesh),
+        params=objective.prepare(params, config, partition=within, mesh=placement.mesh),
         contents=contents,
         styles=styles,
         config=config,

@@ -559,8 +559,8 @@ def shrink(mask: Float[ArrayLike, "*N H W"], stride: int) -> Float[Array, "*N h 
 def prepare(
     params: Mapping,
     config: Config,
-    partition: Partition = Together(),
     *,
+    partition: Partition = Together(),
     mesh: jax.sharding.Mesh | None = None,
 ) -> Mapping:
     """The parameters in the form in which many steps are fastest on this backend.

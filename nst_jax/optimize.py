@@ -384,7 +384,7 @@ def _in_unit(levels: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf / LEVELS, levels)
 
 
-def steps_per_dispatch(platform: str | None = None) -> int:
+def steps_per_dispatch(*, platform: str | None = None) -> int:
     """How many steps one call of the compiled program takes on a platform, such as "tpu".
 
     None is the default backend. On a CPU it is one step: XLA:CPU runs a convolution inside a loop

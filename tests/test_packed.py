@@ -48,7 +48,11 @@ def assert_same(params, image, content, styles, config, strips, *, combine=PLAIN
     for count in strips:
         within = Together(count, packed=True)
         (found, _), (gradient, _) = look(
-            image, objective.prepare(params, config, within), targets, config, partition=within
+            image,
+            objective.prepare(params, config, partition=within),
+            targets,
+            config,
+            partition=within,
         )
         np.testing.assert_allclose(found, value, rtol=1e-5)
         assert distance(gradient, slope) < 2e-3

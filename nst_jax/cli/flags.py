@@ -110,13 +110,13 @@ RUN_FLAGS: dict[str, Definition] = {
         flags.DEFINE_integer,
         None,
         "number of horizontal strips in which a picture is evaluated, all at once: the same result "
-        "up to rounding; by default 1, and 8 on a TPU; cannot be combined with --remat",
+        "up to rounding; cannot be combined with --remat (default: 1, and 8 on a TPU)",
     ),
     "steps_per_dispatch": (
         flags.DEFINE_integer,
         None,
         "steps that one call of the compiled program takes: records, snapshots and signals wait "
-        "for its end; by default 1 on a CPU and 25 elsewhere",
+        "for its end (default: 1 on a CPU, 25 elsewhere)",
     ),
     "mesh": (
         flags.DEFINE_string,

@@ -169,7 +169,7 @@ class Plan:
         """The shapes of the parameters as `stylize` passes them to its programs."""
         return jax.eval_shape(
             lambda params: objective.prepare(
-                params, self.config, self._within, mesh=self.placement.mesh
+                params, self.config, partition=self._within, mesh=self.placement.mesh
             ),
             self.params,
         )
