@@ -1,17 +1,19 @@
 """Does this device compute what a CPU computes?
 
-    python -m benchmarks.agreement [--precisions=...] [--reference=FILE] [--json=PATH]
+    python -m benchmarks.agreement [--precisions=...] [--reference=FILE] [--write] [--json=PATH]
 
-It compares with figures of a CPU in float32, which `benchmarks/results/reference.npz` holds, on
-generated pictures of 64x48 pixels with VGG19: activations of five layers, the loss of the default
-and its gradient, and ten steps of the default. `--write` writes this file anew.
+`benchmarks/results/reference.npz` holds figures of a CPU in float32. This benchmark computes the
+same figures on this device and compares them. The figures are activations of five layers, the loss
+of the default and its gradient, and the losses of ten steps of the default. They are computed with
+VGG19, on generated pictures of 64x48 pixels. `--write` computes them in float32 on this device, and
+writes the file anew.
 
-precision      of the network: type, and precision of products
-features       largest error of an activation, relative to the largest of its layer
+precision      type of the features, and precision of products
+features       largest error of an activation, divided by the largest activation of its layer
 loss           relative error of the loss
-gradient       error of the gradient in the Euclidean norm, relative
-ten steps      largest relative error of the losses before each of ten steps
-of the bound   the largest of these, divided by its bound for the precision
+gradient       Euclidean norm of the gradient's error, divided by the norm of the gradient
+ten steps      largest relative error of the ten losses, each taken before its step
+of the bound   each of these four errors is divided by its bound for the precision; the largest
 
 The exit code is 1 if an error is above its bound.
 """
@@ -77,7 +79,7 @@ def figures(params: Mapping, precision: str) -> dict[str, np.ndarray]:
     features = jax.jit(functools.partial(config.network, layers=LAYERS))(params, image)
     value = jax.jit(jax.value_and_grad(nst_jax.objective_value, has_aux=True))
     (loss, _), gradient = value(jnp.asarray(image), params, targets, config)
-    # Each step alone: rounding that is magnified by a step would say nothing of the next one.
+    # All ten steps in one call of the program, as an accelerator takes steps.
     placement = nst_jax.Placement(steps_per_dispatch=STEPS)
     painted = nst_jax.stylize(params, content, [style], config, placement=placement)
     found = {f"features_{layer}": features[layer].astype(jnp.float32) for layer in LAYERS}
@@ -86,7 +88,7 @@ def figures(params: Mapping, precision: str) -> dict[str, np.ndarray]:
 
 
 def errors(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Each part's error against the reference."""
+    """The error of each of `PARTS`, compared with the reference."""
     features = max(
         np.max(np.abs(found[name] - wanted[name].astype(np.float32))) / np.max(wanted[name])
         for name in found
@@ -102,7 +104,7 @@ def errors(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) ->
 
 
 def read_reference(path: str) -> dict[str, np.ndarray]:
-    """The figures of a CPU.
+    """Reads the figures of a CPU.
 
     Raises:
       ValueError: the file holds something else.

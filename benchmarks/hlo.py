@@ -1,7 +1,7 @@
-"""Reads what a compiler says of a program: the text of its optimised HLO.
+"""Reads the optimised HLO of a compiled program: the text that lists its operations.
 
-The TPU's compiler notes its estimate of the cycles of each operation in this text. An estimate is
-no time: it leaves out waits for memory that the compiler did not foresee.
+In this text, the compiler of a TPU notes how many cycles it estimates for each operation. An
+estimate is not a measured time. It leaves out waits for memory that the compiler did not foresee.
 """
 
 import math
@@ -41,13 +41,14 @@ class Operation(NamedTuple):
     """An operation of a compiled program.
 
     Attributes:
-      opcode: HLO's name of it, such as "fusion".
+      opcode: HLO's name for the kind of operation, such as "fusion".
       name: JAX's name, with all scopes, such as "jit(step)/VGG/block1_conv1/conv_general_dilated".
         It is empty if the compiler made the operation.
-      shape: the text of its result's shape and layout.
-      cycles: the compiler's estimate for one execution; 0 if there is none.
-      times: how often one call of the program executes it. A loop of unknown length counts once.
-      inside: the opcodes of the computation that a fusion calls.
+      shape: the shape and layout of the result, as text.
+      cycles: the compiler's estimate for one execution; 0 if there is no estimate.
+      times: how often one call of the program executes the operation. A loop of unknown length
+        counts once.
+      inside: the opcodes of the computation that a fusion calls; empty for other operations.
     """
 
     opcode: str
@@ -59,7 +60,10 @@ class Operation(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Bytes of the result, without padding. A start counts what its end returns."""
+        """Bytes of the result, without padding.
+
+        The start of an asynchronous operation counts the bytes that its end returns.
+        """
         arrays = _ARRAY.findall(self.shape)
         if self.opcode == "collective-permute-start":  # (operand, result, two numbers)
             arrays = arrays[1:2]
@@ -98,12 +102,16 @@ def _computations(text: str) -> tuple[str, dict[str, list[_Instruction]]]:
 
 
 def operations(text: str) -> list[Operation]:
-    """The operations that a call of a compiled program executes, from `Compiled.as_text()`.
+    """The operations that one call of a compiled program executes.
 
-    Operations inside a fusion are not listed; those in loops, branches and asynchronous calls are.
+    Operations in loops, branches and asynchronous calls are listed. Operations inside a fusion are
+    not.
+
+    Args:
+      text: the optimised HLO, from `Compiled.as_text()`.
 
     Raises:
-      ValueError: the text is no HLO.
+      ValueError: the text is not HLO.
     """
     entry, computations = _computations(text)
 
@@ -137,7 +145,7 @@ def operations(text: str) -> list[Operation]:
 
 
 def _trips(rest: str, computations: Mapping[str, list[_Instruction]]) -> int:
-    """How often a loop runs: as the compiler notes, or the bound that its condition compares with.
+    """How often a loop runs: the count that the compiler notes, or the bound in its condition.
 
     JAX's loops count from 0. A loop of unknown length counts once.
     """
@@ -150,9 +158,10 @@ def _trips(rest: str, computations: Mapping[str, list[_Instruction]]) -> int:
 
 
 def kind_of(operation: Operation) -> str:
-    """What an operation of the step is for, by its opcode and JAX's scopes.
+    """The kind of an operation of the step, such as "pooling", from its opcode and JAX's scopes.
 
-    A convolution has its block. What belongs to no scope of the loss is "optimiser and state".
+    The kind of a convolution names its block. An operation outside all scopes of the loss is
+    "optimiser and state".
     """
     opcode, name = operation.opcode, operation.name
     if opcode.removesuffix("-start").removesuffix("-done") in COLLECTIVES:
@@ -175,7 +184,7 @@ def kind_of(operation: Operation) -> str:
 
 
 def cycles_by_kind(found: list[Operation]) -> dict[str, int]:
-    """Estimated cycles by `kind_of`, most first."""
+    """The estimated cycles of each kind of `kind_of`, the largest first."""
     sums: dict[str, int] = defaultdict(int)
     for operation in found:
         if operation.cycles:
@@ -184,9 +193,10 @@ def cycles_by_kind(found: list[Operation]) -> dict[str, int]:
 
 
 def collectives(found: list[Operation]) -> dict[str, Mapping[str, int]]:
-    """`{kind: {"number": ..., "bytes": ..., "largest": ...}}` of exchanges between chips.
+    """Counts exchanges between chips: `{kind: {"number": ..., "bytes": ..., "largest": ...}}`.
 
-    Bytes are those of the results on one chip.
+    "number" and "bytes" are sums over one call of the program. "largest" is the bytes of the
+    largest exchange. The bytes are those of the results on one chip.
     """
     kinds: dict[str, dict[str, int]] = {}
     for operation in found:

@@ -1,12 +1,20 @@
-"""All that a new device should tell, in the few minutes for which one has it.
+"""Measures a new device in a few minutes.
 
     scripts/on_device.sh [--minutes=8] [--results=FOLDER] [--size=smallest]
 
-It runs benchmarks in order of importance until the time is over, and keeps what each has found:
-correctness against a CPU, steps in every precision with their share of the matrix rate, leads on
-layouts and pooling, memory, PyTorch in the same run, a trace of a slow step, and finished pictures
-a minute. Nothing is downloaded. `--size=smallest` runs the same at the smallest size, for a test on
-a CPU.
+It runs benchmarks in order of importance until the time is over. It keeps the rows that each
+benchmark has measured. It downloads nothing. The order is:
+
+1. agreement with a CPU
+2. steps in every precision, with their share of the rate of a matrix product
+3. PyTorch on the same device, if it is installed
+4. leads on layouts and pooling
+5. memory
+6. a trace of a few steps
+7. finished pictures a minute
+8. steps with 1, 8 and 32 styles
+
+`--size=smallest` is for a test on a CPU. It runs all but 4 and 8, at the smallest size.
 """
 
 import os
@@ -32,10 +40,10 @@ class Task(NamedTuple):
     """A benchmark to run.
 
     Attributes:
-      name: of the module in `benchmarks`, or "nst_jax" for the command itself.
+      name: the name of the module in `benchmarks`, or "nst_jax" for the command itself.
       flags: its flags.
-      share: the most of the whole time that it may take.
-      needs: a package without which it is left out.
+      share: the largest part of the whole time that it may take, from 0 to 1.
+      needs: a package that it needs. If the package is not installed, the task is left out.
     """
 
     name: str
@@ -45,7 +53,7 @@ class Task(NamedTuple):
 
 
 def tasks(size: str, folder: Path) -> list[Task]:
-    """The tasks in order of importance."""
+    """The tasks of a size, "full" or "smallest", in order of importance."""
     trace = ["--demo", "--quiet", f"--output_dir={folder / 'demo'}"]
     trace += [f"--profile_dir={folder / 'trace'}"]
     if size == "smallest":

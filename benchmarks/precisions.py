@@ -1,21 +1,28 @@
-"""Which precision of products can be told from the highest in the final picture?
+"""Which precisions of products change the final picture, compared with the highest precision?
 
     python -m benchmarks.precisions [--size=128] [--steps=200] [--contents=FOLDER] [--styles=FOLDER]
         [--pairs=6] [--output_dir=FOLDER] [--json=PATH]
 
-A GPU multiplies float32 as TF32 in the precision "default", and a TPU in one pass of bfloat16; in
-the precision "high" a TPU takes three passes. A CPU has neither, so this benchmark rounds the
-operands of each convolution and of its gradient as these devices do, and sums in float32. Each
-rung paints each pair by the objective of the default. Without `--contents` the contents are
-photographs of scikit-image; without `--styles` the styles are generated.
+In the precision "default", a GPU multiplies float32 as TF32, and a TPU in one pass of bfloat16. In
+the precision "high", a TPU takes three passes. A CPU has none of these. So this benchmark rounds on
+a CPU as these devices do. It rounds the operands of each convolution and of its gradient, and sums
+in float32.
 
-rung         what is rounded: see `RUNGS`
-features     largest error of the activations of the first picture, relative to the layer's largest
-loss         of the final picture, evaluated in the highest precision, over the loss of "highest"
-levels       mean distance from the picture of "highest", in grey levels
-nudged       the same for "highest" from a start that is moved by 1e-6 of the range: no precision
-             can be nearer than that
-checkerboard of the final picture over that of "highest"
+The rows of a table are rungs. A rung is a way of rounding, see `RUNGS`. Each rung paints each pair
+of a content and a style by the objective of the default. The rung "nudged" is "highest" from a
+start that is moved by 1e-6 of the range. No precision can be nearer to "highest" than "nudged".
+
+features       largest error of an activation of the first content, divided by the largest
+               activation of its layer
+loss           loss of the final picture, evaluated in the highest precision, divided by the loss
+               of "highest"
+largest loss   the largest of these quotients over all pairs
+levels         mean distance from the picture of "highest", in grey levels
+checkerboard   checkerboard of the final picture, divided by that of "highest"
+
+The table of a pair has loss, levels and checkerboard. The last table is for all pairs. It has
+geometric means of loss and checkerboard, and the mean of levels. Without `--contents` the contents
+are photographs of scikit-image. Without `--styles` the styles are generated.
 """
 
 import dataclasses
@@ -54,7 +61,10 @@ def one_pass(product: Callable, a: jax.Array, b: jax.Array, bits: int) -> jax.Ar
 
 
 def three_passes(product: Callable, a: jax.Array, b: jax.Array, bits: int) -> jax.Array:
-    """A product of operands that are each the sum of two numbers, without their smallest part."""
+    """A product of operands, each split into a large and a small part of `bits` bits of mantissa.
+
+    It leaves out the product of the two small parts.
+    """
     high_a, high_b = rounded(a, bits), rounded(b, bits)
     low_a, low_b = rounded(a - high_a, bits), rounded(b - high_b, bits)
     return product(high_a, high_b) + (product(high_a, low_b) + product(low_a, high_b))
@@ -71,7 +81,7 @@ RUNGS: dict[str, tuple[Callable | None, str]] = {
 
 
 def convolution(multiply: Callable) -> Callable:
-    """`jax.lax.conv_general_dilated` with operands that `multiply` rounds, in the gradient too."""
+    """`jax.lax.conv_general_dilated`, with products by `multiply`, also in the gradient."""
 
     def plain(x, kernel, options):
         return jax.lax.conv_general_dilated(x, kernel, **dict(options))
@@ -107,7 +117,7 @@ class Rounding:
     """The default's network with rounded products.
 
     Attributes:
-      rung: the name of how operands are rounded.
+      rung: a name in `RUNGS`, which says how operands are rounded.
       network: the network itself.
     """
 
@@ -133,7 +143,7 @@ class Rounding:
 
 
 def network_of(rung: str) -> Any:
-    """The network of a rung of the ladder."""
+    """The default's network with the rounding of a rung."""
     multiply, dtype = RUNGS[rung]
     plain = nst_jax.presets["default"].network
     plain = dataclasses.replace(plain, dtype=dtype, precision=None)

@@ -1,24 +1,27 @@
-"""What does the TPU's own compiler say of a step? It needs no TPU.
+"""What does the compiler of a TPU estimate for a step? You need no TPU.
 
     python -m benchmarks.tpu_compiled [--topology=v5e:2x2] [--mesh=style:4,space:2] [--model=vgg19]
         [--sizes=512] [--styles=1,8] [--precisions=bfloat16] [--optimizers=default] [--regions=0]
         [--remat] [--strips=N] [--steps=N] [--operations=N] [--json] [--results=PATH]
 
-It compiles the program that `stylize` dispatches, for chips that are only described, and reads what
-the compiler wrote beside each operation. Cycles are the compiler's estimates and no times: nothing
-runs. The extra `tpu` brings the compiler (`pip install -e '.[tpu]'`). One compiler runs at a time
-on a machine.
+It compiles the program that `stylize` dispatches on a TPU. The chips need not be there: a
+description is enough. It then reads the estimate that the compiler wrote beside each operation.
+Cycles are estimates, not measured times: nothing runs. The extra `tpu` installs the compiler
+(`pip install -e '.[tpu]'`). Only one compiler runs at a time on a machine, so a second benchmark
+waits for the first.
 
-steps              of one dispatch
+steps              how many steps one dispatch takes
 cycles/style-step  estimated cycles of one step on one picture, on each chip of the mesh
 of matrix rate     cycles that the multiplications of the network's convolutions need at the chip's
-                   rate for bfloat16, divided by the estimated cycles. Known for v5e alone
+                   rate for bfloat16, divided by the estimated cycles. Only for a v5e
 temporaries, MiB   memory of a chip for intermediate arrays
 arguments, MiB     memory of a chip for pictures, state, targets and parameters
-exchanges          collectives of one dispatch between chips: number and bytes by kind
+exchanges          collectives between chips in one dispatch: their number and MiB by kind
+compile s          seconds that this machine took to compile the program
 
-Below each row stand the shares of the cycles by kind of operation. `--operations` lists the dearest
-operations too. `--json` prints one JSON object a program on stdout, and nothing else.
+Lines below each row give the share of each kind of operation in the cycles. `--operations=N` also
+lists the N operations with the most cycles. `--json` prints one JSON object for each program on
+stdout, and nothing else. `--results=PATH` keeps the table in a file or folder.
 """
 
 import contextlib
@@ -90,7 +93,7 @@ class Case(NamedTuple):
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Waits until no other process of this kind uses the compiler: it runs once on a machine."""
+    """Waits until no other process of this benchmark uses the compiler of this machine."""
     path = Path(tempfile.gettempdir()) / "nst_jax_tpu_compiled.lock"
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -123,10 +126,10 @@ def chips(topology: str) -> list[Any]:
 
 
 def mesh_of(devices: Sequence[Any], text: str | None) -> jax.sharding.Mesh:
-    """The mesh of a text like "style:4,space:2" on the first of `devices`; None is one chip.
+    """The mesh of a text like "style:4,space:2", on the first of `devices`. None is one chip.
 
     Raises:
-      ValueError: the text is no mesh, or there are too few chips.
+      ValueError: the text describes no mesh, or there are too few chips.
     """
     sizes = sharding.parse_mesh(text or "style:1,space:1")
     wanted = sizes["style"] * sizes["space"]
@@ -179,7 +182,7 @@ def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
 
 
 def measure(case: Case, devices: Sequence[Any], topology: str, *, top: int = 0) -> dict[str, Any]:
-    """Compiles a program, and tells what the compiler says of it."""
+    """Compiles a program; returns its row of the table: the case and the compiler's estimates."""
     mesh = mesh_of(devices, case.mesh)
     begun = time.perf_counter()
     compiled = lowered(case, mesh).compile()
@@ -193,7 +196,7 @@ def measure(case: Case, devices: Sequence[Any], topology: str, *, top: int = 0) 
 
 
 def described_case(case: Case, devices: Sequence[Any], topology: str) -> dict[str, Any]:
-    """What is compiled, and for which chips."""
+    """The part of a row that is known before compiling: the program and the chips."""
     return {
         "program": f"nst_jax {nst_jax.__version__}",
         "topology": topology,
@@ -215,7 +218,7 @@ def described_case(case: Case, devices: Sequence[Any], topology: str) -> dict[st
 
 
 def earlier(path: str | None, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a file of results has from earlier runs."""
+    """The rows that earlier runs left in a file of results."""
     if path is None:
         return []
     return read_results(device_file(path, environment)).get(NAME, {}).get("rows", [])
@@ -229,7 +232,7 @@ def described(
     kind: str,
     top: int,
 ) -> dict[str, Any]:
-    """The compiler's account of a program: cycles, memory and exchanges of each chip."""
+    """What the compiler says of a program: the cycles, memory and exchanges of each chip."""
     found = hlo.operations(compiled.as_text())
     by_kind = hlo.cycles_by_kind(found)
     # The pictures that one chip paints; a chip of `space` paints a part of one.
@@ -339,7 +342,7 @@ def cases(options: flags.FlagValues) -> list[Case]:
 
 
 def environment(devices: Sequence[Any]) -> dict[str, Any]:
-    """The environment of a report: the compiler's device in place of this machine's."""
+    """The environment of a report. It names the compiler's device, not that of this machine."""
     return common.environment(packages=["libtpu"]) | {
         "platform": PLATFORM,
         "device": f"{devices[0].device_kind}",

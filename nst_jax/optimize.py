@@ -303,25 +303,25 @@ def scan(
     parametrization: Parametrization = Pixels(),
     key: PRNGKeyArray | None = None,
 ) -> tuple[State, dict[str, Float[Array, " length"]]]:
-    """Takes several steps on one image in a `jax.lax.scan`, for programs that contain a run.
+    """Takes several steps on one image by `jax.lax.scan`, inside a program of your own.
 
     It is pure: use it with `jax.jit`, `jax.vmap` and `jax.grad`. The gradient goes through all
-    steps, and through all arrays that `loss` closes over. A run of `run` is several such scans. Two
-    scans give what one of their common length gives, up to rounding.
+    steps, and through all arrays that `loss` closes over. `run` calls the same scan several times.
+    Two scans in sequence give the result of one scan of both lengths, up to rounding.
 
     Args:
       loss: `loss(image) -> (value, terms)`. If `config.draws()`, it also takes a random `key=`.
-      state: from an earlier call, or the image `[H, W, 3]` in [0, 1] to start from.
-      config: the optimiser and its numbers, which may be traced. `config.steps` is the length of
-        the whole run: schedules end there.
-      length: how many steps to take, static under `jax.jit`.
+      state: the state from an earlier call, or the image `[H, W, 3]` in [0, 1] to start from.
+      config: the optimiser and its numbers. The numbers may be traced. `config.steps` is the length
+        of the whole run: schedules end there.
+      length: how many steps to take. It is static under `jax.jit`.
       optimizer: an optax transformation that replaces the configured one.
       parametrization: how the image is described.
-      key: random key of what each step draws. None is key 0.
+      key: random key for what each step draws. None is key 0.
 
     Returns:
-      The state after the last step, with the image as `picture`, and `{term: [length]}`, each taken
-      before its step. The picture is the last one, also where the start was better.
+      The state after the last step, and the terms `{term: [length]}`, each taken before its step.
+      The image is `picture` of the state. It is the last image, even if the start had a lower loss.
     """
     if not isinstance(state, State):
         begun = _transformation(optimizer, config, 0)

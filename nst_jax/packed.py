@@ -1,18 +1,20 @@
 """VGG16 and VGG19 evaluated as a TPU likes it: in strips, with block 1 packed.
 
-It computes the activations of `nst_jax.vgg`, and differs in five ways, each up to rounding:
+It computes the activations of `nst_jax.vgg` up to rounding. It computes them in another way:
 
 - The picture lies in horizontal strips `[S, h, W, C]`. A TPU puts the first dimension beside the
-  channels, and a batch of one would leave seven eighths of its vector unit idle.
+  channels. A batch of one would leave seven eighths of its vector unit idle.
 - In block 1, two neighbouring columns lie side by side in the channels: `[S, h, W / 2, 2 C]`. So
-  its 64 channels fill 128 lanes.
-- The gradient of a convolution is a convolution that takes its own rows from the neighbours. The
-  usual gradient also computes the rows of the halo, and adds them to the neighbours.
+  the 64 channels of block 1 fill 128 lanes.
+- A convolution takes one row from each neighbouring strip, the halo. Its gradient is a convolution
+  of the same kind. The usual gradient would also compute the rows of the halo, and add them to the
+  neighbours.
 - The gradient of the first convolution is one product of matrices and nine shifted sums. A
   convolution to 3 channels would fill 3 of 128 lanes.
-- ReLU comes after max pooling, on a quarter of the positions, where nobody wants the layer between.
+- ReLU comes after max pooling, on a quarter of the positions. It stays before the pooling if the
+  layer between the two is wanted.
 
-`prepare` converts the kernels once. It also divides them so that each activation is already
+`prepare` converts the kernels once. It also divides each kernel, so that each activation comes out
 divided by the usual size of its layer.
 """
 
@@ -32,7 +34,10 @@ FIRST = "block1_conv1"
 
 
 def is_packed(layer: str) -> bool:
-    """Whether `features` returns the layer with two columns side by side in the channels."""
+    """Whether `features` returns the layer with two columns side by side in the channels.
+
+    It does for the convolutions of block 1.
+    """
     return vgg.block_of(layer) == 1 and not layer.endswith("_pool")
 
 
@@ -66,13 +71,13 @@ def prepare(
 ) -> dict[str, Mapping[str, Any]]:
     """Returns the parameters for `features`, `{layer: {"packed": kernel, "bias": bias}}`.
 
-    Parameters that are prepared already come back as they are.
+    Parameters that are already prepared come back unchanged.
 
     Args:
       params: the parameter tree of VGG16 or VGG19.
-      layers: the layers that will be wanted, by Keras' names.
-      sizes: `{layer: size}`; the activations of each convolution come out divided by its size. None
-        divides nothing.
+      layers: the layers that `features` will return, by Keras' names.
+      sizes: `{layer: size}`. The activations of each convolution come out divided by the size of
+        its layer. None divides nothing.
       dtype: the type of the kernels and biases.
     """
     prepared: dict[str, Any] = {}
@@ -95,7 +100,7 @@ def pack_columns(
 ) -> Float[Array, "S h W/2 2*C"]:
     """Puts two neighbouring columns side by side in the channels.
 
-    An odd last column gets zeros beside it, or a copy of itself with `repeat`.
+    An odd last column gets zeros beside it. With `repeat` it gets a copy of itself.
     """
     count, rows, width, channels = x.shape
     if width % PACK:
@@ -129,9 +134,9 @@ def _convolve(x: jax.Array, kernel: jax.Array, precision: Any, *, columns: int =
 def convolve(
     x: Float[Array, "S h w in"], kernel: Float[Array, "3 3 in out"], strips: vgg.Strips, precision
 ) -> Float[Array, "S h w out"]:
-    """Convolves a layer in strips. Beyond the border of the picture are zeros.
+    """Convolves a layer in strips. Zeros surround the picture.
 
-    The gradient with respect to `x` is the same function with the kernel turned.
+    The gradient with respect to `x` is the same function of the cotangent, with the kernel turned.
     """
     return _convolve(strips.halo(x), kernel, precision, columns=1)
 
@@ -163,7 +168,7 @@ convolve.defvjp(_forward, _backward)
 def convolve_first(
     x: Float[Array, "S h+2 w+2 in"], kernel: Float[Array, "3 3 in out"], precision
 ) -> Float[Array, "S h w out"]:
-    """Convolves strips that have their halo and their border columns."""
+    """Convolves strips that already have their halo and a border column at each side."""
     return _convolve(x, kernel, precision)
 
 
@@ -238,15 +243,16 @@ def features(
 
     Args:
       params: from `prepare`.
-      x: `[S, h, W, 3]` in [0, 1], from `vgg.divide_rows` with `repeat=True`. `h` is a multiple of
-        each layer's stride.
+      x: `[S, h, W, 3]` in [0, 1], from `vgg.divide_rows` with `repeat=True`. `h` must be a
+        multiple of each layer's stride.
       layers: the layers to return, by Keras' names.
-      height: the number of rows of the picture. Later rows come back as zeros.
-      pooling, pooling_correction, padding, dtype, precision: as in `vgg.features`, resolved.
+      height: the number of rows of the whole picture. Rows beyond it come back as zeros.
+      pooling, pooling_correction, padding, dtype, precision: as in `vgg.features`, but none of
+        them may be None.
 
     Returns:
-      `{layer: [S, h, w, C]}`. Layers with `is_packed` are `[S, h, ceil(W / 2), 128]`: pairs of
-      columns, and zeros beside an odd last one.
+      `{layer: [S, h, w, C]}`. If `is_packed(layer)`, the shape is `[S, h, ceil(W / 2), 128]`, with
+      pairs of columns. An odd last column has zeros beside it.
     """
     wanted, width = set(layers), x.shape[2]
     strips = vgg.Strips(height)

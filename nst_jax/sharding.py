@@ -156,14 +156,18 @@ def constrain_evenly(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) ->
 def over_outputs(
     mesh: Mesh | None, function: Callable[..., Any], *trees: Any, in_turn: bool = False
 ) -> Any:
-    """Applies a function to each output: `jax.vmap`, or a loop.
+    """Applies a function to each output, to all at once or to one after the other.
 
     Args:
-      mesh: the mesh on which the outputs are divided. None is one device.
-      function: takes one output's item of each tree.
-      trees: arrays `[outputs, ...]`.
-      in_turn: whether each device takes its outputs one after the other. If the mesh does not
-        divide their number evenly, they are taken at once.
+      mesh: the mesh that divides the outputs among its devices. None is one device.
+      function: gets the items of one output, one item from each tree.
+      trees: trees of arrays `[outputs, ...]`.
+      in_turn: False takes all outputs at once, by `jax.vmap`. True lets each device take its
+        outputs one after the other, in a loop. If the mesh does not divide the number of outputs
+        evenly, all are taken at once.
+
+    Returns:
+      The results of the function, with a leading axis of outputs.
     """
     outputs = len(jax.tree.leaves(trees)[0])
     parts = 1 if mesh is None else mesh.shape["style"]
