@@ -311,7 +311,7 @@ def _expanded_by_products(array: jax.Array, *, height: int, width: int) -> jax.A
 
 
 # On a TPU, a convolution of 3 channels fills 3 of 128 lanes. A product of matrices along each side
-# takes a hundredth of its cycles. Blocks of rows, because a mesh divides the height and products
+# takes a thirtieth of its cycles. Blocks of rows, because a mesh divides the height and products
 # of blocks exchange only border rows; few blocks of columns, because they lie along the lanes.
 _BLOCKS = ((0, 32), (1, 1024))  # axis, finer rows or columns of a block
 

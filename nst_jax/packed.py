@@ -71,7 +71,7 @@ def prepare(
 ) -> dict[str, Mapping[str, Any]]:
     """Returns the parameters for `features`, `{layer: {"packed": kernel, "bias": bias}}`.
 
-    Parameters that are already prepared come back unchanged.
+    Layers that are already prepared stay as they are. They must have had the same sizes.
 
     Args:
       params: the parameter tree of VGG16 or VGG19.
@@ -80,19 +80,25 @@ def prepare(
         its layer. None divides nothing.
       dtype: the type of the kernels and biases.
     """
-    prepared: dict[str, Any] = {}
-    below = 1.0
-    for name in vgg.convolutions(vgg.network_name(params), layers):
-        if "packed" in params[name]:
-            return dict(params)
-        size = 1.0 if sizes is None else sizes[name]
-        kernel, bias = (jnp.asarray(params[name][key]) for key in ("kernel", "bias"))
-        kernel, bias = (below / size) * kernel, bias / size
-        if is_packed(name):
-            kernel, bias = pack_kernel(kernel), jnp.tile(bias, PACK)
-        prepared[name] = {"packed": kernel.astype(dtype), "bias": bias.astype(dtype)}
-        below = size
-    return dict(params) | prepared
+    names = vgg.convolutions(vgg.network_name(params), layers)
+    divisors = [1.0 if sizes is None else float(sizes[name]) for name in names]
+    below = dict(zip(names, [1.0, *divisors], strict=False))
+    found = {
+        name: _prepared(params[name], below[name], divisor, name=name, dtype=jnp.dtype(dtype))
+        for name, divisor in zip(names, divisors, strict=True)
+        if "packed" not in params[name]
+    }
+    return dict(params) | found
+
+
+@functools.partial(jax.jit, static_argnames=("name", "dtype"))
+def _prepared(layer: Mapping[str, Any], below: float, size: float, *, name: str, dtype: Any):
+    """One layer of `prepare`: its size, and that of the layer below it."""
+    kernel, bias = (jnp.asarray(layer[key]) for key in ("kernel", "bias"))
+    kernel, bias = (below / size) * kernel, bias / size
+    if is_packed(name):
+        kernel, bias = pack_kernel(kernel), jnp.tile(bias, PACK)
+    return {"packed": kernel.astype(dtype), "bias": bias.astype(dtype)}
 
 
 def pack_columns(

@@ -199,7 +199,7 @@ def patches(rng, height, width):
 def test_it_gives_the_same_however_the_picture_is_looked_at(
     vgg16, rng, monkeypatch, height, how, changes
 ):
-    monkeypatch.setattr(objective, "prepare", lambda params, config: params)
+    monkeypatch.setattr(objective, "prepare", lambda params, config, **_: params)
     monkeypatch.setattr(partition, "COLUMNS", 20)
     content, *styles = patches(rng, height, 40), patches(rng, 20, 24), patches(rng, 24, 20)
     if "mesh" in how:

@@ -76,7 +76,12 @@ def test_each_rung_is_further_from_the_highest(vgg19, rng):
     assert errors[0] == 0 and errors == sorted(errors)
     assert errors[1] < 1e-4 < errors[2] < 2e-3 < errors[3]  # 16, 10 and 7 bits, 13 layers deep
     config = nst_jax.presets["default"].replace(
-        size=None, first_size=None, first_steps=None, steps=2
+        size=None,
+        first_size=None,
+        first_steps=None,
+        steps=2,
+        content_layers=("block1_conv2",),
+        style_layers=("block1_conv1",),
     )
     pictures, figures = precisions.compare(vgg19, content, style, config)
     assert list(pictures) == [*precisions.RUNGS, "nudged"]

@@ -149,6 +149,8 @@ def test_packed_parameters_are_refused_elsewhere(vgg16, rng):
     (picture,) = own.pictures(rng, (32, 32))
     prepared = packed.prepare(vgg16, ("block1_conv1",))
     assert packed.prepare(prepared, ("block1_conv1",)) == prepared
+    deeper = packed.prepare(prepared, ("block2_conv1",))
+    assert deeper["block1_conv1"] is prepared["block1_conv1"] and "packed" in deeper["block2_conv1"]
     with pytest.raises(ValueError, match="from nst_jax.packed.prepare, which are for strips"):
         vgg.features(prepared, picture, layers=("block1_conv1",))
 

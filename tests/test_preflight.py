@@ -235,7 +235,7 @@ def test_a_mesh_is_asked_for_what_it_divides(vgg16, monkeypatch, no_flags, outpu
     monkeypatch.setattr(preflight, "_size_that_fits", lambda *_, **__: None)
     mesh = sharding.make_mesh(outputs)
     need = plan(vgg16, (256, 40), outputs, CONFIG, mesh=mesh).program_bytes()
-    monkeypatch.setattr(objective, "prepare", lambda params, config: params)  # as on a mesh
+    monkeypatch.setattr(objective, "prepare", lambda params, config, **_: params)  # as on a mesh
     part = plan(vgg16, (int(alone * 256), 40), 1, CONFIG).program_bytes()
     # The content's activations are whole on every device, and borders are those of two.
     assert 0.8 < need / (8 * part) < (1.3 if outputs == 8 else 3.0)

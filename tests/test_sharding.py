@@ -43,7 +43,7 @@ def test_a_mesh_gives_what_one_device_gives(
     vgg16, rng, compilations, monkeypatch, mesh, height, styles, changes
 ):
     # One device would convolve by Winograd's algorithm, which rounds otherwise.
-    monkeypatch.setattr(objective, "prepare", lambda params, config: params)
+    monkeypatch.setattr(objective, "prepare", lambda params, config, **_: params)
     monkeypatch.setattr(partition, "COLUMNS", 12)
     content, *styles = pictures(rng, (height, 20), *[(16, 20)] * styles)
     changes = dict(changes)
