@@ -25,6 +25,7 @@ loss error     relative error at the starting pictures, against ours in float32 
 gradient error the same for the gradient, in the Euclidean norm
 """
 
+import functools
 import itertools
 import os
 import statistics
@@ -44,7 +45,7 @@ from benchmarks.pastiche_side import Pastiche, Picture
 from benchmarks.reporting import JSON_FLAG, Column, Report, ratio, significant
 from benchmarks.stepping import Case
 from benchmarks.torch_side import TorchSide, import_torch
-from nst_jax import optimize
+from nst_jax import objective, optimize
 from nst_jax.files.images import write_image
 
 NAME = "against_torch"
@@ -150,9 +151,9 @@ def errors(losses, gradient, exact: tuple[np.ndarray, np.ndarray]) -> dict[str, 
     }
 
 
-@jax.jit
-def _value_and_gradient(images, params, targets, config):
-    differentiate = jax.value_and_grad(nst_jax.objective_value, has_aux=True)
+@functools.partial(jax.jit, static_argnames="partition")
+def _value_and_gradient(images, params, targets, config, *, partition):
+    differentiate = jax.value_and_grad(objective.value_by(partition), has_aux=True)
     (losses, _), gradient = jax.vmap(differentiate, in_axes=(0, None, 0, None))(
         images, params, targets, config
     )
@@ -164,7 +165,9 @@ def our_value_and_gradient(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses `[N]` and gradients `[N, H, W, 3]` of `images`."""
     (params,), (targets, _) = problem.shared, problem.each
-    losses, gradient = _value_and_gradient(images, params, targets, problem.config)
+    losses, gradient = _value_and_gradient(
+        images, params, targets, problem.config, partition=problem.within()
+    )
     return np.asarray(losses), np.asarray(gradient)
 
 

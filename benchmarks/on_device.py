@@ -54,7 +54,7 @@ class Task(NamedTuple):
 
 def tasks(size: str, folder: Path) -> list[Task]:
     """The tasks of a size, "full" or "smallest", in order of importance."""
-    trace = ["--demo", "--quiet", f"--output_dir={folder / 'demo'}"]
+    trace = ["--demo", "--quiet", "--overwrite", f"--output_dir={folder / 'demo'}"]
     trace += [f"--profile_dir={folder / 'trace'}"]
     if size == "smallest":
         steps = ["--models=vgg16", "--sizes=32", "--styles=1", "--repeats=1", "--matmul_size=32"]
@@ -121,11 +121,15 @@ def main(options: flags.FlagValues) -> None:
     folder = Path(options.results).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     whole, begun, failed = 60 * options.minutes, time.monotonic(), []
-    print(f"platform {platform()}, {options.minutes:g} minutes, results in {folder}")
+    where = platform()
+    print(f"platform {where}, {options.minutes:g} minutes, results in {folder}")
     for task in tasks(options.size, folder):
         left = whole - (time.monotonic() - begun)
         if task.needs and not common.installed(task.needs):
             print(f"\n{task.name}: left out, {task.needs} is not installed")
+            continue
+        if task.name == "against_torch" and where == "tpu":
+            print(f"\n{task.name}: left out, PyTorch has no TPU")
             continue
         if left < 10:
             print(f"\n{task.name}: left out, the time is over")

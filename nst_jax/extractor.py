@@ -164,6 +164,11 @@ class VGGExtractor:
 
     packs: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        # A class that changes the activations need not agree with `nst_jax.packed`.
+        cls.packs = cls.__dict__.get("packs", False)
+
     def resolved(self) -> "VGGExtractor":
         """Returns the same extractor, with the values of dtype and precision that None means."""
         dtype, precision = vgg.resolved_precision(self.dtype, self.precision)

@@ -996,7 +996,8 @@ def check_made(
     Raises:
       ValueError: another size, network, term or layer, or no jitter where the objective has one.
     """
-    made, wanted = targets.made, objective.made(shape)
+    # A program from `jax.export` returns a plain tuple here.
+    made, wanted = Made(*targets.made), objective.made(shape)
     if made.size != wanted.size:
         raise ValueError(
             f"image and content must be of one size, got {wanted.size} against {made.size}"

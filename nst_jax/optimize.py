@@ -28,6 +28,7 @@ from nst_jax import image as image_lib
 from nst_jax import sharding
 from nst_jax.config import Config, check_sweep
 from nst_jax.optimizers import Optimizer
+from nst_jax.settings import checked_count
 
 LEVELS = 255.0
 UNWATCHED = 4  # steps of a dispatch on a CPU; they take 0.83 to 0.89 of the time of single ones
@@ -323,7 +324,14 @@ def scan(
       The state after the last step, and the terms `{term: [length]}`, each taken before its step.
       The image is `picture` of the state. It is the last image, even if the start had a lower loss.
     """
+    length = checked_count("length", length)
     if not isinstance(state, State):
+        image = jnp.asarray(state)
+        if image.ndim != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
+            raise ValueError(
+                "state must be a State or an image [H, W, 3] of floating point, got "
+                f"{described(state)} of {image.dtype}"
+            )
         begun = _transformation(optimizer, config, 0)
         state = init(jnp.asarray(state), begun, parametrization=parametrization)
     key = jax.random.key(0) if key is None else key
@@ -664,7 +672,8 @@ def run(
       in_turn: whether a device takes a step on one of its images after the other, and not on all at
         once. It suits a loss that fills the device with one image.
       chunk: how many steps a dispatch takes, which is a `scan`. None is `steps_per_dispatch()`. On
-        a CPU it is 4 in a run of 40 steps or more that nobody watches by a callback.
+        a CPU it is 4 in a run of 40 steps or more, a multiple of 4, that nobody watches by a
+        callback. Steps that are left over are taken one by one.
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
@@ -694,9 +703,14 @@ def run(
     numbers = batch_numbers(config, states.picture.shape[0], sweep=sweep)
     states, *rest = _placed(mesh, states, numbers, shared, each, key)
 
-    if chunk is None:
-        unwatched = callback is None and int(config.steps) >= 10 * UNWATCHED
-        chunk = max(steps_per_dispatch(), UNWATCHED if unwatched else 1)
+    steps = int(config.steps)
+    if chunk is not None:
+        chunk = min(checked_count("chunk", chunk), max(steps, 1))
+    else:
+        # Only if no step is left over, which would need a second program.
+        unwatched = callback is None and steps >= 10 * UNWATCHED and steps % UNWATCHED == 0
+        platform = None if mesh is None else mesh.devices.flat[0].platform
+        chunk = max(steps_per_dispatch(platform=platform), UNWATCHED if unwatched else 1)
 
     def advance(states, left):
         length = chunk
@@ -712,7 +726,7 @@ def run(
         options["parametrization"] = parametrization
         return _end(states, shared, each, numbers, **options)
 
-    states, history = _loop(advance, end, states, int(config.steps), callback, resume)
+    states, history = _loop(advance, end, states, steps, callback, resume)
     return sharding.gather(mesh, states), history
 
 

@@ -14,6 +14,9 @@ It computes the activations of `nst_jax.vgg` up to rounding. It computes them in
 - ReLU comes after max pooling, on a quarter of the positions. It stays before the pooling if the
   layer between the two is wanted.
 
+The gradient of the objective has these rules of its own, so `jax.grad` and `jax.vjp` work, and
+`jax.jvp` refuses it.
+
 `prepare` converts the kernels once. It also divides each kernel, so that each activation comes out
 divided by the usual size of its layer.
 """
@@ -79,8 +82,17 @@ def prepare(
       sizes: `{layer: size}`. The activations of each convolution come out divided by the size of
         its layer. None divides nothing.
       dtype: the type of the kernels and biases.
+
+    Raises:
+      ValueError: parameters from `vgg.prepare`, or prepared in another type.
     """
     names = vgg.convolutions(vgg.network_name(params), layers)
+    for name in names:
+        if "winograd" in params[name]:
+            raise ValueError("params must be as they were loaded, got parameters from vgg.prepare")
+        kernel = params[name].get("packed")
+        if kernel is not None and kernel.dtype != jnp.dtype(dtype):
+            raise ValueError(f"params must be prepared in {jnp.dtype(dtype)}, got {kernel.dtype}")
     divisors = [1.0 if sizes is None else float(sizes[name]) for name in names]
     below = dict(zip(names, [1.0, *divisors], strict=False))
     found = {
@@ -260,6 +272,8 @@ def features(
       `{layer: [S, h, w, C]}`. If `is_packed(layer)`, the shape is `[S, h, ceil(W / 2), 128]`, with
       pairs of columns. An odd last column has zeros beside it.
     """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"images must be floating point in [0, 1], got {x.dtype}")
     wanted, width = set(layers), x.shape[2]
     strips = vgg.Strips(height)
     exact = jax.lax.Precision[precision.upper()]

@@ -32,7 +32,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, get_args
 
@@ -44,6 +43,7 @@ from jaxtyping import Array, Float
 
 from nst_jax import packed, vgg
 from nst_jax.extractor import Geometry, Network
+from nst_jax.settings import checked_count
 from nst_jax.terms import (
     IMAGE,
     At,
@@ -94,7 +94,10 @@ class Together:
     packed: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "strips", _checked_count("strips", self.strips))
+        object.__setattr__(self, "strips", checked_count("strips", self.strips))
+        if not isinstance(self.packed, bool | np.bool_):
+            raise TypeError(f"packed must be True or False, got {self.packed!r}")
+        object.__setattr__(self, "packed", bool(self.packed))
 
     @property
     def in_strips(self) -> bool:
@@ -128,7 +131,7 @@ class Windows:
         if self.loop not in LOOPS:
             raise ValueError(f"loop must be one of {', '.join(LOOPS)}, got {self.loop!r}")
         if self.tile is not None or self.loop == "host":
-            object.__setattr__(self, "tile", _checked_count("tile", self.tile))
+            object.__setattr__(self, "tile", checked_count("tile", self.tile))
 
 
 Partition = Together | Windows
@@ -170,7 +173,7 @@ class Placement:
         for name in ("tile", "strips", "steps_per_dispatch"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, _checked_count(name, value))
+                object.__setattr__(self, name, checked_count(name, value))
         if not isinstance(self.remat, bool | np.bool_):
             raise TypeError(f"remat must be True or False, got {self.remat!r}")
         object.__setattr__(self, "remat", bool(self.remat))
@@ -214,16 +217,6 @@ class Placement:
         # A strip has at least 16 rows, one of block 5. Fewer strips waste no rows.
         each = TPU_STRIPS if space == 1 else -(-(height or 0) // (16 * space))
         return Together(space * min(TPU_STRIPS, max(1, each)), packed=True)
-
-
-def _checked_count(name: str, value: Any) -> int:
-    try:
-        count = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
-    return count
 
 
 class _StripsNetwork(Network, Protocol):
@@ -287,6 +280,10 @@ def check_partition(partition: Partition, extractor: Network) -> None:
     if _is_in_strips(partition) and not _has_strips(extractor):
         raise ValueError(
             f"{partition} needs a network with in_strips, and {type(extractor).__name__} has none"
+        )
+    if is_packed(partition) and not getattr(extractor, "packs", False):
+        raise ValueError(
+            f"{partition} needs a network that packs, and {type(extractor).__name__} does not"
         )
 
 

@@ -15,6 +15,7 @@ import difflib
 import functools
 import json
 import math
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
@@ -360,6 +361,21 @@ def with_numbers(old: T, values: Mapping[str, Any]) -> T:
 
 
 # Checks.
+
+
+def checked_count(name: str, value: Any) -> int:
+    """Returns a whole number of at least 1 as an `int`.
+
+    Raises:
+      ValueError: the value is another one; the message names it by `name`.
+    """
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+    return count
 
 
 def check_value(field: dataclasses.Field, value: Any, *, name: str | None = None) -> Any:

@@ -190,6 +190,12 @@ class Term:
     fixed: ClassVar[bool] = True
     unordered: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        # Sums of a class's own need not take strips or packed columns, as the inherited ones do.
+        if "sums" in cls.__dict__ and "unordered" not in cls.__dict__:
+            cls.unordered = False
+
     def target(self, layer: str, measured: Tree, at: At) -> Tree:
         """Returns what the loss keeps of a style, of the content or of the run's data.
 

@@ -29,11 +29,22 @@ def test_this_machine_agrees_and_a_wrong_network_does_not(vgg19):
     assert wrong["features"] > agreement.BOUNDS["float32"]["features"]
 
 
+def test_a_number_that_is_not_finite_is_no_agreement():
+    wanted = agreement.read_reference(str(agreement.REFERENCE))
+    broken = {name: np.array(array) for name, array in wanted.items()}
+    broken["features_block3_conv1"][0, 0, 0] = np.nan
+    errors = agreement.errors(broken, wanted)
+    assert np.isnan(errors["features"]) and errors["gradient"] == 0
+
+
 def test_a_file_of_something_else_is_refused(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, loss=np.zeros(1))
     with pytest.raises(ValueError, match=r"other.npz: holds no figures of this benchmark"):
         agreement.read_reference(str(path))
+    np.save(tmp_path / "other.npy", np.zeros(1))
+    with pytest.raises(ValueError, match=r"other.npy: holds no figures of this benchmark"):
+        agreement.read_reference(str(tmp_path / "other.npy"))
 
 
 def test_the_reference_is_small_and_complete():

@@ -100,7 +100,7 @@ def test_the_timed_program_is_the_one_that_stylize_runs(vgg16, compilations):
 @pytest.mark.slow
 def test_step_time_prints_and_keeps_the_same_rows(tmp_path, capsys, monkeypatch):
     # As on an accelerator: chunks of steps, and a device that tells its peak.
-    monkeypatch.setattr(optimize, "steps_per_dispatch", lambda: 2)
+    monkeypatch.setattr(optimize, "steps_per_dispatch", lambda **_: 2)
     peaks = iter([3 * 2**20, 5 * 2**20])
     monkeypatch.setattr(stepping, "_device_peak", lambda: next(peaks))
     path = tmp_path / "results.json"

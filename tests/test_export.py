@@ -84,6 +84,14 @@ def test_what_is_loaded_paints_the_same(vgg16, rng):
     np.testing.assert_allclose(terms["total"], wanted_terms["total"], rtol=1e-6)
 
 
+def test_targets_that_a_program_returns_can_be_used(vgg16, rng):
+    image, params, targets, config = problem(vgg16, rng, CONFIG)
+    same = export.export(jax.jit(lambda targets: targets))(targets)
+    found = export.deserialize(same.serialize()).call(targets)
+    value, _ = nst_jax.objective_value(image, params, found, config)
+    assert value == nst_jax.objective_value(image, params, targets, config)[0]
+
+
 def test_settings_that_hold_a_function_are_refused(vgg16, rng):
     from test_own_network import NETWORK
 

@@ -437,7 +437,7 @@ def test_a_chunk_of_steps_equals_single_steps(problem, monkeypatch, changes, opt
     config = basic.CONFIG.replace(steps=8).replace(**changes)
     arguments = {"each": (targets,), "optimizer": optimizer}
     single, one = optimize.run(quadratic, images, config, **arguments)
-    monkeypatch.setattr(optimize, "steps_per_dispatch", lambda: 3)
+    monkeypatch.setattr(optimize, "steps_per_dispatch", lambda **_: 3)
     seen = []
     chunked, many = optimize.run(
         quadratic, images, config, **arguments, callback=lambda p: seen.append(p.step)
@@ -496,10 +496,34 @@ def test_steps_per_dispatch_can_be_asked_for(problem):
         callback=lambda progress: seen.append(progress.step),
     )
     assert seen == [3, 6, 7, 8]
+    seen.clear()
+    optimize.run(  # at most the whole run in one call
+        *(quadratic, images, config),
+        each=(targets,),
+        chunk=30,
+        callback=lambda progress: seen.append(progress.step),
+    )
+    assert seen == [8]
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, True, "3"])
+def test_numbers_of_steps_that_are_none_are_one_line(problem, count):
+    images, targets = problem
+    with pytest.raises(ValueError, match="chunk must be a whole number, at least 1, got"):
+        optimize.run(quadratic, images, basic.CONFIG, each=(targets,), chunk=count)
+    loss = functools.partial(quadratic, target=targets[0])
+    with pytest.raises(ValueError, match="length must be a whole number, at least 1, got"):
+        optimize.scan(loss, images[0], basic.CONFIG, length=count)
+    for state, kind in (
+        (images, "shape .2, 4, 3, 3. of float32"),
+        (np.uint8(images[0]), "of uint8"),
+    ):
+        with pytest.raises(ValueError, match=f"state must be a State or an image .*{kind}"):
+            optimize.scan(loss, state, basic.CONFIG, length=1)
 
 
 @pytest.mark.parametrize(
-    ("steps", "watched", "chunk"), [(40, False, 4), (39, False, 1), (40, True, 1)]
+    ("steps", "watched", "chunk"), [(40, False, 4), (42, False, 1), (36, False, 1), (40, True, 1)]
 )
 def test_a_long_run_that_nobody_watches_takes_steps_together(
     problem, monkeypatch, steps, watched, chunk

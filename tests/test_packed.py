@@ -12,9 +12,10 @@ from test_own_network import NETWORK
 
 import nst_jax
 from nst_jax import image, losses, objective, packed, sharding, vgg
-from nst_jax.partition import Together
-from nst_jax.settings import turned
-from nst_jax.terms import WassersteinStyle
+from nst_jax.extractor import VGGExtractor
+from nst_jax.partition import Together, check_partition
+from nst_jax.settings import settings, turned
+from nst_jax.terms import GramStyle, WassersteinStyle
 
 CONFIG = basic.CONFIG.replace(
     size=None,
@@ -153,6 +154,49 @@ def test_packed_parameters_are_refused_elsewhere(vgg16, rng):
     assert deeper["block1_conv1"] is prepared["block1_conv1"] and "packed" in deeper["block2_conv1"]
     with pytest.raises(ValueError, match="from nst_jax.packed.prepare, which are for strips"):
         vgg.features(prepared, picture, layers=("block1_conv1",))
+
+
+def test_what_it_cannot_take_is_one_line(vgg16, rng):
+    (picture,) = own.pictures(rng, (32, 32))
+    layer = ("block2_conv1",)
+    with pytest.raises(ValueError, match="params must be as they were loaded, got .* vgg.prepare"):
+        packed.prepare(vgg.prepare(vgg16, layers=layer), layer)
+    with pytest.raises(ValueError, match="params must be prepared in bfloat16, got float32"):
+        packed.prepare(packed.prepare(vgg16, layer), layer, dtype=jnp.bfloat16)
+    strips = vgg.divide_rows(np.uint8(255 * picture), 2, 16)
+    with pytest.raises(ValueError, match="images must be floating point in .*, got uint8"):
+        CONFIG.network.in_strips(vgg16, strips, layer, height=32, pack=True)
+    with pytest.raises(TypeError, match="packed must be True or False, got 'no'"):
+        Together(2, packed="no")
+
+
+def test_classes_derived_from_ours_get_what_they_know(vgg16, rng):
+    """Sums and activations of a class's own need not take strips and packed columns."""
+
+    class Centred(GramStyle):
+        def sums(self, layer, x, weights, target, at):
+            return losses.statistics(x - 1, weights=weights)
+
+    class Doubled(VGGExtractor):
+        def __call__(self, params, image, layers):
+            return {name: 2 * x for name, x in super().__call__(params, image, layers).items()}
+
+    picture, content, style = own.pictures(rng, *[(20, 24)] * 2, (24, 20))
+    term = turned(CONFIG.term("style"), settings(Centred))
+    config = CONFIG.replace(style=term, content_layers=("block1_conv1",)).replace(
+        style_layers=("block1_conv1",)
+    )
+    targets = nst_jax.compute_targets(vgg16, content, [style], config)
+    values = [
+        look(picture, vgg16, targets, config, partition=within)[0][0]
+        for within in (Together(), Together(2), Together(2, packed=True))
+    ]
+    np.testing.assert_allclose(values, values[0], rtol=1e-5)
+    assert GramStyle.unordered and not Centred.unordered
+    doubled = settings(Doubled)()
+    assert CONFIG.network.packs and not doubled.packs
+    with pytest.raises(ValueError, match="needs a network that packs, and Doubled does not"):
+        check_partition(Together(2, packed=True), doubled)
 
 
 def test_statistics_of_columns_side_by_side(rng):

@@ -73,7 +73,7 @@ def test_a_picture_that_no_power_of_two_divides():
     [
         (["--sizes=512x"], "--sizes must be HEIGHTxWIDTH or the side of a square"),
         (["--styles=0"], "--styles must be whole numbers of at least 1, got '0'"),
-        (["--precisions=float16"], "--precisions must be one of float32, bfloat16, got 'float16'"),
+        (["--precisions=float16"], "--precisions must be one of float32, float32:high, "),
         (["--optimizers=none"], "--optimizers must be one of default, sgd, adam, lbfgs"),
         (["picture.png"], "unexpected argument 'picture.png'"),
     ],

@@ -105,6 +105,7 @@ class Plan:
             mesh=self.placement.mesh,
             lean=self.placement.remat,
             in_turn=is_packed(within),
+            length=self.placement.steps_per_dispatch,
         )
         need = _compiled_bytes(program)
         if need is not None and self.placement.mesh is not None and jax.default_backend() == "cpu":
