@@ -152,7 +152,8 @@ class Placement:
       remat: rematerialisation: keep little of the network for the gradient and compute the rest
         again. It takes a fifth to a third of the memory. See `Windows(loop="scan")`.
       strips: the number of horizontal strips in which a picture, or each window of it, is
-        evaluated. See `Together`. None is 1, but on a TPU 8 for each device of a picture.
+        evaluated. See `Together`. None is 1, but on a TPU 8 for each device of a picture, or fewer
+        of a low one. A TPU evaluates any number of strips packed, see `nst_jax.packed`.
       mesh: devices to divide the work among, from `nst_jax.sharding.make_mesh`; None is one device.
       steps_per_dispatch: how many steps one call of the compiled program takes. Records, callbacks
         and signals wait for its end. None suits the backend, see `nst_jax.optimize.run`.
