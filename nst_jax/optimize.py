@@ -502,8 +502,13 @@ def _lean_advance():
     return jax.jit(inspect.unwrap(_advance), compiler_options=options, **_OPTIONS)
 
 
-def _program(lean):
-    return _lean_advance() if lean and jax.default_backend() == "cpu" else _advance
+def _program(lean, mesh=None):
+    return _lean_advance() if lean and _platform(mesh) == "cpu" else _advance
+
+
+def _platform(mesh):
+    """The platform of the mesh's devices, which may be descriptions; None is the default one."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 @functools.partial(
@@ -709,8 +714,8 @@ def run(
     else:
         # Only if no step is left over, which would need a second program.
         unwatched = callback is None and steps >= 10 * UNWATCHED and steps % UNWATCHED == 0
-        platform = None if mesh is None else mesh.devices.flat[0].platform
-        chunk = max(steps_per_dispatch(platform=platform), UNWATCHED if unwatched else 1)
+        by_platform = steps_per_dispatch(platform=_platform(mesh))
+        chunk = max(by_platform, UNWATCHED if unwatched else 1)
 
     def advance(states, left):
         length = chunk
@@ -718,7 +723,7 @@ def run(
             length = 1  # or the rest would need a program of its own
         options = {"loss": loss, "optimizer": optimizer, "length": length, "mesh": mesh}
         options["in_turn"] = in_turn
-        return _program(lean)(states, *rest, **options, parametrization=parametrization)
+        return _program(lean, mesh)(states, *rest, **options, parametrization=parametrization)
 
     def end(states):
         shared, each, numbers, _ = rest
@@ -991,7 +996,7 @@ def lower(
         lambda: (jax.random.key(0), batch_numbers(config, count, sweep=sweep))
     )
     shared, each = jax.eval_shape(lambda *trees: trees, tuple(shared), tuple(each))
-    return _program(lean).lower(
+    return _program(lean, mesh).lower(
         *_placed(mesh, states, numbers, shared, each, key),
         loss=loss,
         optimizer=optimizer,
