@@ -24,7 +24,6 @@ lists the N operations with the most cycles. `--json` prints one JSON object for
 stdout, and nothing else. `--results=PATH` keeps the table in a file or folder.
 """
 
-import contextlib
 import fcntl
 import itertools
 import json
@@ -33,9 +32,9 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +74,9 @@ QUIET = {
 }
 
 
+_kept: list[IO[str]] = []  # locks, which end with the process
+
+
 class Case(NamedTuple):
     """A program to compile; see the flags."""
 
@@ -91,13 +93,16 @@ class Case(NamedTuple):
     mesh: str | None = None
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Waits until no other process of this benchmark uses the compiler of this machine."""
-    path = Path(tempfile.gettempdir()) / "nst_jax_tpu_compiled.lock"
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def wait_for_others() -> IO[str]:
+    """Waits until no other process of this kind uses the compiler: it runs once on a machine.
+
+    Returns:
+      The lock. Keep it until the process ends, because the compiler keeps its own until then.
+    """
+    path = Path(tempfile.gettempdir(), "nst_jax_tpu_compiled.lock")
+    lock = path.open("w")  # noqa: SIM115 (it stays open)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def chips(topology: str) -> list[Any]:
@@ -352,11 +357,7 @@ def environment(devices: Sequence[Any]) -> dict[str, Any]:
 
 def main(options: flags.FlagValues) -> None:
     planned = cases(options)
-    with alone():
-        run(options, planned)
-
-
-def run(options: flags.FlagValues, planned: Sequence[Case]) -> None:
+    _kept.append(wait_for_others())
     devices = chips(options.topology)
     for case in planned:
         mesh_of(devices, case.mesh)

@@ -38,6 +38,7 @@ NOTEBOOK = DOCS / "notebook.ipynb"
 ELSEWHERE = {
     "scripts/demo.sh": "installs; test_demo.py",
     "scripts/test.sh": "runs this test",
+    "scripts/on_device.sh": "measures for minutes; test_benchmarks_device.py",
     "pip install": "installs",
     ".venv/bin/pip install": "installs",
     "source .venv/bin/activate": "sets up a shell",
