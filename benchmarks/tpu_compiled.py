@@ -34,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,9 +74,6 @@ QUIET = {
 }
 
 
-_kept: list[IO[str]] = []  # locks, which end with the process
-
-
 class Case(NamedTuple):
     """A program to compile; see the flags."""
 
@@ -93,16 +90,15 @@ class Case(NamedTuple):
     mesh: str | None = None
 
 
-def wait_for_others() -> IO[str]:
+def wait_for_others() -> None:
     """Waits until no other process of this kind uses the compiler: it runs once on a machine.
 
-    Returns:
-      The lock. Keep it until the process ends, because the compiler keeps its own until then.
+    The lock ends with the process, because the compiler keeps its own until then.
     """
     path = Path(tempfile.gettempdir(), "nst_jax_tpu_compiled.lock")
-    lock = path.open("w")  # noqa: SIM115 (it stays open)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+    # Python closes its own files before the compiler lets go, but not such a number.
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def chips(topology: str) -> list[Any]:
@@ -357,7 +353,7 @@ def environment(devices: Sequence[Any]) -> dict[str, Any]:
 
 def main(options: flags.FlagValues) -> None:
     planned = cases(options)
-    _kept.append(wait_for_others())
+    wait_for_others()
     devices = chips(options.topology)
     for case in planned:
         mesh_of(devices, case.mesh)

@@ -449,7 +449,7 @@ def _advance(
     states, terms = sharding.over_outputs(mesh, one, states, each, config, in_turn=in_turn)
     states = sharding.constrain_evenly(mesh, states, picture=picture)
     terms = jax.tree.map(lambda term: jnp.moveaxis(term, 1, 0), terms)
-    return states, sharding.constrain_evenly(mesh, terms, picture=())
+    return states, sharding.constrain_whole(mesh, terms)
 
 
 def _with_value(state: State, value: jax.Array, config: Config, parametrization) -> State:

@@ -153,6 +153,14 @@ def constrain_evenly(mesh: Mesh | None, tree: Any, *, picture: Sequence[int]) ->
     return _constrain(mesh, tree, picture, even=True)
 
 
+def constrain_whole(mesh: Mesh | None, tree: Any) -> Any:
+    """Copies arrays to every device, inside a program. So every process can read them."""
+    if mesh is None:
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, everywhere), tree)
+
+
 def over_outputs(
     mesh: Mesh | None, function: Callable[..., Any], *trees: Any, in_turn: bool = False
 ) -> Any:

@@ -144,6 +144,33 @@ def test_a_picture_over_devices_swaps_borders_and_gathers_no_activations(
     assert not re.search(r" all-to-all(-start)?\(", text)
 
 
+def test_every_device_has_the_terms_of_every_step(rng):
+    """Also of as many steps as devices, so that each process can read them."""
+    images, wanted = (rng.random((2, 8, 4, 3), np.float32) for _ in range(2))
+    mesh = sharding.make_mesh(2, sizes={"style": 2, "space": 1})
+
+    def apart(image, wanted):
+        value = jnp.sum(jnp.square(255 * (image - wanted)))
+        return value, {"total": value}
+
+    states = optimize.start(images, CONFIG)
+    numbers = optimize.batch_numbers(CONFIG, 2)
+    for in_turn in (False, True):
+        _, terms = optimize._advance(
+            sharding.place(mesh, jax.tree.map(jnp.copy, states), picture=images.shape[1:]),
+            (),
+            sharding.place(mesh, (wanted,)),
+            sharding.place(mesh, numbers),
+            jax.random.key(0),
+            loss=apart,
+            optimizer=None,
+            length=2,
+            mesh=mesh,
+            in_turn=in_turn,
+        )
+        assert terms["total"].shape == (2, 2) and terms["total"].sharding.is_fully_replicated
+
+
 @pytest.mark.parametrize("outputs", [2, 4])
 def test_a_step_of_the_default_exchanges_rows_and_sums_alone(vgg16, rng, outputs):
     """Outputs and heights divided at once: what devices exchange, and how much of it."""
