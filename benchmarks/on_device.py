@@ -28,12 +28,13 @@ from typing import NamedTuple
 from absl import flags
 
 from benchmarks import common, reporting
+from benchmarks.stepping import PRECISIONS
 from benchmarks.suite import platform
 from nst_jax.settings import check_choice
 
 NAME = "on_device"
 ROOT = Path(__file__).resolve().parent.parent
-ALL = "float32,float32:high,float32:default,bfloat16"
+ALL = ",".join(PRECISIONS)
 
 
 class Task(NamedTuple):

@@ -269,8 +269,7 @@ def run(
 FLAGS = {
     "size": (common.pixels, 128, "Longer side of all pictures in pixels."),
     "steps": (common.positive, 200, "Steps of each picture."),
-    "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
-    "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
+    **quality.INPUT_FLAGS,
     "pairs": (common.positive, 6, "Number of pairs after which to stop."),
     "output_dir": (flags.DEFINE_string, None, "Folder for the pictures in a grid, grid.png."),
     "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),

@@ -367,6 +367,10 @@ def _cells(found: Mapping[str, Any]) -> list[str]:
     return [*cells, "  diverged"] if found["diverged"] else cells
 
 
+INPUT_FLAGS = {
+    "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
+    "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
+}
 FLAGS = {
     "size": (common.pixels, 256, "Longer side of all pictures in pixels."),
     "iterations": (common.positive, 200, "Steps of pastiche and of ours."),
@@ -374,8 +378,7 @@ FLAGS = {
     "presets": (flags.DEFINE_list, ["default@pastiche", "gatys"], "Presets of ours, by name."),
     "pastiche": (flags.DEFINE_boolean, True, "Paint with pastiche too, if it is installed."),
     "torch_threads": (common.positive, None, "Threads of pastiche; by default PyTorch's choice."),
-    "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
-    "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
+    **INPUT_FLAGS,
     "pairs": (common.positive, None, "Number of pairs after which to stop."),
     "output_dir": (flags.DEFINE_string, None, "Folder for the pictures and their grid, grid.jpg."),
     "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),

@@ -149,8 +149,6 @@ def device_slug(environment: Mapping[str, Any]) -> str:
     name = environment["device"]
     if environment["platform"] == "cpu":
         name = f"cpu {environment['cores']} cores {environment['processor']}"
-    elif environment["platform"] == "tpu compiler":
-        name = f"compiled for {name}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

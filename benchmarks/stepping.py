@@ -42,10 +42,16 @@ CONFIGS = {
 PRECISIONS = ("float32", "float32:high", "float32:default", "bfloat16")
 
 
+def split_precision(name: str) -> tuple[str, str | None]:
+    """The type of one of `PRECISIONS`, and its precision of products if it names one."""
+    dtype, _, products = name.partition(":")
+    return dtype, products or None
+
+
 def in_precision(config: Config, precision: str) -> Config:
     """`config` in one of `PRECISIONS`."""
-    dtype, _, products = precision.partition(":")
-    return config.replace(dtype=dtype, precision=vgg.resolved_precision(dtype, products or None)[1])
+    dtype, products = vgg.resolved_precision(*split_precision(precision))
+    return config.replace(dtype=dtype, precision=products)
 
 
 class Case(NamedTuple):
@@ -305,12 +311,10 @@ def run(
 ) -> dict[str, Any]:
     """Measures each case and reports its row, extended by `complete`; returns the report."""
     size = options.matmul_size or flops.default_matmul_size()
-    matmul = {
-        precision: flops.matmul_rate(
-            precision.partition(":")[0], size=size, precision=precision.partition(":")[2] or None
-        )
-        for precision in dict.fromkeys(case.precision for case in wanted)
-    }
+    matmul = {}
+    for name in dict.fromkeys(case.precision for case in wanted):
+        dtype, products = split_precision(name)
+        matmul[name] = flops.matmul_rate(dtype, size=size, precision=products)
     report = Report(
         name,
         title,

@@ -62,8 +62,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 # Multiplications in a cycle, in bfloat16. A v5e has four matrix units of 128x128 at 1.5 GHz, which
 # is its 197 TFLOP/s: https://cloud.google.com/tpu/docs/v5e
 MATRIX_RATES = {"TPU v5 lite": 4 * 128 * 128}
-
-
+# Without these, the compiler asks the network which TPU this is, and says that it has found none.
 QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -74,19 +73,13 @@ QUIET = {
 }
 
 
-class Case(NamedTuple):
+class Program(NamedTuple):
     """A program to compile; see the flags."""
 
-    model: str
-    height: int
-    width: int
-    styles: int
-    precision: str
-    optimizer: str
+    case: stepping.Case
+    steps: int
     regions: int = 0
-    remat: bool = False
     strips: int | None = None
-    steps: int | None = None
     mesh: str | None = None
 
 
@@ -110,7 +103,6 @@ def chips(topology: str) -> list[Any]:
     """
     if not common.installed("libtpu"):
         raise ImportError("needs the TPU's compiler: pip install -e '.[tpu]'")
-    # Otherwise it asks the network which TPU this is, and says that it has found none.
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -136,30 +128,27 @@ def mesh_of(devices: Sequence[Any], text: str | None) -> jax.sharding.Mesh:
     wanted = sizes["style"] * sizes["space"]
     if wanted > len(devices):
         raise ValueError(f"--mesh={text} needs {wanted} chips, and the topology has {len(devices)}")
-    kinds = (jax.sharding.AxisType.Auto,) * len(sharding.AXES)
-    shape = [sizes[axis] for axis in sharding.AXES]
-    chosen = np.array(devices[:wanted], object).reshape(shape)
-    return jax.sharding.Mesh(chosen, sharding.AXES, axis_types=kinds)
+    return sharding.mesh_of(sizes, devices[:wanted])
 
 
-def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+def lowered(program: Program, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
     """The program that `stylize` dispatches on a TPU, lowered for the mesh."""
+    case, outputs = program.case, program.case.styles
     config = PRESET.replace(optimizer=OPTIMIZERS[case.optimizer])
     config = stepping.in_precision(config, case.precision)
     picture = jax.ShapeDtypeStruct((case.height, case.width, 3), jnp.float32)
-    outputs = case.styles
     combine = nst_jax.Combine()
-    if case.regions:
-        shape = (outputs, case.regions, case.height, case.width)
-        combine = nst_jax.Combine(masks=np.full(shape, 1 / case.regions, np.float32))
-    placement = nst_jax.Placement(remat=case.remat, strips=case.strips, mesh=mesh)
+    if program.regions:
+        shape = (outputs, program.regions, case.height, case.width)
+        combine = nst_jax.Combine(masks=np.full(shape, 1 / program.regions, np.float32))
+    placement = nst_jax.Placement(remat=case.remat, strips=program.strips, mesh=mesh)
     within = placement.partition_of(config.network, height=case.height)
 
     def arguments(params, content):
         targets = objective.compute_targets(
             params,
             content,
-            [content] * (case.regions or outputs),
+            [content] * (program.regions or outputs),
             config,
             combine=combine,
             partition=within,
@@ -175,79 +164,78 @@ def lowered(case: Case, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
         config,
         shared=(params,),
         each=(targets, numbers),
-        length=case.steps or optimize.steps_per_dispatch(platform="tpu"),
+        length=program.steps,
         mesh=mesh,
         lean=case.remat,
         in_turn=partition.is_packed(within),
     )
 
 
-def measure(case: Case, devices: Sequence[Any], topology: str, *, top: int = 0) -> dict[str, Any]:
-    """Compiles a program; returns its row of the table: the case and the compiler's estimates."""
-    mesh = mesh_of(devices, case.mesh)
+def measure(
+    program: Program, devices: Sequence[Any], topology: str, *, top: int = 0
+) -> dict[str, Any]:
+    """Compiles a program; returns its row of the table: what it is, and the compiler's estimates.
+
+    Args:
+      program: what to compile.
+      devices: the chips of the topology.
+      topology: its name.
+      top: how many of the dearest operations to list.
+    """
+    mesh = mesh_of(devices, program.mesh)
     begun = time.perf_counter()
-    compiled = lowered(case, mesh).compile()
+    compiled = lowered(program, mesh).compile()
     seconds = time.perf_counter() - begun
-    row = described_case(case, devices, topology)
     return {
-        **row,
-        **described(compiled, case, mesh, row["steps"], devices[0].device_kind, top),
+        **identity(program, devices, topology),
+        **estimates(compiled, program, mesh, top),
         "compile_seconds": seconds,
     }
 
 
-def described_case(case: Case, devices: Sequence[Any], topology: str) -> dict[str, Any]:
+def identity(program: Program, devices: Sequence[Any], topology: str) -> dict[str, Any]:
     """The part of a row that is known before compiling: the program and the chips."""
+    case = program.case
     return {
         "program": f"nst_jax {nst_jax.__version__}",
         "topology": topology,
         "device_kind": devices[0].device_kind,
-        "chips": mesh_of(devices, case.mesh).size,
-        "mesh": case.mesh,
-        "model": case.model,
-        "styles": case.styles,
-        "size": f"{case.height}x{case.width}",
+        "chips": mesh_of(devices, program.mesh).size,
+        "mesh": program.mesh,
+        **case.described(),
         "height": case.height,
         "width": case.width,
-        "precision": case.precision,
-        "optimizer": case.optimizer,
-        "regions": case.regions,
+        "regions": program.regions,
         "remat": case.remat,
-        "strips": case.strips,
-        "steps": case.steps or optimize.steps_per_dispatch(platform="tpu"),
+        "strips": program.strips,
+        "steps": program.steps,
     }
 
 
-def earlier(path: str | None, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+def earlier(path: str | os.PathLike | None) -> list[dict[str, Any]]:
     """The rows that earlier runs left in a file of results."""
-    if path is None:
-        return []
-    return read_results(device_file(path, environment)).get(NAME, {}).get("rows", [])
+    return [] if path is None else read_results(path).get(NAME, {}).get("rows", [])
 
 
-def described(
-    compiled: jax.stages.Compiled,
-    case: Case,
-    mesh: jax.sharding.Mesh,
-    steps: int,
-    kind: str,
-    top: int,
+def estimates(
+    compiled: jax.stages.Compiled, program: Program, mesh: jax.sharding.Mesh, top: int
 ) -> dict[str, Any]:
     """What the compiler says of a program: the cycles, memory and exchanges of each chip."""
+    case = program.case
     found = hlo.operations(compiled.as_text())
     by_kind = hlo.cycles_by_kind(found)
     # The pictures that one chip paints; a chip of `space` paints a part of one.
-    own = case.styles / mesh.shape["style"]
-    cycles = sum(by_kind.values()) / (own * steps)
+    style_steps = case.styles / mesh.shape["style"] * program.steps
+    cycles = sum(by_kind.values()) / style_steps
     layers = objective.Objective.of(PRESET).layers()
     multiplications = flops.step_flops(case.model, layers, height=case.height, width=case.width) / 2
-    rate = MATRIX_RATES.get(kind)
+    rate = MATRIX_RATES.get(mesh.devices.flat[0].device_kind)
     memory = compiled.memory_analysis()
     assert memory is not None  # this compiler has it
     row = {
         "estimated_cycles_per_style_step": round(cycles),
         "matrix_rate_share": rate and multiplications / mesh.shape["space"] / rate / cycles,
-        "cycles_by_kind": {name: round(each / (own * steps)) for name, each in by_kind.items()},
+        "cycles_by_kind": {name: round(each / style_steps) for name, each in by_kind.items()},
         "temp_bytes_per_chip": memory.temp_size_in_bytes,
         "argument_bytes_per_chip": memory.argument_size_in_bytes,
         "collectives": hlo.collectives(found),
@@ -256,7 +244,7 @@ def described(
         dearest = sorted(found, key=lambda each: -each.cycles * each.times)[:top]
         row["dearest"] = [
             {
-                "cycles": round(each.cycles * each.times / (own * steps)),
+                "cycles": round(each.cycles * each.times / style_steps),
                 "kind": hlo.kind_of(each),
                 "opcode": each.opcode,
                 "name": each.name,
@@ -313,30 +301,23 @@ FLAGS = {
 }
 
 
-def cases(options: flags.FlagValues) -> list[Case]:
+def programs(options: flags.FlagValues) -> list[Program]:
     """All combinations of the flags."""
     check_choice("--model", options.model, vgg.CONVOLUTIONS)
     for value in options.optimizers:
         check_choice("--optimizers", value, OPTIMIZERS)
-    for value in options.precisions:
-        check_choice("--precisions", value, stepping.PRECISIONS)
     return [
-        Case(
-            options.model,
-            *size,
-            styles,
-            precision,
-            optimizer,
+        Program(
+            stepping.Case(options.model, *size, styles, precision, optimizer, options.remat),
+            options.steps or optimize.steps_per_dispatch(platform="tpu"),
             options.regions,
-            options.remat,
             options.strips,
-            options.steps,
             options.mesh,
         )
         for size, styles, precision, optimizer in itertools.product(
             common.shapes("sizes", options.sizes),
             common.whole_numbers("styles", options.styles),
-            options.precisions,
+            stepping.precisions(options.precisions),
             options.optimizers,
         )
     ]
@@ -346,35 +327,24 @@ def environment(devices: Sequence[Any]) -> dict[str, Any]:
     """The environment of a report. It names the compiler's device, not that of this machine."""
     return common.environment(packages=["libtpu"]) | {
         "platform": PLATFORM,
-        "device": f"{devices[0].device_kind}",
+        "device": devices[0].device_kind,
         "runtime": "TPU compiler",
     }
 
 
 def main(options: flags.FlagValues) -> None:
-    planned = cases(options)
+    planned = programs(options)
     wait_for_others()
     devices = chips(options.topology)
-    for case in planned:
-        mesh_of(devices, case.mesh)
+    rows = [identity(program, devices, options.topology) for program in planned]
     report = None
     if not options.json:
-        planned_rows = [described_case(case, devices, options.topology) for case in planned]
-        report = Report(
-            NAME,
-            TITLE,
-            COLUMNS,
-            environment=environment(devices),
-            settings={},
-            path=options.results,
-            rows=[
-                row
-                for row in earlier(options.results, environment(devices))
-                if not any(own.items() <= row.items() for own in planned_rows)
-            ],
-        )
-    for case in planned:
-        row = measure(case, devices, options.topology, top=options.operations)
+        told, path = environment(devices), options.results
+        path = path and device_file(path, told, prefix="compiled-for-")
+        kept = [row for row in earlier(path) if not any(own.items() <= row.items() for own in rows)]
+        report = Report(NAME, TITLE, COLUMNS, environment=told, settings={}, path=path, rows=kept)
+    for program in planned:
+        row = measure(program, devices, options.topology, top=options.operations)
         if report is None:
             print(json.dumps(row), flush=True)
             continue

@@ -503,12 +503,7 @@ def _lean_advance():
 
 
 def _program(lean, mesh=None):
-    return _lean_advance() if lean and _platform(mesh) == "cpu" else _advance
-
-
-def _platform(mesh):
-    """The platform of the mesh's devices, which may be descriptions; None is the default one."""
-    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    return _lean_advance() if lean and sharding.platform_of(mesh) == "cpu" else _advance
 
 
 @functools.partial(
@@ -714,7 +709,7 @@ def run(
     else:
         # Only if no step is left over, which would need a second program.
         unwatched = callback is None and steps >= 10 * UNWATCHED and steps % UNWATCHED == 0
-        by_platform = steps_per_dispatch(platform=_platform(mesh))
+        by_platform = steps_per_dispatch(platform=sharding.platform_of(mesh))
         chunk = max(by_platform, UNWATCHED if unwatched else 1)
 
     def advance(states, left):

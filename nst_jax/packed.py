@@ -240,8 +240,7 @@ def _pool(x: jax.Array, pooling: vgg.Pooling, *, pairs: bool) -> jax.Array:
     if pooling == "average":
         return x / 4
     if pooling == "l2":
-        positive = x > 0
-        return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+        return vgg.root(x)
     return x
 
 
@@ -290,8 +289,7 @@ def features(
         with jax.named_scope(name):
             if name.endswith("_pool"):
                 x = _pool(x, pooling, pairs=vgg.block_of(name) == 1)
-                factor = vgg.POOLING_CORRECTIONS[pooling] if pooling_correction else 1.0
-                x = x if factor == 1.0 else factor * x
+                x = vgg.corrected(x, pooling) if pooling_correction else x
                 width //= 2
                 x = x[:, :, :width]
                 strips = strips.pooled()

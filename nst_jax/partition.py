@@ -41,7 +41,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from nst_jax import packed, vgg
+from nst_jax import packed, sharding, vgg
 from nst_jax.extractor import Geometry, Network
 from nst_jax.settings import checked_count
 from nst_jax.terms import (
@@ -194,9 +194,7 @@ class Placement:
     @property
     def platform(self) -> str:
         """The platform of the devices, such as "cpu" or "tpu"."""
-        if self.mesh is None:
-            return jax.default_backend()
-        return self.mesh.devices.flat[0].platform
+        return sharding.platform_of(self.mesh)
 
     def partition_of(self, network: Network, *, height: int | None = None) -> Partition:
         """How a window is divided, or a picture that is no larger than the tile.

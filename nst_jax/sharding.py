@@ -70,17 +70,33 @@ def make_mesh(
     if sizes is None:
         style = len(devices) if outputs >= len(devices) else math.gcd(outputs, len(devices))
         sizes = {"style": style, "space": len(devices) // style}
-    shape = tuple(sizes[axis] for axis in AXES)
-    wanted = math.prod(shape)
+    wanted = math.prod(sizes[axis] for axis in AXES)
     if wanted > len(devices) or (wanted < len(devices) and jax.process_count() > 1):
-        described = ",".join(f"{axis}:{size}" for axis, size in zip(AXES, shape, strict=True))
+        described = ",".join(f"{axis}:{sizes[axis]}" for axis in AXES)
         raise ValueError(f"mesh {described} needs {wanted} devices, but there are {len(devices)}")
-    if wanted == 1:
-        return None
+    return None if wanted == 1 else mesh_of(sizes, devices[:wanted])
+
+
+def mesh_of(
+    sizes: Mapping[str, int],
+    devices: Sequence[jax.Device],  # pyright: ignore[reportInvalidTypeForm]
+) -> Mesh:
+    """The mesh of exactly these devices, which may be descriptions, or a single one.
+
+    Args:
+      sizes: the sizes of the axes. Their product is the number of devices.
+      devices: the devices.
+    """
     # With Auto axes, XLA finds the shardings inside a program. Explicit axes refuse a sum over a
     # sharded side.
     kinds = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices[:wanted])
+    shape = tuple(sizes[axis] for axis in AXES)
+    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+
+
+def platform_of(mesh: Mesh | None) -> str:
+    """The platform of the mesh's devices, such as "cpu" or "tpu". None is the default one."""
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def check_mesh(mesh: object) -> None:

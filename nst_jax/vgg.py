@@ -76,7 +76,11 @@ def l2_pool(x: Float[ArrayLike, "*N H W C"]) -> Float[Array, "*N h w C"]:
 
     The shapes are those of `max_pool`. A window of zeros, common after ReLU, has gradient zero.
     """
-    squares = _reduce_windows(jnp.add, jnp.square(jnp.asarray(x)))
+    return root(_reduce_windows(jnp.add, jnp.square(jnp.asarray(x))))
+
+
+def root(squares: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The square root. Its gradient is zero at zero."""
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
 
@@ -98,6 +102,13 @@ POOLINGS: dict[Pooling, Callable] = {"max": max_pool, "average": average_pool, "
 # These factors keep activations near the scale of max pooling. The weights were trained with max
 # pooling. Source: https://github.com/crowsonkb/style-transfer-pytorch
 POOLING_CORRECTIONS: dict[Pooling, float] = {"max": 1.0, "average": 2.0, "l2": 0.78}
+
+
+def corrected(pooled: Float[Array, "*shape"], pooling: Pooling) -> Float[Array, "*shape"]:
+    """Pooled values near the scale of max pooling, see `POOLING_CORRECTIONS`."""
+    factor = POOLING_CORRECTIONS[pooling]
+    return pooled if factor == 1.0 else factor * pooled
+
 
 # What the first convolution sees beyond the border of the picture. Deeper convolutions always see
 # zeros there, as in training.
@@ -344,8 +355,7 @@ class VGG(nn.Module):
 
     def _pool(self, x):
         pooled = POOLINGS[self.pooling](x)
-        factor = POOLING_CORRECTIONS[self.pooling] if self.pooling_correction else 1.0
-        return pooled if factor == 1.0 else factor * pooled
+        return corrected(pooled, self.pooling) if self.pooling_correction else pooled
 
 
 def layer_names(model: Model, *, head: bool = False) -> tuple[str, ...]:
