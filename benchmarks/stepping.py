@@ -312,9 +312,9 @@ def run(
     """Measures each case and reports its row, extended by `complete`; returns the report."""
     size = options.matmul_size or flops.default_matmul_size()
     matmul = {}
-    for name in dict.fromkeys(case.precision for case in wanted):
-        dtype, products = split_precision(name)
-        matmul[name] = flops.matmul_rate(dtype, size=size, precision=products)
+    for precision in dict.fromkeys(case.precision for case in wanted):
+        dtype, products = split_precision(precision)
+        matmul[precision] = flops.matmul_rate(dtype, size=size, precision=products)
     report = Report(
         name,
         title,
