@@ -209,7 +209,7 @@ def test_a_step_of_the_default_exchanges_rows_and_sums_alone(vgg16, rng, outputs
     own = outputs // 2
     for shape in found["collective-permute"]:  # rows of the neighbours, never a picture
         assert shape[0] == own and shape[1] <= 3
-    for shape in found["all-reduce"]:  # numbers, Gram matrices, and a row of the picture
+    for shape in found["all-reduce"]:  # numbers, Gram matrices, a border row
         assert shape[0] == own and shape[1:] in (
             [],
             [1, width, 3],

@@ -68,6 +68,31 @@ def test_a_picture_that_no_power_of_two_divides():
     assert found["temp_bytes_per_chip"] <= ROOM * 1.094e9
 
 
+@pytest.mark.tpu
+def test_the_total_variation_of_a_pod_exchanges_border_rows():
+    """Sixteen chips share a picture. With padding, they exchanged strips of their parts."""
+    run = """if True:
+        import json
+        import jax
+        from benchmarks import hlo, tpu_compiled
+        from nst_jax import losses
+        mesh = tpu_compiled.mesh_of(tpu_compiled.chips("v5e:4x4"), "space:16")
+        rows = jax.NamedSharding(mesh, jax.P("space"))
+        picture = jax.ShapeDtypeStruct((1024, 512, 3), "float32", sharding=rows)
+        slope = jax.jit(jax.value_and_grad(losses.total_variation_nine_point))
+        compiled = slope.lower(picture).compile()
+        print(json.dumps(hlo.collectives(hlo.operations(compiled.as_text()))))
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    command = [sys.executable, "-c", run]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=own)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() == {"all-reduce", "collective-permute"}
+    assert found["all-reduce"]["largest"] <= 8  # the value
+    assert found["collective-permute"]["largest"] == 512 * 3 * 4  # one row
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
