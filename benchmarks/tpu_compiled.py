@@ -27,6 +27,7 @@ stdout, and nothing else. `--results=PATH` keeps the table in a file or folder.
 import fcntl
 import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -125,7 +126,7 @@ def mesh_of(devices: Sequence[Any], text: str | None) -> jax.sharding.Mesh:
       ValueError: the text describes no mesh, or there are too few chips.
     """
     sizes = sharding.parse_mesh(text or "style:1,space:1")
-    wanted = sizes["style"] * sizes["space"]
+    wanted = math.prod(sizes.values())
     if wanted > len(devices):
         raise ValueError(f"--mesh={text} needs {wanted} chips, and the topology has {len(devices)}")
     return sharding.mesh_of(sizes, devices[:wanted])
@@ -224,7 +225,8 @@ def estimates(
     case = program.case
     found = hlo.operations(compiled.as_text())
     by_kind = hlo.cycles_by_kind(found)
-    # The pictures that one chip paints; a chip of `space` paints a part of one.
+    # The pictures that one chip paints; a chip of `space` and `width` paints a part of one.
+    sharing = mesh.size // mesh.shape["style"]
     style_steps = case.styles / mesh.shape["style"] * program.steps
     cycles = sum(by_kind.values()) / style_steps
     layers = objective.Objective.of(PRESET).layers()
@@ -234,7 +236,7 @@ def estimates(
     assert memory is not None  # this compiler has it
     row = {
         "estimated_cycles_per_style_step": round(cycles),
-        "matrix_rate_share": rate and multiplications / mesh.shape["space"] / rate / cycles,
+        "matrix_rate_share": rate and multiplications / sharing / rate / cycles,
         "cycles_by_kind": {name: round(each / style_steps) for name, each in by_kind.items()},
         "temp_bytes_per_chip": memory.temp_size_in_bytes,
         "argument_bytes_per_chip": memory.argument_size_in_bytes,

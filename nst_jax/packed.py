@@ -322,13 +322,23 @@ def _with_border(x: jax.Array, strips: vgg.Strips, padding: vgg.Padding) -> jax.
     The shapes are `[S, h, W, 3]` -> `[S, h + 2, ceil(W / 2) + 2, 6]`.
     """
     repeat = padding == "replicate"
-    left, right = x[:, :, :1], x[:, :, -1:]
-    packed = pack_columns(x, repeat=repeat)
+    packed = strips.halo(pack_columns(x, repeat=repeat), repeat=repeat)
     if not repeat:
-        return jnp.pad(strips.halo(packed), ((0, 0), (0, 0), (1, 1), (0, 0)))
-    # Of the pair at each side the convolution sees only the column beside the picture.
-    left, right = (jnp.concatenate([side] * PACK, axis=3) for side in (left, right))
-    return strips.halo(jnp.concatenate([left, packed, right], axis=2), repeat=True)
+        return _with_columns(packed, left=1, right=1)
+    # The convolution sees one column of the pair at each side: the one beside the picture. So the
+    # pair may be its neighbour, turned round. Joining columns to the picture instead would make
+    # devices that share its width exchange more than borders.
+    half = packed.shape[3] // PACK
+    turned = jnp.concatenate([packed[..., half:], packed[..., :half]], axis=3)
+    index = jnp.arange(packed.shape[2] + 2).reshape(1, 1, -1, 1)
+    wide = _with_columns(packed, left=1, right=1)
+    wide = jnp.where(index == 0, _with_columns(turned, left=0, right=2), wide)
+    return jnp.where(index == packed.shape[2] + 1, _with_columns(turned, left=2, right=0), wide)
+
+
+def _with_columns(x: jax.Array, *, left: int, right: int) -> jax.Array:
+    """Adds columns of zeros at the sides of strips."""
+    return jnp.pad(x, ((0, 0), (0, 0), (left, right), (0, 0)))
 
 
 def _without_last_column(x: jax.Array, width: int) -> jax.Array:

@@ -1,10 +1,13 @@
-"""Meshes of devices: outputs are divided along `style`, pictures by their height along `space`.
+"""Meshes of devices: outputs are divided along `style`, pictures along `space` and `width`.
+
+The height of a picture is divided along `space`. A mesh may also have the axis `width`, which
+divides the width of a picture. Many devices can then share one picture without thin strips.
 
 This module decides where arrays are placed, and never what is computed. XLA partitions the same
 step that one device would run. It adds exchanges of border rows to the convolutions, and sums over
 devices to the statistics.
 
-The mesh may not divide a height or a number of outputs evenly. XLA then pads that axis inside the
+The mesh may not divide a side or a number of outputs evenly. XLA then pads that axis inside the
 program, which changes no result. Between steps that axis is not divided.
 """
 
@@ -22,12 +25,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from nst_jax.terms import Field, is_field
 
 AXES = ("style", "space")
+"""The axes of every mesh."""
+
+WIDTH = "width"
+"""The axis that a mesh may have beside them."""
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Reads the sizes of the axes from a text like "style:4,space:2".
+    """Reads the sizes of the axes from a text like "style:4,space:2" or "space:4,width:2".
 
-    An axis that the text leaves out has size 1.
+    "style" and "space" have size 1 if the text leaves them out.
 
     Raises:
       ValueError: the text has another form.
@@ -36,7 +43,7 @@ def parse_mesh(text: str) -> dict[str, int]:
     seen = set()
     for part in text.split(","):
         name, _, number = part.strip().partition(":")
-        if name not in AXES or name in seen or not number.isdecimal() or int(number) < 1:
+        if name not in (*AXES, WIDTH) or name in seen or not number.isdecimal() or int(number) < 1:
             raise ValueError(f"mesh must be like 'style:4,space:2', got {text!r}")
         seen.add(name)
         sizes[name] = int(number)
@@ -70,9 +77,9 @@ def make_mesh(
     if sizes is None:
         style = len(devices) if outputs >= len(devices) else math.gcd(outputs, len(devices))
         sizes = {"style": style, "space": len(devices) // style}
-    wanted = math.prod(sizes[axis] for axis in AXES)
+    wanted = math.prod(sizes.values())
     if wanted > len(devices) or (wanted < len(devices) and jax.process_count() > 1):
-        described = ",".join(f"{axis}:{sizes[axis]}" for axis in AXES)
+        described = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
         raise ValueError(f"mesh {described} needs {wanted} devices, but there are {len(devices)}")
     return None if wanted == 1 else mesh_of(sizes, devices[:wanted])
 
@@ -89,9 +96,10 @@ def mesh_of(
     """
     # With Auto axes, XLA finds the shardings inside a program. Explicit axes refuse a sum over a
     # sharded side.
-    kinds = (AxisType.Auto,) * len(AXES)
-    shape = tuple(sizes[axis] for axis in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    names = AXES if sizes.get(WIDTH, 1) == 1 else (*AXES, WIDTH)
+    kinds = (AxisType.Auto,) * len(names)
+    shape = tuple(sizes[name] for name in names)
+    return jax.make_mesh(shape, names, axis_types=kinds, devices=devices)
 
 
 def platform_of(mesh: Mesh | None) -> str:
@@ -104,7 +112,8 @@ def check_mesh(mesh: object) -> None:
 
     Raises:
       TypeError: `mesh` is neither a `jax.sharding.Mesh` nor None.
-      ValueError: its axes are not "style" and "space", or XLA may not choose shardings on them.
+      ValueError: its axes are not "style", "space" and perhaps "width", or XLA may not choose
+        shardings on them.
     """
     if mesh is None:
         return
@@ -113,8 +122,10 @@ def check_mesh(mesh: object) -> None:
             f"mesh must be a jax.sharding.Mesh, as nst_jax.sharding.make_mesh makes, or None, "
             f"got {mesh!r}"
         )
-    if set(mesh.axis_names) != set(AXES):
-        raise ValueError(f"mesh must have the axes {AXES}, got {mesh.axis_names}")
+    if set(mesh.axis_names) - {WIDTH} != set(AXES):
+        raise ValueError(
+            f"mesh must have the axes {AXES} and may have {WIDTH!r}, got {mesh.axis_names}"
+        )
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         kinds = ", ".join(kind.name for kind in mesh.axis_types)
         raise ValueError(f"mesh must have axes of type Auto, as jax.sharding.Mesh has, got {kinds}")
@@ -128,7 +139,7 @@ def place(mesh: Mesh | None, tree: Any, *, picture: Sequence[int] = (), whole: b
       tree: arrays `[outputs, ...]` with the same values in every process. A `jax.ShapeDtypeStruct`
         comes back with the sharding of a placed array.
       picture: the shape `(H, W, 3)` of a picture. Arrays that end in it are divided by their
-        height along `space`. Every `Field` is divided by its height too.
+        height along `space`, and by their width along `width`. Every `Field` is divided so, too.
       whole: copy every array to every device. Otherwise the first axis, of outputs, is divided
         along `style`.
 
@@ -265,11 +276,13 @@ def _spec(
     if leaf.ndim > 1:
         axes[0] = "style"
     if picture and leaf.ndim > len(picture) and leaf.shape[-len(picture) :] == tuple(picture):
-        axes[-len(picture)] = "space"
+        height = leaf.ndim - len(picture)
+        axes[height : height + 2] = "space", WIDTH
     if field:
-        axes[1] = "space"
+        axes[1:3] = "space", WIDTH
     for index, axis in enumerate(axes):
-        if axis is not None and even and leaf.shape[index] % mesh.shape[axis]:
+        absent = axis is not None and axis not in mesh.shape
+        if absent or (axis is not None and even and leaf.shape[index] % mesh.shape[axis]):
             axes[index] = None
     return PartitionSpec(*axes)
 

@@ -18,6 +18,8 @@ CONFIG = basic.CONFIG.replace(
     size=None, steps=2, content_layers=("block1_conv1",), style_layers=("block1_conv1",)
 )
 
+AXES = "mesh must have the axes ('style', 'space') and may have 'width'"
+
 
 def mesh(*names):
     return jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4), names)
@@ -212,7 +214,7 @@ def test_stylize_refuses_a_mesh_with_other_axes(vgg16, refused):
         placement = nst_jax.Placement(mesh=mesh("data", "model"))
         nst_jax.stylize(vgg16, PICTURE, [PICTURE], CONFIG, placement=placement)
 
-    refused(ValueError, "mesh must have the axes ('style', 'space'), got ('data', 'model')", paint)
+    refused(ValueError, f"{AXES}, got ('data', 'model')", paint)
 
 
 def test_params_and_content_that_are_swapped_are_refused(vgg16, refused):
@@ -265,7 +267,7 @@ def test_optimize_refuses_other_losses_states_and_meshes(refused):
         previous=(1, 2),
     )
     refused(
-        *(ValueError, "mesh must have the axes ('style', 'space'), got ('style', 'model')"),
+        *(ValueError, f"{AXES}, got ('style', 'model')"),
         *(optimize.run, loss, *arguments),
         mesh=mesh("style", "model"),
     )

@@ -36,6 +36,8 @@ def pictures(rng, *shapes):
         ("style:2,space:4", 32, 2, {}),
         ("style:2,space:4", 21, 3, {"jitter": 2}),  # neither divides
         ("style:2,space:4", 21, 3, {"remat": True, "steps": 3}),
+        ("space:2,width:4", 32, 1, {}),
+        ("style:2,space:2,width:2", 21, 3, {}),
         (None, 16, 9, {}),  # as it is by default, with one output more than devices
     ],
 )
@@ -230,11 +232,14 @@ def test_by_default_outputs_are_divided_first(outputs, shape):
 
 def test_bad_meshes_are_refused():
     assert sharding.parse_mesh("space:2") == {"style": 1, "space": 2}
+    assert sharding.parse_mesh("width:4,space:2") == {"style": 1, "space": 2, "width": 4}
     for text in ("", "style", "style:0", "style:two", "style:2,style:2", "time:2", "style:-1"):
         with pytest.raises(ValueError, match="mesh must be like 'style:4,space:2', got"):
             sharding.parse_mesh(text)
     with pytest.raises(ValueError, match="style:4,space:4 needs 16 devices, but there are 8"):
         sharding.make_mesh(4, sizes={"style": 4, "space": 4})
+    with pytest.raises(ValueError, match="style:4,space:4,width:2 needs 32 devices, but there"):
+        sharding.make_mesh(4, sizes={"style": 4, "space": 4, "width": 2})
 
 
 def test_a_mesh_with_other_axes_is_refused():
@@ -242,10 +247,12 @@ def test_a_mesh_with_other_axes_is_refused():
     sharding.check_mesh(None)
     sharding.check_mesh(sharding.make_mesh(2))
     sharding.check_mesh(jax.sharding.Mesh(devices, ("style", "space")))
+    sharding.check_mesh(sharding.make_mesh(2, sizes={"style": 2, "space": 2, "width": 2}))
     with pytest.raises(TypeError, match="^mesh must be a jax.sharding.Mesh, .* got 'style:2'$"):
         sharding.check_mesh("style:2")
     for names in (("data", "model"), ("style", "model")):
-        wanted = re.escape(f"mesh must have the axes ('style', 'space'), got {names}")
+        wanted = "mesh must have the axes ('style', 'space') and may have 'width', got "
+        wanted = re.escape(f"{wanted}{names}")
         with pytest.raises(ValueError, match=f"^{wanted}$"):
             sharding.check_mesh(jax.sharding.Mesh(devices, names))
     with pytest.raises(ValueError, match=r"^mesh must have the axes .* got \('style',\)$"):
@@ -270,6 +277,10 @@ def test_placing_divides_what_divides():
         placed = sharding.place(mesh, np.arange(np.prod(shape)).reshape(shape), picture=picture)
         assert placed.sharding.shard_shape(shape) == piece
         np.testing.assert_array_equal(sharding.gather(mesh, placed).ravel(), np.arange(placed.size))
+    blocks = sharding.make_mesh(2, sizes={"style": 2, "space": 2, "width": 2})
+    for shape, piece in {(2, 8, 6, 3): (1, 4, 3, 3), (2, 8, 5, 3): (1, 4, 5, 3)}.items():
+        placed = sharding.place(blocks, np.zeros(shape), picture=shape[1:])
+        assert placed.sharding.shard_shape(shape) == piece
     whole = sharding.place(mesh, np.zeros((2, 8, 5, 3)), picture=picture, whole=True)
     assert whole.sharding.is_fully_replicated
 

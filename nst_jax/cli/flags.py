@@ -121,8 +121,8 @@ RUN_FLAGS: dict[str, Definition] = {
     "mesh": (
         flags.DEFINE_string,
         None,
-        "numbers of devices that divide the outputs (style) and the pictures' height (space): "
-        "--mesh=style:4,space:2 (default: all devices, outputs first)",
+        "numbers of devices that divide the outputs (style), the pictures' height (space) and "
+        "their width (width): --mesh=style:4,space:2 (default: all devices, outputs first)",
     ),
     "distributed": (
         flags.DEFINE_boolean,
