@@ -330,14 +330,14 @@ def make_at(
       ValueError: a layer that the network doesn't have, or a picture too small for it.
     """
     height, width = shape[:2]
-    positions, channels = {IMAGE: height * width}, {IMAGE: 3}
+    sides, channels = {IMAGE: (height, width)}, {IMAGE: 3}
     for layer in network_layers(terms):
         found = extractor.geometry(params, layer, (height, width))
-        positions[layer] = found.shape[0] * found.shape[1]
+        sides[layer] = (found.shape[0], found.shape[1])
         channels[layer] = found.channels
     # NumPy arrays, so that a compiled program holds them as constants.
-    origin: dict[str, Any] = {layer: np.zeros(2, np.int32) for layer in positions}
-    return At((height, width), positions, channels, origin, key)
+    origin: dict[str, Any] = {layer: np.zeros(2, np.int32) for layer in sides}
+    return At((height, width), sides, channels, origin, key)
 
 
 def measure(

@@ -134,7 +134,7 @@ def is_elsewhere(arguments):
 
 def test_every_page_with_python_is_run():
     pages = {page for page in PAGES if list(blocks(page, "python"))}
-    names = ["README", "checkpoints", "extending", "python", "scale"]
+    names = ["README", "checkpoints", "extending", "python", "scale", "terms"]
     assert sorted(page.stem for page in pages) == names
 
 
@@ -158,6 +158,11 @@ def test_pyright_accepts_the_python_of_every_page(tmp_path):
 
 def run_page(page):
     return execute(blocks(page, "python"), page.name, {"__name__": page.stem})
+
+
+def test_python_of_the_page_of_terms():
+    config = run_page(GUIDE / "terms.md")["config"]
+    assert [term.name for term in config.terms] == ["content", "tv", "nearest"]
 
 
 @pytest.mark.slow

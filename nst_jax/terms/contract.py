@@ -1,43 +1,4 @@
-"""The terms of a loss: what they compare, and how to write another one.
-
-A loss is a weighted sum of terms. A term looks at layers of a network, or at the picture itself. It
-says three things:
-
-- `target`: what to keep of the content, of a style or of data of the run;
-- `sums`: which sums over positions to take of the picture;
-- `loss`: the loss that these sums and the target give.
-
-The sums of the parts of a picture add up to those of the whole picture. So `nst_jax.objective` can
-blend, mask and weigh any term. `nst_jax.partition` can evaluate it on a whole picture, in strips,
-in windows or on a mesh.
-
-To write a term, derive a class from `Term`, decorate it with `nst_jax.settings.settings`, and
-define `name`, `weight`, `layers`, `sums` and `loss`. This term compares the means of the channels:
-
-    @settings
-    class ChannelMeans(Term):
-        name: str = option("means")
-        weight: Number = number(1.0, low=0)
-        layers: Weights = weighted(("block1_conv1", "block2_conv1"))
-        refers = "style"
-
-        def sums(self, layer, x, weights, target, at):
-            weights = jnp.ones(x.shape[:2]) if weights is None else weights
-            return {"count": jnp.sum(weights), "sum": jnp.einsum("hw,hwc->c", weights, x)}
-
-        def target(self, layer, measured, at):
-            return measured["sum"] / measured["count"]
-
-        def loss(self, sums, target, at):
-            found = {}
-            for layer, weight in self.layers.items():
-                mean = sums[layer]["sum"] / sums[layer]["count"]
-                found[layer] = weight * jnp.mean(jnp.square(mean - target[layer]))
-            return found
-
-`Config().replace(means=ChannelMeans(weight=3.0))` adds it to a loss. `Term` describes each method,
-and the facts that a term may state about itself.
-"""
+"""What a term of a loss is: the base class, and what the objective tells a term."""
 
 import dataclasses
 import functools
@@ -48,17 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nst_jax import losses
-from nst_jax.settings import (
-    Number,
-    Weights,
-    is_settings,
-    number,
-    option,
-    register_for_export,
-    settings,
-    weighted,
-)
+from nst_jax.settings import Number, Weights, is_settings, register_for_export
 
 IMAGE = "image"
 """The name of the layer that is the picture itself, before a jitter moves it."""
@@ -138,7 +89,7 @@ class At:
 
     Attributes:
       shape: `(H, W)` of the picture in pixels.
-      positions: `{layer: number of positions}`.
+      sides: `{layer: (rows, columns)}`.
       channels: `{layer: number of channels}`.
       origin: `{layer: [row, column]}`, where the part that `Term.sums` sees begins in the layer.
         They are 0 for a whole picture.
@@ -147,10 +98,15 @@ class At:
     """
 
     shape: tuple[int, int]
-    positions: Mapping[str, int]
+    sides: Mapping[str, tuple[int, int]]
     channels: Mapping[str, int]
     origin: Mapping[str, Int[Array, "2"]]
     key: jax.Array | None = None
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """`{layer: number of positions}`."""
+        return {layer: rows * columns for layer, (rows, columns) in self.sides.items()}
 
 
 class Term:
@@ -318,178 +274,3 @@ def check_terms(terms: Any) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"terms must differ in their names, got {name!r} twice")
-
-
-Reduction = Literal["half_sum", "sum", "mean"]
-Normalization = Literal["gatys", "keras", "mean", "mean_per_channel", "relative"]
-VariationForm = Literal["keras", "nine_point", "l1"]
-
-
-@settings
-class Content(Term):
-    """The content loss: squared differences of activations from those of the content picture.
-
-    It is equation 1 of Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "Image Style Transfer
-    Using Convolutional Neural Networks", CVPR 2016.
-
-    Attributes:
-      reduction: how the squares of a layer are reduced. "half_sum" is half their sum, as in the
-        paper. "sum" is their sum. "mean" is their mean, which does not grow with the picture.
-    """
-
-    name: str = option("content")
-    weight: Number = number(1.0, low=0, help="weight of the content loss")
-    layers: Weights = weighted(("block4_conv2",), low=0, help="layers to compare with the content")
-    reduction: Reduction = option(
-        "mean", choices=get_args(Reduction), help="how to reduce the squared differences"
-    )
-    refers = "content"
-    linear = True
-
-    def sums(self, layer, x, weights, target, at):
-        return losses.content_loss(x, target.values, weights=weights)
-
-    def loss(self, sums, target, at):
-        found = {}
-        for layer, weight in self.layers.items():
-            size = at.positions[layer] * at.channels[layer]
-            factor = {"half_sum": 1.0, "sum": 2.0, "mean": 2.0 / size}[self.reduction]
-            found[layer] = weight * factor * sums[layer]
-        return found
-
-
-FIRST_CONVOLUTIONS = tuple(f"block{block}_conv1" for block in range(1, 6))
-"""The style layers of Gatys et al.: the first convolution of each block."""
-
-_STYLE_LAYERS = "layers whose statistics to compare with the style"
-
-
-class _Style(Term):
-    """A style loss that compares means over the positions, of features and of their products.
-
-    The papers compare sums over the positions. Both are the same if the picture and the style have
-    the same size. With other sizes, the style counts as if it had as many positions as the picture.
-    """
-
-    refers = "style"
-    regions = True
-    unordered = True
-
-    def target(self, layer, measured, at):
-        return losses.per_position(measured)
-
-    def sums(self, layer, x, weights, target, at):
-        columns = x.shape[-1] // at.channels[layer]
-        return losses.statistics(x, weights=weights, columns=columns, axes=x.ndim - 1)
-
-    def distance(
-        self, own: losses.Statistics, target: losses.Statistics, layer: str, at: At
-    ) -> jax.Array:
-        """Returns the loss of one layer without its weight, from statistics per position."""
-        raise NotImplementedError
-
-    def loss(self, sums, target, at):
-        return {
-            layer: weight
-            * self.distance(losses.per_position(sums[layer]), target[layer], layer, at)
-            for layer, weight in self.layers.items()
-        }
-
-
-@settings
-class GramStyle(_Style):
-    """The Gram style loss: squared differences of Gram matrices from those of the style.
-
-    It is equations 4 and 5 of Leon A. Gatys, Alexander S. Ecker, Matthias Bethge: "Image Style
-    Transfer Using Convolutional Neural Networks", CVPR 2016.
-
-    Attributes:
-      normalization: what divides the squared difference of a layer with N channels and M positions.
-        "gatys": 4 N^2 M^2. "keras": 4 * 3^2 * (height * width)^2 of the picture, the same for
-        every layer. "mean": N^2 M^2. "mean_per_channel": N^4 M^2. "relative": the squared norm of
-        the style's Gram matrix, so that the size of the activations does not matter.
-    """
-
-    name: str = option("style")
-    weight: Number = number(1.0, low=0, help="weight of the style loss")
-    layers: Weights = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
-    normalization: Normalization = option(
-        "mean_per_channel",
-        choices=get_args(Normalization),
-        help="what divides the squared Gram differences",
-    )
-
-    def distance(self, own, target, layer, at):
-        if self.normalization == "relative":
-            return losses.relative_style_loss(own.gram, target.gram)
-        channels, positions = at.channels[layer], at.positions[layer]
-        normalizer = {
-            "gatys": losses.gatys_normalizer(channels, positions),
-            "keras": losses.keras_normalizer(*at.shape),
-            "mean": losses.mean_normalizer(channels, positions),
-            "mean_per_channel": losses.mean_normalizer(channels, positions) * float(channels) ** 2,
-        }[self.normalization]
-        # The matrices are means, so the divisor is divided by the squared positions, too. This
-        # gives the same number without sums of 1e15.
-        return losses.style_loss(
-            own.gram, target.gram, normalizer=normalizer / float(positions) ** 2
-        )
-
-
-@settings
-class WassersteinStyle(_Style):
-    """The Wasserstein style loss: it compares features as Gaussian distributions.
-
-    It is the squared 2-Wasserstein distance of two Gaussians, with the means and the covariances of
-    the features, see `nst_jax.losses.wasserstein_loss`.
-    """
-
-    name: str = option("style")
-    weight: Number = number(1.0, low=0, help="weight of the style loss")
-    layers: Weights = weighted(FIRST_CONVOLUTIONS, low=0, help=_STYLE_LAYERS)
-
-    def distance(self, own, target, layer, at):
-        return losses.wasserstein_loss(own, target)
-
-    def check_mixing(self, mixing):
-        if mixing.min() < 0:
-            raise ValueError("mixing must not be negative with the wasserstein style loss")
-
-
-@settings
-class TotalVariation(Term):
-    """The total variation: how much neighbouring pixels differ.
-
-    Attributes:
-      form: "keras" is the sum of (dx^2 + dy^2)^1.25 in grey levels of 255. "nine_point" is the mean
-        of squares over eight neighbours in the range [0, 1]. "l1" is the mean of absolute
-        differences in grey levels of 255.
-    """
-
-    name: str = option("tv")
-    weight: Number = number(1.0, low=0, help="weight of the total variation")
-    layers: Weights = weighted((IMAGE,), low=0, help="the picture itself", flag=False)
-    form: VariationForm = option(
-        "keras", choices=get_args(VariationForm), help="form of the total variation"
-    )
-    reach = 1
-    linear = True
-
-    def sums(self, layer, x, weights, target, at):
-        # The published weights of "keras" and "l1" are for grey levels.
-        if self.form == "keras":
-            return losses.total_variation(255.0 * x, weights=weights)
-        if self.form == "l1":
-            return losses.total_variation_l1(255.0 * x, weights=weights, shape=at.shape)
-        return losses.total_variation_nine_point(x, weights=weights, shape=at.shape)
-
-    def loss(self, sums, target, at):
-        return {layer: weight * sums[layer] for layer, weight in self.layers.items()}
-
-
-TERMS: dict[str, dict[str, type[Term]]] = {
-    "content": {"squares": Content},
-    "style": {"gram": GramStyle, "wasserstein": WassersteinStyle},
-    "tv": {"total_variation": TotalVariation},
-}
-"""The terms that come with the package, `{name: {kind: class}}`. The first kind is the default."""

@@ -1,0 +1,293 @@
+"""The equations of newer terms against NumPy in float64, and the terms in every evaluation."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import own
+import pytest
+from commandline import FAST
+
+import nst_jax
+from nst_jax import terms
+from nst_jax.terms import (
+    distances,
+    kernels,
+    laplacian,
+    nearest,
+    relaxed_transport,
+    sampling,
+    sliced,
+)
+
+N, M, C = 24, 17, 5
+
+
+@pytest.fixture
+def sets(rng):
+    return rng.normal(size=(N, C)), rng.normal(size=(M, C)) + 0.3
+
+
+# ------------------------- Oracles, in float64 by plain loops -------------------------
+
+
+def cosine(x, y):
+    return np.array([[1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in y] for a in x])
+
+
+def relaxed(distances):
+    return max(distances.min(0).mean(), distances.min(1).mean())
+
+
+def moments(x, y):
+    (mean, covariance), (other, wanted) = ((v.mean(0), np.cov(v.T, bias=True)) for v in (x, y))
+    return np.abs(mean - other).mean() + np.abs(covariance - wanted).mean()
+
+
+def similarity(x, y):
+    one, other = cosine(x, x), cosine(y, y)
+    return np.abs(one / one.sum(0) - other / other.sum(0)).mean()
+
+
+def quantile_distance(x, y):
+    """np.quantile's method "hazen" puts sample i at the share (i + 1/2) / n."""
+    shares = (np.arange(len(x)) + 0.5) / len(x)
+    wanted = np.quantile(y, shares, axis=0, method="hazen")
+    return np.mean((np.sort(x, axis=0) - wanted) ** 2)
+
+
+def discrepancy(x, y, kind):
+    def k(a, b):
+        if kind == "gaussian":
+            return np.exp(-np.sum((a - b) ** 2) / (2 * 1.5**2))
+        return (a @ b / 1.5**2) ** (2 if kind == "polynomial" else 1)
+
+    def mean(a, b):
+        return np.mean([[k(v, w) for w in b] for v in a])
+
+    return mean(x, x) + mean(y, y) - 2 * mean(x, y)
+
+
+def laplacian_oracle(x, y):
+    def filtered(image):
+        pooled = image[:12, :9].reshape(4, 3, 3, 3, 3).mean((1, 3)).sum(-1)
+        return [
+            4 * pooled[i, j]
+            - pooled[i - 1, j]
+            - pooled[i + 1, j]
+            - pooled[i, j - 1]
+            - pooled[i, j + 1]
+            for i in range(1, 3)
+            for j in range(1, 2)
+        ]
+
+    return np.sum((np.subtract(filtered(x), filtered(y))) ** 2)
+
+
+CASES = {
+    "remd": (
+        lambda x, y: relaxed_transport.relaxed_transport(distances.cosine_distances(x, y)),
+        lambda x, y: relaxed(cosine(x, y)),
+    ),
+    "moments": (relaxed_transport.moment_distance, moments),
+    "similarity": (
+        lambda x, y: relaxed_transport.self_similarity_distance(x, y[jnp.arange(N) % M]),
+        lambda x, y: similarity(x, y[np.arange(N) % M]),
+    ),
+    "sliced": (
+        lambda x, y: sliced.wasserstein_along_axes(x, jnp.sort(y, axis=0)),
+        quantile_distance,
+    ),
+    "nearest": (nearest.nearest_distance, lambda x, y: cosine(x, y).min(1).mean()),
+    "gaussian": (
+        lambda x, y: kernels.mean_discrepancy(x, y, kind="gaussian", width=1.5),
+        lambda x, y: discrepancy(x, y, "gaussian"),
+    ),
+    "polynomial": (
+        lambda x, y: kernels.mean_discrepancy(x, y, kind="polynomial", width=1.5),
+        lambda x, y: discrepancy(x, y, "polynomial"),
+    ),
+    "linear": (
+        lambda x, y: kernels.mean_discrepancy(x, y, kind="linear", width=1.5),
+        lambda x, y: discrepancy(x, y, "linear"),
+    ),
+    "batch_norm": (
+        lambda x, y: kernels.batch_norm_distance(x.mean(0), x.std(0), y.mean(0), y.std(0)),
+        lambda x, y: np.mean((x.mean(0) - y.mean(0)) ** 2 + (x.std(0) - y.std(0)) ** 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equations_are_those_of_the_papers(sets, name):
+    """Value, and gradient against central differences of the oracle."""
+    function, oracle = CASES[name]
+    x, y = sets
+    value, slope = jax.value_and_grad(function)(
+        jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    )
+    np.testing.assert_allclose(value, oracle(x, y), rtol=2e-5)
+    direction = np.random.default_rng(1).normal(size=x.shape)
+    step = 1e-5
+    wanted = (oracle(x + step * direction, y) - oracle(x - step * direction, y)) / (2 * step)
+    np.testing.assert_allclose(np.sum(slope * direction), wanted, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equations_work_under_vmap_and_jit(sets, name):
+    function, _ = CASES[name]
+    x, y = (jnp.asarray(v, jnp.float32) for v in sets)
+    several = jnp.stack([x, x[::-1] * 2, x + 1])
+    each = [function(one, y) for one in several]
+    found = jax.jit(jax.vmap(function, in_axes=(0, None)))(several, y)
+    np.testing.assert_allclose(found, each, rtol=1e-5)
+
+
+def test_the_laplacian_is_that_of_the_paper(rng):
+    x, y = rng.random((2, 14, 10, 3))
+    found = laplacian.laplacian_distance(np.float32(x), np.float32(y), 3)
+    np.testing.assert_allclose(found, laplacian_oracle(x, y), rtol=1e-5)
+
+
+def test_blocks_of_bounded_memory_change_nothing(sets, monkeypatch):
+    x, y = (jnp.asarray(v, jnp.float32) for v in sets)
+    whole = jax.value_and_grad(nearest.nearest_distance)(x, y)
+    monkeypatch.setattr(nearest, "BLOCK", 5 * M)
+    for one, other in zip(whole, jax.value_and_grad(nearest.nearest_distance)(x, y), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    term = terms.SlicedWassersteinStyle(layers=("image",), slices=12, quantiles=40)
+    at = terms.At((4, 6), {"image": (4, 6)}, {"image": C}, {"image": np.zeros(2, np.int32)})
+    target = {"image": term.target("image", y.reshape(1, M, C), at)}
+    found = []
+    for block in (sliced.BLOCK, 3 * N):
+        monkeypatch.setattr(sliced, "BLOCK", block)
+        found.append(jax.grad(lambda x: term.loss({"image": x}, target, at)["image"])(x))
+    np.testing.assert_allclose(*found, atol=1e-6)
+
+
+def test_quantiles_are_those_of_numpy(rng):
+    ordered = np.sort(rng.normal(size=(31, 3)), axis=0)
+    for count in (1, 7, 31, 90):
+        shares = (np.arange(count) + 0.5) / count
+        wanted = np.quantile(ordered, shares, axis=0, method="hazen")
+        np.testing.assert_allclose(sliced.quantiles(np.float32(ordered), count), wanted, rtol=1e-5)
+
+
+def test_directions_are_unit_vectors_that_stay():
+    directions = sliced.random_directions(7, 12)
+    assert directions.shape == (7, 12)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=0), 1, rtol=1e-6)
+    np.testing.assert_array_equal(directions, sliced.random_directions(7, 12))
+
+
+# ------------------------------- Terms in an objective --------------------------------
+
+LAYERS = ("block1_conv1", "block2_conv1")
+TERMS = {
+    "sliced": terms.SlicedWassersteinStyle(layers=LAYERS, slices=16, quantiles=64),
+    "histogram": terms.HistogramStyle(layers=LAYERS, quantiles=64),
+    "batch_norm": terms.BatchNormStyle(layers=LAYERS),
+    "kernel": terms.KernelStyle(layers=LAYERS, samples=48),
+    "nearest": terms.NearestNeighbors(layers=LAYERS, rows=64),
+    "remd": terms.RelaxedTransport(layers=LAYERS, samples=48, style_samples=64),
+    "moments": terms.MomentMatching(layers=LAYERS, samples=48, style_samples=64),
+    "palette": terms.Palette(samples=48, style_samples=64),
+    "similarity": terms.SelfSimilarity(layers=LAYERS, samples=32),
+    "laplacian": terms.Laplacian(squares=3),
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_style_or_content_in_itself_has_little_loss(vgg16, rng, name):
+    """A picture is nearer to itself than to another one."""
+    picture, other = own.pictures(rng, (37, 53), (37, 53))
+    config = own.ALONE.replace(terms=(TERMS[name],))
+    losses = []
+    for wanted in (picture, other):
+        targets = nst_jax.compute_targets(vgg16, wanted, [wanted], config)
+        (value, _), slope = own.value_and_grad(picture, vgg16, targets, config)
+        losses.append(float(value))
+        assert np.all(np.isfinite(slope))
+    assert -1e-6 <= losses[0] < 0.7 * losses[1] and losses[1] > 1e-6
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_flat_and_black_pictures_stay_finite(vgg16, name):
+    config = own.ALONE.replace(terms=(TERMS[name],))
+    flat = np.zeros((20, 24, 3), np.float32)
+    targets = nst_jax.compute_targets(vgg16, flat, [flat], config)
+    (value, _), slope = own.value_and_grad(flat, vgg16, targets, config)
+    assert np.isfinite(value) and np.all(np.isfinite(slope))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TERMS)
+def test_every_way_of_looking_gives_the_same(vgg16, rng, monkeypatch, name):
+    image, content, style = own.pictures(rng, (37, 53), (37, 53), (30, 41))
+    term = TERMS[name]
+    config = own.ALONE.replace(terms=(term,))
+    targets = nst_jax.compute_targets(vgg16, content, [style], config)
+    key = None if term.fixed else jax.random.key(5)
+    wanted = own.value_and_grad(image, vgg16, targets, config, key)
+    arguments = (vgg16, image, content, [style], config)
+    own.assert_same(own.in_strips(*arguments, key=key), wanted)
+    if term.additive:
+        own.assert_same(own.in_windows(*arguments, key=key), wanted)
+    elif name != "laplacian":  # which looks at no layer of the network
+        with pytest.raises(ValueError, match=f"{term.name!r} doesn't add up over parts"):
+            nst_jax.stylize(
+                *(vgg16, content, [style], config), placement=nst_jax.Placement(tile=28)
+            )
+    own.assert_same(own.in_scan(monkeypatch, *arguments, key=key), wanted)
+
+
+@pytest.mark.slow
+def test_flags_choose_them(run, tmp_path):
+    code, err = run(
+        "--demo",
+        f"--output_dir={tmp_path}",
+        *FAST,
+        "--mesh=style:1",
+        "--style_loss=sliced",
+        "--style_slices=8",
+        "--nearest_weight=3",
+        "--nearest_layers=block2_conv1",
+        "--remd_weight=1",
+        "--remd_layers=block1_conv1,block2_conv1",
+    )
+    assert code == 0, err
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert config["terms"] == {
+        "content": "Content",
+        "style": "SlicedWassersteinStyle",
+        "tv": "TotalVariation",
+        "nearest": "NearestNeighbors",
+        "remd": "RelaxedTransport",
+    }
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"style", "nearest", "remd"} <= line.keys()
+
+
+@pytest.mark.parametrize("name", ["sliced", "nearest", "remd"])
+def test_several_outputs_are_vmapped(vgg16, rng, name):
+    content, *styles = own.pictures(rng, (32, 32), (30, 41), (24, 32))
+    config = own.ALONE.replace(terms=(TERMS[name],), steps=2)
+    both = nst_jax.stylize(vgg16, content, styles, config)
+    alone = [nst_jax.stylize(vgg16, content, [style], config) for style in styles]
+    for number, one in enumerate(alone):
+        np.testing.assert_allclose(
+            both.history["total"][:, number], one.history["total"][:, 0], rtol=1e-3
+        )
+
+
+def test_a_sample_at_every_position_is_the_layer(rng):
+    x = jnp.asarray(rng.random((3, 4, 2), np.float32))
+    places = jnp.stack(jnp.meshgrid(jnp.arange(3), jnp.arange(4), indexing="ij"), -1).reshape(-1, 2)
+    np.testing.assert_array_equal(
+        sampling.features_at(x, places, np.zeros(2, int), None), x.reshape(-1, 2)
+    )
+    # A part that begins at row 1 has the rows of its own positions, and zeros elsewhere.
+    part = sampling.features_at(x[1:], places, np.array([1, 0]), None).reshape(3, 4, 2)
+    np.testing.assert_array_equal(part[1:], x[1:])
+    assert not part[0].any()
