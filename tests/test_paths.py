@@ -56,7 +56,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch, scheme, package):
     with pytest.raises(ImageError) as caught:
         read_image(f"{scheme}://b/a.jpg")
     assert str(caught.value) == (
-        f"{scheme}://b/a.jpg: needs {package}: pip install 'nst_jax[cloud]'"
+        f"{scheme}://b/a.jpg: needs {package}: pip install 'nst-jax[cloud]'"
     )
 
 

@@ -77,7 +77,7 @@ def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.
         with writing(path, error=error):
             buffer = io.BytesIO()
             yield buffer
-            paths.write_object(path, buffer.getbuffer())
+            paths.write_object(path, buffer.getvalue())
         return
     # In the same folder, because a file is replaced atomically only within one file system. If the
     # process is killed, the temporary file stays until `path` is written again.

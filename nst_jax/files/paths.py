@@ -80,7 +80,7 @@ def path_of(name: str | os.PathLike[str], *, error: type[ValueError] = ValueErro
     if not re.match(r"[^/*?\[]+(/|$)", text[scheme.end() :]):
         raise error(f"{text}: wanted {scheme[0]}bucket/name")
     if importlib.util.find_spec(client.package) is None:
-        raise error(f"{text}: needs {client.package}: pip install 'nst_jax[cloud]'")
+        raise error(f"{text}: needs {client.package}: pip install 'nst-jax[cloud]'")
     from etils import epath
 
     return cast(Path, epath.Path(text))
@@ -173,7 +173,7 @@ def existing(folder: Path) -> Callable[[str], bool]:
 # ----------------------------------- Objects ------------------------------------
 
 
-def write_object(path: Path, data: bytes | memoryview) -> None:
+def write_object(path: Path, data: bytes) -> None:
     """Writes an object. One that was there before stays until all bytes are in the storage.
 
     Raises:
@@ -183,7 +183,7 @@ def write_object(path: Path, data: bytes | memoryview) -> None:
     kind, _ = mimetypes.guess_type(path.name)
     with _told(path):
         options = {} if kind is None else {client.content_type: kind}
-        _storage(path).pipe_file(str(path), bytes(data), **options)
+        _storage(path).pipe_file(str(path), data, **options)
 
 
 def listing(folder: Path, *, prefix: str = "") -> list[str]:
