@@ -111,3 +111,35 @@ def command(tmp_path):
     command = Command(tmp_path / "log.txt")
     yield command
     command.close()
+
+
+@pytest.fixture(scope="session")
+def servers():
+    """The environment in which clients find the buckets of this machine."""
+    import buckets  # only for tests that need them
+
+    with buckets.servers() as environment:
+        yield environment
+
+
+@pytest.fixture
+def new_bucket(servers, monkeypatch):
+    """Makes a bucket: `new_bucket("s3")`."""
+    import buckets
+
+    for name, value in servers.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    buckets.forget_clients()
+    yield buckets.Bucket
+    buckets.forget_clients()
+
+
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request, new_bucket):
+    return new_bucket(request.param)
+
+
+@pytest.fixture
+def s3(new_bucket):
+    return new_bucket("s3")

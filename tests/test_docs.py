@@ -46,6 +46,7 @@ ELSEWHERE = {
     "python -c": "names the device",
     "JAX_NUM_CPU_DEVICES=8 nst-jax": "needs a process with devices of its own",
     "srun nst-jax": "needs a cluster",
+    "gcloud compute tpus": "needs a pod",
     "xprof --port": "serves until it is ended",
     "python scripts/fetch_weights.py": "needs a network; test_fetch.py",
     "python scripts/classify.py": "needs what is fetched; test_classify.py",

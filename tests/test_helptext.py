@@ -130,7 +130,8 @@ def test_every_flag_is_in_one_group_with_its_default():
         assert_shown(re.search(r"\(default: ([^()]*)\)$", found[name][1])[1], wanted)
     # What the preset does not have has the default of whoever does.
     assert found["beta1"][1].endswith("(default: 0.9)")
-    assert found["output_dir"] == ("FOLDER", "folder for the pictures (default: out)")
+    told = "folder for the pictures, on a disk or in a bucket (default: out)"
+    assert found["output_dir"] == ("FOLDER", told)
     assert found["size"][0] == "PIXELS" and found["learning_rate"][0] == "LEVELS,..."
     assert found["content_weight"][0] == "X,..." and found["clip"][0] == ""
     several = {name for name, (value, _) in found.items() if value.endswith(",...")}

@@ -34,7 +34,8 @@ RUN_FLAGS: dict[str, Definition] = {
     "content": (
         flags.DEFINE_list,
         [],
-        "content pictures, separated by commas; folders and glob patterns make a data set",
+        "content pictures, separated by commas; folders and glob patterns make a data set; names "
+        "may begin with gs:// or s3://",
     ),
     "styles": (flags.DEFINE_list, [], "style pictures, in the same form"),
     "pairing": (
@@ -49,7 +50,11 @@ RUN_FLAGS: dict[str, Definition] = {
         "largest number of pictures of a data set painted at once "
         f"(default: {BATCH_SIZE} per device)",
     ),
-    "output_dir": (flags.DEFINE_string, "out", "folder for the pictures"),
+    "output_dir": (
+        flags.DEFINE_string,
+        "out",
+        "folder for the pictures, on a disk or in a bucket",
+    ),
     "format": (
         flags.DEFINE_string,
         "png",
@@ -139,7 +144,8 @@ RUN_FLAGS: dict[str, Definition] = {
     "checkpoint_dir": (
         flags.DEFINE_string,
         None,
-        "folder for checkpoints; the same command continues from the last one",
+        "folder for checkpoints, on a disk or in a bucket; the same command continues from the "
+        "last one",
     ),
     "checkpoint_every": (flags.DEFINE_integer, 50, "steps between checkpoints"),
     "retries": (

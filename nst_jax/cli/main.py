@@ -37,6 +37,7 @@ from nst_jax.cli.run import Delivery, PictureJob, digest, run_pictures
 from nst_jax.config import INITS, Config
 from nst_jax.files.atomic import from_json, unique
 from nst_jax.files.images import FORMATS, ImageError, read_image, read_text, read_with_alpha
+from nst_jax.files.paths import check_local, is_remote, path_of
 from nst_jax.partition import Placement
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, nearest
@@ -124,6 +125,8 @@ def _set_up_messages() -> None:
         return
     # Users do not need what JAX and matplotlib log about their set-up.
     logging.set_verbosity(logging.ERROR if FLAGS.quiet else logging.WARNING)
+    # It warns at each request that it may not ask for the kind of a bucket, and goes on.
+    python_logging.getLogger("gcsfs").setLevel(python_logging.ERROR)
     # Orbax logs failures that it also raises.
     logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
     # The package's own warnings are shown in the style of the command.
@@ -223,6 +226,8 @@ def run() -> int:
     # --- Settings: all flags that need no file are checked first. ---
     config, sweep = config_from_flags()
     chosen_weights()
+    check_local("--tensorboard_dir", FLAGS.tensorboard_dir)
+    check_local("--profile_dir", FLAGS.profile_dir)
     check_choice("--format", FLAGS.format, FORMATS)
     if FLAGS.retries and config.optimizer.searches:
         raise ValueError("--retries lowers the learning rate, but a line search does not use it")
@@ -285,7 +290,7 @@ def _run_pictures(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
         "initial": FLAGS.init if initial is not None else None,
     }
     delivery = Delivery(
-        folder=pathlib.Path(FLAGS.output_dir),
+        folder=path_of(FLAGS.output_dir),
         picture_format=FLAGS.format,
         overwrite=FLAGS.overwrite,
         log_every=FLAGS.log_every,
@@ -296,7 +301,7 @@ def _run_pictures(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
             report=FLAGS.report,
             tensorboard_dir=FLAGS.tensorboard_dir,
         ),
-        checkpoint_dir=None if FLAGS.checkpoint_dir is None else pathlib.Path(FLAGS.checkpoint_dir),
+        checkpoint_dir=None if FLAGS.checkpoint_dir is None else path_of(FLAGS.checkpoint_dir),
         checkpoint_every=FLAGS.checkpoint_every,
         retries=FLAGS.retries,
     )
@@ -332,7 +337,7 @@ def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
 
 def _read(paths: Sequence[str]) -> list[Picture]:
     """Reads picture files. Their names are unique."""
-    names = unique([pathlib.Path(path).stem for path in paths])
+    names = unique([path_of(path).stem for path in paths])
     return [Picture(name, *read_with_alpha(path)) for name, path in zip(names, paths, strict=True)]
 
 
@@ -419,7 +424,7 @@ def _run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
 
     # --- Network. ---
     params = read_params()
-    return run_data_set(job, params, pathlib.Path(FLAGS.output_dir), described=described)
+    return run_data_set(job, params, path_of(FLAGS.output_dir), described=described)
 
 
 # ----------------------------- What both jobs need ------------------------------
@@ -429,9 +434,10 @@ def chosen_weights() -> str:
     """A bundled network's name, or the path of a weights file.
 
     Raises:
-      ValueError: no bundled network has the name.
+      ValueError: no bundled network has the name, or the path is remote.
     """
     check_choice("--model", FLAGS.model, vgg.CONVOLUTIONS)
+    check_local("--weights", FLAGS.weights)
     return FLAGS.weights or FLAGS.model
 
 
@@ -452,7 +458,7 @@ def read_initial() -> np.ndarray | None:
     """
     if FLAGS.init in (None, *INITS):
         return None
-    if not pathlib.Path(FLAGS.init).is_file():
+    if not is_remote(FLAGS.init) and not pathlib.Path(FLAGS.init).is_file():
         check_choice("--init (or an existing file)", FLAGS.init, INITS)
     return read_image(FLAGS.init)
 

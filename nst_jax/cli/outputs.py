@@ -16,6 +16,7 @@ from nst_jax.cli.look.observers import Picture
 from nst_jax.coarse_to_fine import Result
 from nst_jax.files.atomic import short, unique
 from nst_jax.files.images import Format, write_image
+from nst_jax.files.paths import existing
 
 
 class Output(NamedTuple):
@@ -52,8 +53,10 @@ def check_free(folder: pathlib.Path, names: Sequence[str]) -> None:
 
     Raises:
       ValueError: it does.
+      OSError: a remote folder cannot be listed.
     """
-    there = [name for name in names if (folder / name).exists()]
+    exists = existing(folder)
+    there = [name for name in names if exists(name)]
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise ValueError(

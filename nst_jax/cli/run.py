@@ -50,6 +50,7 @@ from nst_jax.config import Config
 from nst_jax.files.atomic import FileError, check_folder, check_place, short, unique
 from nst_jax.files.checkpoints import Checkpoints
 from nst_jax.files.images import FORMATS, Format
+from nst_jax.files.paths import absolute, path_of
 from nst_jax.objective import Combine
 from nst_jax.optimize import Progress
 from nst_jax.partition import Placement
@@ -518,7 +519,7 @@ def _paint_all(
     runner.check_memory(paintings)
     for folder in (delivery.checkpoint_dir, delivery.look.tensorboard_dir):
         if folder is not None:
-            check_place(pathlib.Path(folder))
+            check_place(path_of(folder))
     check_folder(delivery.folder)
 
     # --- Metadata and observers. ---
@@ -638,7 +639,7 @@ def _saving(
             **described["sweep"],
             "mixing": None if job.mixing is None else np.asarray(job.mixing).tolist(),
             # Otherwise files of another run in the folder would pass for this run's own.
-            "output_dir": str(delivery.folder.absolute()),
+            "output_dir": str(absolute(delivery.folder)),
             "format": delivery.picture_format,
             **delivery.look._asdict(),
         }

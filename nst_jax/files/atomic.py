@@ -1,4 +1,7 @@
-"""Writes files so that they appear whole or not at all. Errors are one line that says why."""
+"""Writes files so that they appear whole or not at all. Errors are one line that says why.
+
+The paths may be remote: see `nst_jax.files.paths`.
+"""
 
 import contextlib
 import io
@@ -8,6 +11,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from nst_jax.files import paths
 
 
 class FileError(ValueError):
@@ -34,10 +39,28 @@ def writing(path: Path, *, error: type[FileError] = FileError) -> Iterator[None]
 
 
 @contextlib.contextmanager
+def reading(path: Path, *, error: type[FileError] = FileError) -> Iterator[None]:
+    """Turns an `OSError` of the block into an `error`.
+
+    Args:
+      path: the file or folder that the block reads; the message names it.
+      error: the class of the error to raise.
+
+    Raises:
+      error: the block failed. The message is one line.
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"{path}: cannot be read: {reason(cause)}") from cause
+
+
+@contextlib.contextmanager
 def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.BytesIO]:
     """Replaces a file by what the block writes to a buffer.
 
-    The file changes only when all bytes are on disk. Missing folders are made.
+    The file changes only when all bytes are on disk, or in the storage of a remote path. Missing
+    folders are made.
 
     Args:
       path: the file.
@@ -50,6 +73,12 @@ def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.
     Raises:
       error: the file cannot be written; a file that was there before stays as it was.
     """
+    if paths.is_remote(path):
+        with writing(path, error=error):
+            buffer = io.BytesIO()
+            yield buffer
+            paths.write_object(path, buffer.getvalue())
+        return
     # In the same folder, because a file is replaced atomically only within one file system. If the
     # process is killed, the temporary file stays until `path` is written again.
     temporary = path.with_name(f".{short(path.name)}.tmp")
@@ -91,6 +120,9 @@ def check_folder(folder: Path) -> None:
     Raises:
       FileError: the folder cannot be made, or takes no files.
     """
+    if paths.is_remote(folder):
+        check_place(folder)
+        return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -105,6 +137,9 @@ def check_place(folder: Path) -> None:
       FileError: the folder, or the nearest folder above it, takes no files.
     """
     with writing(folder):
+        if paths.is_remote(folder):
+            paths.try_writing(folder)
+            return
         folder = folder.absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         tempfile.TemporaryFile(dir=there).close()

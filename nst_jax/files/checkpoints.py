@@ -3,6 +3,9 @@
 A checkpoint appears whole or not at all. It is written while the run continues, and the newest two
 are kept. Each checkpoint holds the SHA-256 of its files, so that a damaged one is found and
 skipped. Without them, orbax may read a damaged checkpoint without an error and give wrong numbers.
+
+The folder may be remote, `gs://bucket/name` or `s3://bucket/name`. Orbax then works in a temporary
+folder, and `nst_jax.files.mirror` copies.
 """
 
 import contextlib
@@ -12,14 +15,16 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from nst_jax import optimize, sharding
-from nst_jax.files.atomic import FileError, from_json, reason, replacing
+from nst_jax.files import paths
+from nst_jax.files.atomic import FileError, from_json, reading, reason, replacing
+from nst_jax.files.mirror import Mirror
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -41,10 +46,11 @@ class Checkpoints:
     """Saves and finds the checkpoints of one run.
 
     Use it as `stylize(..., resume=checkpoints.latest(), callback=checkpoints)`. It is a context
-    manager, which at its end waits until the last checkpoint is on disk.
+    manager, which at its end waits until the last checkpoint is in the folder.
 
     Args:
-      folder: the folder of the checkpoints, made after the first step; None saves nothing.
+      folder: the folder of the checkpoints, made after the first step; None saves nothing. It may
+        be remote.
       settings: the settings that define the run, in JSON's types.
       every: steps from one checkpoint to the next.
 
@@ -56,6 +62,7 @@ class Checkpoints:
     Raises:
       ValueError: `every` is less than 1, or the folder holds checkpoints of a run with other
         settings or with unknown ones.
+      FileError: a remote folder cannot be read.
     """
 
     def __init__(
@@ -63,12 +70,13 @@ class Checkpoints:
     ):
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        self.folder = None if folder is None else pathlib.Path(folder).absolute()
+        self.folder = None if folder is None else paths.absolute(paths.path_of(folder))
         self._every = every
         self._settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         self.begun = self._is_begun()
         self.damaged: list[int] = []
         self._manager: ocp.CheckpointManager | None = None
+        self._mirror: Mirror | None = None
         self._parts: list[Mapping[str, np.ndarray]] = []
         self._saved = False
 
@@ -79,7 +87,7 @@ class Checkpoints:
         self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Waits until the last checkpoint is on disk, and closes orbax's manager.
+        """Waits until the last checkpoint is in the folder, and closes orbax's manager.
 
         Args:
           error: the error that ended the run, or None. With an error, a failure to write is not
@@ -88,10 +96,16 @@ class Checkpoints:
         Raises:
           FileError: `error` is None and the checkpoint cannot be written.
         """
-        if self._manager is not None:
-            hidden = () if error is None else (FileError,)
-            with contextlib.suppress(*hidden), self._writing():
-                self._manager.close()  # waits for the write in progress
+        hidden = () if error is None else (FileError,)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.suppress(*hidden))
+            stack.enter_context(self._writing())
+            if self._mirror is not None:
+                stack.callback(self._mirror.close)
+            if self._manager is not None:
+                stack.callback(self._manager.close)  # waits for the write in progress
+            if self._mirror is not None:
+                self._mirror.wait()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -107,10 +121,14 @@ class Checkpoints:
         """Returns orbax's manager of the folder, made at the first call."""
         if self._manager is not None:
             return self._manager
+        assert self.folder is not None
+        if paths.is_remote(self.folder):
+            self._mirror = Mirror(self.folder, sums=[f"{name}/{SUMS}" for name in ITEMS])
+            with reading(self.folder):
+                self._mirror.fetch()
         import orbax.checkpoint as ocp  # takes half a second, so only runs with checkpoints do it
 
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._local.mkdir(parents=True, exist_ok=True)
         # Each process has a manager of its own, so that no process waits for another one. Only
         # the first process writes.
         process = jax.process_index()
@@ -123,7 +141,7 @@ class Checkpoints:
             registry.add(name, ocp.args.StandardSave, handler)
             registry.add(name, ocp.args.StandardRestore, handler)
         self._manager = ocp.CheckpointManager(
-            self.folder,
+            self._local,
             handler_registry=registry,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=KEPT,
@@ -134,6 +152,12 @@ class Checkpoints:
         )
         return self._manager
 
+    @property
+    def _local(self) -> pathlib.Path:
+        """The folder in which orbax works."""
+        assert self.folder is not None
+        return self.folder if self._mirror is None else self._mirror.local
+
     def latest(self) -> optimize.Checkpoint | None:
         """Returns the newest checkpoint that is not damaged; None if there is no checkpoint.
 
@@ -141,20 +165,22 @@ class Checkpoints:
 
         Raises:
           ValueError: all checkpoints are damaged.
+          FileError: a remote checkpoint cannot be copied.
         """
         if not self.begun:
             return None
-        assert self.folder is not None
         manager = self._open()
         steps = sorted(manager.all_steps(), reverse=True)
         for step in steps:
-            if not all(_intact(self.folder / str(step) / name) for name in ITEMS):
+            if not all(_intact(self._local / str(step) / name) for name in ITEMS):
                 continue
             found = self._read(step)
             self.damaged = steps[: steps.index(step)]
             if jax.process_index() == 0:
                 for damaged in self.damaged:
                     manager.delete(damaged)  # the run will save these steps again
+                    if self._mirror is not None:
+                        self._mirror.forget(damaged)
             self._parts = [found.history]
             return found
         if steps:
@@ -206,26 +232,36 @@ class Checkpoints:
             states=args.StandardSave({f"{n:03d}": leaf for n, leaf in enumerate(leaves)}),
             history=args.StandardSave(history),
         )
+        self.wait()
         with self._writing():
-            manager.wait_until_finished()
             if not manager.save(step, args=items):  # orbax refuses steps before its latest
                 raise FileError(
                     f"{self.folder} holds a later checkpoint than step {step}, so this step was "
                     "not saved: choose another folder, or empty this one"
                 )
+        if self._mirror is not None:
+            self._mirror.send(self._kept)
         if not self._saved:  # wait for the first one: if it cannot be written, none can
             self.wait()
         self._saved = True
 
     def wait(self) -> None:
-        """Waits until the last saved checkpoint is on disk.
+        """Waits until the last saved checkpoint is in the folder.
 
         Raises:
           FileError: it cannot be written.
         """
         if self._manager is not None:
             with self._writing():
+                if self._mirror is not None:
+                    self._mirror.wait()
                 self._manager.wait_until_finished()
+
+    def _kept(self) -> Sequence[int]:
+        """Returns the steps of the checkpoints, as soon as the last one is complete."""
+        assert self._manager is not None
+        self._manager.wait_until_finished()
+        return self._manager.all_steps()
 
     def _read(self, step: int) -> optimize.Checkpoint:
         """Reads the checkpoint of a step."""
@@ -247,26 +283,35 @@ class Checkpoints:
         if self.folder is None:
             return False
         path = self.folder / SETTINGS
-        if not path.exists():
+        with reading(self.folder):
+            begun, folders = paths.exists(path), _folders(self.folder)
+        if not begun:
             # Nobody knows which run they belong to. If they are later ones, orbax would not save.
-            if any(step.name.isdigit() for step in self.folder.glob("[0-9]*")):
+            if any(name.isdigit() for name in folders):
                 raise ValueError(
                     f"{self.folder} holds checkpoints without their {SETTINGS}: choose another "
                     "folder, or empty this one"
                 )
             return False
         try:
-            settings = dict(from_json(path.read_text("utf-8")))
+            settings = dict(from_json(paths.read_bytes(path)))
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{path}: cannot be read as settings of a run: {reason(error)}"
             ) from error
         different = differences(settings, self._settings)
-        if different and any(path.is_dir() for path in self.folder.iterdir()):
+        if different and folders:
             raise ValueError(
                 f"{self.folder} holds checkpoints of a run that differs in {different}"
             )
         return not different
+
+
+def _folders(folder: pathlib.Path) -> set[str]:
+    """Returns the names of the folders in a folder, which need not exist."""
+    if paths.is_remote(folder):
+        return {name.partition("/")[0] for name in paths.listing(folder) if "/" in name}
+    return {path.name for path in folder.glob("*") if path.is_dir()}
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,8 @@ in RGB order. Only `_levels` clips and rounds to integers.
 
 Written files are tagged as sRGB. They may carry a text in the EXIF tag ImageDescription, the one
 place that all formats have.
+
+Paths may be remote, `gs://bucket/name` or `s3://bucket/name`: see `nst_jax.files.paths`.
 """
 
 import contextlib
@@ -24,6 +26,7 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageErro
 
 from nst_jax.files import deep_color, host_memory, icc
 from nst_jax.files.atomic import FileError, reason, replacing
+from nst_jax.files.paths import open_bytes, path_of
 
 __all__ = [
     "FORMATS",
@@ -161,7 +164,7 @@ def read_with_alpha(
     """
     if max_pixels < 1:
         raise ValueError(f"max_pixels: wanted a positive number, got {max_pixels}")
-    path = Path(path)
+    path = path_of(path, error=ImageError)
     picture = _decode(path, max_pixels)
     profile = icc.embedded(picture, path)
     if _is_deep_grey(picture):
@@ -190,7 +193,7 @@ def read_text(path: str | os.PathLike[str]) -> str | None:
     Raises:
       ImageError: the file is missing or is not an image.
     """
-    with _opened(Path(path), MAX_PIXELS) as picture:
+    with _opened(path_of(path, error=ImageError), MAX_PIXELS) as picture:
         text = picture.getexif().get(ExifTags.Base.ImageDescription)
     return text if isinstance(text, str) else None
 
@@ -202,7 +205,7 @@ def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
     Arguments and errors are those of `read_image`. Damage after the header is not found here.
     """
-    path = Path(path)
+    path = path_of(path, error=ImageError)
     with _opened(path, max_pixels) as picture:
         _check(picture, path)
         on_its_side = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -300,7 +303,7 @@ def write_image(
       ValueError: `image` is not `[H, W, 3]` or has no pixels, or `alpha` has another height or
         width.
     """
-    path = Path(path)
+    path = path_of(path, error=ImageError)
     options = _WRITABLE.get(path.suffix.lower())
     if options is None:
         known = ", ".join(_WRITABLE)
@@ -359,7 +362,7 @@ def write_animation(
       ImageError: the extension is unknown, or the file cannot be written.
       ValueError: there is no frame.
     """
-    path = Path(path)
+    path = path_of(path, error=ImageError)
     options = _ANIMATED.get(path.suffix.lower())
     if options is None:
         known = ", ".join(_ANIMATED)
@@ -447,9 +450,10 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     Image.init()  # `Image.open` must not be given a format that this Pillow was built without
     formats = [name for name in _READABLE if name in Image.OPEN]
     try:
-        with path.open("rb") as file, _pixel_limit(max_pixels), _warnings_logged(path):
-            if os.fstat(file.fileno()).st_size == 0:
+        with open_bytes(path) as file, _pixel_limit(max_pixels), _warnings_logged(path):
+            if file.seek(0, os.SEEK_END) == 0:
                 raise ImageError(f"{path}: the file is empty")
+            file.seek(0)
             with Image.open(file, formats=formats) as picture:
                 yield picture
     except ImageError:

@@ -1,5 +1,6 @@
 """Records of a data-set job: its settings in config.json, its progress in manifest.jsonl."""
 
+import fnmatch
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,8 +8,10 @@ from typing import Any
 
 from nst_jax.cli.dataset.pairs import Pair
 from nst_jax.cli.run import PLACED
-from nst_jax.files.atomic import from_json, writing
+from nst_jax.files.atomic import from_json
 from nst_jax.files.checkpoints import differences
+from nst_jax.files.lines import Lines
+from nst_jax.files.paths import exists, is_remote, listing, read_bytes
 
 # Settings that say where and how pictures are computed. They may change between runs.
 PLACEMENT = (*PLACED, "batch_size", "mesh", "platform", "device", "versions")
@@ -30,17 +33,18 @@ class Manifest:
 
         Raises:
           ValueError: a line is not one of a manifest.
+          OSError: a file cannot be read.
         """
         self.finished: dict[Pair, bool] = {}
         self._painted: dict[str, Pair] = {}  # by output
         self.bad: set[tuple[str, str]] = set()
-        self._path = folder / (f"manifest-{process}.jsonl" if process else "manifest.jsonl")
-        self._whole = 0  # bytes of complete lines in this process's file
-        for path in [folder / "manifest.jsonl", *sorted(folder.glob("manifest-*.jsonl"))]:
-            text = path.read_bytes() if path.exists() else b""
+        own = folder / (f"manifest-{process}.jsonl" if process else "manifest.jsonl")
+        self._lines = Lines(own)
+        for path in _manifests(folder):
+            text = read_bytes(path)
             whole = text[: text.rfind(b"\n") + 1]
-            if path == self._path:
-                self._whole = len(whole)
+            if path == own:
+                self._lines = Lines(own, start=whole)
             for number, line in enumerate(whole.splitlines(), start=1):
                 try:
                     self._take(from_json(line))
@@ -61,18 +65,29 @@ class Manifest:
         self.finished[done] = line["diverged"]
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Appends lines, all in one write."""
-        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
-        with (
-            writing(self._path),
-            self._path.open("r+b" if self._path.exists() else "wb") as file,
-        ):
-            file.seek(self._whole)
-            file.truncate()
-            file.write(text)
-        self._whole += len(text)
+        """Appends lines, all in one write.
+
+        Raises:
+          FileError: they cannot be written.
+        """
+        self._lines.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+        self._lines.flush()
         for line in lines:
             self._take(line)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._lines.close()
+
+
+def _manifests(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the manifests in a folder: first process 0's, then the others' by name."""
+    if is_remote(folder):
+        names = [name for name in listing(folder, prefix="manifest") if "/" not in name]
+    else:
+        names = [path.name for path in folder.glob("manifest*.jsonl")]
+    first = [name for name in names if name == "manifest.jsonl"]
+    return [folder / name for name in [*first, *sorted(fnmatch.filter(names, "manifest-*.jsonl"))]]
 
 
 def check_settings(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
@@ -85,7 +100,7 @@ def check_settings(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
     Raises:
       ValueError: settings differ; the message names them. Or the file is no record of settings.
     """
-    if not path.exists():
+    if not exists(path):
         return
 
     def flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +109,7 @@ def check_settings(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
         return {name: value for name, value in settings.items() if name not in PLACEMENT}
 
     try:
-        earlier = flat(from_json(path.read_text("utf-8")))
+        earlier = flat(from_json(read_bytes(path)))
     except (ValueError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a record of settings") from None
     different = differences(earlier, flat(json.loads(json.dumps(settings))))

@@ -7,6 +7,7 @@ The batches depend on a process's share, its devices and its readable files, but
 finished. Therefore an interrupted job ends with the same files as one that ran through.
 """
 
+import fnmatch
 import glob
 import hashlib
 import itertools
@@ -18,6 +19,7 @@ from typing import Literal, NamedTuple, get_args
 
 from nst_jax.files import images
 from nst_jax.files.atomic import short, unique
+from nst_jax.files.paths import exists, is_dir, is_remote, listing, path_of, real
 
 Pairing = Literal["all", "zip", "random"]
 PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
@@ -66,17 +68,22 @@ class Batch(NamedTuple):
 
 
 def names_several(items: Sequence[str]) -> bool:
-    """Whether any of `items` is a folder or a glob pattern."""
-    return any(
-        os.path.isdir(item) or (_is_pattern(item) and not os.path.exists(item)) for item in items
-    )
+    """Whether any of `items` is a folder or a glob pattern.
+
+    Raises:
+      ValueError: a remote item is of an unknown kind, or its package is not installed.
+      OSError: a storage cannot be reached.
+    """
+    paths = map(path_of, items)
+    return any(is_dir(path) or (_is_pattern(str(path)) and not exists(path)) for path in paths)
 
 
 def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str]) -> list[Source]:
     """Lists the picture files that `items` name, each file once.
 
     A file stands for itself. A folder stands for the pictures in it and in its subfolders. A glob
-    pattern stands for the pictures that match it; `**` matches any number of folders.
+    pattern stands for the pictures that match it; `**` matches any number of folders. Folders and
+    patterns may be remote. Each of these takes one listing.
 
     In folders and patterns, a picture is a file with the suffix of one. It does not begin with a
     dot and is not in `output_dir`. The pictures of an item are sorted. Links are followed, but each
@@ -89,29 +96,30 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
 
     Raises:
       ValueError: an item names no picture.
+      OSError: a remote folder cannot be listed.
     """
-    outputs = os.path.realpath(output_dir) + os.sep
+    outputs = real(output_dir) + ("/" if is_remote(output_dir) else os.sep)
     suffixes = images.suffixes()
     found: dict[str, Source] = {}
     for item in items:
-        path = pathlib.Path(item)
-        if path.is_dir():
-            root, pattern = path, os.path.join(glob.escape(item), "**", "*")
-        elif _is_pattern(item) and not path.exists():
-            fixed = itertools.takewhile(lambda part: not _is_pattern(part), path.parts)
-            root, pattern = pathlib.Path(*fixed), item
+        path = path_of(item)
+        folder = is_dir(path)
+        if folder:
+            root, pattern = path, ("**", "*")
+        elif _is_pattern(item) and not exists(path):
+            fixed = tuple(itertools.takewhile(lambda part: not _is_pattern(part), path.parts))
+            root, pattern = type(path)(*fixed), path.parts[len(fixed) :]
         else:
             found.setdefault(str(path), Source(str(path), path.stem))
             continue
+        below = _objects if is_remote(path) else _files
         matches = sorted(
             match
-            for match in map(pathlib.Path, _matching(pattern))
-            if match.suffix.lower() in suffixes
-            and (match.is_file() or not match.exists())
-            and not os.path.realpath(match).startswith(outputs)
+            for match in below(root, pattern)
+            if match.suffix.lower() in suffixes and not real(match).startswith(outputs)
         )
         if not matches:
-            where = "in the folder" if path.is_dir() else "like"
+            where = "in the folder" if folder else "like"
             raise ValueError(f"{flag}: there are no pictures {where} {item!r}")
         for match in matches:
             parts = match.relative_to(root).with_suffix("").parts
@@ -123,6 +131,33 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
 
 def _is_pattern(text: str) -> bool:
     return any(character in text for character in "*?[")
+
+
+def _files(root: pathlib.Path, pattern: Sequence[str]) -> Iterator[pathlib.Path]:
+    """The files below `root` that match the parts of a pattern, and broken links."""
+    whole = os.path.join(glob.escape(str(root)), *pattern)
+    for match in map(pathlib.Path, _matching(whole)):
+        if match.is_file() or not match.exists():
+            yield match
+
+
+def _objects(root: pathlib.Path, pattern: Sequence[str]) -> Iterator[pathlib.Path]:
+    """The objects below a remote `root` that match the parts of a pattern."""
+    for name in listing(root):
+        if _match(name.split("/"), pattern):
+            yield root / name
+
+
+def _match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a name match those of a pattern, by the rules of `_matching`."""
+    if not pattern or not parts:
+        return not pattern and not parts
+    first, *rest = pattern
+    if first == "**":
+        below = not parts[0].startswith(".") and len(parts) > 1 and _match(parts[1:], pattern)
+        return below or _match(parts, rest or ["*"])
+    hidden = parts[0].startswith(".") and not first.startswith(".")
+    return not hidden and fnmatch.fnmatchcase(parts[0], first) and _match(parts[1:], rest)
 
 
 def _matching(pattern: str) -> Iterator[str]:

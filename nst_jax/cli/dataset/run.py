@@ -11,6 +11,7 @@ So a set of many resolutions compiles programs only for its few shapes at that s
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -39,11 +40,15 @@ from nst_jax.coarse_to_fine import check_content, fit_shape, scales
 from nst_jax.config import Config
 from nst_jax.files.atomic import check_folder, replacing
 from nst_jax.files.images import ImageError, read_image, read_shape, resize, write_image
+from nst_jax.files.paths import existing, exists, is_remote, real
 from nst_jax.objective import Combine
 
 # Pictures painted at once on each device. On a CPU, more of them gain nothing: see `batch_scaling`
 # in docs/benchmarks.md. An accelerator with enough memory takes more.
 BATCH_SIZE = 4
+
+# Threads that look at remote files before the first step.
+READERS = 16
 
 BAD_FILES = 4
 
@@ -129,6 +134,7 @@ def _paint_share(
     }
     check_settings(folder / "config.json", settings)
     manifest = Manifest(folder, process=job.process)
+    whole = _whole(folder)
     # If even a square of this size cannot be painted, the settings are at fault and not a file.
     check_content(params, (512, 512), job.config, tile=job.placement.tile)
 
@@ -150,8 +156,7 @@ def _paint_share(
     own = plan(good, shapes, batch_size=batch_size, devices=devices)
 
     def finished(one: Pair) -> bool:
-        path = folder / one.output
-        return one in manifest.finished and path.is_file() and path.stat().st_size > 0
+        return one in manifest.finished and whole(one.output)
 
     todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
 
@@ -160,19 +165,12 @@ def _paint_share(
     runner.check_memory(_largest(todo, shapes))
     _refuse_to_overwrite(job, pairs, folder)
     check_folder(folder)
-    unfinished = folder / f".unfinished-{job.process}"
-    shutil.rmtree(unfinished, ignore_errors=True)  # a killed process may have left it
-    unfinished.mkdir()
 
     # --- Painting. ---
     every = [one for batch in own for one in batch.pairs]
-    try:
-        if not (folder / "config.json").exists():
-            # Several processes may write it at once, with the same bytes. So each writes a file of
-            # its own first.
-            with replacing(unfinished / "config.json") as file:
-                file.write((json.dumps(settings, indent=2) + "\n").encode())
-            os.replace(unfinished / "config.json", folder / "config.json")
+    with contextlib.closing(manifest), _putting(folder, process=job.process) as put:
+        if not exists(folder / "config.json"):
+            put("config.json", lambda path: _write_settings(path, settings))
         if job.process == 0:
             _record_bad(manifest, bad)
         progress = PictureProgress(total=len(every), done=sum(map(finished, every)))
@@ -188,9 +186,7 @@ def _paint_share(
                 left = sum(not finished(one) for one in batch.pairs)
                 progress.pass_over(left - sum(map(bool, places)))
                 if any(places):
-                    _paint(runner, batch, places, folder, unfinished, manifest, watch)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+                    _paint(runner, batch, places, put, manifest, watch)
     return _summary(manifest, folder, every, bad, missing=len(share) - len(good))
 
 
@@ -203,32 +199,56 @@ def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[st
     styles = {style.path for style in job.styles}
     first = job.config.replace(size=scales(job.config)[0], first_size=None)
     shapes, bad = {}, {}
+    paths = dict.fromkeys(source.path for source in (*job.contents, *job.styles))
+    found = _shapes_of(list(paths))
     looking = tqdm(
-        dict.fromkeys(source.path for source in (*job.contents, *job.styles)),
+        found,
+        total=len(paths),
         desc="looking at files",
         unit="file",
         delay=2,
         leave=False,
         disable=not shows_progress(),
     )
-    for path in looking:
-        stopping.check()
-        try:
-            shapes[path] = fit_shape(read_shape(path), job.config)
-        except ImageError as error:
-            bad[path] = str(error)
-            continue
-        terms = objective.Objective.of(job.config)
-        layers = terms.layers() if path in contents else ()
-        layers += terms.layers("style") if path in styles else ()
-        wanted = max(map(vgg.smallest_side, layers), default=1)
-        height, width = fit_shape(shapes[path], first)
-        if min(height, width) < wanted:
-            bad[path] = (
-                f"{path}: the layers need {wanted} pixels a side, but it is resized to "
-                f"{width} x {height} (width x height)"
-            )
+    with contextlib.closing(found):
+        for path, shape in looking:
+            stopping.check()
+            if isinstance(shape, ImageError):
+                bad[path] = str(shape)
+                continue
+            shapes[path] = fit_shape(shape, job.config)
+            terms = objective.Objective.of(job.config)
+            layers = terms.layers() if path in contents else ()
+            layers += terms.layers("style") if path in styles else ()
+            wanted = max(map(vgg.smallest_side, layers), default=1)
+            height, width = fit_shape(shapes[path], first)
+            if min(height, width) < wanted:
+                bad[path] = (
+                    f"{path}: the layers need {wanted} pixels a side, but it is resized to "
+                    f"{width} x {height} (width x height)"
+                )
     return shapes, bad
+
+
+def _shapes_of(
+    paths: Sequence[str],
+) -> Generator[tuple[str, tuple[int, int] | ImageError], None, None]:
+    """Gives each path with the shape of its picture, or with the error of a bad file.
+
+    Threads read remote files, because most of their time is waiting for an answer.
+    """
+
+    def look(path: str) -> tuple[str, tuple[int, int] | ImageError]:
+        try:
+            return path, read_shape(path)
+        except ImageError as error:
+            return path, error
+
+    if not any(map(is_remote, paths)):
+        yield from map(look, paths)
+        return
+    with concurrent.futures.ThreadPoolExecutor(READERS) as threads:
+        yield from threads.map(look, paths)
 
 
 def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
@@ -237,11 +257,11 @@ def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib
     Raises:
       ValueError: they would.
     """
-    inputs = {os.path.realpath(source.path) for source in (*job.contents, *job.styles)}
+    inputs = {real(source.path) for source in (*job.contents, *job.styles)}
     for one in pairs:
-        if os.path.realpath(folder / one.output) in inputs:
+        if real(folder / one.output) in inputs:
             raise ValueError(f"{folder / one.output} is an input: choose another --output_dir")
-    if not (folder / "config.json").exists():
+    if not exists(folder / "config.json"):
         check_free(folder, [one.output for one in pairs])
 
 
@@ -318,6 +338,56 @@ def _read_ahead(
             yield batch, pictures
 
 
+# --------------------------------- The folder -----------------------------------
+
+Put = Callable[[str, Callable[[pathlib.Path], None]], None]
+"""`put(name, write)` puts a file into the folder, which `write(path)` writes."""
+
+
+@contextlib.contextmanager
+def _putting(folder: pathlib.Path, *, process: int) -> Iterator[Put]:
+    """Gives a `Put` whose files appear whole, also if several processes write one at once.
+
+    Remote files always do. Local files are written in a folder that the next run removes, then
+    moved as a whole.
+    """
+    if is_remote(folder):
+        yield lambda name, write: write(folder / name)
+        return
+    unfinished = folder / f".unfinished-{process}"
+    shutil.rmtree(unfinished, ignore_errors=True)  # a killed process may have left it
+    unfinished.mkdir()
+
+    def put(name: str, write: Callable[[pathlib.Path], None]) -> None:
+        target = folder / name
+        begun = unfinished / target.name
+        write(begun)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(begun, target)
+
+    try:
+        yield put
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _whole(folder: pathlib.Path) -> Callable[[str], bool]:
+    """Returns a function that tells whether a picture is in the folder as a whole."""
+    if is_remote(folder):
+        return existing(folder)
+
+    def whole(name: str) -> bool:
+        path = folder / name
+        return path.is_file() and path.stat().st_size > 0
+
+    return whole
+
+
+def _write_settings(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write((json.dumps(settings, indent=2) + "\n").encode())
+
+
 # ----------------------------- Painting and records -----------------------------
 
 
@@ -341,8 +411,7 @@ def _paint(
     runner: Runner,
     batch: Batch,
     places: Sequence[_Place | None],
-    folder: pathlib.Path,
-    unfinished: pathlib.Path,
+    put: Put,
     manifest: Manifest,
     watch: Observers,
 ) -> None:
@@ -358,11 +427,7 @@ def _paint(
     result = runner.paint(_painting(filled), watch)
     images, losses = np.asarray(result.images), result.loss
     for number in given:
-        # Written in a folder that the next run removes, then moved as a whole.
-        write_image(unfinished / "picture.png", images[number])
-        path = folder / batch.pairs[number].output
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(unfinished / "picture.png", path)
+        put(batch.pairs[number].output, functools.partial(write_image, image=images[number]))
     seconds = round((time.perf_counter() - start) / len(given), 3)
     manifest.write(
         [

@@ -8,7 +8,6 @@ import html
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from jax.typing import ArrayLike
 
 from nst_jax.cli.look.contact_sheet import check_labels, in_rows
 from nst_jax.files.atomic import replacing
+from nst_jax.files.paths import path_of
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 400, 240, 50, 390, 10, 212
 
@@ -214,7 +214,7 @@ def loss_curves(
       ValueError: `history` has no "total", its arrays differ in shape, the number of labels is not
         N, or the file cannot be written.
     """
-    path = Path(path)
+    path = path_of(path)
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator

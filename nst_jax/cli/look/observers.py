@@ -27,6 +27,8 @@ from nst_jax.cli.look import report_page
 from nst_jax.coarse_to_fine import Result
 from nst_jax.files.atomic import FileError, from_json, replacing, writing
 from nst_jax.files.images import FORMATS, to_uint8, write_animation, write_image
+from nst_jax.files.lines import Lines
+from nst_jax.files.paths import exists, read_bytes
 from nst_jax.optimize import Progress
 
 if TYPE_CHECKING:
@@ -222,14 +224,17 @@ class Records(Observer):
       earlier: the lines of an earlier run in the folder.
     """
 
+    SECONDS = 10.0
+    """Seconds between two writes of a remote metrics.jsonl, which is written whole each time."""
+
     def __init__(self, folder: pathlib.Path, described: Mapping, *, log_every: int = 10):
         self._folder, self._described, self._log_every = folder, described, log_every
-        self._metrics: IO[str] | None = None
+        self._metrics: Lines | None = None
         self._kept: list[Mapping] = []
         self.earlier: list[Mapping] = []
         # There may be no file, or its last line may be cut if the earlier run was killed.
         with contextlib.suppress(OSError, ValueError, TypeError):
-            for text in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
+            for text in read_bytes(folder / "metrics.jsonl").decode().splitlines():
                 line = dict(from_json(text))
                 if not {"output", "step", "seconds"} <= line.keys():
                     break  # not ours
@@ -252,12 +257,12 @@ class Records(Observer):
         if self._metrics is None:
             with replacing(self._folder / "config.json") as file:
                 file.write((json.dumps(self._described, indent=2) + "\n").encode())
+            kept = _jsonl(self._kept).encode()
             with replacing(path) as file:
-                file.write(_jsonl(self._kept).encode())
-        with writing(path):
-            self._metrics = self._metrics or path.open("a", encoding="utf-8")
-            self._metrics.write(_jsonl(lines))
-            self._metrics.flush()
+                file.write(kept)
+            self._metrics = Lines(path, start=kept, seconds=self.SECONDS)
+        self._metrics.write(_jsonl(lines))
+        self._metrics.flush()
 
     def seconds(self) -> float:
         """Returns the seconds spent on the group, with those of the run that is resumed."""
@@ -278,13 +283,12 @@ class Records(Observer):
 
     def close(self, error: BaseException | None) -> None:
         over = self._metrics is None and self._kept and error is None
-        there = self._kept == self.earlier and (self._folder / "config.json").exists()
-        if over and not there:
+        if over and not (self._kept == self.earlier and exists(self._folder / "config.json")):
             self.write([])
         if self._metrics is not None:
             # Closing writes again what could not be written. It must not hide the first error.
             hidden = () if error is None else (FileError,)
-            with contextlib.suppress(*hidden), writing(self._folder / "metrics.jsonl"):
+            with contextlib.suppress(*hidden):
                 self._metrics.close()
 
     def _is_earlier(self, line: Mapping) -> bool:
@@ -417,7 +421,7 @@ class Animation(Observer):
         paths = []
         for number, stem in enumerate(self._stems):
             path = self._folder / stem / f"animation.{self._suffix}"
-            if self._followed or not path.exists():
+            if self._followed or not exists(path):
                 write_animation(path, [frame[number] for frame in frames])
                 paths.append(path)
         self._frames = []
@@ -653,7 +657,9 @@ class Report(Observer):
     def _is_finished(self) -> bool:
         """Returns whether the page on disk shows the finished run."""
         with contextlib.suppress(OSError):
-            return report_page.state(self._path.read_text("utf-8", "replace")) == "finished"
+            return (
+                report_page.state(read_bytes(self._path).decode("utf-8", "replace")) == "finished"
+            )
         return False
 
     def _log(self, terms: Mapping[str, np.ndarray], rows: Iterable[tuple[int, int]]) -> None:
