@@ -93,6 +93,17 @@ def test_the_effectiveness_of_a_shift_in_closed_form(rng):
     assert found == pytest.approx(-math.log(square / 2), abs=1e-6)
 
 
+def test_the_effectiveness_takes_the_divergence_from_the_style(rng):
+    style = rng.normal(size=(500, 3))
+    style -= style.mean(0)
+    variances = np.linalg.eigvalsh(np.cov(style.T, bias=True))
+    # Of twice the features: a variance of 4 v + r from one of v + r, in each component.
+    ridge = 0.01 * variances.mean()
+    ratio = (4 * variances + ridge) / (variances + ridge)
+    wanted = -math.log(np.sum(ratio - 1 - np.log(ratio)) / 2)
+    assert measures.effectiveness(2 * style, style) == pytest.approx(wanted)
+
+
 def test_the_effectiveness_is_highest_for_the_style_and_falls_with_the_difference(rng):
     style = rng.normal(size=(300, 8))
     highest = -math.log(1e-6)
@@ -253,6 +264,11 @@ def test_ringing_is_the_overshoot_of_a_step():
     one_side = step.copy()
     one_side[:, 21] += 0.04
     assert measures.ringing(grey(one_side)) == pytest.approx(0.05)
+    # The third pixels from the edge count, and the fourth are already the plateau.
+    wide = step.copy()
+    wide[:, 22] += 0.04
+    wide[:, 17] -= 0.04
+    assert measures.ringing(grey(wide)) == pytest.approx(0.1)
     # No more than a tenth is no edge.
     assert measures.ringing(grey(0.24 * (sharp - 0.3))) == 0
 
@@ -265,6 +281,10 @@ def test_the_border_against_what_is_inside(rng):
     framed[:3] = framed[-3:] = 0
     framed[:, :3] = framed[:, -3:] = 0
     assert measures.border_colour(framed) == pytest.approx(127.5)
+    for turns in range(4):
+        one_side = np.rot90(picture, turns).copy()
+        one_side[:, :3] = 0
+        assert measures.border_colour(np.rot90(one_side, -turns)) == pytest.approx(127.5 / 4)
     # Noise of one deviation everywhere, but four times as strong in the frame: two doublings, a
     # little less because the noise of the frame reaches the detail beside it.
     noise = rng.normal(size=(64, 96, 1)) * 0.02
