@@ -243,7 +243,7 @@ class _Run:
 
     def at(self, size: int | None) -> Config:
         """The settings of a single scale."""
-        return self.config.replace(size=size, first_size=None, first_steps=None)
+        return at_scale(self.config, size).replace(first_steps=None)
 
     def sized(self, size: int | None) -> list[jax.Array]:
         """The contents, resized for a scale."""
@@ -251,8 +251,9 @@ class _Run:
 
     def is_tiled(self, size: int | None) -> bool:
         """Whether a picture is larger than a tile at this size."""
-        pictures = (*self.contents, *self.styles)
-        sides = [max(fit_shape(picture.shape, self.at(size))) for picture in pictures]
+        here = self.at(size)
+        sides = [max(fit_shape(content.shape, here)) for content in self.contents]
+        sides += [max(fit_style_shape(style.shape, here)) for style in self.styles]
         return self.placement.tile is not None and max(sides) > self.placement.tile
 
 
@@ -276,7 +277,14 @@ def _paint_scale(
         targets = _repeated(_targets(run, here, sized, tile), run.outputs)
         images = _images(run, here, sized, number, states)
         # These settings are already applied. Equal values let all runs share the compiled step.
-        here = here.replace(size=None, size_of="longer", init="content", color="style")
+        here = here.replace(
+            size=None,
+            size_of="longer",
+            style_scale=1.0,
+            style_size=None,
+            init="content",
+            color="style",
+        )
         numbers = optimize.batch_numbers(here, run.outputs, sweep=run.sweep)
         options = {
             "optimizer": run.optimizer,
@@ -406,15 +414,17 @@ def _check_fits(params, shape, config, *, styles, combine, tile, searches):
     masks = [] if combine.masks is None else combine.masks
     if np.ndim(masks) == 4:
         masks = np.reshape(masks, (-1, *np.shape(masks)[2:]))
-    pictures = [(shape, terms, {f"masks[{index}]": mask for index, mask in enumerate(masks)})]
+    pictures = [
+        (shape, fit_shape, terms, {f"masks[{index}]": mask for index, mask in enumerate(masks)})
+    ]
     for index, style in enumerate(styles):
         mask = None if combine.style_masks is None else combine.style_masks[index]
         over = {} if mask is None else {f"style_masks[{index}]": mask}
-        pictures.append((style, of_styles, over))
+        pictures.append((style, fit_style_shape, of_styles, over))
     for size in scales(config):
-        here = config.replace(size=size, first_size=None)
-        for picture, asked, over in pictures:
-            height, width = fit_shape(picture, here)
+        here = at_scale(config, size)
+        for picture, fitted, asked, over in pictures:
+            height, width = fitted(picture, here)
             asked.at(params, (height, width))
             for name, mask in over.items():
                 _check_mask_shape(name, mask, height, width)
@@ -437,9 +447,33 @@ def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
     return image_lib.fit_size(height, width, config.size)
 
 
+def fit_style_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
+    """Height and width of a style of `shape` `[H, W, ...]`, resized as configured."""
+    if config.style_size is not None:
+        return fit_shape(shape, config.replace(size=config.style_size, style_size=None))
+    height, width = fit_shape(shape, config)
+    return max(1, round(config.style_scale * height)), max(1, round(config.style_scale * width))
+
+
+def at_scale(config: Config, size: int | None) -> Config:
+    """The settings of one scale of a run, as of a run with that scale alone.
+
+    The styles keep their proportion to the pictures.
+    """
+    if config.style_size is not None and config.size is not None and size is not None:
+        factor = config.style_size / config.size
+        config = config.replace(style_size=max(1, round(factor * size)))
+    return config.replace(size=size, first_size=None)
+
+
 def fit(image: Float[ArrayLike, "H W 3"], config: Config) -> Float[Array, "height width 3"]:
     """Resizes `image` `[H, W, 3]` to the configured size; it keeps its proportions."""
     return image_lib.resize(image, *fit_shape(np.shape(image), config))
+
+
+def fit_style(style: Float[ArrayLike, "H W 3"], config: Config) -> Float[Array, "height width 3"]:
+    """Resizes a style `[H, W, 3]` as configured; it keeps its proportions."""
+    return image_lib.resize(style, *fit_style_shape(np.shape(style), config))
 
 
 def scales(config: Config) -> tuple[int | None, ...]:
@@ -486,7 +520,7 @@ def _targets(run, config, sized, tile):
     if tile is not None:
         find = functools.partial(windows.find_targets, tile=tile, within=within)
     height, width = sized[0].shape[:2]
-    styles, combine = [fit(style, config) for style in run.styles], run.combine
+    styles, combine = [fit_style(style, config) for style in run.styles], run.combine
     if combine.masks is not None:
         combine = combine.replace(masks=image_lib.resize_mask(combine.masks, height, width))
     if combine.style_masks is not None:

@@ -85,6 +85,10 @@ class Config:
       size: the side of the pictures in pixels, for contents and styles. None keeps the size of each
         picture.
       size_of: the side that `size` means, "longer" or "height".
+      style_scale: the size at which the styles are looked at, by the size of the pictures. With 0.5
+        the strokes are half as large. Double the size and halve this, and the strokes stay.
+      style_size: the side of the styles in pixels at the last scale, in place of `style_scale`.
+        None means that `style_scale` decides.
       first_size: the first side of a coarse-to-fine run, which grows to `size` in equal factors.
         None is a single scale. A run also has a single scale if `size / first_size` is less than
         the square root of `scale_factor`.
@@ -127,6 +131,23 @@ class Config:
         choices=get_args(SizeOf),
         group="Size of the pictures",
         help="the side that --size means",
+    )
+    style_scale: float = option(
+        1.0,
+        low=0.05,
+        high=8,
+        group="Size of the pictures",
+        help="size of the styles, as a factor of the size of the pictures: 0.5 makes strokes "
+        "half as large",
+    )
+    style_size: int | None = option(
+        None,
+        low=1,
+        whole=True,
+        none=True,
+        unit="PIXELS",
+        group="Size of the pictures",
+        help="side of the styles in pixels, in place of --style_scale",
     )
     first_size: int | None = option(
         128,
@@ -213,6 +234,11 @@ class Config:
             )
         if self.first_size is not None and self.size is None:
             raise ValueError("first_size needs a size to end at, got size None")
+        if self.style_size is not None and self.style_scale != 1:
+            raise ValueError(
+                f"style_size and style_scale exclude each other, got {self.style_size} and "
+                f"{self.style_scale:g}"
+            )
         addresses(self)
 
     @classmethod

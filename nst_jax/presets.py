@@ -27,6 +27,8 @@ _PLAIN = VGGExtractor(
 
 # A single scale that starts from the content and takes the style's colours.
 _ONE_SCALE: dict[str, Any] = {
+    "style_scale": 1.0,
+    "style_size": None,
     "first_size": None,
     "scale_factor": 2**0.5,
     "first_steps": None,
@@ -166,6 +168,8 @@ _WASSERSTEIN = Config(
     ),
     size=512,
     size_of="longer",
+    style_scale=1.0,
+    style_size=None,
     first_size=128,
     scale_factor=2**0.5,
     first_steps=1000,

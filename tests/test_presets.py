@@ -151,6 +151,8 @@ def test_loss_equals_the_published_formula(request, name, model):
 COMMON = {
     "size": 512,
     "size_of": "longer",
+    "style_scale": 1.0,
+    "style_size": None,
     "first_size": None,
     "first_steps": None,
     "scale_factor": 2**0.5,

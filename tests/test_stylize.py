@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import nst_jax
+from nst_jax import coarse_to_fine
 
 CONFIG = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     size=48,
@@ -297,3 +298,50 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="one of default, .* did you mean 'gatys'"):
         nst_jax.presets["gaty"]
     assert nst_jax.presets.get("gaty") is None and "gaty" not in nst_jax.presets
+
+
+def test_styles_have_a_size_of_their_own(vgg16, rng):
+    """As if the style were given at that size."""
+    content, style = rng.random((32, 40, 3), np.float32), rng.random((60, 30, 3), np.float32)
+    config = CONFIG.replace(steps=2)
+    small = np.asarray(nst_jax.image.resize(style, 20, 10))
+    wanted = nst_jax.stylize(vgg16, content, [small], config.replace(size=None))
+    for changes in ({"style_scale": 0.5}, {"style_size": 20}):
+        found = nst_jax.stylize(vgg16, content, [style], config.replace(size=40, **changes))
+        np.testing.assert_allclose(found.images, wanted.images, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shapes"),
+    [
+        ({"size": 48}, [(24, 48)]),
+        ({"size": 48, "style_scale": 0.5}, [(12, 24)]),
+        ({"size": 96, "style_scale": 0.5}, [(24, 48)]),  # twice the picture, the same strokes
+        ({"size": None, "style_scale": 0.5}, [(15, 30)]),
+        ({"size": None, "style_size": 20}, [(10, 20)]),
+        ({"size": 24, "size_of": "height", "style_scale": 2.0}, [(48, 96)]),
+        # The styles keep their proportion to the pictures at every scale.
+        ({"size": 96, "first_size": 24, "style_size": 48}, [(6, 12), (12, 24), (24, 48)]),
+        ({"size": 96, "first_size": 24, "style_scale": 0.5}, [(6, 12), (12, 24), (24, 48)]),
+        ({"size": 40, "style_size": 1}, [(1, 1)]),
+    ],
+)
+def test_the_size_of_a_style(changes, shapes):
+    config = basic.CONFIG.replace(scale_factor=2.0, **changes)
+    found = [
+        coarse_to_fine.fit_style_shape((30, 60, 3), coarse_to_fine.at_scale(config, size))
+        for size in coarse_to_fine.scales(config)
+    ]
+    assert found == shapes
+
+
+def test_a_style_that_becomes_too_small_is_refused(vgg16, pictures):
+    content, (style, _) = pictures
+    config = CONFIG.replace(style_layers=("block3_conv1",), style_scale=0.05)
+    with pytest.raises(ValueError, match="block3_conv1 needs images of at least 4 pixels a side"):
+        nst_jax.stylize(vgg16, content, [style], config)
+
+
+def test_two_sizes_of_a_style_exclude_each_other():
+    with pytest.raises(ValueError, match="style_size and style_scale exclude each other, got 64"):
+        basic.CONFIG.replace(style_size=64, style_scale=0.5)

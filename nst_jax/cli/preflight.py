@@ -15,7 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_jax import objective, optimize
-from nst_jax.coarse_to_fine import check_content, fit_shape, scales
+from nst_jax.coarse_to_fine import (
+    at_scale,
+    check_content,
+    fit_shape,
+    fit_style_shape,
+    scales,
+)
 from nst_jax.config import Config
 from nst_jax.files import host_memory
 from nst_jax.files.host_memory import GIB
@@ -88,7 +94,7 @@ class Plan:
 
         The pictures are not resized. None stands for a backend that does not tell.
         """
-        config = self.config.replace(size=None, first_size=None)
+        config = self.config.replace(size=None, first_size=None, style_scale=1.0, style_size=None)
         within = self.placement.partition_of(self.config.network, height=self.shape[0])
         images = jax.ShapeDtypeStruct((self.outputs, *self.shape[:2], 3), jnp.float32)
         targets = jax.tree.map(
@@ -118,7 +124,7 @@ class Plan:
         One program evaluates a content of `shape`, another the largest style; this is the larger of
         the two. One device runs them, also on a mesh. None stands for a backend that does not tell.
         """
-        config = self.config.replace(size=None, first_size=None)
+        config = self.config.replace(size=None, first_size=None, style_scale=1.0, style_size=None)
         terms, within = objective.Objective.of(config), self._within
         programs = []
         if terms.layers("content"):
@@ -318,8 +324,9 @@ class Plan:
         terms = objective.Objective.of(self.config)
         style_terms = terms.of_terms(lambda term: term.refers == "style")
         for size in reversed(scales(self.config)):
-            here = self.config.replace(size=size, first_size=None)
-            whole, *others = (fit_shape(picture, here) for picture in (self.shape, *self.styles))
+            here = at_scale(self.config, size)
+            whole = fit_shape(self.shape, here)
+            others = [fit_style_shape(style, here) for style in self.styles]
             plan = self.replace(shape=whole, styles=others, config=here).placed(tile=None)
             if tile is None or max(map(max, (whole, *others))) <= tile:
                 return [*found, _Scale(plan)]

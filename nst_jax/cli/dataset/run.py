@@ -36,7 +36,13 @@ from nst_jax.cli.outputs import check_free
 from nst_jax.cli.progress import PictureProgress
 from nst_jax.cli.run import DIVERGED, Job, Painting, Runner
 from nst_jax.cli.signals import Stopping, run_until_stopped
-from nst_jax.coarse_to_fine import check_content, fit_shape, scales
+from nst_jax.coarse_to_fine import (
+    at_scale,
+    check_content,
+    fit_shape,
+    fit_style_shape,
+    scales,
+)
 from nst_jax.config import Config
 from nst_jax.files.atomic import check_folder, replacing
 from nst_jax.files.images import ImageError, read_image, read_shape, resize, write_image
@@ -153,7 +159,8 @@ def _paint_share(
     devices = 1 if job.placement.tile is not None else jax.local_device_count()
     batch_size = BATCH_SIZE * devices if job.batch_size is None else job.batch_size
     good = [pairs[n] for n in share if readable(pairs[n])]
-    own = plan(good, shapes, batch_size=batch_size, devices=devices)
+    contents = {one.content: fit_shape(shapes[one.content], job.config) for one in good}
+    own = plan(good, contents, batch_size=batch_size, devices=devices)
 
     def finished(one: Pair) -> bool:
         return one in manifest.finished and whole(one.output)
@@ -162,7 +169,7 @@ def _paint_share(
 
     # --- Memory and folders. ---
     runner = Runner(job=job, params=params, stopping=stopping)
-    runner.check_memory(_largest(todo, shapes))
+    runner.check_memory(_largest(todo, shapes, job.config))
     _refuse_to_overwrite(job, pairs, folder)
     check_folder(folder)
 
@@ -194,10 +201,11 @@ def _paint_share(
 
 
 def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[str, str]]:
-    """Returns the shapes of resized pictures, and the errors of bad files, both by path."""
+    """Returns the shapes of pictures as they are read, and the errors of bad files, by path."""
     contents = {content.path for content in job.contents}
     styles = {style.path for style in job.styles}
-    first = job.config.replace(size=scales(job.config)[0], first_size=None)
+    first = at_scale(job.config, scales(job.config)[0])
+    terms = objective.Objective.of(job.config)
     shapes, bad = {}, {}
     paths = dict.fromkeys(source.path for source in (*job.contents, *job.styles))
     found = _shapes_of(list(paths))
@@ -216,17 +224,17 @@ def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[st
             if isinstance(shape, ImageError):
                 bad[path] = str(shape)
                 continue
-            shapes[path] = fit_shape(shape, job.config)
-            terms = objective.Objective.of(job.config)
-            layers = terms.layers() if path in contents else ()
-            layers += terms.layers("style") if path in styles else ()
-            wanted = max(map(vgg.smallest_side, layers), default=1)
-            height, width = fit_shape(shapes[path], first)
-            if min(height, width) < wanted:
-                bad[path] = (
-                    f"{path}: the layers need {wanted} pixels a side, but it is resized to "
-                    f"{width} x {height} (width x height)"
-                )
+            shapes[path] = shape
+            roles = [(fit_shape, terms.layers())] * (path in contents)
+            roles += [(fit_style_shape, terms.layers("style"))] * (path in styles)
+            for fitted, layers in roles:
+                wanted = max(map(vgg.smallest_side, layers), default=1)
+                height, width = fitted(shape, first)
+                if min(height, width) < wanted:
+                    bad[path] = (
+                        f"{path}: the layers need {wanted} pixels a side, but it is resized to "
+                        f"{width} x {height} (width x height)"
+                    )
     return shapes, bad
 
 
@@ -265,7 +273,7 @@ def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib
         check_free(folder, [one.output for one in pairs])
 
 
-def _largest(batches: Sequence[Batch], shapes: Shapes) -> Iterator[Painting]:
+def _largest(batches: Sequence[Batch], shapes: Shapes, config: Config) -> Iterator[Painting]:
     """The largest batch with the largest styles of all, as blank pictures without memory.
 
     Gives nothing if there are no batches.
@@ -276,7 +284,8 @@ def _largest(batches: Sequence[Batch], shapes: Shapes) -> Iterator[Painting]:
 
     if batches:
         batch = max(batches, key=lambda batch: batch.size * math.prod(batch.shape))
-        styles = [shapes[one.style] for one in itertools.chain(*(b.pairs for b in batches))]
+        pairs = itertools.chain(*(batch.pairs for batch in batches))
+        styles = [_read_shape_of_style(shapes[one.style], config) for one in pairs]
         styles = sorted(styles, key=math.prod)[-batch.size :]
         styles = itertools.islice(itertools.cycle(styles), batch.size)
         content = blank(batch.shape)
@@ -309,21 +318,31 @@ class _Reader:
         images, broken = {}, {}
         todo = [not self._finished(one) for one in batch.pairs]
         for one in itertools.compress(batch.pairs, todo):
-            for path in (one.content, one.style):
-                if path in images or path in self._bad:
+            for path, fitted in ((one.content, fit_shape), (one.style, _read_shape_of_style)):
+                if (path, fitted) in images or path in self._bad:
                     continue
                 try:
                     image = read_image(path)
-                    images[path] = resize(image, *fit_shape(image.shape, self._config))
+                    images[path, fitted] = resize(image, *fitted(image.shape, self._config))
                 except ImageError as error:
                     broken[path] = str(error)
                     self._bad.add(path)
         return [
-            _Place(one, images[one.content], images[one.style])
-            if left and one.content in images and one.style in images
+            _Place(one, images[one.content, fit_shape], images[one.style, _read_shape_of_style])
+            if left and not {one.content, one.style} & self._bad
             else None
             for one, left in zip(batch.pairs, todo, strict=True)
         ], broken
+
+
+def _read_shape_of_style(shape: Sequence[int], config: Config) -> tuple[int, int]:
+    """The shape to which a style is resized when it is read.
+
+    A style that keeps its own size is resized later, by `stylize`, and must not be resized twice.
+    """
+    if config.size is None and config.style_size is None:
+        return shape[0], shape[1]
+    return fit_style_shape(shape, config)
 
 
 def _read_ahead(
