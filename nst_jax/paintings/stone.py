@@ -182,7 +182,8 @@ def _set_fish(stones: _Stones, x: Array, y: Array, fish: _Fish, number: int, tab
         return
     x, y = x[near] - fish.x, y[near] - fish.y
     cos, sin = math.cos(fish.turn), math.sin(fish.turn)
-    u, v = cos * x + sin * y, cos * y - sin * x
+    # The back is up, whichever way the fish swims.
+    u, v = cos * x + sin * y, (cos * y - sin * x) * (1 if cos > 0 else -1)
     body = _body(u, v - np.float32(fish.bend / fish.scale) * u * u, fish.scale)
 
     # Courses follow the arcs of the body, and round the root of the tail.
