@@ -7,8 +7,8 @@
 pastiche (`pip install pastiche==1.6.0`, on PyTorch) runs L-BFGS on the loss of Gatys et al. It
 paints each pair of a content and a style, and so does each preset. Every second pair goes in
 reverse order, so that a machine that slows down slows all alike. Without `--contents` the contents
-are photographs of scikit-image (`pip install scikit-image`); without `--styles` the styles are
-generated.
+are photographs of scikit-image (`pip install scikit-image`). Without `--styles` the styles are the
+eight of `nst_jax.examples`.
 
 Seconds need an idle machine. Other work slows PyTorch's threads far more than ours, because they
 wait for each other. The load before the run is therefore written down.
@@ -58,11 +58,17 @@ AGREEMENT = 1e-3  # relative, between our loss and pastiche's of one picture wit
 
 PASTICHE = "pastiche"
 FORMULA = nst_jax.presets["gatys"]  # its loss is pastiche's
-STYLES = {
-    "rainbow": examples.rainbow,
-    "triangles": examples.triangles,
-    "rainbow_1": functools.partial(examples.rainbow, seed=1),
-}
+# Without --styles, in the order of the pairs.
+STYLES = (
+    "brush_strokes",
+    "mosaic",
+    "watercolour",
+    "woodcut",
+    "stained_glass",
+    "hatching",
+    "rainbow",
+    "triangles",
+)
 _value = jax.jit(nst_jax.objective_value)
 
 
@@ -391,7 +397,7 @@ def inputs(options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict[str, 
     styles = common.read_folder(options.styles) if options.styles else None
     return (
         contents or common.photographs(),
-        styles or {name: draw(options.size) for name, draw in STYLES.items()},
+        styles or {name: examples.by_name[name](options.size) for name in STYLES},
     )
 
 

@@ -1,9 +1,9 @@
-"""Three example pictures, drawn by formula: a content picture and two style pictures.
+"""Example pictures, drawn by formula: a content picture and eight style pictures.
 
 Each function depends only on a size and a seed, and returns float32 `[H, W, 3]`, sRGB in [0, 1].
 A picture is a function from points of the plane to colours. The shorter side of the canvas spans
 [-1, 1], and y points down. So a seed gives the same picture at any size, and a longer canvas shows
-more of it.
+more of it. Six of the styles are in `nst_jax.paintings`.
 """
 
 import math
@@ -11,18 +11,44 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nst_jax.canvas import (
+    Array,
+    Shade,
+    Size,
+    mix,
+    render,
+    rgb,
+    sides,
+    smoothstep,
+    spline,
+    value_noise,
+    window_of,
+)
 from nst_jax.image import whole_number
+from nst_jax.paintings import (
+    brush_strokes,
+    hatching,
+    mosaic,
+    stained_glass,
+    watercolour,
+    woodcut,
+)
 
-__all__ = ["butterfly", "by_name", "rainbow", "triangles"]
-
-MIN_SIDE = 32  # in pixels
+__all__ = [
+    "brush_strokes",
+    "butterfly",
+    "by_name",
+    "hatching",
+    "mosaic",
+    "rainbow",
+    "stained_glass",
+    "triangles",
+    "watercolour",
+    "woodcut",
+]
 
 _MOSAIC = "10263f 0f6b78 1fa79b f2e8c9 f4b41a e8542f b3173f 5b1a4f 16151c f08aa0 2f5fc4 fdfaf0"
 _MOSAIC_LINES = np.float32(0.06)
-
-Size = int | tuple[int, int]
-_Array = np.ndarray
-_Shade = Callable[[_Array, _Array], _Array]
 
 
 def butterfly(size: Size, *, seed: int = 0) -> np.ndarray:
@@ -41,7 +67,7 @@ def butterfly(size: Size, *, seed: int = 0) -> np.ndarray:
     """
     rng = np.random.default_rng(whole_number("seed", seed, least=0))
     meadow, insect = _meadow(rng), _insect(rng)
-    return _render(lambda x, y: insect(x, y, _flower(x, y, meadow(x, y))), size)
+    return render(lambda x, y: insect(x, y, _flower(x, y, meadow(x, y))), size)
 
 
 def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:
@@ -66,7 +92,7 @@ def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:
     turns = rng.choice([-3.3, 3.3], len(centres))
     whirls = np.column_stack([centres, turns]).astype(np.float32)
 
-    def shade(x: _Array, y: _Array) -> _Array:
+    def shade(x: Array, y: Array) -> Array:
         u, v = np.broadcast_arrays(x, y)
         # A whirl turns the plane about its centre. Points further out keep their place.
         for cx, cy, turn in whirls:
@@ -82,7 +108,7 @@ def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:
             v = v + np.float32(0.24 / f) * np.sin(f * u * 2 + b)
         return _strokes(u, v, noise)
 
-    return _render(shade, size)
+    return render(shade, size)
 
 
 def triangles(size: Size, *, seed: int = 0) -> np.ndarray:
@@ -99,101 +125,48 @@ def triangles(size: Size, *, seed: int = 0) -> np.ndarray:
       TypeError: a side or `seed` is not a whole number.
       ValueError: a side is below 32 pixels, or `seed` is negative.
     """
-    height, width = _sides(size)
+    height, width = sides(size)
     seed = whole_number("seed", seed, least=0)
     tiles = _mosaic(height / min(height, width), width / min(height, width), seed)
 
-    def shade(x: _Array, y: _Array) -> _Array:
+    def shade(x: Array, y: Array) -> Array:
         picture = np.full((3, y.size, x.size), _MOSAIC_LINES, np.float32)
         for corners, tint in tiles:
-            if window := _window(x, y, corners):
+            if window := window_of(x, y, corners):
                 rows, columns = window
                 _paint(picture[:, rows, columns], x[:, columns], y[rows], corners, tint)
         return picture
 
-    return _render(shade, (height, width))
+    return render(shade, (height, width))
 
 
-by_name = {"butterfly": butterfly, "rainbow": rainbow, "triangles": triangles}
+by_name = {
+    "butterfly": butterfly,
+    "rainbow": rainbow,
+    "triangles": triangles,
+    "brush_strokes": brush_strokes,
+    "hatching": hatching,
+    "mosaic": mosaic,
+    "stained_glass": stained_glass,
+    "watercolour": watercolour,
+    "woodcut": woodcut,
+}
 """The example pictures by name."""
 
 
-def _sides(size: Size) -> tuple[int, int]:
-    height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
-    return (
-        whole_number("size", height, least=MIN_SIDE),
-        whole_number("size", width, least=MIN_SIDE),
-    )
-
-
-def _render(shade: _Shade, size: Size) -> _Array:
-    """Averages a plane of colours over the pixels of a canvas.
-
-    `shade` takes x `[1, columns]` and y `[rows, 1]` and returns `[3, rows, columns]`. The function
-    averages sRGB values, so that a picture of half the size equals the larger picture scaled down.
-    """
-    height, width = _sides(size)
-    # Small pictures take more samples per pixel. Otherwise fine detail would depend on the size.
-    samples = max(3, math.ceil(1024 / math.sqrt(height * width)))
-    y, x = (
-        ((2 * np.arange(side * samples) + 1) / samples - side) / min(height, width)
-        for side in (height, width)
-    )
-    x, y = x[None].astype(np.float32), y[:, None].astype(np.float32)
-    image = np.empty((height, width, 3), np.float32)
-    rows = max(1, 2**18 // (width * samples * samples))  # strips need little memory
-    for top in range(0, height, rows):
-        strip = shade(x, y[top * samples : (top + rows) * samples])
-        blocks = strip.reshape(3, -1, samples, width, samples)
-        image[top : top + rows] = np.moveaxis(blocks.mean(axis=(2, 4)), 0, -1)
-    return np.clip(image, 0, 1)
-
-
-def _rgb(codes: str) -> _Array:
-    """Reads hexadecimal colours as `[codes, 3, 1, 1]`, or as `[3, 1, 1]` for one code."""
-    colours = np.array([list(bytes.fromhex(code)) for code in codes.split()], np.float32) / 255
-    return colours[..., None, None] if len(colours) > 1 else colours[0, :, None, None]
-
-
-def _mix(first: _Array, second: _Array, amount: _Array | float) -> _Array:
-    """Mixes linearly: `first` where amount is 0, `second` where amount is 1."""
-    return first + (second - first) * amount
-
-
-def _step(edge0: float, edge1: float, value: _Array) -> _Array:
-    """Rises smoothly from 0 at edge0 to 1 at edge1."""
-    t = np.clip((value - np.float32(edge0)) / np.float32(edge1 - edge0), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def _noise(x: _Array, y: _Array, table: _Array) -> tuple[_Array, _Array]:
-    """Computes value noise and its slope along x, smooth between the values of a square table."""
-    i, j = np.floor(x), np.floor(y)
-    s, t = x - i, y - j
-    rise, s, t = 6 * s * (1 - s), _step(0, 1, s), _step(0, 1, t)
-    i, j, side = i.astype(np.int32), j.astype(np.int32), len(table)
-    wrap = side - 1  # a mask, because the side is a power of two
-    left, right = i & wrap, (i + 1) & wrap
-    top, bottom = (j & wrap) * side, ((j + 1) & wrap) * side
-    flat = table.ravel()
-    start = _mix(flat[top + left], flat[bottom + left], t)
-    step = _mix(flat[top + right], flat[bottom + right], t) - start
-    return start + s * step, rise * step
-
-
-def _hue(turn: _Array) -> _Array:
+def _hue(turn: Array) -> Array:
     """Returns colours of a vivid wheel as `[3, *turn.shape]`. Turns 0 and 1 are red."""
-    stops = _rgb("e3122b f7701a fdd321 4cb92f 12a5a0 1c62d6 6a2fc0 d11e8c")
+    stops = rgb("e3122b f7701a fdd321 4cb92f 12a5a0 1c62d6 6a2fc0 d11e8c")
     grid = np.linspace(0, 8, 1024, endpoint=False)
     tints = [np.interp(grid, range(8), c, period=8) for c in stops[:, :, 0, 0].T]
     wheel = np.array(tints, np.float32)
     return np.take(wheel, (turn * 1024).astype(np.int32) % 1024, axis=1)
 
 
-def _strokes(u: _Array, v: _Array, noise: _Array) -> _Array:
+def _strokes(u: Array, v: Array, noise: Array) -> Array:
     """Paints strokes that run along v, in bands of hue across u."""
     flat = noise.ravel()
-    wobble = (_noise(u * 3, v * 3, noise)[0] - 0.5) * 1.5
+    wobble = (value_noise(u * 3, v * 3, noise)[0] - 0.5) * 1.5
     picture = np.zeros((3, 1, 1), np.float32)
     layers = [(0.075, 0.60, 1.0), (0.050, 0.34, 1.0), (0.028, 0.20, 0.55)]
     for layer, (wide, long, share) in enumerate(layers):
@@ -207,31 +180,31 @@ def _strokes(u: _Array, v: _Array, noise: _Array) -> _Array:
         mood, lift, chance = flat[cell], flat[cell - 1], flat[cell - 2]
         colour = _hue(row * np.float32(wide * 0.95) + v * 0.10 + (mood - 0.5) * 0.11)
         # Bristles scratch the paint lengthwise. Light from the side shows the scratches as ridges.
-        fine, slope = _noise(across * 9, along * 2 + 57 * mood, noise)
+        fine, slope = value_noise(across * 9, along * 2 + 57 * mood, noise)
         colour *= 0.90 + 0.36 * lift + 0.16 * slope - 0.20 * s
         colour += np.clip(lift - 0.72, 0, 1) * 0.9 * (1 - colour)
         # Strokes have ragged round ends, and the layer below shows through the gaps.
         reach = np.square(2 * s - 1) ** 2 + np.square(2 * t - 1) ** 2 + 0.5 * fine - 0.25
-        mask = (1 - _step(0.75, 1.0, reach)) * (chance < share) if layer else 1.0
-        rim = _step(0.35, 0.95, reach) * 0.22
-        picture = _mix(picture, colour * (1 - rim), mask)
+        mask = (1 - smoothstep(0.75, 1.0, reach)) * (chance < share) if layer else 1.0
+        rim = smoothstep(0.35, 0.95, reach) * 0.22
+        picture = mix(picture, colour * (1 - rim), mask)
     return picture
 
 
 def _mosaic(half_height: float, half_width: float, seed: int) -> list[tuple]:
     """Makes triangles `[3, 2]` that cover the canvas, each with its colours `[2, 3, 1, 1]`."""
-    pitch, palette = 0.62, _rgb(_MOSAIC)
+    pitch, palette = 0.62, rgb(_MOSAIC)
     tiles = []
 
     def random(i: int, j: int, kind: int) -> np.random.Generator:
         # Each place has its own random numbers, so that a longer canvas keeps its triangles.
         return np.random.default_rng([seed, i + 2**20, j + 2**20, kind])
 
-    def point(i: int, j: int) -> _Array:
+    def point(i: int, j: int) -> Array:
         jitter = random(i, j, 0).uniform(-0.25, 0.25, 2)
         return np.array([i + 0.5 * (j % 2) + jitter[0], (j + jitter[1]) * 0.87]) * pitch
 
-    def split(corners: _Array, rng: np.random.Generator, depth: int) -> None:
+    def split(corners: Array, rng: np.random.Generator, depth: int) -> None:
         edges = np.linalg.norm(corners - np.roll(corners, -1, axis=0), axis=1)
         if depth > 0 and edges.max() > 0.11 and rng.random() < 0.86:
             a, b, c = np.roll(corners, -int(edges.argmax()), axis=0)
@@ -258,14 +231,7 @@ def _mosaic(half_height: float, half_width: float, seed: int) -> list[tuple]:
     return tiles
 
 
-def _window(x: _Array, y: _Array, corners: _Array) -> tuple[slice, slice] | None:
-    """Returns the rows and columns of a strip inside the bounding box of some points, if any."""
-    columns = np.searchsorted(x[0], [corners[:, 0].min(), corners[:, 0].max()])
-    rows = np.searchsorted(y[:, 0], [corners[:, 1].min(), corners[:, 1].max()])
-    return (slice(*rows), slice(*columns)) if np.ptp(rows) and np.ptp(columns) else None
-
-
-def _paint(picture: _Array, x: _Array, y: _Array, corners: _Array, tint: _Array) -> None:
+def _paint(picture: Array, x: Array, y: Array, corners: Array, tint: Array) -> None:
     """Draws one triangle with its outline into its bounding box of the picture, in place."""
     ends = np.roll(corners, -1, axis=0)
     doubled = float(np.linalg.det(corners[1:] - corners[0]))  # twice the area, with a sign
@@ -279,40 +245,40 @@ def _paint(picture: _Array, x: _Array, y: _Array, corners: _Array, tint: _Array)
     np.copyto(picture, colour, where=depth >= 0)
 
 
-def _meadow(rng: np.random.Generator) -> _Shade:
+def _meadow(rng: np.random.Generator) -> Shade:
     """Makes a meadow out of focus: haze, grass, and discs of light."""
     noise = rng.random((64, 64), np.float32)
-    tints = _rgb("0d3b2e 2f7d4f 8cc06a d8e6a0 6fb7c9 f7f0c0 e58fb0")
+    tints = rgb("0d3b2e 2f7d4f 8cc06a d8e6a0 6fb7c9 f7f0c0 e58fb0")
     tints = rng.choice(tints, 150, p=[0.1, 0.2, 0.25, 0.17, 0.13, 0.08, 0.07])
     discs = rng.uniform([-2.2, -2.2, 0.06, 0.12], [2.2, 2.2, 0.22, 0.5], (150, 4))
     discs = discs.astype(np.float32)
 
-    def shade(x: _Array, y: _Array) -> _Array:
-        haze = _noise(x * 1.3 + 9, y * 1.3 + 9, noise)[0] - 0.5
+    def shade(x: Array, y: Array) -> Array:
+        haze = value_noise(x * 1.3 + 9, y * 1.3 + 9, noise)[0] - 0.5
         level = 0.5 + 0.48 * y + 0.55 * haze + 0.18 * x
-        picture = _mix(_rgb("a9d3d6"), _rgb("5fa35c"), _step(0.0, 0.5, level))
-        picture = _mix(picture, _rgb("123f2f"), _step(0.4, 1.0, level))
+        picture = mix(rgb("a9d3d6"), rgb("5fa35c"), smoothstep(0.0, 0.5, level))
+        picture = mix(picture, rgb("123f2f"), smoothstep(0.4, 1.0, level))
         glow = 0.75 * np.exp(-1.6 * np.square(np.hypot(x - 0.75, y + 0.85)))
-        picture = _mix(picture, _rgb("fff3c4"), glow)
-        grass = _noise(x * 9 + 3 * y + 4 * haze, 0.7 * y + 20, noise)[0]
-        picture *= 1 + _step(-0.6, 1.0, y) * (grass - 0.5) * 0.7
+        picture = mix(picture, rgb("fff3c4"), glow)
+        grass = value_noise(x * 9 + 3 * y + 4 * haze, 0.7 * y + 20, noise)[0]
+        picture *= 1 + smoothstep(-0.6, 1.0, y) * (grass - 0.5) * 0.7
         for (cx, cy, radius, alpha), tint in zip(discs, tints, strict=True):
-            if window := _window(x, y, np.array([[cx, cy]]) + np.array([[-radius], [radius]])):
+            if window := window_of(x, y, np.array([[cx, cy]]) + np.array([[-radius], [radius]])):
                 rows, columns = window
                 part = picture[:, rows, columns]
                 far = np.hypot(x[:, columns] - cx, y[rows] - cy) / radius
-                rim = 0.75 + 0.25 * _step(0.6, 0.9, far)
-                part[:] = _mix(part, tint, alpha * rim * (1 - _step(0.86, 1.0, far)))
+                rim = 0.75 + 0.25 * smoothstep(0.6, 0.9, far)
+                part[:] = mix(part, tint, alpha * rim * (1 - smoothstep(0.86, 1.0, far)))
         return picture
 
     return shade
 
 
-def _flower(x: _Array, y: _Array, picture: _Array) -> _Array:
+def _flower(x: Array, y: Array, picture: Array) -> Array:
     """Paints two rings of petals round a golden disc, seen a little from the side."""
     x, y = x - 0.03, (y - 0.60) / 0.74
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
-    picture = picture * (0.55 + 0.45 * _step(0.35, 0.85, np.hypot(x, y - 0.12)))
+    picture = picture * (0.55 + 0.45 * smoothstep(0.35, 0.85, np.hypot(x, y - 0.12)))
     rings = [(17, 0.66, "7d2a6e", "c86bb0"), (15, 0.56, "a8448f", "f3b3d6")]
     for ring, (petals, long, base, tip) in enumerate(rings):
         turn = angle * (petals / (2 * math.pi)) + 0.37 * ring
@@ -322,14 +288,14 @@ def _flower(x: _Array, y: _Array, picture: _Array) -> _Array:
         reach = radius / (long * (0.9 + 0.1 * own))
         wide = np.sqrt(1 - np.square(np.clip((reach - 0.45) / 0.55, 0, 1)))
         light = 0.92 + 0.035 * np.cos(s * 16) - 0.24 * np.abs(s) ** 3 + 0.12 * own
-        colour = _mix(_rgb(base), _rgb(tip), _step(0.25, 1.0, reach)) * light
-        inside = _step(-0.03, 0.03, (wide - np.abs(s)) * radius) * (reach < 1)
-        picture = _mix(picture, colour, inside)
+        colour = mix(rgb(base), rgb(tip), smoothstep(0.25, 1.0, reach)) * light
+        inside = smoothstep(-0.03, 0.03, (wide - np.abs(s)) * radius) * (reach < 1)
+        picture = mix(picture, colour, inside)
     # Florets sit where two families of spirals cross. They are darker towards the rim.
     disc = radius / 0.20
     floret = np.sin(angle * 21 + disc * 24) * np.sin(angle * 21 - disc * 24)
-    gold = _mix(_rgb("f6c12c"), _rgb("7a3b10"), _step(0, 1, 0.75 * disc * disc + 0.25 * floret))
-    return _mix(picture, gold, 1 - _step(0.95, 1.03, disc))
+    gold = mix(rgb("f6c12c"), rgb("7a3b10"), smoothstep(0, 1, 0.75 * disc * disc + 0.25 * floret))
+    return mix(picture, gold, 1 - smoothstep(0.95, 1.03, disc))
 
 
 # The right half of the butterfly, in hundredths. Smooth curves run through these points. The head
@@ -371,42 +337,33 @@ _GRID_X = np.arange(-0.02, 1.08, 0.005, dtype=np.float32)[None]
 _GRID_Y = np.arange(-0.84, 0.78, 0.005, dtype=np.float32)[:, None]
 
 
-def _insect(rng: np.random.Generator) -> Callable[..., _Array]:
+def _insect(rng: np.random.Generator) -> Callable[..., Array]:
     """Makes a function that paints the butterfly over a picture given at x and y."""
     noise = rng.random((256, 256), np.float32)
     turn = math.radians(rng.uniform(4, 10)) * float(rng.choice([-1, 1]))
     cos, sin = math.cos(turn) / 0.9, math.sin(turn) / 0.9
     fore = _wing(_FORE_OUTLINE, _FORE_VEINS, slice(36, 72), _FORE_SPOTS, (0.97, -0.72))
     hind = _wing(_HIND_OUTLINE, _HIND_VEINS, slice(24, 78), [], (9, 9))
-    antenna = _curve(_ANTENNA)
+    antenna = spline(_ANTENNA)
     feeler = np.maximum(0.005 - _distance(antenna), 0.012 - _distance(antenna[-7:]))
     whole = np.maximum(fore[0], hind[0])
 
-    def paint(x: _Array, y: _Array, picture: _Array) -> _Array:
+    def paint(x: Array, y: Array, picture: Array) -> Array:
         y = y + 0.03
         side, v = cos * x + sin * y, cos * y - sin * x
         # Its shadow falls a little down and to the left.
         (under,) = _look_up([whole], np.abs(side + 0.058), v - 0.078)
-        picture = picture * (1 - 0.55 * _step(-0.055, 0.055, under))
+        picture = picture * (1 - 0.55 * smoothstep(-0.055, 0.055, under))
         _scales(picture, hind, fore[:1], side, v, noise)
         _scales(picture, fore, [], side, v, noise)
         (over,) = _look_up([feeler], np.abs(side), v)
-        picture = _mix(picture, _rgb("1c1210"), _step(-0.001, 0.002, over))
+        picture = mix(picture, rgb("1c1210"), smoothstep(-0.001, 0.002, over))
         return _body(picture, side, v, noise)
 
     return paint
 
 
-def _curve(points: list[tuple[float, float]]) -> _Array:
-    """Runs a Catmull-Rom spline through points. Returns a polyline `[n, 2]`, 6 pieces per span."""
-    p = np.array([points[0], *points, points[-1]]) / 100
-    t = np.linspace(0, 1, 6, endpoint=False)[:, None, None]
-    a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
-    curve = b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-    return np.concatenate([curve.swapaxes(0, 1).reshape(-1, 2), p[-1:]]).astype(np.float32)
-
-
-def _distance(curve: _Array) -> _Array:
+def _distance(curve: Array) -> Array:
     """Computes the distance from each point of the grid to the nearest point of a polyline."""
     best = np.array(np.inf, np.float32)
     for (x0, y0), (ex, ey) in zip(curve[:-1], np.diff(curve, axis=0), strict=True):
@@ -416,21 +373,21 @@ def _distance(curve: _Array) -> _Array:
     return np.sqrt(best)
 
 
-def _wing(outline: list, veins: list, margin: slice, spots: list, tip: tuple) -> list[_Array]:
+def _wing(outline: list, veins: list, margin: slice, spots: list, tip: tuple) -> list[Array]:
     """Tabulates a wing on the grid, as six functions of the plane.
 
     The functions are the depth inside the wing, the distance to a vein, the depth in a pale spot,
     the width of the black border, and the slopes of the relief along x and y. The border is widest
     near `tip`. Two rows of spots follow the part `margin` of the outline.
     """
-    edge = _curve([*outline, outline[0]])
+    edge = spline([*outline, outline[0]])
     inside = np.zeros((_GRID_Y.size, _GRID_X.size), bool)
     for (x0, y0), (x1, y1) in zip(edge[:-1], edge[1:], strict=True):
         if y0 != y1:  # crossing an edge on the way to the right changes in to out
             crossing = x0 + (_GRID_Y - y0) * ((x1 - x0) / (y1 - y0))
             inside ^= ((y0 > _GRID_Y) != (y1 > _GRID_Y)) & (crossing > _GRID_X)
     depth = _distance(edge) * np.where(inside, 1, -1)
-    vein = np.minimum.reduce([_distance(_curve(line)) for line in veins])
+    vein = np.minimum.reduce([_distance(spline(line)) for line in veins])
     dots = list(np.array(spots).reshape(-1, 3) / 100)
     walk = edge[margin]
     along = np.gradient(walk, axis=0)
@@ -442,7 +399,7 @@ def _wing(outline: list, veins: list, margin: slice, spots: list, tip: tuple) ->
             x, y = (np.interp(place, length, axis) for axis in row.T)
             dots.append((x, y, radius * (1.12 - 0.3 * (k % 2))))
     pale = np.maximum.reduce([r - np.hypot(_GRID_X - x, _GRID_Y - y) for x, y, r in dots])
-    width = 0.030 + 0.028 * _step(0.3, 0.6, np.hypot(_GRID_X, _GRID_Y + 0.1))
+    width = 0.030 + 0.028 * smoothstep(0.3, 0.6, np.hypot(_GRID_X, _GRID_Y + 0.1))
     width = width + 0.034 * np.exp(-vein * 60)  # the black runs a little way up each vein
     width += 0.17 * np.exp(-11 * np.square(np.hypot(_GRID_X - tip[0], _GRID_Y - tip[1])))
     slope_y, slope_x = np.gradient(np.minimum(np.minimum(vein, 0.06), depth), 0.005)
@@ -450,7 +407,7 @@ def _wing(outline: list, veins: list, margin: slice, spots: list, tip: tuple) ->
     return [np.asarray(table, np.float32) for table in tables]
 
 
-def _look_up(tables: list[_Array], x: _Array, y: _Array) -> list[_Array]:
+def _look_up(tables: list[Array], x: Array, y: Array) -> list[Array]:
     """Evaluates functions tabulated on the grid, linearly between its points."""
     columns = _GRID_X.size
     u = np.clip((x - _GRID_X[0, 0]) * 200, 0, columns - 1.001)
@@ -460,49 +417,51 @@ def _look_up(tables: list[_Array], x: _Array, y: _Array) -> list[_Array]:
     at = i.astype(np.int32) + columns * j.astype(np.int32)
     values = []
     for table in tables:
-        upper = _mix(table.take(at), table.take(at + 1), s)
-        lower = _mix(table.take(at + columns), table.take(at + (columns + 1)), s)
-        values.append(_mix(upper, lower, t))
+        upper = mix(table.take(at), table.take(at + 1), s)
+        lower = mix(table.take(at + columns), table.take(at + (columns + 1)), s)
+        values.append(mix(upper, lower, t))
     return values
 
 
 def _scales(
-    picture: _Array,
-    wing: list[_Array],
-    above: list[_Array],
-    side: _Array,
-    v: _Array,
-    noise: _Array,
+    picture: Array,
+    wing: list[Array],
+    above: list[Array],
+    side: Array,
+    v: Array,
+    noise: Array,
 ) -> None:
     """Paints a pair of wings into a picture, in the shadow of the wings above them."""
     inside = _look_up(wing[:1], np.abs(side), v)[0] > 0
     side, v = side[inside][None], v[inside][None]
     depth, vein, spot, width, slope_x, slope_y = _look_up(wing, np.abs(side), v)
     radius = np.hypot(side, v + 0.1)
-    grain = _noise(side * 97 + v * 51, v * 97 - side * 51, noise)[0] - 0.5
-    streak = _noise(60 * np.arctan2(v + 0.1, side), radius * 14, noise)[0] - 0.5
+    grain = value_noise(side * 97 + v * 51, v * 97 - side * 51, noise)[0] - 0.5
+    streak = value_noise(60 * np.arctan2(v + 0.1, side), radius * 14, noise)[0] - 0.5
     light = 0.7 * (np.sign(side) * slope_x - slope_y)
-    colour = _mix(_rgb("8a2306"), _rgb("e4570c"), _step(0.02, 0.36, radius + 0.1 * streak))
-    colour = _mix(colour, _rgb("fb9f1e"), _step(0.25, 0.95, radius + 0.12 * streak))
-    colour = _mix(colour, _rgb("ffd36b"), 0.6 * _step(0.012, 0.085, vein) * _step(0.3, 0.8, radius))
-    colour = _mix(colour, _rgb("a93a08"), 0.55 * (1 - _step(0.004, 0.035, vein)))
+    colour = mix(rgb("8a2306"), rgb("e4570c"), smoothstep(0.02, 0.36, radius + 0.1 * streak))
+    colour = mix(colour, rgb("fb9f1e"), smoothstep(0.25, 0.95, radius + 0.12 * streak))
+    colour = mix(
+        colour, rgb("ffd36b"), 0.6 * smoothstep(0.012, 0.085, vein) * smoothstep(0.3, 0.8, radius)
+    )
+    colour = mix(colour, rgb("a93a08"), 0.55 * (1 - smoothstep(0.004, 0.035, vein)))
     colour *= 1 + 0.13 * light * np.exp(-vein * 18) + 0.12 * streak + 0.16 * grain
-    border = 1 - _step(-0.008, 0.008, depth - width - 0.006 * streak)
-    line = 1 - _step(-0.0025, 0.0025, vein - 0.0055 - 0.006 * np.exp(-radius * 3))
-    black = _rgb("1b100c") + (0.06 * grain + 0.05 * np.clip(light, 0, 1)) * _rgb("a0a8ff")
-    colour = _mix(colour, black, np.maximum(border, line))
-    pale = _mix(_rgb("fffdf4"), _rgb("ffd9a0"), _step(0.05, 0.25, depth))
-    colour = _mix(colour, pale, _step(-0.003, 0.003, spot))
+    border = 1 - smoothstep(-0.008, 0.008, depth - width - 0.006 * streak)
+    line = 1 - smoothstep(-0.0025, 0.0025, vein - 0.0055 - 0.006 * np.exp(-radius * 3))
+    black = rgb("1b100c") + (0.06 * grain + 0.05 * np.clip(light, 0, 1)) * rgb("a0a8ff")
+    colour = mix(colour, black, np.maximum(border, line))
+    pale = mix(rgb("fffdf4"), rgb("ffd9a0"), smoothstep(0.05, 0.25, depth))
+    colour = mix(colour, pale, smoothstep(-0.003, 0.003, spot))
     for cover in _look_up(above, np.abs(side - 0.02), v - 0.03):
-        colour *= 1 - 0.45 * _step(-0.04, 0.03, cover)
+        colour *= 1 - 0.45 * smoothstep(-0.04, 0.03, cover)
     picture[:, inside] = colour[:, 0]
 
 
-def _body(picture: _Array, side: _Array, v: _Array, noise: _Array) -> _Array:
+def _body(picture: Array, side: Array, v: Array, noise: Array) -> Array:
     """Paints abdomen, thorax and head as shaded ellipses, and their white dots."""
     near = (np.abs(side) < 0.08) & (np.abs(v - 0.03) < 0.4)
     side, v, part = side[near][None], v[near][None], picture[:, near][:, None]
-    fur = _noise(side * 160, v * 40, noise)[0] - 0.5
+    fur = value_noise(side * 160, v * 40, noise)[0] - 0.5
     for middle, wide, high in [
         (0.13, 0.043, 0.255),
         (-0.135, 0.062, 0.125),
@@ -513,12 +472,12 @@ def _body(picture: _Array, side: _Array, v: _Array, noise: _Array) -> _Array:
         reach = np.square(across) + np.square(up) + 0.12 * fur
         bulge = np.sqrt(np.clip(1 - reach, 0, 1))
         light = 0.10 + bulge * (0.75 + 0.30 * across + 0.9 * fur)
-        colour = _mix(_rgb("140d0b"), _rgb("6d4a2c"), 0.8 * np.clip(light, 0, 1))
-        rings = 0.45 * bulge * _step(0.55, 0.95, np.cos(v * 68)) * (v > 0)
-        colour = _mix(colour, _rgb("e7b877"), rings)
-        part = _mix(part, colour, 1 - _step(0.92, 1.04, reach))
+        colour = mix(rgb("140d0b"), rgb("6d4a2c"), 0.8 * np.clip(light, 0, 1))
+        rings = 0.45 * bulge * smoothstep(0.55, 0.95, np.cos(v * 68)) * (v > 0)
+        colour = mix(colour, rgb("e7b877"), rings)
+        part = mix(part, colour, 1 - smoothstep(0.92, 1.04, reach))
     for x, y, radius in np.array(_BODY_DOTS, np.float32) / 100:
         far = np.hypot(np.abs(side) - x, v - y)
-        part = _mix(part, _rgb("fff6e6"), _step(-0.003, 0.002, radius - far))
+        part = mix(part, rgb("fff6e6"), smoothstep(-0.003, 0.002, radius - far))
     picture[:, near] = part[:, 0]
     return picture

@@ -142,6 +142,10 @@ def test_the_first_pairs_show_many_pictures():
     assert len(set(quality.pairs_of("abc", "xy"))) == 6
 
 
+def test_every_built_in_style_is_painted_by_default():
+    assert sorted(quality.STYLES) == sorted(set(examples.by_name) - {"butterfly"})
+
+
 def test_presets_of_several_scales_keep_their_steps_unless_told():
     settings = {"size": 256, "iterations": 7}
     kept = quality.configured("wasserstein", **settings, iterations_all=False)

@@ -83,7 +83,9 @@ def small(monkeypatch):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The working folder of the examples, with the pictures that they name."""
-    butterfly, rainbow, triangles = (draw(64) for draw in examples.by_name.values())
+    butterfly, rainbow, triangles = (
+        examples.by_name[name](64) for name in ("butterfly", "rainbow", "triangles")
+    )
     pictures = {
         "photo.jpg": butterfly,
         "painting.jpg": rainbow,

@@ -1,13 +1,23 @@
 """The built-in example pictures: pure functions of size and seed, and one picture a seed."""
 
+import functools
 import inspect
 
 import numpy as np
 import pytest
 
-from nst_jax import examples
+from nst_jax import canvas, examples, paintings
 
 NAMES = sorted(examples.by_name)
+PAINTINGS = sorted(paintings.__all__)
+
+
+@functools.cache
+def drawn(name, size, seed=0):
+    """A picture that several tests look at."""
+    picture = examples.by_name[name](size, seed=seed)
+    picture.flags.writeable = False
+    return picture
 
 
 def psnr(a, b):
@@ -21,7 +31,8 @@ def halved(image):
 
 
 def test_by_name():
-    assert NAMES == ["butterfly", "rainbow", "triangles"]
+    assert sorted([*PAINTINGS, "butterfly", "rainbow", "triangles"]) == NAMES
+    assert sorted(set(examples.__all__) - {"by_name"}) == NAMES
     for name, draw in examples.by_name.items():
         assert draw is getattr(examples, name)
         assert inspect.signature(draw).parameters["seed"].kind is inspect.Parameter.KEYWORD_ONLY
@@ -40,19 +51,30 @@ def test_shape_dtype_range(name, size, shape):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_same_picture(name):
+    """Both sides are odd, and the picture is not square."""
     draw = examples.by_name[name]
-    first = draw(64)
-    np.testing.assert_array_equal(draw(np.int64(64), seed=np.int64(0)), first)
-    assert psnr(draw(64, seed=1), first) < 25
+    first = draw((35, 51))
+    assert first.shape == (35, 51, 3) and first.dtype == np.float32
+    assert first.min() >= 0 and first.max() <= 1 and np.ptp(first) > 0.6
+    np.testing.assert_array_equal(draw((np.int64(35), 51), seed=np.int64(0)), first)
+    assert psnr(draw((35, 51), seed=1), first) < 25
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_picture_at_any_size(name):
-    draw = examples.by_name[name]
-    large, middle, small = draw(256), draw(128), draw(64)
-    assert psnr(halved(large), middle) > 38
-    assert psnr(halved(middle), small) > 38
+    large, small = drawn(name, 128), drawn(name, 64)
+    assert psnr(halved(large), small) > 38
     # The measure tells pictures apart.
+    assert psnr(np.roll(halved(large), 1, axis=1), small) < 26
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_same_picture_at_a_large_size(name):
+    """Other samples lie under the pixels of 512, so hard edges differ a little."""
+    large, middle = drawn(name, 512), drawn(name, 256)
+    assert psnr(halved(large), middle) > 34
+    assert psnr(halved(middle), drawn(name, 128)) > 38
     assert psnr(np.roll(halved(large), 2, axis=1), middle) < 26
 
 
@@ -63,6 +85,15 @@ def test_longer_canvas_shows_more_of_the_same(name):
     square = draw(96)
     assert psnr(draw((96, 160))[:, 32:128], square) > 38
     assert psnr(draw((160, 96))[32:128], square) > 38
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_strips_leave_no_trace(name, monkeypatch):
+    whole = drawn(name, 128)
+    monkeypatch.setattr(canvas, "STRIP", canvas.STRIP // 50)
+    # Rounding may differ: rainbow leaves out whirls that do not touch a strip.
+    assert np.abs(examples.by_name[name](128) - whole).mean() < 1e-3
 
 
 def test_triangles_are_flat_and_their_edges_antialiased():
@@ -106,6 +137,84 @@ def test_rainbow_has_every_hue():
     share = np.histogram(hue[vivid], bins=6, range=(0, 2 * np.pi))[0] / vivid.sum()
     assert vivid.mean() > 0.9
     assert share.min() > 0.04
+
+
+def statistics(name, size=128):
+    """Mean of the picture, of its saturation and of its gradient, and its share of few colours."""
+    image = drawn(name, size)
+    slopes = np.gradient(image.mean(axis=-1))
+    # The share of the eight most frequent of 512 colours.
+    colours = np.minimum(image * 8, 7).astype(int) @ [1, 8, 64]
+    counts = np.sort(np.bincount(colours.ravel()))[::-1]
+    return {
+        "mean": image.mean(),
+        "saturation": np.ptp(image, axis=-1).mean(),
+        "gradient": np.hypot(*slopes).mean(),
+        "flatness": counts[:8].sum() / counts.sum(),
+    }
+
+
+def test_brush_strokes_turn_every_way_under_a_blue_sky():
+    image = drawn("brush_strokes", 128)
+    down, right = np.gradient(image.mean(axis=-1))
+    turn = np.arctan2(down, right) % np.pi
+    share = np.histogram(turn, 8, (0, np.pi), weights=np.hypot(down, right))[0]
+    assert share.min() / share.sum() > 0.09  # 1/8 for strokes that turn every way alike
+    sky, field = image[:40].mean(axis=(0, 1)), image[-25:].mean(axis=(0, 1))
+    assert sky[2] > sky[0] + 0.15 and field[0] > field[2] + 0.25
+    saturation = {name: statistics(name)["saturation"] for name in PAINTINGS}
+    assert max(saturation, key=saturation.get) == "brush_strokes"
+
+
+def test_hatching_is_dense_lines_of_ink_on_warm_paper():
+    def crossings(name):
+        """How often neighbours lie on two sides of the mean of their surroundings."""
+        grey = drawn(name, 128).mean(axis=-1)
+        apart = grey - sum(np.roll(grey, k, axis=1) for k in range(-4, 5)) / 9
+        return np.mean(np.diff(np.sign(apart), axis=1) != 0)
+
+    saturation = {name: statistics(name)["saturation"] for name in PAINTINGS}
+    assert min(saturation, key=saturation.get) == "hatching"
+    lines = {name: crossings(name) for name in PAINTINGS}
+    assert max(lines, key=lines.get) == "hatching"
+    red, green, blue = np.quantile(drawn("hatching", 128), 0.9, axis=(0, 1))
+    assert red > green > blue > 0.7
+
+
+def test_mosaic_has_courses_of_one_width():
+    """Down a column of pixels there are 2 / 0.03 = 67 courses."""
+
+    def peak(name):
+        grey = drawn(name, 192).mean(axis=-1)
+        power = np.square(np.abs(np.fft.fft(grey - grey.mean(axis=0), axis=0))).mean(axis=1)
+        return power[63:72].mean() / power[48:57].mean()
+
+    assert peak("mosaic") > 0.9
+    assert peak("woodcut") < 0.8  # power falls with frequency where nothing repeats
+
+
+def test_stained_glass_has_dark_leads_in_twelve_sectors():
+    def symmetry(name):
+        """How far dark pixels stay dark in a quarter turn."""
+        dark = drawn(name, 128).max(axis=-1) < 0.25
+        return np.corrcoef(dark.ravel(), np.rot90(dark).ravel())[0, 1]
+
+    assert (drawn("stained_glass", 128).max(axis=-1) < 0.25).mean() > 0.15
+    assert symmetry("stained_glass") > 0.25
+    assert symmetry("brush_strokes") < 0.1
+    brightness = {name: statistics(name)["mean"] for name in PAINTINGS}
+    assert min(brightness, key=brightness.get) == "stained_glass"
+
+
+def test_watercolour_is_the_softest():
+    softness = {name: statistics(name)["gradient"] for name in PAINTINGS}
+    assert min(softness, key=softness.get) == "watercolour"
+
+
+def test_woodcut_has_few_inks():
+    flatness = {name: statistics(name)["flatness"] for name in PAINTINGS}
+    assert flatness["woodcut"] > 0.55 and flatness["hatching"] > 0.55  # ink and paper
+    assert max(flatness[name] for name in set(PAINTINGS) - {"woodcut", "hatching"}) < 0.45
 
 
 @pytest.mark.parametrize("name", NAMES)
