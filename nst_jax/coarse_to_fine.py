@@ -20,7 +20,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from nst_jax import color, objective, optimize, partition, sharding, windows
+from nst_jax import color, objective, optimize, partition, sharding, vgg, windows
 from nst_jax import image as image_lib
 from nst_jax.config import Config, addresses
 from nst_jax.extractor import VGGExtractor
@@ -314,7 +314,7 @@ def _paint_scale(
                 mesh=run.placement.mesh,
                 lean=run.placement.remat,
                 in_turn=partition.is_packed(within),
-                chunk=run.placement.steps_per_dispatch,
+                chunk=_steps_per_dispatch(run, here.steps),
                 **options,
             )
         return optimize.run_given_gradients(
@@ -329,6 +329,21 @@ def _paint_scale(
             ],
             **options,
         )
+
+
+UNWATCHED = 4
+"""Steps of a dispatch on a CPU; they take 0.83 to 0.89 of the time of single ones."""
+
+
+def _steps_per_dispatch(run: _Run, steps: int) -> int | None:
+    """How many steps a dispatch of `optimize.run` takes; None is what suits the platform."""
+    asked = run.placement.steps_per_dispatch
+    # XLA:CPU runs a direct convolution inside a loop 2.5-3 times slower than outside.
+    loops = run.placement.platform == "cpu" and vgg.is_prepared(run.params)
+    if asked is not None or run.callback is not None or not loops:
+        return asked
+    # Only if no step is left over, which would need a second program.
+    return UNWATCHED if steps >= 10 * UNWATCHED and steps % UNWATCHED == 0 else None
 
 
 def _images(run, config, sized, number, states):

@@ -31,7 +31,6 @@ from nst_jax.optimizers import Optimizer
 from nst_jax.settings import checked_count
 
 LEVELS = 255.0
-UNWATCHED = 4  # steps of a dispatch on a CPU; they take 0.83 to 0.89 of the time of single ones
 
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 """`loss(image, *shared, *each) -> (value, terms)`."""
@@ -671,9 +670,8 @@ def run(
       lean: whether the program keeps few results at a time, even if that takes longer.
       in_turn: whether a device takes a step on one of its images after the other, and not on all at
         once. It suits a loss that fills the device with one image.
-      chunk: how many steps a dispatch takes, which is a `scan`. None is `steps_per_dispatch()`. On
-        a CPU it is 4 in a run of 40 steps or more, a multiple of 4, that nobody watches by a
-        callback. Steps that are left over are taken one by one.
+      chunk: how many steps a dispatch takes, which is a `scan`. None is `steps_per_dispatch()`.
+        Steps that are left over are taken one by one.
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
@@ -704,13 +702,10 @@ def run(
     states, *rest = _placed(mesh, states, numbers, shared, each, key)
 
     steps = int(config.steps)
-    if chunk is not None:
-        chunk = min(checked_count("chunk", chunk), max(steps, 1))
+    if chunk is None:
+        chunk = steps_per_dispatch(platform=sharding.platform_of(mesh))
     else:
-        # Only if no step is left over, which would need a second program.
-        unwatched = callback is None and steps >= 10 * UNWATCHED and steps % UNWATCHED == 0
-        by_platform = steps_per_dispatch(platform=sharding.platform_of(mesh))
-        chunk = max(by_platform, UNWATCHED if unwatched else 1)
+        chunk = min(checked_count("chunk", chunk), max(steps, 1))
 
     def advance(states, left):
         length = chunk

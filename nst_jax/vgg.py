@@ -696,6 +696,12 @@ def suits_winograd(dtype: DType, precision: Precision) -> bool:
     return (dtype, precision) == ("float32", "highest")
 
 
+def is_prepared(params: Any) -> bool:
+    """Tells whether parameters are from `prepare`, for Winograd's algorithm."""
+    layers = params.values() if isinstance(params, Mapping) else ()
+    return any(isinstance(layer, Mapping) and "winograd" in layer for layer in layers)
+
+
 def prepare(params: Params, *, layers: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns parameters with which `features` takes about half the time on a CPU.
 

@@ -522,26 +522,6 @@ def test_numbers_of_steps_that_are_none_are_one_line(problem, count):
             optimize.scan(loss, state, basic.CONFIG, length=1)
 
 
-@pytest.mark.parametrize(
-    ("steps", "watched", "chunk"), [(40, False, 4), (42, False, 1), (36, False, 1), (40, True, 1)]
-)
-def test_a_long_run_that_nobody_watches_takes_steps_together(
-    problem, monkeypatch, steps, watched, chunk
-):
-    images, targets = problem
-    lengths, advance = [], optimize._advance
-
-    def noted(*arguments, length, **options):
-        lengths.append(length)
-        return advance(*arguments, length=length, **options)
-
-    monkeypatch.setattr(optimize, "_advance", noted)
-    callback = (lambda progress: None) if watched else None
-    config = basic.CONFIG.replace(steps=steps)
-    optimize.run(quadratic, images, config, each=(targets,), callback=callback)
-    assert set(lengths) == {chunk}
-
-
 def test_a_lowered_program_is_a_dispatch_of_run(problem):
     images, targets = problem
     config = PLAIN.replace(learning_rate=0.1, steps=3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import coarse_to_fine
+from nst_jax import coarse_to_fine, optimize, sharding
 
 CONFIG = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     size=48,
@@ -345,3 +345,39 @@ def test_a_style_that_becomes_too_small_is_refused(vgg16, pictures):
 def test_two_sizes_of_a_style_exclude_each_other():
     with pytest.raises(ValueError, match="style_size and style_scale exclude each other, got 64"):
         basic.CONFIG.replace(style_size=64, style_scale=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "placed", "watched", "chunk"),
+    [
+        ({"steps": 40}, {}, False, 4),
+        ({"steps": 42}, {}, False, 1),  # two steps would be left over
+        ({"steps": 36}, {}, False, 1),
+        ({"steps": 40}, {}, True, 1),
+        ({"steps": 40}, {"steps_per_dispatch": 8}, False, 8),
+        # These convolve directly, which is slow in a loop on a CPU.
+        ({"steps": 40, "dtype": "bfloat16"}, {}, False, 1),
+        ({"steps": 40}, {"mesh": {"style": 1, "space": 2}}, False, 1),
+    ],
+)
+def test_a_long_run_that_nobody_watches_takes_steps_together(
+    vgg16, pictures, monkeypatch, changes, placed, watched, chunk
+):
+    lengths = []
+
+    def ended(*arguments, chunk, **options):
+        lengths.append(optimize.steps_per_dispatch() if chunk is None else chunk)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optimize, "run", ended)
+    if mesh := placed.get("mesh"):
+        placed = {"mesh": sharding.make_mesh(1, sizes=mesh)}
+    config = CONFIG.replace(style_layers=("block1_conv1", "block2_conv1"), **changes)
+    content, (style, _) = pictures
+    with pytest.raises(KeyboardInterrupt):
+        nst_jax.stylize(
+            *(vgg16, content, [style], config),
+            placement=nst_jax.Placement(**placed),
+            callback=(lambda progress: None) if watched else None,
+        )
+    assert lengths == [chunk]
