@@ -143,6 +143,7 @@ def stylize(
         callback=callback,
     )
     sharding.check_mesh(placement.mesh)
+    config = config.on(placement.platform)
     contents, styles = _several(content), _checked_each("styles", styles)
     initial = None if initial is None else checked("initial", initial)
     terms = objective.Objective.of(config)

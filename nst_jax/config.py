@@ -252,6 +252,15 @@ class Config:
             hint = f"{hint[:-1]}, which Config().replace(...) sets?"
         return f"Config has no field {name!r}{hint}"
 
+    def on(self, platform: str) -> Self:
+        """Returns the same settings, with the type and precision that None means on a platform.
+
+        Args:
+          platform: such as "cpu", "gpu" or "tpu".
+        """
+        resolved = getattr(self.network, "resolved", None)
+        return self if resolved is None else self.replace(network=resolved(platform))
+
     def term(self, name: str) -> Term | None:
         """Returns the term of that name, or None."""
         return next((term for term in self.terms if term.name == name), None)

@@ -134,7 +134,8 @@ class VGGExtractor:
         that support it; on a CPU a step takes about twice as long. None is "float32".
       precision: the precision of products, by JAX's names. "highest" is full float32. Otherwise a
         TPU multiplies float32 in bfloat16. None is "highest" for float32 and "default" for
-        bfloat16.
+        bfloat16. If dtype and precision are None, `stylize` takes the fastest of an accelerator
+        whose pictures look the same, see `nst_jax.vgg.FASTEST`.
       normalize_features: divide the activations of each layer by their usual size, see
         `usual_sizes`.
     """
@@ -150,13 +151,13 @@ class VGGExtractor:
         None,
         choices=tuple(vgg.DTYPES),
         none=True,
-        help="type of kernels and activations (float32 if not given)",
+        help="type of kernels and activations (if not given, float32; bfloat16 on a TPU)",
     )
     precision: vgg.Precision | None = option(
         None,
         choices=get_args(vgg.Precision),
         none=True,
-        help="precision of products (if not given, highest for float32 and default for bfloat16)",
+        help="precision of products (if not given, highest for float32 on a CPU, else default)",
     )
     normalize_features: bool = option(
         False, help="divide each layer's activations by their usual size in the network"
@@ -169,9 +170,13 @@ class VGGExtractor:
         # A class that changes the activations need not agree with `nst_jax.packed`.
         cls.packs = cls.__dict__.get("packs", False)
 
-    def resolved(self) -> "VGGExtractor":
-        """Returns the same extractor, with the values of dtype and precision that None means."""
-        dtype, precision = vgg.resolved_precision(self.dtype, self.precision)
+    def resolved(self, platform: str | None = None) -> "VGGExtractor":
+        """Returns the same extractor, with the values of dtype and precision that None means.
+
+        Args:
+          platform: as in `nst_jax.vgg.resolved_precision`.
+        """
+        dtype, precision = vgg.resolved_precision(self.dtype, self.precision, platform=platform)
         return dataclasses.replace(self, dtype=dtype, precision=precision)
 
     def _options(self) -> dict[str, Any]:

@@ -119,13 +119,30 @@ DTYPES: dict[DType, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-def resolved_precision(dtype: DType | None, precision: Precision | None) -> tuple[DType, Precision]:
+# What a style transfer takes on an accelerator if nobody asks for a type or a precision: the
+# fastest whose pictures cannot be told from those of "highest". docs/benchmarks.md has the table.
+FASTEST: dict[str, tuple[DType, Precision]] = {
+    "gpu": ("float32", "default"),
+    "tpu": ("bfloat16", "default"),
+}
+
+
+def resolved_precision(
+    dtype: DType | None, precision: Precision | None, *, platform: str | None = None
+) -> tuple[DType, Precision]:
     """Replaces None by the default type and the default precision of products.
 
     The type is float32 by default. The precision is "highest" for float32 and "default" for
-    bfloat16. Both are the same on every backend. Without "highest", a TPU would multiply float32
-    in bfloat16, and newer GPUs would in TF32.
+    bfloat16. Without "highest", a TPU would multiply float32 in bfloat16, and newer GPUs would in
+    TF32. With both None and the name of an accelerator, the result is its value in `FASTEST`.
+
+    Args:
+      dtype: of kernels and activations, or None.
+      precision: of products, or None.
+      platform: where the network runs, such as "gpu" or "tpu". None is the same as "cpu".
     """
+    if dtype is None and precision is None and platform in FASTEST:
+        return FASTEST[platform]
     dtype = "float32" if dtype is None else dtype
     if precision is None:
         precision = "highest" if dtype == "float32" else "default"
@@ -572,7 +589,7 @@ def features(
       dtype: "float32" or "bfloat16". With "bfloat16", the input of the first convolution, the
         kernels and all activations are rounded to it. None is "float32".
       precision: the precision of products, by JAX's names: "highest", "high" or "default". None
-        is "highest" for float32, on every backend, and "default" for bfloat16.
+        is "highest" for float32, on every platform, and "default" for bfloat16.
 
     Returns:
       `{layer: [..., h, w, C]}`, in the order of `layers` and under the names that were given.

@@ -118,7 +118,8 @@ def test_the_other_network_and_all_its_layers(vgg19, rng):
 def test_it_paints_what_the_plain_way_paints(vgg16, rng, monkeypatch):
     """A whole run: prepared parameters, styles of other sizes, and outputs one after the other."""
     content, *styles = own.pictures(rng, (40, 36), (30, 41), (40, 33))
-    config = CONFIG.replace(steps=2, style_layers=("block1_conv1", "block2_conv1"))
+    # By itself, a TPU would store bfloat16.
+    config = CONFIG.replace(dtype="float32", steps=2, style_layers=("block1_conv1", "block2_conv1"))
     plain = nst_jax.stylize(vgg16, content, styles, config)
     monkeypatch.setattr(nst_jax.Placement, "platform", "tpu")
     asked = []

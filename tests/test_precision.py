@@ -10,7 +10,7 @@ import oracle
 import pytest
 
 import nst_jax
-from nst_jax import losses, optimize
+from nst_jax import losses, objective, optimize
 from nst_jax.optimizers import LBFGS, SGD, Adam
 from nst_jax.terms import WassersteinStyle
 
@@ -206,3 +206,39 @@ def test_a_second_job_in_half_precision_compiles_nothing(vgg16, content, styles,
     with compilations() as count:
         nst_jax.stylize(vgg16, 1 - content, styles, HALF.replace(steps=3, content_weight=2.0))
         assert count() == 0
+
+
+@pytest.mark.parametrize(
+    ("platform", "given", "found"),
+    [
+        ("cpu", {}, ("float32", "highest")),
+        ("gpu", {}, ("float32", "default")),  # TF32
+        ("tpu", {}, ("bfloat16", "default")),
+        # Whoever asks for one of the two gets it on every device.
+        ("gpu", {"dtype": "float32"}, ("float32", "highest")),
+        ("tpu", {"dtype": "float32"}, ("float32", "highest")),
+        ("tpu", {"precision": "high"}, ("float32", "high")),
+        ("gpu", {"dtype": "bfloat16"}, ("bfloat16", "default")),
+    ],
+)
+def test_a_device_decides_what_nobody_asked_for(
+    vgg16, content, styles, monkeypatch, platform, given, found
+):
+    config = CONFIG.replace(dtype=None, precision=None).replace(**given)
+    network = config.on(platform).network
+    assert (network.dtype, network.precision) == found
+    # As `stylize` runs it, up to the first program.
+    monkeypatch.setattr(nst_jax.Placement, "platform", platform)
+    seen = []
+
+    def ended(params, config, **_):
+        seen.append((config.network.dtype, config.network.precision))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(objective, "prepare", ended)
+    with pytest.raises(KeyboardInterrupt):
+        nst_jax.stylize(vgg16, content, styles, config)
+    assert seen == [found]
+    # The published presets are full float32 on every device.
+    published = nst_jax.presets["gatys"].on(platform).network
+    assert (published.dtype, published.precision) == ("float32", "highest")

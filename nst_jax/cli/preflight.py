@@ -81,6 +81,10 @@ class Plan:
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     placement: Placement = Placement()
 
+    def __post_init__(self):
+        # As `stylize` does.
+        object.__setattr__(self, "config", self.config.on(self.placement.platform))
+
     def replace(self, **changes: Any) -> "Plan":
         """A copy with `changes`."""
         return dataclasses.replace(self, **changes)

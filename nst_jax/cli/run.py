@@ -91,11 +91,7 @@ class Job:
         """The settings, the devices and the versions, as config.json records them."""
         placed = {name: getattr(self.placement, name) for name in PLACED}
         placed["mesh"] = self.mesh and dict(self.mesh)
-        network = self.config.network
-        resolved = getattr(network, "resolved", None)
-        if resolved is not None:  # records what None means on this backend
-            network = resolved()
-        config = self.config.replace(network=network)
+        config = self.config.on(self.placement.platform)  # records what None means there
         return placed | {"config": config.to_dict(), **environment()}
 
 
