@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
@@ -510,7 +511,9 @@ def total_variation_nine_point(
     # added to that of these differences. On a mesh, padding would exchange more than border rows.
     straight = 2.0 / 3.0 / (height * width * 3.0)
     oblique = 2.0 / 12.0 / ((height + 1) * (width + 1) * 3.0)
-    rows, columns = (straight + 2.0 * oblique * _ends(n, image.dtype) for n in image.shape[:2])
+    rows, columns = (
+        jnp.asarray(straight + 2.0 * oblique * _ends(side), image.dtype) for side in image.shape[:2]
+    )
     return (
         _weighted_sum(rows[:, None, None] * jnp.square(right), weights)
         + _weighted_sum(columns[None, :, None] * jnp.square(down), weights)
@@ -518,10 +521,11 @@ def total_variation_nine_point(
     )
 
 
-def _ends(length: int, dtype: Any) -> Float[Array, " length"]:
+def _ends(length: int) -> np.ndarray:
     """How often each index of an axis is at an end: 1 for the first and the last, 0 elsewhere."""
-    index = jnp.arange(length)
-    return (index == 0).astype(dtype) + (index == length - 1).astype(dtype)
+    # Of NumPy, so that it is a constant: devices would exchange an array that they compute.
+    index = np.arange(length)
+    return 1.0 * (index == 0) + (index == length - 1)
 
 
 def total_variation_l1(
