@@ -74,7 +74,7 @@ def three_passes(product: Callable, a: jax.Array, b: jax.Array, bits: int) -> ja
 # {rung: (how operands are multiplied, whether activations are stored in bfloat16)}
 RUNGS: dict[str, tuple[Callable | None, str]] = {
     "highest": (None, "float32"),
-    "high: bfloat16 in three passes": (functools.partial(three_passes, bits=7), "float32"),
+    "high on a TPU: 3 passes": (functools.partial(three_passes, bits=7), "float32"),
     "default on a GPU: TF32": (functools.partial(one_pass, bits=10), "float32"),
     "default on a TPU: bfloat16": (functools.partial(one_pass, bits=7), "float32"),
     "bfloat16 storage": (functools.partial(one_pass, bits=7), "bfloat16"),
@@ -264,7 +264,9 @@ def run(
         if json_path:
             common.write_json(json_path, report)
         if output_dir:
-            sheet = common.grid(rows, ("content", "style", *pictures), size)
+            # What follows the colon fits above a small picture.
+            labels = ("content", "style", *(rung.rpartition(": ")[2] for rung in pictures))
+            sheet = common.grid(rows, labels, size)
             write_image(Path(output_dir, "grid.png"), sheet)
     print(
         f"\nOver {len(report['pairs'])} pairs: features, loss, largest loss, levels, checkerboard"

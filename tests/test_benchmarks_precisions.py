@@ -87,6 +87,4 @@ def test_each_rung_is_further_from_the_highest(vgg19, rng):
     assert list(pictures) == [*precisions.RUNGS, "nudged"]
     assert figures["highest"]["levels"] == 0 and figures["highest"]["loss_ratio"] == 1
     found = precisions.summary([{"rungs": figures}])
-    assert (
-        0 < found["high: bfloat16 in three passes"]["levels"] < found["bfloat16 storage"]["levels"]
-    )
+    assert 0 < found["high on a TPU: 3 passes"]["levels"] < found["bfloat16 storage"]["levels"]
