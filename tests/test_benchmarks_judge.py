@@ -17,6 +17,8 @@ from benchmarks import judge, measures
 from nst_jax import losses, vgg
 from nst_jax.files.images import read_image, write_image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
