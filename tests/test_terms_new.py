@@ -198,6 +198,7 @@ TERMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TERMS)
 def test_a_style_or_content_in_itself_has_little_loss(vgg16, rng, name):
     """A picture is nearer to itself than to another one."""
@@ -212,6 +213,7 @@ def test_a_style_or_content_in_itself_has_little_loss(vgg16, rng, name):
     assert -1e-6 <= losses[0] < 0.7 * losses[1] and losses[1] > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TERMS)
 def test_flat_and_black_pictures_stay_finite(vgg16, name):
     config = own.ALONE.replace(terms=(TERMS[name],))
@@ -269,6 +271,7 @@ def test_flags_choose_them(run, tmp_path):
     assert {"style", "nearest", "remd"} <= line.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sliced", "nearest", "remd"])
 def test_several_outputs_are_vmapped(vgg16, rng, name):
     content, *styles = own.pictures(rng, (32, 32), (30, 41), (24, 32))
