@@ -278,14 +278,7 @@ def _paint_scale(
         targets = _repeated(_targets(run, here, sized, tile), run.outputs)
         images = _images(run, here, sized, number, states)
         # These settings are already applied. Equal values let all runs share the compiled step.
-        here = here.replace(
-            size=None,
-            size_of="longer",
-            style_scale=1.0,
-            style_size=None,
-            init="content",
-            color="style",
-        )
+        here = resized(here).replace(size_of="longer", init="content", color="style")
         numbers = optimize.batch_numbers(here, run.outputs, sweep=run.sweep)
         options = {
             "optimizer": run.optimizer,
@@ -480,6 +473,11 @@ def at_scale(config: Config, size: int | None) -> Config:
         factor = config.style_size / config.size
         config = config.replace(style_size=max(1, round(factor * size)))
     return config.replace(size=size, first_size=None)
+
+
+def resized(config: Config) -> Config:
+    """The settings for pictures and styles that already have the sizes of one scale."""
+    return config.replace(size=None, first_size=None, style_scale=1.0, style_size=None)
 
 
 def fit(image: Float[ArrayLike, "H W 3"], config: Config) -> Float[Array, "height width 3"]:

@@ -157,7 +157,8 @@ class VGGExtractor:
         None,
         choices=get_args(vgg.Precision),
         none=True,
-        help="precision of products (if not given, highest for float32 on a CPU, else default)",
+        help="precision of products (if not given, highest for float32 and default for bfloat16; "
+        "a GPU takes default without --dtype)",
     )
     normalize_features: bool = option(
         False, help="divide each layer's activations by their usual size in the network"

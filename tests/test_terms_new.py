@@ -158,7 +158,7 @@ def test_blocks_of_bounded_memory_change_nothing(sets, monkeypatch):
         np.testing.assert_allclose(one, other, atol=1e-6)
     term = terms.SlicedWassersteinStyle(layers=("image",), slices=12, quantiles=40)
     at = terms.At((4, 6), {"image": (4, 6)}, {"image": C}, {"image": np.zeros(2, np.int32)})
-    target = {"image": term.target("image", y.reshape(1, M, C), at)}
+    target = {"image": term.target("image", y, at)}
     found = []
     for block in (sliced.BLOCK, 3 * N):
         monkeypatch.setattr(sliced, "BLOCK", block)

@@ -20,6 +20,7 @@ from nst_jax.coarse_to_fine import (
     check_content,
     fit_shape,
     fit_style_shape,
+    resized,
     scales,
 )
 from nst_jax.config import Config
@@ -98,7 +99,7 @@ class Plan:
 
         The pictures are not resized. None stands for a backend that does not tell.
         """
-        config = self.config.replace(size=None, first_size=None, style_scale=1.0, style_size=None)
+        config = resized(self.config)
         within = self.placement.partition_of(self.config.network, height=self.shape[0])
         images = jax.ShapeDtypeStruct((self.outputs, *self.shape[:2], 3), jnp.float32)
         targets = jax.tree.map(
@@ -128,7 +129,7 @@ class Plan:
         One program evaluates a content of `shape`, another the largest style; this is the larger of
         the two. One device runs them, also on a mesh. None stands for a backend that does not tell.
         """
-        config = self.config.replace(size=None, first_size=None, style_scale=1.0, style_size=None)
+        config = resized(self.config)
         terms, within = objective.Objective.of(config), self._within
         programs = []
         if terms.layers("content"):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import Term
 from nst_jax.terms.distances import squared_distances
-from nst_jax.terms.sampling import drawn_positions, features_at
+from nst_jax.terms.sampling import drawn_features
 from nst_jax.terms.statistics import FIRST_CONVOLUTIONS, STYLE_HELP
 
 Kernel = Literal["gaussian", "polynomial", "linear"]
@@ -79,8 +79,7 @@ class KernelStyle(Term):
     fixed = False
 
     def sums(self, layer, x, weights, target, at):
-        positions = drawn_positions(at, layer, self.samples)
-        return features_at(x, positions, at.origin[layer], weights)
+        return drawn_features(x, at, layer, self.samples, weights)
 
     def loss(self, sums, target, at):
         found = {}

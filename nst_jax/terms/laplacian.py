@@ -43,11 +43,10 @@ def laplacian_distance(
 
 @settings
 class Laplacian(Term):
-    """The Laplacian loss: edges of the content stay, at one or more scales.
+    """The Laplacian loss: edges of the content stay.
 
     Attributes:
-      squares: the sides of the squares that are averaged first, in pixels. The paper takes 4 and
-        16 in pictures of 512 pixels.
+      squares: the side of the squares that are averaged first, in pixels.
     """
 
     name: str = option("laplacian")

@@ -64,8 +64,7 @@ class NearestNeighbors(Term):
         return x.reshape(-1, x.shape[-1]).astype(jnp.float32)
 
     def target(self, layer, measured, at):
-        rows = measured.reshape(-1, measured.shape[-1]).astype(jnp.float32)
-        rows -= jnp.mean(rows, axis=0, keepdims=True)
+        rows = measured - jnp.mean(measured, axis=0, keepdims=True)
         # By the golden ratio's multiples, which spread any number of rows evenly.
         places = np.mod(np.arange(self.rows) * 0.6180339887498949, 1.0)
         return rows[np.floor(places * len(rows)).astype(np.int32)]

@@ -6,8 +6,6 @@ Transport and Self-Similarity", CVPR 2019, https://arxiv.org/abs/1904.12785
 Each step draws positions of the picture. The style keeps the same positions during a run.
 """
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -16,7 +14,7 @@ from jaxtyping import Array, Float
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import IMAGE, Term
 from nst_jax.terms.distances import TINY, cosine_distances, euclidean_distances
-from nst_jax.terms.sampling import drawn_positions, features_at, hypercolumns
+from nst_jax.terms.sampling import drawn_features, hypercolumns
 
 LAYERS = ("block1_conv2", "block2_conv2", "block3_conv1", "block3_conv3", "block4_conv1")
 """The layers of a hypercolumn. The paper takes more layers, and the picture itself."""
@@ -92,7 +90,7 @@ class _Sampled(Term):
 
     def sums(self, layer, x, weights, target, at):
         count = self.style_samples if target is None else self.samples
-        return features_at(x, drawn_positions(at, layer, count), at.origin[layer], weights)
+        return drawn_features(x, at, layer, count, weights)
 
     def target(self, layer, measured, at):
         return {"rows": measured}
@@ -106,9 +104,7 @@ class _Sampled(Term):
         factors = {layer: jnp.sqrt(weight) for layer, weight in self.layers.items()}
         own = {layer: factor * sums[layer] for layer, factor in factors.items()}
         style = {layer: factor * target[layer]["rows"] for layer, factor in factors.items()}
-        return {self.part: self.distance(hypercolumns(own), hypercolumns(style))}
-
-    part: ClassVar[str] = IMAGE
+        return {IMAGE: self.distance(hypercolumns(own), hypercolumns(style))}
 
 
 @settings
@@ -183,9 +179,8 @@ class SelfSimilarity(Term):
     fixed = False
 
     def sums(self, layer, x, weights, target, at):
-        positions = drawn_positions(at, layer, self.samples)
         return tuple(
-            features_at(values, positions, at.origin[layer], weights)
+            drawn_features(values, at, layer, self.samples, weights)
             for values in (x, target.values)
         )
 
@@ -196,5 +191,5 @@ class SelfSimilarity(Term):
             )
             for n in range(2)
         )
-        # The sum of a column is n, so the mean is of the order of 1 / n without this factor.
+        # The shares of a column sum to 1. Without this factor, the mean would fall as n grows.
         return {IMAGE: len(own) * self_similarity_distance(own, content)}

@@ -49,6 +49,17 @@ def features_at(
     return factors[:, None] * x[row, column].astype(jnp.float32)
 
 
+def drawn_features(
+    x: Float[Array, "h w C"],
+    at: At,
+    layer: str,
+    count: int,
+    weights: Float[Array, "h w"] | None,
+) -> Float[Array, "count C"]:
+    """Returns what a part `x` of a layer adds to its features at `drawn_positions`."""
+    return features_at(x, drawn_positions(at, layer, count), at.origin[layer], weights)
+
+
 def hypercolumns(rows: Mapping[str, Float[Array, "count _"]]) -> Float[Array, "count C"]:
     """Joins the features of several layers at the same places."""
     return jnp.concatenate(list(rows.values()), axis=1)

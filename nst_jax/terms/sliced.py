@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
-from nst_jax.terms.contract import At, Term
+from nst_jax.terms.contract import Term
 from nst_jax.terms.statistics import FIRST_CONVOLUTIONS, STYLE_HELP
 
 BLOCK = 2**24
@@ -77,46 +77,39 @@ class _Sorted(Term):
         return x.reshape(-1, x.shape[-1]).astype(jnp.float32)
 
     def target(self, layer, measured, at):
-        measured = measured.reshape(-1, measured.shape[-1]).astype(jnp.float32)
-        ordered = jnp.sort(_along(measured, self.directions(at.channels[layer])), axis=0)
-        return quantiles(ordered, self.quantiles)
+        return quantiles(jnp.sort(self._along(measured), axis=0), self.quantiles)
 
     def loss(self, sums, target, at):
         return {
-            layer: weight * self._distance(sums[layer], target[layer], layer, at)
+            layer: weight * _relative_distance(self._along(sums[layer]), target[layer])
             for layer, weight in self.layers.items()
         }
 
-    def _distance(self, x, target, layer: str, at: At):
-        """The squared distance of a layer, divided by the mean square of the style."""
-        directions = self.directions(at.channels[layer])
-        if directions is None:
-            directions = np.eye(at.channels[layer], dtype=np.float32)
-        count = directions.shape[1]
-        blocks = next(
-            blocks
-            for blocks in range(1, count + 1)
-            if count % blocks == 0 and (blocks == count or len(x) * count <= blocks * BLOCK)
-        )
-        parts = (
-            directions.T.reshape(blocks, -1, len(directions)),
-            jnp.moveaxis(target.reshape(len(target), blocks, -1), 1, 0),
-        )
-
-        @jax.checkpoint
-        def distance(part):
-            own, wanted = part
-            return wasserstein_along_axes(_along(x, own.T), wanted)
-
-        values = (
-            distance((parts[0][0], parts[1][0])) if blocks == 1 else jax.lax.map(distance, parts)
-        )
-        return jnp.mean(values) / (jnp.mean(jnp.square(target)) + 1e-12)
+    def _along(self, x: jax.Array) -> jax.Array:
+        """The samples `[n, C]` along the directions, `[n, D]`."""
+        directions = self.directions(x.shape[1])
+        return x if directions is None else jnp.matmul(x, directions, precision="highest")
 
 
-def _along(x, directions):
-    """The samples `[n, C]` along directions `[C, D]`."""
-    return x if directions is None else jnp.matmul(x, directions, precision="highest")
+def _relative_distance(x: jax.Array, target: jax.Array) -> jax.Array:
+    """The mean squared distance along all axes, divided by the mean square of the style.
+
+    It sorts a block of axes at a time.
+    """
+    count = x.shape[1]
+    blocks = next(
+        blocks
+        for blocks in range(1, count + 1)
+        if count % blocks == 0 and (blocks == count or x.size <= blocks * BLOCK)
+    )
+    parts = [jnp.moveaxis(each.reshape(len(each), blocks, -1), 1, 0) for each in (x, target)]
+
+    @jax.checkpoint
+    def distance(part):
+        return wasserstein_along_axes(*part)
+
+    values = distance([each[0] for each in parts]) if blocks == 1 else jax.lax.map(distance, parts)
+    return jnp.mean(values) / (jnp.mean(jnp.square(target)) + 1e-12)
 
 
 @settings
