@@ -11,7 +11,7 @@ resized to this size. The style is resized so that its longer side is the pictur
 nst_jax does by default, or `--style_size`.
 
 Give the network that painted none of the pictures. nst_jax paints with VGG19 by default, so VGG16
-is the default here. So no preset of nst_jax minimises one of these measures.
+is the default here. So no preset of nst_jax minimises one of these measures in that network.
 
 Style, in the network, against the style picture. Each position of a layer describes the patch of
 the picture that it sees. The layers are block1_conv1 to block5_conv1 of the picture at full, half

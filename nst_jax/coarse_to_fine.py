@@ -330,7 +330,7 @@ UNWATCHED = 4
 
 
 def _steps_per_dispatch(run: _Run, steps: int) -> int | None:
-    """How many steps a dispatch of `optimize.run` takes; None is what suits the platform."""
+    """How many steps a dispatch takes at a scale of `steps`; None is what suits the platform."""
     asked = run.placement.steps_per_dispatch
     # XLA:CPU runs a direct convolution inside a loop 2.5-3 times slower than outside.
     loops = run.placement.platform == "cpu" and vgg.is_prepared(run.params)
