@@ -25,12 +25,15 @@ from nst_jax import image as image_lib
 from nst_jax.config import Config, addresses
 from nst_jax.extractor import VGGExtractor
 from nst_jax.objective import Combine
-from nst_jax.optimize import Parametrization, Pixels, Sweep, described
+from nst_jax.optimize import Parametrization, Sweep, described
 from nst_jax.partition import Placement
 from nst_jax.terms import IMAGE, Tree, is_field, map_fields
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_MATCHING = {"match": color.match_colors, "histogram": color.match_histograms}
 
 
 class Result(NamedTuple):
@@ -46,7 +49,8 @@ class Result(NamedTuple):
       kept_start: `[N]`, NumPy: at how many scales an output returned the picture that the scale
         started from, because the last picture's loss was above the first one's.
       loss: `[N]`, NumPy: the total of each final picture, in the form that was optimised. With
-        jitter, it is the total of the picture before it is moved.
+        jitter, it is the total of the picture before it is moved. It is not a number if nothing was
+        optimised.
     """
 
     images: Float[Array, "N H W 3"]
@@ -81,9 +85,9 @@ def stylize(
     sweep: Sweep | None = None,
     combine: Combine = Combine(),
     inputs: Mapping[str, Tree] | None = None,
-    initial: Float[ArrayLike, "_ _ 3"] | None = None,
+    initial: Float[ArrayLike, "*N _ _ 3"] | Sequence[Float[ArrayLike, "_ _ 3"]] | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    parametrization: Parametrization = Pixels(),
+    parametrization: Parametrization | None = None,
     resume: optimize.Checkpoint | None = None,
     callback: Callable[[optimize.Progress], object] | None = None,
     placement: Placement = Placement(),
@@ -108,9 +112,10 @@ def stylize(
       combine: how styles and contents make outputs.
       inputs: `{term: tree}`, data for terms of `config.terms` that refer to the run. A `Field` of
         the picture has the content's size. It is resized to `config.size` as the content is.
-      initial: a picture `[h, w, 3]` to start from, instead of `config.init`.
+      initial: a picture `[h, w, 3]` to start from, instead of `config.init`; or a sequence of them,
+        one for each output before a sweep.
       optimizer: an optax transformation that replaces the configured one. It works in grey levels.
-      parametrization: what is optimised: pixels, or other parameters of the pictures.
+      parametrization: what is optimised, in place of what `config.pyramid` says.
       resume: where a run of the same arguments stopped, counted in steps of all scales. The run
         ends with the same picture, bit by bit, as if it had never stopped. A `Progress` holds what
         a `Checkpoint` needs.
@@ -144,8 +149,9 @@ def stylize(
     )
     sharding.check_mesh(placement.mesh)
     config = config.on(placement.platform)
-    contents, styles = _several(content), _checked_each("styles", styles)
-    initial = None if initial is None else checked("initial", initial)
+    contents, styles = _several("content", content), _checked_each("styles", styles)
+    _check_one_shape("content", contents)
+    initial = None if initial is None else _several("initial", initial)
     terms = objective.Objective.of(config)
     drawing = [term.name for term in terms.terms if not term.fixed]
     if drawing and optimizer is None and config.optimizer.fixed_loss:
@@ -173,6 +179,11 @@ def stylize(
     )
     inputs = objective.check_inputs(terms, inputs, contents[0].shape)
     _check_outputs_of(inputs, pictures)
+    if initial is not None and len(initial) not in (1, pictures):
+        raise ValueError(
+            f"initial must be one picture, or one for each of the {pictures} outputs before a "
+            f"sweep, got {len(initial)}"
+        )
     steps = steps_at_scales(config)
     if resume is not None and not 0 < resume.step <= sum(steps):
         raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
@@ -200,6 +211,15 @@ def stylize(
         placement=placement,
         on_window=on_window,
     )
+    if config.color == "transfer":
+        nothing = np.zeros((0, outputs), np.float32)
+        return Result(
+            images=_each_output(_recolored(run, run.sized(config.size)), outputs=outputs),
+            history=dict.fromkeys(names, nothing),
+            diverged=np.zeros(outputs, bool),
+            kept_start=np.zeros(outputs, int),
+            loss=np.full(outputs, np.nan, np.float32),
+        )
     states: optimize.State | None = None
     histories = []
     for number in range(len(steps)):
@@ -234,10 +254,10 @@ class _Run:
     sweep: Sweep | None
     combine: Combine
     inputs: Mapping[str, Tree]
-    initial: jax.Array | None
+    initial: Sequence[jax.Array] | None
     key: jax.Array
     optimizer: optax.GradientTransformation | None
-    parametrization: Parametrization
+    parametrization: Parametrization | None
     callback: Callable[[optimize.Progress], object] | None
     placement: Placement
     on_window: partition.OnWindow | None
@@ -280,6 +300,8 @@ def _paint_scale(
         # These settings are already applied. Equal values let all runs share the compiled step.
         here = resized(here).replace(size_of="longer", init="content", color="style")
         numbers = optimize.batch_numbers(here, run.outputs, sweep=run.sweep)
+        following = len(steps) - 1 - number
+        numbers = _content_times(numbers, run.config.coarse_content**following)
         options = {
             "optimizer": run.optimizer,
             "sweep": run.sweep,
@@ -323,6 +345,20 @@ def _paint_scale(
             ],
             **options,
         )
+
+
+def _content_times(numbers, factor):
+    """Multiplies the weights of the terms that refer to the content."""
+    weights = {
+        f".terms[{index}].weight"
+        for index, term in enumerate(numbers.terms)
+        if term.refers == "content"
+    }
+
+    def times(path, number):
+        return number * factor if jax.tree_util.keystr(path) in weights else number
+
+    return numbers if factor == 1 else jax.tree.map_with_path(times, numbers)
 
 
 UNWATCHED = 4
@@ -492,7 +528,7 @@ def fit_style(style: Float[ArrayLike, "H W 3"], config: Config) -> Float[Array, 
 
 def scales(config: Config) -> tuple[int | None, ...]:
     """The sizes of a run in pixels, from coarse to fine. The last is `config.size`."""
-    if config.first_size is None:
+    if config.first_size is None or config.color == "transfer":
         return (config.size,)
     assert config.size is not None  # `Config` refuses `first_size` without it
     return image_lib.pyramid_sizes(config.size, first=config.first_size, factor=config.scale_factor)
@@ -500,6 +536,8 @@ def scales(config: Config) -> tuple[int | None, ...]:
 
 def steps_at_scales(config: Config) -> list[int]:
     """How many steps a run takes at each of the `scales`."""
+    if config.color == "transfer":
+        return [0]
     steps = [config.steps] * len(scales(config))
     if config.first_steps is not None:
         steps[0] = config.first_steps
@@ -511,17 +549,21 @@ def _checked_each(name: str, pictures: Any) -> list[jax.Array]:
     return [checked(f"{name}[{index}]", picture) for index, picture in enumerate(pictures)]
 
 
-def _several(content: Any) -> list[jax.Array]:
-    """The contents of `stylize`, checked, as a list."""
-    if getattr(content, "ndim", None) == 3:
-        return [checked("content", content)]
-    contents = _checked_each("content", content)
-    if not contents:
-        raise ValueError("content must hold at least one picture, got none")
-    shapes = {picture.shape for picture in contents}
+def _several(name: str, pictures: Any) -> list[jax.Array]:
+    """A picture, or each of several, as of `checked`, in a list."""
+    if getattr(pictures, "ndim", None) == 3:
+        return [checked(name, pictures)]
+    found = _checked_each(name, pictures)
+    if not found:
+        raise ValueError(f"{name} must hold at least one picture, got none")
+    return found
+
+
+def _check_one_shape(name: str, pictures: Sequence[jax.Array]) -> None:
+    """Refuses pictures of several shapes."""
+    shapes = {picture.shape for picture in pictures}
     if len(shapes) > 1:
-        raise ValueError(f"content must hold pictures of one shape, got {sorted(shapes)}")
-    return contents
+        raise ValueError(f"{name} must hold pictures of one shape, got {sorted(shapes)}")
 
 
 def _targets(run, config, sized, tile):
@@ -549,8 +591,8 @@ def _targets(run, config, sized, tile):
         if config.color == "luminance":
             coloured = [color.grey(color.match_luminance(style, content)) for style in coloured]
             content = color.grey(content)
-        elif config.color == "match":
-            coloured = [color.match_colors(style, content) for style in coloured]
+        elif config.color in _MATCHING:
+            coloured = [_MATCHING[config.color](style, content) for style in coloured]
         own = _of_content(inputs, number, len(sized))
         if config.color == "luminance":
             own = map_fields(_grey, own)
@@ -696,22 +738,43 @@ def _start(run, config, sized):
     """The pictures that a run starts from, `[outputs, H, W, 3]`."""
     height, width = sized[0].shape[:2]
     if run.initial is not None:
-        pictures = [image_lib.cover(run.initial, height, width)]
+        pictures = [image_lib.cover(picture, height, width) for picture in run.initial]
     elif config.init == "noise":
         pictures = [image_lib.noise(run.key, height, width)]
+    elif config.init == "grey":
+        pictures = [jnp.full((height, width, 3), 0.5)]
+    elif config.init == "pixels":
+        drawn = [image_lib.drawn_pixels(run.key, style, height, width) for style in run.styles]
+        pictures = [drawn[index] for index in _leading_styles(run)]
     elif config.init == "style":
         covered = [image_lib.cover(style, height, width) for style in run.styles]
-        # A blend starts from its heaviest style, masked styles from the first one.
-        mixing, masks = run.combine.mixing, run.combine.masks
-        rows = np.asarray(
-            np.eye(1 if masks is not None else len(covered)) if mixing is None else mixing
-        )
-        pictures = [covered[index] for index in np.resize(np.argmax(rows, axis=1), run.outputs)]
+        pictures = [covered[index] for index in _leading_styles(run)]
+    elif config.init == "recolored":
+        pictures = _recolored(run, sized)
     else:
         pictures = sized
     if config.color == "luminance":
         pictures = [color.grey(picture) for picture in pictures]
     return _each_output(pictures, outputs=run.outputs)
+
+
+def _leading_styles(run):
+    """The index of the style that each output starts from.
+
+    A blend starts from its heaviest style, masked styles from the first one.
+    """
+    mixing, masks = run.combine.mixing, run.combine.masks
+    rows = np.eye(1 if masks is not None else len(run.styles)) if mixing is None else mixing
+    return np.resize(np.argmax(np.asarray(rows), axis=1), run.outputs)
+
+
+def _recolored(run, sized):
+    """Each output's content with the colours of the style that it starts from."""
+    each = run.outputs // len(sized)
+    return [
+        color.match_colors(sized[number // each], run.styles[index])
+        for number, index in enumerate(_leading_styles(run))
+    ]
 
 
 def _at_this_scale(resume, done):

@@ -1,4 +1,4 @@
-"""Keeping the content's colours: luminance transfer and linear colour matching.
+"""Colours of one picture for another: luminance transfer, linear and histogram matching.
 
 Leon A. Gatys, Matthias Bethge, Aaron Hertzmann, Eli Shechtman: "Preserving Color in Neural
 Artistic Style Transfer", 2016, https://arxiv.org/abs/1606.05897. The paper has two ways:
@@ -6,9 +6,13 @@ Artistic Style Transfer", 2016, https://arxiv.org/abs/1606.05897. The paper has 
 - Stylise only the luminance: `grey` and `match_luminance` before, `with_luminance_of` after.
 - Give the style picture the content's colours before stylising: `match_colors`.
 
+`match_histograms` is another way to give a picture the colours of another one.
+
 Every image is float32 sRGB in RGB order, range [0, 1], layout [..., H, W, 3]. All arithmetic is on
 the gamma-encoded values, as in the paper.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +177,45 @@ def match_colors(
     matrix, offset = color_transfer_map(style, content)
     mapped = _matmul(jnp.asarray(style), matrix.mT[..., None, :, :]) + offset[..., None, None, :]
     return jnp.clip(mapped, 0, 1)
+
+
+def match_histograms(
+    image: Float[ArrayLike, "*N h w 3"], reference: Float[ArrayLike, "*N H W 3"]
+) -> Float[Array, "*N h w 3"]:
+    """Gives a picture the histograms of another one, each channel by itself.
+
+    It is the histogram specification of Rafael C. Gonzalez, Richard E. Woods: "Digital Image
+    Processing", 4th edition, 2018, section 3.3. A value takes the place of the reference's value of
+    the same rank. Equal values stay equal: they take the middle of their ranks. Between two ranks
+    of the reference, the value is interpolated.
+
+    Args:
+      image: [..., h, w, 3], range [0, 1].
+      reference: [..., H, W, 3], range [0, 1], with the leading axes of `image`.
+
+    Returns:
+      [..., h, w, 3], range [0, 1]. Its gradient is zero.
+
+    Raises:
+      TypeError: a picture is not floating point.
+      ValueError: a picture has another layout or is empty, or the leading axes differ.
+    """
+    image, reference = _pair(image=image, reference=reference)
+
+    def one_channel(values: jax.Array, wanted: jax.Array) -> jax.Array:
+        ordered = jnp.sort(values)
+        below, through = (jnp.searchsorted(ordered, values, side) for side in ("left", "right"))
+        share = (below + through) / (2 * values.size)
+        middle = (jnp.arange(wanted.size) + 0.5) / wanted.size
+        return jnp.interp(share, middle, jnp.sort(wanted))
+
+    flat = [
+        jnp.moveaxis(each, -1, -3).reshape(-1, math.prod(each.shape[-3:-1]))
+        for each in (image, reference)
+    ]
+    matched = jax.vmap(one_channel)(*map(jax.lax.stop_gradient, flat))
+    shape = (*image.shape[:-3], 3, *image.shape[-3:-1])
+    return jnp.moveaxis(matched.reshape(shape), -3, -1)
 
 
 def _pair(**pictures: ArrayLike) -> list[jax.Array]:

@@ -39,9 +39,9 @@ from nst_jax.terms import (
     check_terms,
 )
 
-Init = Literal["content", "noise", "style"]
+Init = Literal["content", "recolored", "style", "pixels", "noise", "grey"]
 INITS: tuple[Init, ...] = get_args(Init)
-Color = Literal["style", "luminance", "match"]
+Color = Literal["style", "luminance", "match", "histogram", "transfer"]
 SizeOf = Literal["longer", "height"]
 
 
@@ -96,13 +96,21 @@ class Config:
         it as a whole number of scales allows.
       color: how colours are treated. "style" takes the style's colours. "luminance" transfers
         luminance alone and keeps the content's chroma. "match" first gives the style the mean and
-        the covariance of the content's colours.
-      init: the picture to start from: the "content", uniform "noise", or the "style", cut to the
-        shape of the content.
+        the covariance of the content's colours, and "histogram" the histogram of each of its
+        channels. "transfer" optimises nothing: the result is the content with the mean and the
+        covariance of the style's colours.
+      init: the picture to start from: the "content"; the content with the mean and the covariance
+        of the style's colours ("recolored"); the "style", cut to the shape of the content; "pixels"
+        of the style, drawn at random; uniform "noise"; or a medium "grey".
       steps: the number of steps at each scale after the first. If `first_steps` is None, it also
         holds for the first scale.
       first_steps: the number of steps at the first scale, which may be the only one. None means
         `steps`.
+      coarse_content: a factor of the weights of all terms that refer to the content, once for each
+        scale that follows. With 2, a run of three scales begins with four times the weights. So
+        coarse scales place the things of the content, and the last one is freer to paint.
+      pyramid: the number of levels of the Laplacian pyramid whose coefficients are optimised. 1
+        optimises the pixels themselves.
       average_decay: the decay of the exponential average of all iterates, which becomes the result.
         The average is corrected for its bias. 0 takes the last iterate.
       clip: keep the picture inside [0, 1] after each step.
@@ -171,13 +179,15 @@ class Config:
         choices=get_args(Color),
         group="Objective",
         help="colours of the picture (style: the style's; luminance: keep the content's chroma; "
-        "match: first give the style the content's colours)",
+        "match: first give the style the content's colours; histogram: first give the style the "
+        "content's histograms; transfer: give the content the style's colours, and paint nothing)",
     )
     init: Init = option(
         "content",
         choices=INITS,
         group="Pictures to read",
-        help="what to start from, or a picture file",
+        help="what to start from, or a picture file (recolored: the content in the style's "
+        "colours; pixels: drawn at random from the style)",
     )
     steps: int = number(
         80,
@@ -205,6 +215,23 @@ class Config:
         group="Optimiser",
         help="decay of the average of all iterates, which becomes the picture; 0 takes the last "
         "iterate",
+    )
+    coarse_content: float = number(
+        1.0,
+        above=0,
+        high=16,
+        per_run=True,
+        group="Objective",
+        help="factor of the weights of all terms of the content, once for each scale that follows",
+    )
+    pyramid: int = option(
+        1,
+        low=1,
+        high=12,
+        whole=True,
+        unit="LEVELS",
+        group="Optimiser",
+        help="levels of the Laplacian pyramid that is optimised; 1 optimises pixels",
     )
     clip: bool = option(
         True, group="Optimiser", help="keep the picture in its range after each step"

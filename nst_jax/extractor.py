@@ -6,7 +6,7 @@ An extractor is a frozen value. It computes activations and knows the geometry o
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ class Network(Protocol):
 
     - `in_strips` lets the network run on a picture in strips. `packs = True` says that it and
       `prepare` take `pack`, and evaluate the network as a TPU likes it.
+    - `wraps = True` says that the network sees one side of a picture beyond the other. It then
+      needs whole pictures. `of_styles` is the network for styles, which are no tiles.
     - `cuts`, `segment`, `halo` and `scale` let it run window by window between its poolings.
     - `prepare` converts parameters to a form that is faster in many steps.
     """
@@ -127,8 +129,10 @@ class VGGExtractor:
     Attributes:
       pooling: how the network pools: "max", "average" or "l2".
       pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
-      padding: what lies beyond the border at the first convolution. "zeros" is what the network was
-        trained with. "replicate" repeats the border, which reduces artefacts there.
+      padding: what lies beyond the border. "zeros" is what the network was trained with.
+        "replicate" repeats the border at the first convolution, which reduces artefacts there.
+        "circular" continues each layer by its other side: a picture whose sides are multiples of 16
+        becomes a seamless tile. Styles are then padded by "replicate".
       dtype: the type of kernels and activations. "bfloat16" keeps the range of float32 and rounds
         to 8 bits. Statistics, losses, picture and optimiser stay float32. It is for accelerators
         that support it; on a CPU a step takes about twice as long. None is "float32".
@@ -164,12 +168,23 @@ class VGGExtractor:
         False, help="divide each layer's activations by their usual size in the network"
     )
 
-    packs: ClassVar[bool] = True
+    @property
+    def wraps(self) -> bool:
+        """Whether the network sees one side of a picture beyond the other."""
+        return self.padding == "circular"
 
-    def __init_subclass__(cls, **options: Any):
-        super().__init_subclass__(**options)
-        # A class that changes the activations need not agree with `nst_jax.packed`.
-        cls.packs = cls.__dict__.get("packs", False)
+    @property
+    def packs(self) -> bool:
+        """Whether `in_strips` and `prepare` take `pack`.
+
+        A class that changes the activations need not agree with `nst_jax.packed`.
+        """
+        return type(self) is VGGExtractor and not self.wraps
+
+    @property
+    def of_styles(self) -> "VGGExtractor":
+        """The network for styles, which do not continue by their other side."""
+        return dataclasses.replace(self, padding="replicate") if self.wraps else self
 
     def resolved(self, platform: str | None = None) -> "VGGExtractor":
         """Returns the same extractor, with the values of dtype and precision that None means.

@@ -509,6 +509,31 @@ def noise(key: jax.Array, height: int, width: int) -> Float32[Array, "height wid
     return jax.random.uniform(key, shape, jnp.float32)
 
 
+def drawn_pixels(
+    key: jax.Array, image: Float[ArrayLike, "h w 3"], height: int, width: int
+) -> Float[Array, "height width 3"]:
+    """Makes a picture of pixels that are drawn from another one, independently and uniformly.
+
+    Args:
+      key: a `jax.random.key`. The same key draws the same pixels.
+      image: [h, w, 3], range [0, 1].
+      height: height in pixels.
+      width: width in pixels.
+
+    Returns:
+      [height, width, 3], range [0, 1].
+
+    Raises:
+      TypeError: `image` is not floating point, or a size is not a whole number.
+      ValueError: `image` has another layout or is empty, or a size is less than 1.
+    """
+    image = jnp.asarray(image)
+    check_image("image", image, single=True)
+    shape = (whole_number("height", height), whole_number("width", width))
+    pixels = image.reshape(-1, 3)
+    return pixels[jax.random.randint(key, shape, 0, len(pixels))]
+
+
 def pyramid_sizes(size: int, *, first: int, factor: float = 2.0) -> tuple[int, ...]:
     """Returns the sizes of a coarse-to-fine pyramid, from `first` to `size` in equal factors.
 

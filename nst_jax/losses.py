@@ -231,6 +231,30 @@ def mean_and_covariance(sums: Statistics) -> tuple[Float[Array, "*N C"], Float[A
     return mean, second_moment - mean[..., :, None] * mean[..., None, :]
 
 
+def shifted(sums: Statistics, shift: Float[ArrayLike, ""]) -> Statistics:
+    """Computes the statistics of features to which the number `shift` is added.
+
+    With u a vector of ones, the sum of `(f + s u) (f + s u)^T` over n positions is
+    `G + s (t u^T + u t^T) + n s^2 u u^T`, where t is the sum of the features and G that of their
+    products. The shift is from Roman Novak, Yaroslav Nikulin: "Improving the Neural Algorithm of
+    Artistic Style", 2016, https://arxiv.org/abs/1605.04603, section 3.4.
+
+    Args:
+      sums: statistics with any leading axes.
+      shift: what is added to each feature.
+
+    Returns:
+      Statistics of the same shapes.
+    """
+    count, total, gram = sums
+    pairs = total[..., :, None] + total[..., None, :]
+    return Statistics(
+        count=count,
+        total=total + shift * count[..., None],
+        gram=gram + shift * pairs + jnp.square(shift) * count[..., None, None],
+    )
+
+
 def content_loss(
     features: Float[ArrayLike, "*shape"],
     target: Float[ArrayLike, "*shape"],

@@ -382,6 +382,7 @@ class Objective:
           mask: the part to learn from, in [0, 1]; None is all.
         """
         own = self.of_terms(lambda term: term.refers == "style")
+        own = dataclasses.replace(own, extractor=getattr(own.extractor, "of_styles", own.extractor))
         at = own.at(params, np.shape(style))
         weights = None if mask is None else own.masks(params, mask, np.shape(style))
         return own.style_targets_of(own.measure(params, style, {}, at, own=weights), at)

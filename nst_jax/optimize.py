@@ -88,6 +88,32 @@ class Pixels(Parametrization):
         return image
 
 
+@dataclasses.dataclass(frozen=True)
+class Pyramid(Parametrization):
+    """Optimises the coefficients of a Laplacian pyramid, whose sum is the image.
+
+    A step of a coarse level moves large areas at once. Nicholas Kolkin, Jason Salavon, Gregory
+    Shakhnarovich: "Style Transfer by Relaxed Optimal Transport and Self-Similarity", CVPR 2019,
+    https://arxiv.org/abs/1904.12785, section 2.4.
+
+    Attributes:
+      levels: the number of levels; fewer if a level is a single row or column.
+    """
+
+    levels: int
+
+    def init(self, image: Float[Array, "H W 3"]) -> tuple[Float[Array, "_ _ 3"], ...]:
+        return tuple(image_lib.laplacian_pyramid(image, self.levels))
+
+    def render(self, tree: tuple[Float[Array, "_ _ 3"], ...]) -> Float[Array, "H W 3"]:
+        return image_lib.laplacian_sum(list(tree))
+
+
+def parametrization_of(config: Config) -> Parametrization:
+    """What a run with these settings optimises: pixels, or the levels of a pyramid."""
+    return Pixels() if config.pyramid == 1 else Pyramid(config.pyramid)
+
+
 class State(NamedTuple):
     """The optimisation of one image. With a leading axis on every leaf, it is of many images.
 
@@ -572,7 +598,7 @@ def start(
     *,
     optimizer: optax.GradientTransformation | None = None,
     sweep: Sweep | None = None,
-    parametrization: Parametrization = Pixels(),
+    parametrization: Parametrization | None = None,
     previous: State | None = None,
 ) -> State:
     """The states before the first step on `images` `[N, H, W, 3]`.
@@ -595,6 +621,7 @@ def start(
     shape = np.shape(images)
     if len(shape) != 4:
         raise ValueError(f"images must be [N, H, W, 3], got an array of shape {list(shape)}")
+    parametrization = parametrization_of(config) if parametrization is None else parametrization
     numbers = batch_numbers(config, shape[0], sweep=sweep)
     tree = jax.eval_shape(jax.vmap(parametrization.init), images)
     if optimizer is None and config.optimizer.of_one_array and not jax.tree_util.all_leaves([tree]):
@@ -635,7 +662,7 @@ def run(
     each: Sequence[Any] = (),
     optimizer: optax.GradientTransformation | None = None,
     sweep: Sweep | None = None,
-    parametrization: Parametrization = Pixels(),
+    parametrization: Parametrization | None = None,
     previous: State | None = None,
     resume: Checkpoint | None = None,
     key: PRNGKeyArray | None = None,
@@ -661,7 +688,8 @@ def run(
       optimizer: an optax transformation that replaces the configured one. Pass the same object
         again to reuse the compiled program.
       sweep: `{address: [N]}`, numbers that replace the config's own, one for each image.
-      parametrization: how the images are described.
+      parametrization: how the images are described. None is by the pyramid that `config` asks for,
+        or else by their pixels.
       previous: states of a run on the same pictures at another scale, see `start`.
       resume: where to continue, in place of `images`; of these only the shape matters then.
       key: random key of what each step draws. None is key 0.
@@ -695,6 +723,7 @@ def run(
         callback=callback,
     )
     sharding.check_mesh(mesh)
+    parametrization = parametrization_of(config) if parametrization is None else parametrization
     begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
     states = _begin(images, config, previous, resume, begun)
     key = jax.random.key(0) if key is None else key
@@ -741,7 +770,7 @@ def run_given_gradients(
     each: Sequence[Sequence[Any]] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     sweep: Sweep | None = None,
-    parametrization: Parametrization = Pixels(),
+    parametrization: Parametrization | None = None,
     previous: State | None = None,
     resume: Checkpoint | None = None,
     key: PRNGKeyArray | None = None,
@@ -781,6 +810,7 @@ def run_given_gradients(
         raise ValueError(f"each must hold arguments for each of {count} images, got {len(each)}")
     if optimizer is None and config.optimizer.searches:
         raise ValueError("linesearch needs a loss that can be compiled as one program")
+    parametrization = parametrization_of(config) if parametrization is None else parametrization
     begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
     states = _begin(images, config, previous, resume, begun)
     numbers = batch_numbers(config, count, sweep=sweep)
@@ -858,7 +888,7 @@ def check_arguments(
             "optimizer must be an optax transformation such as optax.adam(...), got "
             f"{described(optimizer)}{hint if issubclass(kind, Optimizer) else ''}"
         )
-    if not isinstance(parametrization, Parametrization):
+    if not isinstance(parametrization, Parametrization | None):
         raise TypeError(
             "parametrization must be of a class derived from nst_jax.optimize.Parametrization, got "
             f"{described(parametrization)}"

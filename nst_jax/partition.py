@@ -280,6 +280,11 @@ def check_partition(partition: Partition, extractor: Network) -> None:
         raise ValueError(
             f"{partition} needs a network with in_strips, and {type(extractor).__name__} has none"
         )
+    if getattr(extractor, "wraps", False) and partition != Together():
+        raise ValueError(
+            f"{partition} cuts the picture, and circular padding needs whole ones: leave out "
+            "strips and remat"
+        )
     if is_packed(partition) and not getattr(extractor, "packs", False):
         raise ValueError(
             f"{partition} needs a network that packs, and {type(extractor).__name__} does not"
@@ -945,8 +950,11 @@ def grid(
       extractor, params: the network.
 
     Raises:
-      ValueError: a tile too small for the layers, or an unknown layer.
+      ValueError: a tile too small for the layers, an unknown layer, or a network that needs whole
+        pictures.
     """
+    if getattr(extractor, "wraps", False):
+        raise ValueError("circular padding needs whole pictures: leave out tile")
     height, width = shape[:2]
     stride, radius = 1, 1
     strides = strides_of(terms, extractor, params, shape)

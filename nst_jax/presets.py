@@ -35,6 +35,8 @@ _ONE_SCALE: dict[str, Any] = {
     "color": "style",
     "init": "content",
     "jitter": 0,
+    "coarse_content": 1.0,
+    "pyramid": 1,
     "average_decay": 0.0,
 }
 
@@ -178,6 +180,8 @@ _WASSERSTEIN = Config(
     init="content",
     clip=True,
     jitter=0,
+    coarse_content=1.0,
+    pyramid=1,
     average_decay=0.99,
 )
 

@@ -33,7 +33,7 @@ from nst_jax.settings import check_choice, nearest
 
 Model = Literal["vgg16", "vgg19"]
 Pooling = Literal["max", "average", "l2"]
-Padding = Literal["zeros", "replicate"]
+Padding = Literal["zeros", "replicate", "circular"]
 DType = Literal["float32", "bfloat16"]
 Precision = Literal["default", "high", "highest"]
 Params = Mapping[str, Mapping[str, Any]]
@@ -228,6 +228,13 @@ def replicate_border(x: Float[ArrayLike, "*N H W C"]) -> Float[Array, "*N H+2 W+
     return jnp.pad(x, widths, mode="edge")
 
 
+def wrap_border(x: Float[ArrayLike, "*N H W C"]) -> Float[Array, "*N H+2 W+2 C"]:
+    """Continues an array by its other side: [..., H, W, C] -> [..., H + 2, W + 2, C]."""
+    x = jnp.asarray(x)
+    widths = [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
+    return jnp.pad(x, widths, mode="wrap")
+
+
 def _replicate_columns(strips: Strips, x: jax.Array) -> jax.Array:
     """Does `replicate_border` for a picture in strips: [S, h, W, C] -> [S, h + 2, W + 2, C]."""
     # `jnp.pad` would do, but on a mesh its gradient exchanges whole strips.
@@ -265,7 +272,7 @@ class VGG(nn.Module):
       pooling: a name in `POOLINGS`.
       pooling_correction: whether pooled values are multiplied by their factor in
         `POOLING_CORRECTIONS`.
-      padding: how the first convolution pads, a name in `PADDINGS`.
+      padding: how convolutions pad, a name in `PADDINGS`.
       dtype: the type of kernels and activations, a name in `DTYPES`.
       precision: the precision of their products, a name in `PRECISIONS`.
       classes: the width of the last dense layer.
@@ -351,9 +358,12 @@ class VGG(nn.Module):
     ) -> list[Callable]:
         """Returns the functions that together are the convolution `name`."""
         params = self.get_variable("params", name, {})
+        wraps = self.padding == "circular"
         if "winograd" in params:
-            # Winograd's form always pads with zeros. The output rows of the halo are dropped.
+            # Winograd's form always pads with zeros. The outputs of the halo are dropped.
             before, after = ([], []) if strips is None else ([strips.halo], [lambda x: x[:, 1:-1]])
+            if wraps:
+                before, after = [wrap_border], [lambda x: x[..., 1:-1, 1:-1, :]]
             return [
                 *before,
                 lambda x: winograd.convolve(x, params["winograd"]),
@@ -366,6 +376,8 @@ class VGG(nn.Module):
             if strips is not None:
                 border = functools.partial(_replicate_columns, strips)
             return [border, convolve(padding="VALID")]
+        if wraps:
+            return [wrap_border, convolve(padding="VALID")]
         if strips is None:
             return [convolve()]
         return [strips.halo, convolve(padding=((0, 0), (1, 1)))]
@@ -583,9 +595,10 @@ def features(
       pooling: "max", "average" or "l2" (root of the sum of squares), over windows of 2x2.
       pooling_correction: multiply average pooling by 2.0 and L2 pooling by 0.78. This keeps
         activations near the scale of max pooling, as in crowsonkb/style-transfer-pytorch.
-      padding: how the first convolution pads: "zeros" as in training, or "replicate", which
-        repeats the border pixels and reduces artefacts at the edges, as in the same source.
-        Deeper convolutions always pad with zeros.
+      padding: what lies beyond the border: "zeros" as in training; or "replicate", which repeats
+        the border pixels before the first convolution and reduces artefacts at the edges, as in the
+        same source (deeper convolutions pad with zeros); or "circular", which continues each layer
+        by its other side.
       dtype: "float32" or "bfloat16". With "bfloat16", the input of the first convolution, the
         kernels and all activations are rounded to it. None is "float32".
       precision: the precision of products, by JAX's names: "highest", "high" or "default". None

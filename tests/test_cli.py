@@ -170,8 +170,8 @@ def test_a_diverging_style_is_named_and_the_exit_code_says_so(run, pictures, tmp
         ),
         (("--list_layers", "--model=vgg"), "--model must be one of vgg16, vgg19, got 'vgg'"),
         (("--show_config=",), "--show_config needs the file of a picture, got ''"),
-        (("--demo", "--init="), "--init (or an existing file) must be one of content, noise"),
-        (("--demo", "--init=."), "--init (or an existing file) must be one of content, noise"),
+        (("--demo", "--init="), "--init (or an existing file) must be one of content, recolored"),
+        (("--demo", "--init=."), "--init (or an existing file) must be one of content, recolored"),
         (("--content=missing.png", "--styles=missing.png"), "missing.png"),
     ],
 )
@@ -378,6 +378,27 @@ def test_a_picture_to_start_from(run, pictures, tmp_path):
         whole = np.asarray(picture, np.float32) / 255
     expected = 255 * np.asarray(nst_jax.image.cover(whole, 36, 48))
     np.testing.assert_allclose(found, expected, atol=1)
+
+
+def test_colours_alone(run, pictures, tmp_path):
+    content, style, _ = pictures
+    out = tmp_path / "o"
+    code, err = run(
+        f"--content={content}",
+        f"--styles={style}",
+        "--color=transfer",
+        *FAST,
+        f"--output_dir={out}",
+    )
+    assert code == 0, err
+    with Image.open(out / "a__b.png") as picture:
+        found = np.asarray(picture, float) / 255
+    with Image.open(style) as picture:
+        wanted = np.asarray(picture, float).mean((0, 1)) / 255
+    np.testing.assert_allclose(found.mean((0, 1)), wanted, atol=0.03)  # some values are clipped
+    assert json.loads((out / "config.json").read_text())["config"]["color"] == "transfer"
+    assert (out / "metrics.jsonl").read_text() == ""
+    assert (out / "contact_sheet.png").exists() and not (out / "loss_curves.png").exists()
 
 
 @pytest.mark.parametrize(

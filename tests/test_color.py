@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
 from nst_jax import color, examples
 
@@ -214,11 +215,27 @@ def test_a_color_direction_within_a_grey_level_is_not_blown_up():
     assert np.linalg.norm(matrix, 2) <= 255 * largest * 1.001
 
 
+HISTOGRAMS = [("noise", "butterfly"), ("butterfly", "noise"), ("noise", "red"), ("grey", "noise")]
+
+
+@pytest.mark.parametrize(("image", "reference"), HISTOGRAMS)
+def test_match_histograms_takes_the_values_of_the_same_rank(image, reference):
+    """By SciPy's ranks and NumPy's quantiles, in float64."""
+    image, reference = PICTURES[image], PICTURES[reference]
+    found = color.match_histograms(image, reference)
+    for channel in range(3):
+        values = np.asarray(image[..., channel], np.float64)
+        share = (scipy.stats.rankdata(values.ravel()) - 0.5) / values.size
+        wanted = np.quantile(np.float64(reference[..., channel]), share, method="hazen")
+        np.testing.assert_allclose(np.ravel(found[..., channel]), wanted, atol=2e-6)
+
+
 CALLS = [
     color.with_luminance_of,
     color.match_luminance,
     color.match_colors,
     color.color_transfer_map,
+    color.match_histograms,
     lambda style, content: (color.luminance(style), color.grey(content)),
 ]
 

@@ -90,7 +90,10 @@ def test_whole_numbers_are_whole_in_json_whatever_they_went_through():
         ({"config": "default"}, "config must be an nst_jax.Config, got 'default'"),
         ({"combine": {}}, "combine must be an nst_jax.Combine, got {}"),
         ({"placement": None}, "placement must be an nst_jax.Placement, got None"),
-        ({"parametrization": None}, "parametrization must be of a class derived from .*, got None"),
+        (
+            {"parametrization": "pixels"},
+            "parametrization must be of a class derived from .*, got 'pixels'",
+        ),
         ({"optimizer": SGD()}, r"SGD; settings of an optimiser go to config.replace\(optimizer=\)"),
         ({"resume": (2, None, {})}, "resume must be an nst_jax.optimize.Checkpoint or None"),
     ],

@@ -143,12 +143,78 @@ def test_init_style_starts_from_the_style_cut_to_shape(vgg16, content, styles):
     np.testing.assert_allclose(result.images[0], expected, atol=1e-6)
 
 
-def test_any_picture_can_be_the_start(vgg16, content, styles, rng):
-    initial = picture(rng, 36, 48)
+def test_one_picture_or_one_an_output_can_be_the_start(vgg16, content, styles, rng):
+    initial = [picture(rng, 36, 48), picture(rng, 36, 48)]
     frozen = optax.set_to_zero()
-    result = nst_jax.stylize(vgg16, content, styles, FAST, initial=initial, optimizer=frozen)
-    for image in result.images:
-        np.testing.assert_allclose(image, initial, atol=1e-6)
+    for given, wanted in ((initial[0], initial[:1] * 2), (initial, initial)):
+        result = nst_jax.stylize(vgg16, content, styles, FAST, initial=given, optimizer=frozen)
+        for image, own in zip(result.images, wanted, strict=True):
+            np.testing.assert_allclose(image, own, atol=1e-6)
+
+
+def starts(params, content, styles, **changes):
+    """The pictures that runs start from."""
+    config = FAST.replace(steps=1, **changes)
+    return np.asarray(
+        nst_jax.stylize(params, content, styles, config, optimizer=optax.set_to_zero()).images
+    )
+
+
+def test_every_other_way_to_start(vgg16, content, styles):
+    np.testing.assert_allclose(starts(vgg16, content, styles, init="grey"), 0.5, atol=1e-6)
+    # The pixels drawn from a style are its own, in other places, about as often.
+    for image, style in zip(starts(vgg16, content, styles, init="pixels"), styles, strict=True):
+        colours = {tuple(pixel) for pixel in (255 * style.reshape(-1, 3)).round().astype(int)}
+        drawn = (255 * image.reshape(-1, 3)).round().astype(int)
+        assert all(tuple(pixel) in colours for pixel in drawn)
+        np.testing.assert_allclose(image.mean((0, 1)), style.mean((0, 1)), atol=0.04)
+        neighbours = np.abs(np.diff(image, axis=1)).mean()
+        assert neighbours > 0.8 * np.abs(image[:, :24] - image[:, 24:]).mean()
+    for image, style in zip(starts(vgg16, content, styles, init="recolored"), styles, strict=True):
+        np.testing.assert_allclose(image, color.match_colors(content, style), atol=1e-6)
+
+
+def test_the_content_weighs_more_at_coarse_scales(vgg16, content, styles):
+    """The optimiser changes nothing, so that the terms at each scale are those of one picture."""
+    config = FAST.replace(init="grey", first_size=24, steps=1)
+    found = [
+        nst_jax.stylize(
+            vgg16,
+            *(content, styles, config.replace(coarse_content=factor)),
+            optimizer=optax.set_to_zero(),
+        ).history
+        for factor in (1.0, 3.0)
+    ]
+    assert len(found[0]["content"]) == 3  # scales
+    for name, times in (("content", [[9.0], [3.0], [1.0]]), ("style", [[1.0], [1.0], [1.0]])):
+        np.testing.assert_allclose(found[1][name] / found[0][name], times * np.ones(2), rtol=1e-5)
+
+
+def test_a_transfer_of_colours_optimises_nothing(vgg16, content, styles):
+    seen = []
+    config = FAST.replace(color="transfer", first_size=12)
+    result = nst_jax.stylize(vgg16, content, styles, config, callback=seen.append)
+    for image, style in zip(result.images, styles, strict=True):
+        np.testing.assert_allclose(image, color.match_colors(content, style), atol=1e-6)
+    assert result.history["total"].shape == (0, 2) and not seen
+    assert np.isnan(result.loss).all() and not result.diverged.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "matched"), [("match", color.match_colors), ("histogram", color.match_histograms)]
+)
+def test_a_style_can_have_the_colours_of_the_content(vgg16, content, styles, name, matched):
+    """It is a run with styles that were matched before, in its first loss."""
+    config = FAST.replace(steps=1)
+    found = nst_jax.stylize(vgg16, content, styles, config.replace(color=name))
+    own = [np.asarray(matched(style, content)) for style in styles]
+    wanted = nst_jax.stylize(vgg16, content, own, config)
+    np.testing.assert_allclose(found.history["total"], wanted.history["total"], rtol=1e-6)
+    assert not np.allclose(
+        found.history["style"],
+        nst_jax.stylize(vgg16, content, styles, config).history["style"],
+        rtol=1e-2,
+    )
 
 
 def test_several_contents_give_contents_times_styles(vgg16, content, styles):
@@ -378,6 +444,10 @@ def test_texture_synthesis_needs_no_content(vgg16, styles):
         ({"combine": nst_jax.Combine(style_masks=[None])}, "style_masks"),
         ({"combine": nst_jax.Combine(mixing=[[0.5, 0.6]])}, "sum to 1"),
         ({"initial": np.full((36, 48, 3), 7.0)}, r"initial must be in \[0, 1\]"),
+        (
+            {"initial": [np.ones((36, 48, 3), np.float32)] * 3},
+            "initial must be one picture, or one for each of the 2 outputs before a sweep, got 3",
+        ),
     ],
 )
 def test_bad_options_are_refused_in_one_line(vgg16, content, styles, options, message):

@@ -11,7 +11,6 @@ import pytest
 
 import nst_jax
 from nst_jax import optimize, sharding
-from nst_jax.image import laplacian_pyramid, laplacian_sum
 from nst_jax.optimizers import LBFGS, SGD
 
 CONFIG = basic.CONFIG.replace(
@@ -22,19 +21,6 @@ CONFIG = basic.CONFIG.replace(
     learning_rate=1.0,
     steps=5,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Bands(optimize.Parametrization):
-    """The bands of a Laplacian pyramid, which sum up to the picture."""
-
-    levels: int = 3
-
-    def init(self, image):
-        return tuple(laplacian_pyramid(image, self.levels))
-
-    def render(self, tree):
-        return laplacian_sum(tree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +47,7 @@ def paint(params, pictures, config=CONFIG, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rate", "ways"),
-    [(Bands(), 1.0, ("tile", "remat", "mesh")), (Logits(), 10.0, ("strips",))],
+    [(optimize.Pyramid(3), 1.0, ("tile", "remat", "mesh")), (Logits(), 10.0, ("strips",))],
 )
 def test_the_loss_falls_whole_in_parts_and_on_a_mesh(vgg16, pictures, kind, rate, ways):
     config = CONFIG.replace(learning_rate=rate)
@@ -83,7 +69,7 @@ def test_the_loss_falls_whole_in_parts_and_on_a_mesh(vgg16, pictures, kind, rate
 def test_a_step_is_that_of_the_chain_rule(rng):
     """On bands: the gradient of each is that of the picture, pulled back by finite differences."""
     image, goal = rng.random((2, 12, 9, 3))
-    bands = Bands(levels=2)
+    bands = optimize.Pyramid(2)
     config = CONFIG.replace(
         optimizer=SGD(
             learning_rate=0.1, normalize_gradient="none", momentum=0.0, schedule="constant"
@@ -122,10 +108,14 @@ def test_a_step_is_that_of_the_chain_rule(rng):
                 np.testing.assert_allclose(step, -0.1 * slope, rtol=1e-3, atol=1e-2)
 
 
-def test_pixels_are_what_is_optimised_without_any(vgg16, pictures):
-    plain = paint(vgg16, pictures)
-    told = paint(vgg16, pictures, parametrization=optimize.Pixels())
-    np.testing.assert_array_equal(plain.images, told.images)
+def test_the_config_chooses_pixels_or_a_pyramid(vgg16, pictures):
+    made = []
+    for levels, kind in ((1, optimize.Pixels()), (3, optimize.Pyramid(3))):
+        plain = paint(vgg16, pictures, CONFIG.replace(pyramid=levels))
+        told = paint(vgg16, pictures, parametrization=kind)
+        np.testing.assert_array_equal(plain.images, told.images)
+        made.append(plain.images)
+    assert np.abs(made[0] - made[1]).mean() > 1e-3
 
 
 @pytest.mark.slow
@@ -136,7 +126,7 @@ def test_coarse_to_fine_begins_each_scale_from_the_last_picture(vgg16, pictures)
         vgg16,
         pictures,
         config,
-        parametrization=Bands(),
+        parametrization=optimize.Pyramid(3),
         callback=lambda progress: seen.append(np.array(progress.terms["total"])),
     )
     assert len(seen) == 10 and seen[9].item() < seen[5].item()
@@ -145,7 +135,7 @@ def test_coarse_to_fine_begins_each_scale_from_the_last_picture(vgg16, pictures)
 def test_it_goes_on_where_it_stood(vgg16, pictures, tmp_path):
     from nst_jax.files.checkpoints import Checkpoints
 
-    whole = paint(vgg16, pictures, parametrization=Bands())
+    whole = paint(vgg16, pictures, parametrization=optimize.Pyramid(3))
 
     def stop(progress):
         checkpoints(progress)
@@ -156,9 +146,11 @@ def test_it_goes_on_where_it_stood(vgg16, pictures, tmp_path):
         Checkpoints(tmp_path / "kept", {}, every=3) as checkpoints,
         pytest.raises(KeyboardInterrupt),
     ):
-        paint(vgg16, pictures, parametrization=Bands(), callback=stop)
+        paint(vgg16, pictures, parametrization=optimize.Pyramid(3), callback=stop)
     with Checkpoints(tmp_path / "kept", {}, every=3) as checkpoints:
-        again = paint(vgg16, pictures, parametrization=Bands(), resume=checkpoints.latest())
+        again = paint(
+            vgg16, pictures, parametrization=optimize.Pyramid(3), resume=checkpoints.latest()
+        )
     np.testing.assert_array_equal(again.images, whole.images)
 
 
@@ -166,6 +158,6 @@ def test_it_goes_on_where_it_stood(vgg16, pictures, tmp_path):
 def test_lbfgs_wants_one_array(vgg16, pictures):
     config = CONFIG.replace(optimizer=LBFGS(schedule="constant"), **basic.FIRST_LAYERS)
     with pytest.raises(ValueError, match="LBFGS optimises one array, and Bands has a tree of them"):
-        paint(vgg16, pictures, config, parametrization=Bands())
+        paint(vgg16, pictures, config, parametrization=optimize.Pyramid(3))
     found = paint(vgg16, pictures, config, parametrization=Logits())
     assert (found.history["total"][-1] < found.history["total"][0]).all()

@@ -168,6 +168,8 @@ COMMON = {
     "linesearch": False,
     "history_size": 100,
     "jitter": 0,
+    "coarse_content": 1.0,
+    "pyramid": 1,
     "init": "content",
     "color": "style",
     "momentum": 0.9,

@@ -208,6 +208,14 @@ def test_bad_partitions_are_refused(vgg16, rng):
         objective.objective_value(image, vgg16, targets, own_network, partition=Together(2))
 
 
+@pytest.mark.parametrize("given", [{"strips": 2}, {"remat": True}, {"tile": 40}])
+def test_circular_padding_needs_whole_pictures(vgg16, given):
+    picture = np.full((48, 48, 3), 0.5, np.float32)
+    config = CONFIG.replace(padding="circular", size=None)
+    with pytest.raises(ValueError, match="circular padding needs whole"):
+        nst_jax.stylize(vgg16, picture, [picture], config, placement=nst_jax.Placement(**given))
+
+
 def test_a_placement_says_which_partition(vgg16, rng):
     network = CONFIG.network
     assert nst_jax.Placement().partition_of(network) == Together()

@@ -22,6 +22,7 @@ from nst_jax.terms import (
 )
 
 N, M, C = 24, 17, 5
+AT = terms.At((1, N), {"image": (1, N)}, {"image": C}, {"image": np.zeros(2, np.int32)})
 
 
 @pytest.fixture
@@ -69,6 +70,21 @@ def discrepancy(x, y, kind):
     return mean(x, x) + mean(y, y) - 2 * mean(x, y)
 
 
+def shifted_gram(x, y):
+    """The squared distance of the means of products, after 0.75 is subtracted from each feature."""
+    own, wanted = ((v - 0.75).T @ (v - 0.75) / len(v) for v in (x, y))
+    return np.sum((own - wanted) ** 2) / np.sum(wanted**2)
+
+
+def shifted_gram_of_sums(x, y):
+    """The same, from sums of the features as they are."""
+    term = terms.ShiftedGramStyle(normalization="relative", shift=-0.75)
+    own, wanted = (
+        term.target("image", term.sums("image", v[None], None, None, AT), AT) for v in (x, y)
+    )
+    return term.distance(own, wanted, "image", AT)
+
+
 def laplacian_oracle(x, y):
     def filtered(image):
         pooled = image[:12, :9].reshape(4, 3, 3, 3, 3).mean((1, 3)).sum(-1)
@@ -112,6 +128,7 @@ CASES = {
         lambda x, y: kernels.mean_discrepancy(x, y, kind="linear", width=1.5),
         lambda x, y: discrepancy(x, y, "linear"),
     ),
+    "shifted_gram": (shifted_gram_of_sums, shifted_gram),
     "batch_norm": (
         lambda x, y: kernels.batch_norm_distance(x.mean(0), x.std(0), y.mean(0), y.std(0)),
         lambda x, y: np.mean((x.mean(0) - y.mean(0)) ** 2 + (x.std(0) - y.std(0)) ** 2),
@@ -188,6 +205,7 @@ TERMS = {
     "sliced": terms.SlicedWassersteinStyle(layers=LAYERS, slices=16, quantiles=64),
     "histogram": terms.HistogramStyle(layers=LAYERS, quantiles=64),
     "batch_norm": terms.BatchNormStyle(layers=LAYERS),
+    "shifted_gram": terms.ShiftedGramStyle(layers=LAYERS, normalization="relative"),
     "kernel": terms.KernelStyle(layers=LAYERS, samples=48),
     "nearest": terms.NearestNeighbors(layers=LAYERS, rows=64),
     "remd": terms.RelaxedTransport(layers=LAYERS, samples=48, style_samples=64),

@@ -38,6 +38,7 @@ CALLS = {
     color.with_luminance_of: [(WIDE, WIDE)],
     color.color_transfer_map: [(TALL, WIDE)],
     color.match_colors: [(TALL, WIDE)],
+    color.match_histograms: [(TALL, WIDE)],
     losses.gram_matrix: [(FEATURES,), (FEATURES, {"weights": WEIGHTS})],
     losses.statistics: [(FEATURES,), (FEATURES, {"weights": WEIGHTS})],
     losses.content_loss: [(FEATURES, FEATURES)],

@@ -151,6 +151,20 @@ def test_pooling_correction_keeps_deep_activations_on_the_scale_of_max_pooling(v
         assert np.exp(corrected) < 3, pooling
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_circular_padding_sees_the_picture_as_a_tile(vgg16, rng, prepared):
+    """The oracle is the middle of 3x3 tiles, whose border is far from the middle one."""
+    layers = ("block1_conv1", "block2_conv2", "block3_conv1")
+    image = rng.random((48, 64, 3)).astype(np.float32)
+    params = vgg.prepare(vgg16, layers=layers) if prepared else vgg16
+    found = nst_jax.features(params, image, layers=layers, padding="circular")
+    tiles = nst_jax.features(vgg16, np.tile(image, (3, 3, 1)), layers=layers)
+    for layer in layers:
+        height, width = found[layer].shape[:2]
+        middle = tiles[layer][height : 2 * height, width : 2 * width]
+        np.testing.assert_allclose(found[layer], middle, atol=2e-5 * np.max(middle))
+
+
 def test_replicate_padding_keeps_a_flat_picture_flat_at_the_first_layer(vgg16):
     image = jnp.full((16, 16, 3), 0.8)
 
@@ -215,7 +229,10 @@ def test_classify_gives_probabilities(rng, monkeypatch):
         ({"layers": ("block4_conv9",)}, "did you mean 'block4_conv"),
         ({"layers": ("fc1",)}, "needs params with the head"),
         ({"pooling": "mex"}, "one of max, average, l2, got 'mex'; did you mean 'max'"),
-        ({"padding": "zero"}, "one of zeros, replicate, got 'zero'; did you mean 'zeros'"),
+        (
+            {"padding": "zero"},
+            "one of zeros, replicate, circular, got 'zero'; did you mean 'zeros'",
+        ),
         ({"dtype": "float16"}, "one of float32, bfloat16, got 'float16'; did you mean"),
         ({"precision": "low"}, "precision must be one of default, high, highest, got 'low'"),
         ({"images": np.zeros((64, 64, 3), np.uint8)}, "floating point"),

@@ -114,12 +114,13 @@ def summary(
     """Rows of the final table, below `HEADINGS`: one per picture that this process wrote."""
     rows = []
     for number, path in zip(sharding.share_of_process(len(outputs)), paths, strict=True):
-        losses = result.history["total"][:, number]
-        losses = losses[np.isfinite(losses)]
+        taken = result.history["total"][:, number]
+        losses = taken[np.isfinite(taken)]
         last = result.loss[number]
         if not np.isfinite(last):  # the picture diverged
             last = losses[-1] if len(losses) else np.nan
         span = f"{losses[0]:.4g} -> {last:.4g}" if len(losses) else "not finite"
+        span = span if len(taken) else "not optimised"
         state = "done"
         if result.diverged[number]:
             state = "diverged"
@@ -165,6 +166,8 @@ def write_sheets(
         sheet_name, curves_name = names[content.name]
         write_image(folder / sheet_name, sheet, text=text)
         history = {name: values[:, own] for name, values in result.history.items()}
+        if not len(history["total"]):
+            continue
         try:
             loss_curves(folder / curves_name, history, labels)
         except ImportError as error:

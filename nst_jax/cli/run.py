@@ -666,6 +666,8 @@ def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> l
       result: of these outputs.
       steps: number of steps at each scale.
     """
+    if not steps[-1]:
+        return []
     firsts = result.history["total"][-steps[-1]]
     scales = f"{len(steps)} scale{'s' if len(steps) > 1 else ''}"
     lines = []

@@ -65,6 +65,7 @@ from nst_jax.terms.relaxed_transport import (
     RelaxedTransport,
     SelfSimilarity,
 )
+from nst_jax.terms.shifted import ShiftedGramStyle
 from nst_jax.terms.sliced import HistogramStyle, SlicedWassersteinStyle
 from nst_jax.terms.statistics import (
     FIRST_CONVOLUTIONS,
@@ -96,6 +97,7 @@ __all__ = [
     "Reduction",
     "RelaxedTransport",
     "SelfSimilarity",
+    "ShiftedGramStyle",
     "SlicedWassersteinStyle",
     "Term",
     "TotalVariation",
@@ -115,6 +117,7 @@ TERMS: dict[str, dict[str, type[Term]]] = {
     "content": {"squares": Content},
     "style": {
         "gram": GramStyle,
+        "shifted_gram": ShiftedGramStyle,
         "wasserstein": WassersteinStyle,
         "sliced": SlicedWassersteinStyle,
         "histogram": HistogramStyle,

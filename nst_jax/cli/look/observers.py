@@ -270,6 +270,8 @@ class Records(Observer):
 
     def begin(self, group: Group) -> None:
         self._group, self._start = group, time.perf_counter()
+        if not group.steps:
+            self.write([])
         if group.history is not None:
             lines = list(filter(self._is_earlier, self.earlier))
             times = [line["seconds"] for line in lines if line["seconds"] is not None]
