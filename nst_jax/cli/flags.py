@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from nst_jax.cli.console import say
 from nst_jax.cli.dataset.run import BATCH_SIZE
 from nst_jax.cli.look.observers import ANIMATIONS
 from nst_jax.config import INITS, Config, check_sweep, known_addresses
-from nst_jax.files.images import FORMATS, read_image
+from nst_jax.files.images import FORMATS, read_mask
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, turned
@@ -381,33 +382,35 @@ def mixing_from_flag(styles: int) -> np.ndarray | None:
 
 
 def masks_from_flag(styles: int) -> list[np.ndarray] | None:
-    """--masks as brightness `[H, W]` of each picture; None without the flag.
+    """--masks as a mask `[H, W]` for each style; None without the flag.
 
     Args:
       styles: number of styles.
 
     Raises:
-      ValueError: not one file for each style, or a file that cannot be read.
+      ValueError: not one file for each style, a file that cannot be read, or a mask that is 0
+        everywhere.
     """
     paths = _one_for_each_style("masks", styles)
     if not paths:
         return None
     if not all(paths):
         raise ValueError("--masks needs a picture for each of the styles, got an empty name")
-    return [_brightness(path) for path in paths]
+    return [_mask("masks", path) for path in paths]
 
 
 def style_masks_from_flag(styles: int) -> list[np.ndarray | None] | None:
-    """--style_masks as brightness `[H, W]`, or None for an empty name; None without the flag.
+    """--style_masks as masks `[H, W]`, or None for an empty name; None without the flag.
 
     Args:
       styles: number of styles.
 
     Raises:
-      ValueError: not one name for each style, or a file that cannot be read.
+      ValueError: not one name for each style, a file that cannot be read, or a mask that is 0
+        everywhere.
     """
     paths = _one_for_each_style("style_masks", styles)
-    return [_brightness(path) if path else None for path in paths] or None
+    return [_mask("style_masks", path) if path else None for path in paths] or None
 
 
 def _one_for_each_style(name: str, styles: int) -> list[str]:
@@ -424,6 +427,20 @@ def _one_for_each_style(name: str, styles: int) -> list[str]:
     return list(paths)
 
 
-def _brightness(path: str) -> np.ndarray:
-    """The brightness of a picture file, `[H, W]` in [0, 1]."""
-    return read_image(path).mean(axis=-1)
+_HALF_A_LEVEL = 0.5 / 255
+
+
+def _mask(flag: str, path: str) -> np.ndarray:
+    """The mask in a picture file, `[H, W]` in [0, 1]. One that hides nothing is told.
+
+    Raises:
+      ValueError: the mask hides everything, or the file cannot be read.
+    """
+    mask = read_mask(path)
+    if mask.max() < _HALF_A_LEVEL:
+        raise ValueError(
+            f"--{flag}: {path} must be white somewhere, but is black or transparent everywhere"
+        )
+    if mask.min() > 1 - _HALF_A_LEVEL:
+        say(f"nst-jax: --{flag}: {path} is white everywhere, so it masks nothing")
+    return mask

@@ -36,6 +36,7 @@ __all__ = [
     "Format",
     "ImageError",
     "read_image",
+    "read_mask",
     "read_shape",
     "read_text",
     "read_with_alpha",
@@ -185,6 +186,25 @@ def read_with_alpha(
     bare = rgba.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
     image = icc.srgb(bare, profile, path) * alpha + (1 - alpha)
     return image, None if alpha.min() == 1 else alpha[..., 0]
+
+
+def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image file as a mask: its luminance times its opacity.
+
+    So white on black and white on transparent give the same mask.
+
+    Arguments and errors are those of `read_image`.
+
+    Returns:
+      float32 `[H, W]`, values in [0, 1].
+    """
+    image, alpha = read_with_alpha(path, max_pixels=max_pixels)
+    red, green, blue = np.moveaxis(image, -1, 0)
+    # As `nst_jax.color.luminance`, which would compile a program for each shape.
+    luminance = red + np.float32(0.587) * (green - red) + np.float32(0.114) * (blue - red)
+    if alpha is not None:
+        luminance += alpha - 1  # the picture was laid on white, which added 1 - alpha
+    return np.clip(luminance, 0, 1)
 
 
 def read_text(path: str | os.PathLike[str]) -> str | None:
