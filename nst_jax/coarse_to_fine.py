@@ -543,18 +543,27 @@ def _targets(run, config, sized, tile):
             for mask, style in zip(combine.style_masks, styles, strict=True)
         ]
         combine = combine.replace(style_masks=own)
-    styles_of = [[style] for style in styles] if combine.paired else [styles] * len(sized)
+    masks = combine.style_masks or [None] * len(styles)
     parts, inputs = [], _fit_inputs(run.inputs, height, width)
-    for number, (content, coloured) in enumerate(zip(sized, styles_of, strict=True)):
+    for number, content in enumerate(sized):
+        here = slice(number, number + 1) if combine.paired else slice(None)
+        coloured, masked = styles[here], masks[here]
         if config.color == "luminance":
-            coloured = [color.grey(color.match_luminance(style, content)) for style in coloured]
+            coloured = [
+                color.grey(color.match_luminance(style, content, mask=mask))
+                for style, mask in zip(coloured, masked, strict=True)
+            ]
             content = color.grey(content)
         elif config.color == "match":
-            coloured = [color.match_colors(style, content) for style in coloured]
+            coloured = [
+                color.match_colors(style, content, mask=mask)
+                for style, mask in zip(coloured, masked, strict=True)
+            ]
+        combined = combine.replace(style_masks=masked)
         own = _of_content(inputs, number, len(sized))
         if config.color == "luminance":
             own = map_fields(_grey, own)
-        parts.append(find(run.params, content, coloured, config, combine=combine, inputs=own))
+        parts.append(find(run.params, content, coloured, config, combine=combined, inputs=own))
     if tile is not None:
         return [targets for part in parts for targets in part]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

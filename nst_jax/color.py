@@ -61,7 +61,10 @@ def grey(image: Float[ArrayLike, "*N H W 3"]) -> Float[Array, "*N H W 3"]:
 
 
 def match_luminance(
-    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+    style: Float[ArrayLike, "*N h w 3"],
+    content: Float[ArrayLike, "*N H W 3"],
+    *,
+    mask: Float[ArrayLike, "*N h w"] | None = None,
 ) -> Float[Array, "*N h w 3"]:
     """Makes a grey style picture with the mean and the spread of the content's luminance.
 
@@ -72,10 +75,12 @@ def match_luminance(
     Args:
       style: [..., h, w, 3], range [0, 1].
       content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
+      mask: [..., h, w] in [0, 1], the part of the style that counts in its mean and spread; None
+        is all of it.
 
     Returns:
       [..., h, w, 3], three equal channels, clipped to [0, 1]. If nothing is clipped, the mean and
-      the deviation are those of the content.
+      the deviation of the part that counts are those of the content.
 
     Raises:
       TypeError: a picture is not floating point.
@@ -83,8 +88,8 @@ def match_luminance(
     """
     style, content = _pair(style=style, content=content)
     ours, theirs = luminance(style), luminance(content)
-    scale = jnp.sqrt(_variance(theirs) / jnp.maximum(_variance(ours), FLAT**2))
-    matched = scale * (ours - _mean(ours)) + _mean(theirs)
+    scale = jnp.sqrt(_variance(theirs) / jnp.maximum(_variance(ours, mask), FLAT**2))
+    matched = scale * (ours - _mean(ours, mask)) + _mean(theirs)
     return jnp.repeat(jnp.clip(matched, 0, 1), 3, axis=-1)
 
 
@@ -120,7 +125,10 @@ def with_luminance_of(
 
 
 def color_transfer_map(
-    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+    style: Float[ArrayLike, "*N h w 3"],
+    content: Float[ArrayLike, "*N H W 3"],
+    *,
+    mask: Float[ArrayLike, "*N h w"] | None = None,
 ) -> tuple[Float[Array, "*N 3 3"], Float[Array, "*N 3"]]:
     """Computes the affine map of colours that gives the style the content's mean and covariance.
 
@@ -136,6 +144,7 @@ def color_transfer_map(
     Args:
       style: [..., h, w, 3], range [0, 1].
       content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
+      mask: [..., h, w] in [0, 1], the part of the style that counts; None is all of it.
 
     Returns:
       (matrix [..., 3, 3], offset [..., 3]).
@@ -147,30 +156,34 @@ def color_transfer_map(
     style, content = _pair(style=style, content=content)
     matrix = _matmul(
         _covariance_power(content, 0.5, smallest=0),
-        _covariance_power(style, -0.5, smallest=FLAT**2),
+        _covariance_power(style, -0.5, smallest=FLAT**2, mask=mask),
     )
-    from_mean, to_mean = _mean(style)[..., 0, :], _mean(content)[..., 0, :]
+    from_mean, to_mean = _mean(style, mask)[..., 0, :], _mean(content)[..., 0, :]
     return matrix, (to_mean - _matmul(from_mean, matrix.mT))[..., 0, :]
 
 
 def match_colors(
-    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+    style: Float[ArrayLike, "*N h w 3"],
+    content: Float[ArrayLike, "*N H W 3"],
+    *,
+    mask: Float[ArrayLike, "*N h w"] | None = None,
 ) -> Float[Array, "*N h w 3"]:
     """Gives the style picture the content's colours, by `color_transfer_map`.
 
     Args:
       style: [..., h, w, 3], range [0, 1].
       content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
+      mask: [..., h, w] in [0, 1], the part of the style that counts; None is all of it.
 
     Returns:
-      [..., h, w, 3], clipped to [0, 1]. If nothing is clipped, its mean and covariance are those
-      of the content.
+      [..., h, w, 3], clipped to [0, 1]. If nothing is clipped, the mean and covariance of the part
+      that counts are those of the content.
 
     Raises:
       TypeError: a picture is not floating point.
       ValueError: a picture has another layout or is empty, or the leading axes differ.
     """
-    matrix, offset = color_transfer_map(style, content)
+    matrix, offset = color_transfer_map(style, content, mask=mask)
     mapped = _matmul(jnp.asarray(style), matrix.mT[..., None, :, :]) + offset[..., None, None, :]
     return jnp.clip(mapped, 0, 1)
 
@@ -189,14 +202,19 @@ def _pair(**pictures: ArrayLike) -> list[jax.Array]:
     return arrays
 
 
-def _mean(image: jax.Array) -> jax.Array:
-    """Computes the mean over the positions: [..., H, W, C] -> [..., 1, 1, C]."""
-    return jnp.mean(image, axis=(-3, -2), keepdims=True)
+def _mean(image: jax.Array, mask: ArrayLike | None = None) -> jax.Array:
+    """Computes the mean over the positions under the mask: [..., H, W, C] -> [..., 1, 1, C]."""
+    if mask is None:
+        return jnp.mean(image, axis=(-3, -2), keepdims=True)
+    weights = jnp.asarray(mask)[..., None]
+    return jnp.sum(weights * image, axis=(-3, -2), keepdims=True) / jnp.sum(
+        weights, axis=(-3, -2), keepdims=True
+    )
 
 
-def _variance(image: jax.Array) -> jax.Array:
-    """Computes the variance over the positions: [..., H, W, C] -> [..., 1, 1, C]."""
-    return jnp.var(image, axis=(-3, -2), keepdims=True)
+def _variance(image: jax.Array, mask: ArrayLike | None = None) -> jax.Array:
+    """Computes the variance over the positions under the mask: [..., H, W, C] -> [..., 1, 1, C]."""
+    return _mean((image - _mean(image, mask)) ** 2, mask)
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -204,12 +222,18 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _covariance_power(image: jax.Array, power: float, *, smallest: float) -> jax.Array:
+def _covariance_power(
+    image: jax.Array, power: float, *, smallest: float, mask: ArrayLike | None = None
+) -> jax.Array:
     """Raises the covariance of an image's colours to a power: [..., H, W, 3] -> [..., 3, 3].
 
-    Eigenvalues below `smallest` are replaced by it.
+    Eigenvalues below `smallest` are replaced by it. Positions count by the mask.
     """
-    centred = (image - _mean(image)).reshape(*image.shape[:-3], -1, 3)
+    centred = image - _mean(image, mask)
+    if mask is not None:
+        share = jnp.asarray(mask) / jnp.mean(jnp.asarray(mask), axis=(-2, -1), keepdims=True)
+        centred = jnp.sqrt(share)[..., None] * centred
+    centred = centred.reshape(*image.shape[:-3], -1, 3)
     values, vectors = jnp.linalg.eigh(_matmul(centred.mT, centred) / centred.shape[-2])
     # Rounding leaves a zero eigenvalue slightly on either side of zero.
     values = jnp.maximum(values, smallest) ** power

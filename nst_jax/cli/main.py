@@ -32,6 +32,7 @@ from nst_jax.cli.flags import (
     style_masks_from_flag,
 )
 from nst_jax.cli.help import flags_by_group, list_layers, list_presets
+from nst_jax.cli.inputs import style_mask
 from nst_jax.cli.look.observers import ANIMATIONS, Look, Picture
 from nst_jax.cli.run import Delivery, PictureJob, digest, run_pictures
 from nst_jax.config import INITS, Config
@@ -266,7 +267,7 @@ def _run_pictures(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
         sweep=sweep,
         mixing=mixing_from_flag(len(styles)),
         masks=masks_from_flag(len(styles)),
-        style_masks=style_masks_from_flag(len(styles)),
+        style_masks=_style_masks(styles, config),
         initial=initial,
         seed=FLAGS.seed,
         placement=_placement(),
@@ -339,6 +340,23 @@ def _read(paths: Sequence[str]) -> list[Picture]:
     """Reads picture files. Their names are unique."""
     names = unique([path_of(path).stem for path in paths])
     return [Picture(name, *read_with_alpha(path)) for name, path in zip(names, paths, strict=True)]
+
+
+def _style_masks(styles: Sequence[Picture], config: Config) -> list[np.ndarray | None] | None:
+    """The part of each style to learn from: what is opaque and, with --style_masks, white there.
+
+    Raises:
+      ValueError: as `style_masks_from_flag`, or nothing is left of a style.
+    """
+    given = style_masks_from_flag(len(styles)) or [None] * len(styles)
+    names = FLAGS.styles or [style.name for style in styles]
+    found = []
+    for name, style, mask in zip(names, styles, given, strict=True):
+        part, line = style_mask(name, style.alpha, mask, config)
+        found.append(part)
+        if line:
+            console.say(f"nst-jax: {line}")
+    return None if all(mask is None for mask in found) else found
 
 
 # The flags that decide what a picture looks like, besides the settings of its configuration.

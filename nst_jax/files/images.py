@@ -41,6 +41,7 @@ __all__ = [
     "read_text",
     "read_with_alpha",
     "resize",
+    "resize_mask",
     "suffixes",
     "to_jpeg",
     "to_uint8",
@@ -262,6 +263,23 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         for c in range(3)
     ]
     return np.clip(np.stack([np.asarray(channel) for channel in channels], -1), 0, 1)
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a mask as `nst_jax.image.resize_mask` does, by Pillow.
+
+    Args:
+      mask: `[H, W]`, values in [0, 1].
+      height: of the result, in pixels, at least 1.
+      width: of the result, in pixels, at least 1.
+
+    Returns:
+      float32 `[height, width]`, clipped to [0, 1]. A mask of that size is returned as it is.
+    """
+    if mask.shape == (height, width):
+        return mask
+    picture = Image.fromarray(np.asarray(mask, np.float32, order="C"))
+    return np.clip(np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)), 0, 1)
 
 
 def to_uint8(image: ArrayLike) -> np.ndarray:

@@ -31,6 +31,7 @@ from nst_jax import objective, sharding, vgg
 from nst_jax.cli.console import complain, say, shows_progress
 from nst_jax.cli.dataset.manifest import Manifest, check_settings
 from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, pair, plan
+from nst_jax.cli.inputs import style_mask
 from nst_jax.cli.look.observers import Group, Observers, Picture
 from nst_jax.cli.outputs import check_free
 from nst_jax.cli.progress import PictureProgress
@@ -45,7 +46,14 @@ from nst_jax.coarse_to_fine import (
 )
 from nst_jax.config import Config
 from nst_jax.files.atomic import check_folder, replacing
-from nst_jax.files.images import ImageError, read_image, read_shape, resize, write_image
+from nst_jax.files.images import (
+    ImageError,
+    read_shape,
+    read_with_alpha,
+    resize,
+    resize_mask,
+    write_image,
+)
 from nst_jax.files.paths import existing, exists, is_remote, real
 from nst_jax.objective import Combine
 
@@ -296,11 +304,15 @@ def _largest(batches: Sequence[Batch], shapes: Shapes, config: Config) -> Iterat
 
 
 class _Place(NamedTuple):
-    """A pair with its pictures, resized to the size of the run."""
+    """A pair with its pictures, and the part of the style to learn from; None is all of it.
+
+    All are resized to the size of the run.
+    """
 
     pair: Pair
     content: np.ndarray
     style: np.ndarray
+    style_mask: np.ndarray | None = None
 
 
 class _Reader:
@@ -313,26 +325,50 @@ class _Reader:
     def __init__(self, config: Config, finished: Callable[[Pair], bool]):
         self._config, self._finished = config, finished
         self._bad: set[str] = set()
+        self._told: set[str] = set()  # styles whose transparency was told
 
     def __call__(self, batch: Batch) -> tuple[list[_Place | None], dict[str, str]]:
-        images, broken = {}, {}
+        images, masks, broken = {}, {}, {}
         todo = [not self._finished(one) for one in batch.pairs]
         for one in itertools.compress(batch.pairs, todo):
             for path, fitted in ((one.content, fit_shape), (one.style, _read_shape_of_style)):
                 if (path, fitted) in images or path in self._bad:
                     continue
                 try:
-                    image = read_image(path)
-                    images[path, fitted] = resize(image, *fitted(image.shape, self._config))
-                except ImageError as error:
+                    image, alpha = read_with_alpha(path)
+                    shape = fitted(image.shape, self._config)
+                    if fitted is _read_shape_of_style:
+                        masks[path] = self._style_mask(path, alpha, shape)
+                    images[path, fitted] = resize(image, *shape)
+                except ValueError as error:
                     broken[path] = str(error)
                     self._bad.add(path)
         return [
-            _Place(one, images[one.content, fit_shape], images[one.style, _read_shape_of_style])
+            _Place(
+                one,
+                images[one.content, fit_shape],
+                images[one.style, _read_shape_of_style],
+                masks[one.style],
+            )
             if left and not {one.content, one.style} & self._bad
             else None
             for one, left in zip(batch.pairs, todo, strict=True)
         ], broken
+
+    def _style_mask(
+        self, path: str, alpha: np.ndarray | None, shape: tuple[int, int]
+    ) -> np.ndarray | None:
+        """The part of a style to learn from, `shape`. Its transparency is told once.
+
+        Raises:
+          ValueError: all of it is transparent.
+        """
+        mask, line = style_mask(path, alpha, None, self._config)
+        if line and path not in self._told:
+            with tqdm.external_write_mode(file=sys.stderr):  # not into the bar
+                say(f"nst-jax: {line}")
+            self._told.add(path)
+        return None if mask is None else resize_mask(mask, *shape)
 
 
 def _read_shape_of_style(shape: Sequence[int], config: Config) -> tuple[int, int]:
@@ -421,7 +457,12 @@ def _painting(places: Sequence[_Place]) -> Painting:
             [place.pair.output for place in places],
         ),
         styles=[place.style for place in places],
-        combine=Combine(paired=True),
+        combine=Combine(
+            paired=True,
+            style_masks=[place.style_mask for place in places]
+            if any(place.style_mask is not None for place in places)
+            else None,
+        ),
         hint=f"; a --batch_size below {count} takes less" if count > 1 else "",
     )
 
