@@ -18,7 +18,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -27,6 +27,9 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageErro
 from nst_jax.files import deep_color, host_memory, icc
 from nst_jax.files.atomic import FileError, reason, replacing
 from nst_jax.files.paths import open_bytes, path_of
+
+if TYPE_CHECKING:
+    import tifffile
 
 __all__ = [
     "FORMATS",
@@ -63,6 +66,8 @@ Bits = Literal[8, 16]
 _BYTES = 35
 _BYTES_OF_DEEP_GREY = 45
 _BYTES_OF_TRANSPARENT = 50
+# Not measured: four channels of float64, twice, and the result with its alpha.
+_BYTES_OF_DEEP_TIFF = 80
 # Pictures that take fewer bytes are read without a check of the free memory.
 _LITTLE = 2**28
 
@@ -123,6 +128,10 @@ class ImageError(FileError):
     """An image file cannot be read or written. The message is one line that names the file."""
 
 
+class _Unidentified(ImageError):
+    """Pillow does not know what a file is."""
+
+
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file as sRGB.
 
@@ -134,7 +143,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     - CMYK without a profile becomes (1 - C)(1 - K) for red, and so on.
     - 16-bit grey keeps its 16 bits. 16-bit colour, and 16-bit grey with alpha, keep only the upper
       8 bits: Pillow holds no more.
-    - Floating-point files are grey sRGB values in [0, 1].
+    - Floating-point files hold sRGB values in [0, 1]. They are grey or, as TIFF, colour.
 
     Args:
       path: a PNG, JPEG, WebP, TIFF, GIF, BMP, PPM/PGM/PFM, AVIF or JPEG 2000 file.
@@ -167,7 +176,16 @@ def read_with_alpha(
     if max_pixels < 1:
         raise ValueError(f"max_pixels: wanted a positive number, got {max_pixels}")
     path = path_of(path, error=ImageError)
-    picture = _decode(path, max_pixels)
+    try:
+        picture = _decode(path, max_pixels)
+    except _Unidentified as error:
+        with _opened_tiff(path, max_pixels, error) as page:
+            colours, alpha = deep_color.pixels(page)
+            if page.iccprofile is not None:
+                _log.warning("%s: the colour profile of a deep TIFF is ignored", path)
+        if alpha is None or alpha.min() == 1:
+            return colours, None
+        return colours * alpha[..., None] + (1 - alpha[..., None]), alpha
     profile = icc.embedded(picture, path)
     if _is_deep_grey(picture):
         values, opaque = _deep_grey(picture, path)
@@ -227,8 +245,18 @@ def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     Arguments and errors are those of `read_image`. Damage after the header is not found here.
     """
     path = path_of(path, error=ImageError)
+    try:
+        return _shape(path, max_pixels)
+    except _Unidentified as error:
+        with _opened_tiff(path, max_pixels, error) as page:
+            sides = page.imagelength, page.imagewidth
+            return sides if deep_color.turned(page) < 5 else sides[::-1]
+
+
+def _shape(path: Path, max_pixels: int) -> tuple[int, int]:
+    """Returns what `read_shape` does, for a file that Pillow reads."""
     with _opened(path, max_pixels) as picture:
-        _check(picture, path)
+        _check(picture.size, _bytes_a_pixel(picture), path)
         on_its_side = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         if on_its_side and picture.format != "TIFF":  # of a TIFF, Pillow gives the upright size
             return picture.size
@@ -439,23 +467,28 @@ def to_jpeg(image: ArrayLike, *, longest: int) -> bytes:
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     """Decodes a file's first picture and turns it upright. Its mode is kept."""
     with _opened(path, max_pixels) as picture:
-        _check(picture, path)
+        _check(picture.size, _bytes_a_pixel(picture), path)
         picture.load()
         return ImageOps.exif_transpose(picture)
 
 
-def _check(picture: Image.Image, path: Path) -> None:
+def _check(size: tuple[int, int], bytes_a_pixel: int, path: Path) -> None:
     """Refuses a picture that is too small for the network or too large for the free memory.
 
     The header is enough for that. A file of one megabyte may hold hundreds of megapixels.
+
+    Args:
+      size: width and height.
+      bytes_a_pixel: the most memory that reading the picture takes.
+      path: of the file, for the message.
     """
-    width, height = picture.size
+    width, height = size
     if min(width, height) < MIN_SIDE:
         raise ImageError(
             f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
             f"got {width} x {height} (width x height)"
         )
-    need = width * height * _bytes_a_pixel(picture)
+    need = width * height * bytes_a_pixel
     if need < _LITTLE:
         return
     available = host_memory.host_bytes()
@@ -497,10 +530,37 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{path}: has more than max_pixels = {max_pixels:,} pixels") from None
+        raise _too_many(path, max_pixels) from None
     except UnidentifiedImageError:
         known = ", ".join(formats)
-        raise ImageError(f"{path}: not an image in a known format ({known})") from None
+        raise _Unidentified(f"{path}: not an image in a known format ({known})") from None
+    except Exception as error:  # on broken bytes, decoders raise errors of many classes
+        raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+def _too_many(path: Path, max_pixels: int) -> ImageError:
+    return ImageError(f"{path}: has more than max_pixels = {max_pixels:,} pixels")
+
+
+@contextlib.contextmanager
+def _opened_tiff(
+    path: Path, max_pixels: int, unidentified: _Unidentified
+) -> Iterator["tifffile.TiffPage"]:
+    """Opens the first page of a TIFF that Pillow does not know, as `_opened` does.
+
+    Raises:
+      ImageError: `unidentified` if the file is no TIFF, or the page cannot be read.
+    """
+    try:
+        with open_bytes(path) as file, deep_color.opened_tiff(file) as page:
+            if page is None:
+                raise unidentified
+            if page.imagelength * page.imagewidth > max_pixels:
+                raise _too_many(path, max_pixels)
+            _check((page.imagewidth, page.imagelength), _BYTES_OF_DEEP_TIFF, path)
+            yield page
+    except ImageError:
+        raise
     except Exception as error:  # on broken bytes, decoders raise errors of many classes
         raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
 
