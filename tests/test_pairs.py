@@ -8,6 +8,7 @@ import pytest
 
 from nst_jax import sharding
 from nst_jax.cli.dataset.pairs import Source, expand, names_several, pair, plan
+from nst_jax.files import images
 
 
 @pytest.fixture
@@ -77,6 +78,26 @@ def test_what_names_nothing_is_refused(folder, item, where):
     with pytest.raises(ValueError) as caught:
         names(["style.png", item])
     assert str(caught.value) == f"--content: there are no pictures {where} {item!r}"
+
+
+def test_files_that_are_passed_over_are_counted(folder, capsys):
+    for name in ("e.HEIC", "f.HEIC", "g.psd", "Makefile", "deep/h.tga", ".hidden.psd", "out/i.txt"):
+        (folder / "in" / name).touch()
+    with pytest.MonkeyPatch.context() as patch:
+        # As if pillow-heif were not installed.
+        patch.setattr(images, "suffixes", lambda: frozenset({".png", ".jpg", ".webp", ".tiff"}))
+        assert names(["in"], output_dir="in/out") == ["a", "b", "deep/d", "deep/er/c", "x[1]"]
+        assert capsys.readouterr().err == (
+            "nst-jax: --content: passed over 6 files that cannot be read (2 .HEIC, 1 without a "
+            "suffix, 1 .psd, 1 .tga, 1 .txt; HEIC pictures need pillow-heif: pip install "
+            "pillow-heif) in the folder 'in'\n"
+        )
+        names(["in/b*"])
+        assert capsys.readouterr().err == ""
+        with pytest.raises(
+            ValueError, match=r"like 'in/\*.psd', only 1 file that cannot be read \(1"
+        ):
+            names(["in/*.psd"])
 
 
 def test_folders_and_patterns_make_a_data_set(folder):

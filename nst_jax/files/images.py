@@ -10,6 +10,7 @@ Paths may be remote, `gs://bucket/name` or `s3://bucket/name`: see `nst_jax.file
 """
 
 import contextlib
+import functools
 import io
 import logging
 import math
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "HEIF_SUFFIXES",
     "MAX_PIXELS",
     "MIN_SIDE",
     "Bits",
@@ -43,6 +45,7 @@ __all__ = [
     "read_shape",
     "read_text",
     "read_with_alpha",
+    "reads_heif",
     "resize",
     "resize_mask",
     "suffixes",
@@ -71,7 +74,13 @@ _BYTES_OF_DEEP_TIFF = 80
 # Pictures that take fewer bytes are read without a check of the free memory.
 _LITTLE = 2**28
 
-_READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+_READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
+HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+"""The suffixes of the pictures of phones that need the package pillow-heif."""
+
+# The first bytes of a HEIF file: what it is made for, at 8, and what else it may be read as.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_GENERAL_BRANDS = (b"mif1", b"msf1")  # AVIF files have them, too
 
 # Options of Pillow's `save`.
 _JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
@@ -146,7 +155,8 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     - Floating-point files hold sRGB values in [0, 1]. They are grey or, as TIFF, colour.
 
     Args:
-      path: a PNG, JPEG, WebP, TIFF, GIF, BMP, PPM/PGM/PFM, AVIF or JPEG 2000 file.
+      path: a PNG, JPEG, WebP, TIFF, GIF, BMP, PPM/PGM/PFM, AVIF or JPEG 2000 file; with
+        pillow-heif also a HEIC file.
       max_pixels: the most pixels (height times width) to accept. The size in the file's header is
         compared with it, and with the free memory, before anything is decoded.
 
@@ -249,8 +259,8 @@ def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
         return _shape(path, max_pixels)
     except _Unidentified as error:
         with _opened_tiff(path, max_pixels, error) as page:
-            sides = page.imagelength, page.imagewidth
-            return sides if deep_color.turned(page) < 5 else sides[::-1]
+            height, width = page.imagelength, page.imagewidth
+            return (height, width) if deep_color.turned(page) < 5 else (width, height)
 
 
 def _shape(path: Path, max_pixels: int) -> tuple[int, int]:
@@ -263,8 +273,20 @@ def _shape(path: Path, max_pixels: int) -> tuple[int, int]:
         return picture.height, picture.width
 
 
+@functools.cache
+def reads_heif() -> bool:
+    """Returns whether HEIC files are read: whether pillow-heif is installed."""
+    try:
+        import pillow_heif  # only runs that read such files need it
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 def suffixes() -> frozenset[str]:
     """Returns the suffixes of the files that `read_image` reads, such as ".jpg"."""
+    reads_heif()
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, name in known.items() if name in _READABLE)
 
@@ -522,8 +544,15 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     formats = [name for name in _READABLE if name in Image.OPEN]
     try:
         with open_bytes(path) as file, _pixel_limit(max_pixels), _warnings_logged(path):
-            if file.seek(0, os.SEEK_END) == 0:
+            head = file.read(64)
+            if not head:
                 raise ImageError(f"{path}: the file is empty")
+            if _is_heif(head):
+                if not reads_heif():
+                    raise ImageError(
+                        f"{path}: a HEIC picture needs pillow-heif: pip install pillow-heif"
+                    )
+                formats = ["HEIF"]
             file.seek(0)
             with Image.open(file, formats=formats) as picture:
                 yield picture
@@ -536,6 +565,15 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise _Unidentified(f"{path}: not an image in a known format ({known})") from None
     except Exception as error:  # on broken bytes, decoders raise errors of many classes
         raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+def _is_heif(head: bytes) -> bool:
+    """Returns whether a file with these first bytes is a HEIF picture, and no AVIF picture."""
+    if head[4:8] != b"ftyp":
+        return False
+    others = head[16 : int.from_bytes(head[:4])]
+    is_avif = b"avif" in others or b"avis" in others
+    return head[8:12] in _HEIF_BRANDS or (head[8:12] in _GENERAL_BRANDS and not is_avif)
 
 
 def _too_many(path: Path, max_pixels: int) -> ImageError:

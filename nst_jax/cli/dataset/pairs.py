@@ -7,6 +7,7 @@ The batches depend on a process's share, its devices and its readable files, but
 finished. Therefore an interrupted job ends with the same files as one that ran through.
 """
 
+import collections
 import fnmatch
 import glob
 import hashlib
@@ -14,9 +15,10 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
+from nst_jax.cli.console import say
 from nst_jax.files import images
 from nst_jax.files.atomic import short, unique
 from nst_jax.files.paths import exists, is_dir, is_remote, listing, path_of, real
@@ -88,6 +90,7 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
     In folders and patterns, a picture is a file with the suffix of one. It does not begin with a
     dot and is not in `output_dir`. The pictures of an item are sorted. Links are followed, but each
     folder is visited once. A broken link counts as a picture, so that reading it gives the error.
+    Other files are passed over, and counted in a message.
 
     Args:
       items: paths of files and folders, and glob patterns.
@@ -113,20 +116,34 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
             found.setdefault(str(path), Source(str(path), path.stem))
             continue
         below = _objects if is_remote(path) else _files
-        matches = sorted(
-            match
-            for match in below(root, pattern)
-            if match.suffix.lower() in suffixes and not real(match).startswith(outputs)
-        )
+        files = [match for match in below(root, pattern) if not real(match).startswith(outputs)]
+        matches = sorted(match for match in files if match.suffix.lower() in suffixes)
+        passed = _passed_over(match for match in files if match.suffix.lower() not in suffixes)
+        where = "in the folder" if folder else "like"
         if not matches:
-            where = "in the folder" if folder else "like"
-            raise ValueError(f"{flag}: there are no pictures {where} {item!r}")
+            passed = passed and f", only {passed}"
+            raise ValueError(f"{flag}: there are no pictures {where} {item!r}{passed}")
+        if passed:
+            say(f"nst-jax: {flag}: passed over {passed} {where} {item!r}")
         for match in matches:
             parts = match.relative_to(root).with_suffix("").parts
             # Without "..", so that outputs stay in the output folder.
             name = "/".join(part for part in parts if part != "..")
             found.setdefault(str(match), Source(str(match), name))
     return list(found.values())
+
+
+def _passed_over(files: Iterable[pathlib.Path]) -> str:
+    """Counts files, such as "3 files that cannot be read (2 .psd, 1 .txt)"; "" for none."""
+    counts = collections.Counter(path.suffix for path in files)
+    if not counts:
+        return ""
+    commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in commonest]
+    count = sum(counts.values())
+    heif = {suffix.lower() for suffix in counts} & set(images.HEIF_SUFFIXES)
+    needs = "; HEIC pictures need pillow-heif: pip install pillow-heif" if heif else ""
+    return f"{count} file{'s' if count > 1 else ''} that cannot be read ({', '.join(kinds)}{needs})"
 
 
 def _is_pattern(text: str) -> bool:
