@@ -15,6 +15,7 @@ import io
 import logging
 import math
 import os
+import shlex
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -148,7 +149,8 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     - An embedded colour profile is converted to sRGB. A broken one is ignored, with a logged
       warning.
     - Transparent parts are laid on white.
-    - From an animation, or a file with several pages, the first picture is read.
+    - From an animation, or a file with several pages, the first picture is read. A logged warning
+      says so.
     - CMYK without a profile becomes (1 - C)(1 - K) for red, and so on.
     - 16-bit grey keeps its 16 bits. 16-bit colour, and 16-bit grey with alpha, keep only the upper
       8 bits: Pillow holds no more.
@@ -491,7 +493,26 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
     with _opened(path, max_pixels) as picture:
         _check(picture.size, _bytes_a_pixel(picture), path)
         picture.load()
-        return ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(picture)
+        _tell_of_frames(picture, path)
+        return upright
+
+
+def _tell_of_frames(picture: Image.Image, path: Path) -> None:
+    """Logs a warning if the file has more pictures than the first, which alone is read."""
+    kind = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
+    if picture.format not in kind:  # elsewhere they are previews and the like
+        return
+    try:
+        count = getattr(picture, "n_frames", 1)
+    except Exception:  # the first picture is whole, so what comes after it may be broken
+        return
+    if count > 1:
+        _log.warning(
+            "%s: only the first of %d %s is read; to use all, make a folder of pictures from them, "
+            "for example by: ffmpeg -i %s folder/%%04d.png",
+            *(path, count, kind[picture.format], shlex.quote(path.name)),
+        )
 
 
 def _check(size: tuple[int, int], bytes_a_pixel: int, path: Path) -> None:
