@@ -396,9 +396,10 @@ def check_content(
       tile: as in `Placement`.
 
     Raises:
-      ValueError: there is no layer, or one that is unknown or has no positions; a picture is too
-        small for the deepest layer at some scale; the tile is too small for the layers; or a mask
-        has other proportions than its picture, leaves [0, 1] or is 0 everywhere.
+      vgg.TooSmall: a picture is too small for the deepest layer at some scale.
+      ValueError: there is no layer, or one that is unknown or has no positions; the tile is too
+        small for the layers; or a mask has other proportions than its picture, leaves [0, 1] or is
+        0 everywhere.
     """
     given: dict[str, Any] = {"masks": combine.masks, "style_masks": combine.style_masks}
     for kind, masks in given.items():
@@ -423,20 +424,22 @@ def _check_fits(params, shape, config, *, styles, combine, tile, searches):
     masks = [] if combine.masks is None else combine.masks
     if np.ndim(masks) == 4:
         masks = np.reshape(masks, (-1, *np.shape(masks)[2:]))
-    pictures = [
-        (shape, fit_shape, terms, {f"masks[{index}]": mask for index, mask in enumerate(masks)})
-    ]
+    over = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
+    pictures = [("content", shape, fit_shape, terms, over)]
     for index, style in enumerate(styles):
         mask = None if combine.style_masks is None else combine.style_masks[index]
         over = {} if mask is None else {f"style_masks[{index}]": mask}
-        pictures.append((style, fit_style_shape, of_styles, over))
+        pictures.append((f"styles[{index}]", style, fit_style_shape, of_styles, over))
     for size in scales(config):
         here = at_scale(config, size)
-        for picture, fitted, asked, over in pictures:
+        for name, picture, fitted, asked, over in pictures:
             height, width = fitted(picture, here)
-            asked.at(params, (height, width))
-            for name, mask in over.items():
-                _check_mask_shape(name, mask, height, width)
+            try:
+                asked.at(params, (height, width))
+            except vgg.TooSmall as error:
+                raise vgg.TooSmall(f"{name}: {error}") from error
+            for mask_name, mask in over.items():
+                _check_mask_shape(mask_name, mask, height, width)
             if tile is not None:
                 asked.grid(params, (height, width), tile)
                 if max(height, width) > tile and searches:

@@ -1,7 +1,10 @@
 """What a run makes of the pictures that it was given, and says about them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from nst_jax.cli.console import say
 from nst_jax.config import Config
 from nst_jax.files.images import resize_mask
 
@@ -37,3 +40,22 @@ def style_mask(
     if opaque.max() < 0.5 / 255:
         raise ValueError(f"{name}: the style must be opaque somewhere that its mask is not black")
     return opaque, f"{name}: {share} of the style is transparent and is not learnt from"
+
+
+def tell_enlarged(pictures: Sequence[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Says which pictures a run enlarges, and by how much: three of them, if there are many.
+
+    Args:
+      pictures: the name of each, its shape `[H, W, ...]`, and its shape in the run.
+    """
+    factors = {name: max(new[0] / old[0], new[1] / old[1]) for name, old, new in pictures}
+    grown = {
+        name: f"{name} from {old[1]} x {old[0]} to {new[1]} x {new[0]}"
+        for name, old, new in sorted(pictures, key=lambda each: -factors[each[0]])
+        if factors[name] > 1
+    }
+    shown = list(grown.values())[:3]
+    if len(grown) > len(shown):
+        shown.append(f"and {len(grown) - len(shown)} more")
+    if shown:
+        say(f"nst-jax: enlarged to the size of the run: {', '.join(shown)}")

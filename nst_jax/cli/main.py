@@ -339,7 +339,9 @@ def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
 def _read(paths: Sequence[str]) -> list[Picture]:
     """Reads picture files. Their names are unique."""
     names = unique([path_of(path).stem for path in paths])
-    return [Picture(name, *read_with_alpha(path)) for name, path in zip(names, paths, strict=True)]
+    return [
+        Picture(name, *read_with_alpha(path), path) for name, path in zip(names, paths, strict=True)
+    ]
 
 
 def _style_masks(styles: Sequence[Picture], config: Config) -> list[np.ndarray | None] | None:

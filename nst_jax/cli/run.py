@@ -23,6 +23,7 @@ import numpy as np
 from nst_jax import sharding, vgg
 from nst_jax.cli import console, preflight
 from nst_jax.cli.console import complain, say
+from nst_jax.cli.inputs import tell_enlarged
 from nst_jax.cli.look.observers import (
     ANIMATIONS,
     Group,
@@ -45,7 +46,14 @@ from nst_jax.cli.outputs import (
 from nst_jax.cli.profiling import Profile
 from nst_jax.cli.progress import StepProgress
 from nst_jax.cli.signals import Stopping, run_until_stopped
-from nst_jax.coarse_to_fine import Result, check_content, fit_shape, steps_at_scales, stylize
+from nst_jax.coarse_to_fine import (
+    Result,
+    check_content,
+    fit_shape,
+    fit_style_shape,
+    steps_at_scales,
+    stylize,
+)
 from nst_jax.config import Config
 from nst_jax.files.atomic import FileError, check_folder, check_place, short, unique
 from nst_jax.files.checkpoints import Checkpoints
@@ -517,6 +525,16 @@ def _paint_all(
         if folder is not None:
             check_place(path_of(folder))
     check_folder(delivery.folder)
+    if leads:
+        fitting = [(content, fit_shape) for content in job.contents]
+        fitting += [(style, fit_style_shape) for style in job.styles]
+        tell_enlarged(
+            [
+                (picture.path, picture.image.shape, fitted(picture.image.shape, job.config))
+                for picture, fitted in fitting
+                if picture.path
+            ]
+        )
 
     # --- Metadata and observers. ---
     text = recipe(described)
@@ -603,14 +621,23 @@ def _check_shape(
             f"a {delivery.picture_format} has at most {delivery.kind.most_pixels} pixels, got "
             f"{height * width}, {height}x{width}: choose a smaller --size or another --format"
         )
-    check_content(
-        params,
-        shape,
-        job.config,
-        styles=[style.image.shape for style in job.styles],
-        combine=Combine(masks=job.stacked_masks(), style_masks=job.style_masks),
-        tile=job.placement.tile,
-    )
+    try:
+        check_content(
+            params,
+            shape,
+            job.config,
+            styles=[style.image.shape for style in job.styles],
+            combine=Combine(masks=job.stacked_masks(), style_masks=job.style_masks),
+            tile=job.placement.tile,
+        )
+    except vgg.TooSmall as error:
+        argument, _, what = str(error).partition(": ")
+        content = next(each for each in job.contents if each.image.shape[:2] == shape)
+        named = {f"styles[{index}]": style for index, style in enumerate(job.styles)}
+        picture = (named | {"content": content})[argument]
+        raise ValueError(
+            f"{picture.path or picture.name}: {what}: choose a larger --size or --first_size"
+        ) from error
 
 
 def _saving(

@@ -37,7 +37,6 @@ __all__ = [
     "FORMATS",
     "HEIF_SUFFIXES",
     "MAX_PIXELS",
-    "MIN_SIDE",
     "Bits",
     "Format",
     "ImageError",
@@ -55,9 +54,6 @@ __all__ = [
     "write_animation",
     "write_image",
 ]
-
-MIN_SIDE = 32
-"""The shortest side that is read, in pixels: five halvings leave one position."""
 
 MAX_PIXELS = 300_000_000
 """The default limit of the pixels (height times width) of a file that is read."""
@@ -166,9 +162,8 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
       float32 `[H, W, 3]`, values in [0, 1].
 
     Raises:
-      ImageError: the file is missing, a folder, empty, not an image or broken; it is smaller than
-        `MIN_SIDE` on a side, larger than `max_pixels`, or too large for the free memory; or it
-        holds values out of range.
+      ImageError: the file is missing, a folder, empty, not an image or broken; it is larger than
+        `max_pixels`, or too large for the free memory; or it holds values out of range.
       ValueError: `max_pixels` is not positive.
     """
     return read_with_alpha(path, max_pixels=max_pixels)[0]
@@ -516,7 +511,7 @@ def _tell_of_frames(picture: Image.Image, path: Path) -> None:
 
 
 def _check(size: tuple[int, int], bytes_a_pixel: int, path: Path) -> None:
-    """Refuses a picture that is too small for the network or too large for the free memory.
+    """Refuses a picture that is too large for the free memory.
 
     The header is enough for that. A file of one megabyte may hold hundreds of megapixels.
 
@@ -526,11 +521,6 @@ def _check(size: tuple[int, int], bytes_a_pixel: int, path: Path) -> None:
       path: of the file, for the message.
     """
     width, height = size
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(
-            f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
-            f"got {width} x {height} (width x height)"
-        )
     need = width * height * bytes_a_pixel
     if need < _LITTLE:
         return

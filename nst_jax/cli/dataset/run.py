@@ -31,7 +31,7 @@ from nst_jax import objective, sharding, vgg
 from nst_jax.cli.console import complain, say, shows_progress
 from nst_jax.cli.dataset.manifest import Manifest, check_settings
 from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, pair, plan
-from nst_jax.cli.inputs import style_mask
+from nst_jax.cli.inputs import style_mask, tell_enlarged
 from nst_jax.cli.look.observers import Group, Observers, Picture
 from nst_jax.cli.outputs import check_free
 from nst_jax.cli.progress import PictureProgress
@@ -180,6 +180,16 @@ def _paint_share(
     runner.check_memory(_largest(todo, shapes, job.config))
     _refuse_to_overwrite(job, pairs, folder)
     check_folder(folder)
+    tell_enlarged(
+        [
+            (path, shapes[path], fitted(shapes[path], job.config))
+            for paths, fitted in (
+                ({one.content for one in good}, fit_shape),
+                ({one.style for one in good}, _read_shape_of_style),
+            )
+            for path in sorted(paths)
+        ]
+    )
 
     # --- Painting. ---
     every = [one for batch in own for one in batch.pairs]

@@ -45,11 +45,19 @@ FRAME_BYTES = 2**29
 
 
 class Picture(NamedTuple):
-    """A named picture, `[H, W, 3]` in [0, 1], and its transparency `[H, W]`, if it has any."""
+    """A named picture.
+
+    Attributes:
+      name: part of the names of its outputs.
+      image: `[H, W, 3]` in [0, 1].
+      alpha: its transparency `[H, W]`, if it has any.
+      path: its file as the user named it; "" without a file.
+    """
 
     name: str
     image: np.ndarray
     alpha: np.ndarray | None = None
+    path: str = ""
 
 
 class Group(NamedTuple):
