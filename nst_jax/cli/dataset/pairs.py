@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from nst_jax.cli.console import say
@@ -234,15 +234,64 @@ def pair(
         found = [(content, styles[_draw(seed, content.name, len(styles))]) for content in contents]
     else:
         found = list(itertools.product(contents, styles))
-    stems = []
-    for content, style in found:
-        folder, _, name = content.name.rpartition("/")
-        stem = short(f"{name}__{style.name.rpartition('/')[2]}")
-        stems.append(f"{folder}/{stem}" if folder else stem)
+    stems = [_stem(content.name, style) for content, style in found]
     return [
         Pair(content.path, style.path, f"{stem}.png")
         for (content, style), stem in zip(found, unique(stems), strict=True)
     ]
+
+
+def _stem(content: str, style: Source) -> str:
+    """The path of an output without its suffix, for a content of this name."""
+    folder, _, name = content.rpartition("/")
+    stem = short(f"{name}__{style.name.rpartition('/')[2]}")
+    return f"{folder}/{stem}" if folder else stem
+
+
+def draw_again(
+    pairs: Sequence[Pair],
+    contents: Sequence[Source],
+    styles: Sequence[Source],
+    *,
+    seed: int,
+    bad: Container[str],
+    finished: Callable[[Pair], bool] = lambda one: False,
+) -> list[Pair]:
+    """Draws another style for each readable content whose style cannot be read.
+
+    The style drawn depends only on the seed, the content's name, the number of styles, and on which
+    of the styles drawn before it are bad.
+
+    Args:
+      pairs: from `pair` with the pairing "random".
+      contents, styles, seed: as for `pair`.
+      bad: paths of the files that cannot be read.
+      finished: whether a pair is painted already. Such a pair stays.
+
+    Returns:
+      The pairs, in their order. If no style can be read, they stay as they are.
+    """
+    if all(style.path in bad for style in styles):
+        return list(pairs)
+    names = {content.path: content.name for content in contents}
+    drawn: dict[int, tuple[str, Source]] = {}
+    for number, one in enumerate(pairs):
+        if one.style not in bad or one.content in bad or finished(one):
+            continue
+        name = names[one.content]
+        style = next(
+            style
+            for attempt in itertools.count(1)
+            for style in [styles[_draw(seed, f"{name}/{attempt}", len(styles))]]
+            if style.path not in bad
+        )
+        drawn[number] = name, style
+    stems = [one.output.removesuffix(".png") for one in pairs]
+    stems = unique([*stems, *(_stem(name, style) for name, style in drawn.values())])
+    found = list(pairs)
+    for (number, (_, style)), stem in zip(drawn.items(), stems[len(pairs) :], strict=True):
+        found[number] = Pair(pairs[number].content, style.path, f"{stem}.png")
+    return found
 
 
 def _draw(seed: int, name: str, count: int) -> int:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from nst_jax import objective, sharding, vgg
 from nst_jax.cli.console import complain, say, shows_progress
 from nst_jax.cli.dataset.manifest import Manifest, check_settings
-from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, pair, plan
+from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, draw_again, pair, plan
 from nst_jax.cli.inputs import style_mask, tell_enlarged
 from nst_jax.cli.look.observers import Group, Observers, Picture
 from nst_jax.cli.outputs import check_free
@@ -159,25 +159,39 @@ def _paint_share(
     share = sharding.share_of_process(len(pairs), process=job.process, processes=job.processes)
     shapes, bad = _look_at_files(job, stopping)
 
-    def readable(one: Pair) -> bool:
-        return one.content not in bad and one.style not in bad
+    unplanned = frozenset(bad)  # files that break later keep their places in the batches
 
-    if not any(map(readable, pairs)):
-        raise ValueError(f"no pair of pictures can be read: {next(iter(bad.values()))}")
-    devices = 1 if job.placement.tile is not None else jax.local_device_count()
-    batch_size = BATCH_SIZE * devices if job.batch_size is None else job.batch_size
-    good = [pairs[n] for n in share if readable(pairs[n])]
-    contents = {one.content: fit_shape(shapes[one.content], job.config) for one in good}
-    own = plan(good, contents, batch_size=batch_size, devices=devices)
+    def readable(one: Pair) -> bool:
+        return one.content not in unplanned and one.style not in unplanned
 
     def finished(one: Pair) -> bool:
         return one in manifest.finished and whole(one.output)
 
-    todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
+    first: dict[str, str] = {}  # the style that was drawn first for each content
+    if job.pairing == "random":
+        first = {one.content: one.style for one in pairs}
+        kept = {one.content: one for one in manifest.finished if finished(one)}
+        pairs = [kept.get(one.content, one) for one in pairs]
+        pairs = _drawn_again(job, pairs, bad, finished)
+    if not any(map(readable, pairs)):
+        raise ValueError(f"no pair of pictures can be read: {next(iter(bad.values()))}")
+    devices = 1 if job.placement.tile is not None else jax.local_device_count()
+    batch_size = BATCH_SIZE * devices if job.batch_size is None else job.batch_size
+
+    def batches(pairs: Sequence[Pair]) -> list[Batch]:
+        good = [pairs[n] for n in share if readable(pairs[n])]
+        contents = {one.content: fit_shape(shapes[one.content], job.config) for one in good}
+        return plan(good, contents, batch_size=batch_size, devices=devices)
+
+    def unfinished(batches: Sequence[Batch]) -> list[Batch]:
+        return [batch for batch in batches if not all(map(finished, batch.pairs))]
+
+    own = batches(pairs)
+    good = [one for batch in own for one in batch.pairs]
 
     # --- Memory and folders. ---
     runner = Runner(job=job, params=params, stopping=stopping)
-    runner.check_memory(_largest(todo, shapes, job.config))
+    runner.check_memory(_largest(unfinished(own), shapes, job.config))
     _refuse_to_overwrite(job, pairs, folder)
     check_folder(folder)
     tell_enlarged(
@@ -192,27 +206,37 @@ def _paint_share(
     )
 
     # --- Painting. ---
-    every = [one for batch in own for one in batch.pairs]
+    reader = _Reader(job.config, finished)
     with contextlib.closing(manifest), _putting(folder, process=job.process) as put:
         if not exists(folder / "config.json"):
             put("config.json", lambda path: _write_settings(path, settings))
         if job.process == 0:
             _record_bad(manifest, bad)
-        progress = PictureProgress(total=len(every), done=sum(map(finished, every)))
-        with (
-            Observers([progress]) as watch,
-            # Closed here, so that its thread does not work while the process ends.
-            contextlib.closing(_read_ahead(todo, _Reader(job.config, finished))) as pictures,
-        ):
-            for batch, (places, broken) in pictures:
-                stopping.check()
-                _record_bad(manifest, broken)
-                bad |= broken
-                left = sum(not finished(one) for one in batch.pairs)
-                progress.pass_over(left - sum(map(bool, places)))
-                if any(places):
-                    _paint(runner, batch, places, put, manifest, watch)
-    return _summary(manifest, folder, every, bad, missing=len(share) - len(good))
+        while True:
+            progress = PictureProgress(total=len(good), done=sum(map(finished, good)))
+            with (
+                Observers([progress]) as watch,
+                # Closed here, so that its thread does not work while the process ends.
+                contextlib.closing(_read_ahead(unfinished(own), reader)) as pictures,
+            ):
+                for batch, (places, broken) in pictures:
+                    stopping.check()
+                    _record_bad(manifest, broken)
+                    bad |= broken
+                    left = sum(not finished(one) for one in batch.pairs)
+                    progress.pass_over(left - sum(map(bool, places)))
+                    if any(places):
+                        _paint(runner, batch, places, put, manifest, watch, first=first)
+            # Styles that broke while they were decoded are drawn again, too.
+            again = pairs
+            if job.pairing == "random":
+                again = _drawn_again(job, pairs, bad, finished)
+            if again == pairs:
+                break
+            pairs, own = again, batches(again)
+            good = [one for batch in own for one in batch.pairs]
+            runner.check_memory(_largest(unfinished(own), shapes, job.config))
+    return _summary(manifest, folder, good, bad, missing=len(share) - len(good))
 
 
 # ---------------------------- Checks before painting ----------------------------
@@ -308,6 +332,20 @@ def _largest(batches: Sequence[Batch], shapes: Shapes, config: Config) -> Iterat
         styles = itertools.islice(itertools.cycle(styles), batch.size)
         content = blank(batch.shape)
         yield _painting([_Place(batch.pairs[0], content, blank(style)) for style in styles])
+
+
+def _drawn_again(
+    job: DataSetJob,
+    pairs: Sequence[Pair],
+    bad: Mapping[str, str],
+    finished: Callable[[Pair], bool],
+) -> list[Pair]:
+    """The pairs, with another style in place of each that cannot be read. Says how many."""
+    again = draw_again(pairs, job.contents, job.styles, seed=job.seed, bad=bad, finished=finished)
+    count = sum(new != old for new, old in zip(again, pairs, strict=True))
+    if count:
+        say(f"nst-jax: another style was drawn for {count} contents, as theirs cannot be read")
+    return again
 
 
 # ------------------------------- Reading pictures -------------------------------
@@ -484,11 +522,15 @@ def _paint(
     put: Put,
     manifest: Manifest,
     watch: Observers,
+    *,
+    first: Mapping[str, str],
 ) -> None:
     """Paints the given places of a batch, writes the pictures and records them in the manifest.
 
     A picture keeps its place in the batch and the program keeps its size, so that the picture does
     not depend on which others of the batch are painted.
+    The manifest records if the style of a pair took the place of another one, which was the `first`
+    for its content.
     """
     start = time.perf_counter()
     given = {number: place for number, place in enumerate(places) if place is not None}
@@ -503,6 +545,7 @@ def _paint(
         [
             {
                 **batch.pairs[number]._asdict(),
+                **_instead_of(batch.pairs[number], first),
                 # JSON has no NaN.
                 "loss": float(losses[number]) if math.isfinite(losses[number]) else None,
                 "seconds": seconds,
@@ -513,6 +556,17 @@ def _paint(
         ]
     )
     watch.end(result)
+
+
+def _instead_of(one: Pair, first: Mapping[str, str]) -> dict[str, str]:
+    """What the manifest records of a pair whose style took the place of another one.
+
+    Args:
+      one: the pair.
+      first: the style that was drawn first for each content.
+    """
+    style = first.get(one.content, one.style)
+    return {} if style == one.style else {"instead_of": style}
 
 
 def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
