@@ -332,7 +332,7 @@ def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
         if not FLAGS.styles or (needs_content and not FLAGS.content):
             raise ValueError("--content and --styles are needed (or --demo)")
         contents, styles = _read(FLAGS.content), _read(FLAGS.styles)
-    blank = Picture("texture", np.full_like(styles[0].image, 0.5))
+    blank = Picture("texture", np.full_like(styles[0].image, 0.5), blank=True)
     return contents or [blank], styles
 
 

@@ -11,7 +11,7 @@ from nst_jax import image, sharding
 from nst_jax.cli.console import say
 from nst_jax.cli.look import report_page
 from nst_jax.cli.look.charts import loss_curves
-from nst_jax.cli.look.contact_sheet import contact_sheet
+from nst_jax.cli.look.contact_sheet import contact_sheet, side_by_side
 from nst_jax.cli.look.observers import Picture
 from nst_jax.coarse_to_fine import Result
 from nst_jax.files.atomic import short, unique
@@ -25,7 +25,7 @@ class Output(NamedTuple):
     Attributes:
       content: name of the content.
       label: name of the style or blend, followed by the swept settings.
-      thumbnail: index of the style that is shown beside it.
+      styles: indices of its styles.
       row: index into the rows of the mixing, or into the styles.
       settings: the swept numbers by their addresses.
       stem: name of its file, without the suffix.
@@ -33,7 +33,7 @@ class Output(NamedTuple):
 
     content: str
     label: str
-    thumbnail: int
+    styles: tuple[int, ...]
     row: int
     settings: Mapping[str, float]
     stem: str = ""
@@ -132,7 +132,7 @@ def summary(
 def write_sheets(
     folder: pathlib.Path,
     contents: Sequence[Picture],
-    styles: Sequence[Picture],
+    shown: Sequence[Sequence[Picture]],
     outputs: Sequence[Output],
     result: Result,
     *,
@@ -144,7 +144,7 @@ def write_sheets(
     Args:
       folder: the folder for the files.
       contents: the contents of the outputs.
-      styles: all styles of the job.
+      shown: the styles and masks to show beside each output.
       outputs: what was made.
       result: of all `outputs`.
       names: the file names, as `sheet_names` returns them.
@@ -156,8 +156,8 @@ def write_sheets(
         own = slice(number * share, (number + 1) * share)
         labels = [_heading(output) for output in outputs[own]]
         sheet = contact_sheet(
-            content.image,
-            [styles[output.thumbnail].image for output in outputs[own]],
+            None if content.blank else content.image,
+            [side_by_side([picture.image for picture in pictures]) for pictures in shown[own]],
             list(images[own]),
             content_label=content.name,
             style_labels=labels,

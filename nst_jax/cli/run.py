@@ -328,21 +328,34 @@ class PictureJob(Job):
     masks: Sequence[np.ndarray] | None = None
     style_masks: Sequence[np.ndarray | None] | None = None
 
-    def rows(self) -> list[tuple[str, int]]:
-        """(label, index of the style that is shown) for each row of styles."""
+    def rows(self) -> list[tuple[str, tuple[int, ...]]]:
+        """(label, indices of its styles) for each row of styles."""
         names = [style.name for style in self.styles]
         if self.masks is not None:
-            return [("+".join(names), 0)]
+            return [("+".join(names), tuple(range(len(names))))]
         if self.mixing is None:
-            return [(name, index) for index, name in enumerate(names)]
+            return [(name, (index,)) for index, name in enumerate(names)]
         labels = [
             "+".join(f"{w:g}_{name}" for w, name in zip(row, names, strict=True) if w)
             for row in self.mixing
         ]
         return [
-            (label, int(np.argmax(row)))
+            (label, tuple(np.flatnonzero(row).tolist()))
             for label, row in zip(unique(labels), self.mixing, strict=True)
         ]
+
+    def masks_of(self, output: Output) -> list[Picture]:
+        """The masks of an output, as grey pictures."""
+        found = []
+        for kind, masks in (("mask", self.masks or ()), ("style mask", self.style_masks or ())):
+            for index in output.styles if masks else ():
+                mask = masks[index]
+                if mask is not None:
+                    grey = np.broadcast_to(
+                        np.asarray(mask, np.float32)[..., None], (*mask.shape, 3)
+                    )
+                    found.append(Picture(f"{kind} of {self.styles[index].name}", grey))
+        return found
 
     def stacked_masks(self) -> np.ndarray | None:
         """The masks as `[styles, h, w]`, or None.
@@ -372,12 +385,12 @@ class PictureJob(Job):
             Output(
                 content.name,
                 "__".join([label, *(f"{name}={value:g}" for name, value in settings.items())]),
-                thumbnail,
+                styles,
                 row,
                 settings,
             )
             for content in contents
-            for row, (label, thumbnail) in enumerate(self.rows())
+            for row, (label, styles) in enumerate(self.rows())
             for settings in combinations
         ]
         # The names of sheets and curves are taken too, for all contents of the job.
@@ -405,9 +418,10 @@ class PictureJob(Job):
         return Painting(
             group=Group(
                 contents,
-                [self.styles[output.thumbnail] for output in outputs],
+                [[self.styles[index] for index in output.styles] for output in outputs],
                 [output.label for output in outputs],
                 [output.stem for output in outputs],
+                [self.masks_of(output) for output in outputs],
             ),
             styles=[style.image for style in self.styles],
             combine=Combine(mixing=mixing, masks=masks, style_masks=self.style_masks),
@@ -574,9 +588,9 @@ def _paint_all(
             rows += summary(paths, own, result, time.perf_counter() - start)
             if leads:
                 risen += _risen(own, result, steps_at_scales(job.config))
-                write_sheets(
-                    delivery.folder, contents, job.styles, own, result, names=sheets, text=text
-                )
+                group = painting.group
+                shown = [[*s, *m] for s, m in zip(group.styles, group.masks, strict=True)]
+                write_sheets(delivery.folder, contents, shown, own, result, names=sheets, text=text)
             watch.end(result)
             diverged += itertools.compress(painting.group.stems, result.diverged)
 

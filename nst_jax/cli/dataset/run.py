@@ -500,7 +500,7 @@ def _painting(places: Sequence[_Place]) -> Painting:
     return Painting(
         group=Group(
             [Picture(place.pair.content, place.content) for place in places],
-            [Picture(place.pair.style, place.style) for place in places],
+            [[Picture(place.pair.style, place.style)] for place in places],
             [place.pair.style for place in places],
             [place.pair.output for place in places],
         ),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 State = Literal["running", "finished", "stopped"]
 """Where a run is."""
 
-Kind = Literal["content", "style"]
+Kind = Literal["content", "style", "mask"]
 """What an input of a run is."""
 
 
@@ -53,7 +53,7 @@ class Card(NamedTuple):
       label: names the style or blend, and the settings explored.
       stem: the name of its file without the extension.
       content: the content that it started from; None for a texture, which has none.
-      style: the style to show beside it.
+      shown: its styles and masks.
       picture: the picture as it is now.
       metrics: `{"step": [...], "total": [...], term: [...], ...}`, lists of the same length. A
         loss that is not finite is None.
@@ -67,7 +67,7 @@ class Card(NamedTuple):
     label: str
     stem: str
     content: Embedded | None
-    style: Embedded
+    shown: Sequence[Embedded]
     picture: Embedded
     metrics: Mapping[str, Sequence[float | None]]
     layers: Sequence[tuple[int, Mapping[str, Mapping[str, float | None]]]]
@@ -110,7 +110,7 @@ class Run:
       step: steps taken, for the contents that are painted together now.
       steps: steps of the whole run, for these contents.
       seconds: time since the start.
-      inputs: the contents and styles, `[("content", picture), ("style", picture), ...]`.
+      inputs: contents, styles and masks, `[("content", picture), ("style", picture), ...]`.
       outputs: the pictures made so far, in order.
       pictures: how many pictures the whole run makes.
       scales: in order; none if an earlier run had taken all steps.
