@@ -316,7 +316,7 @@ def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (("--demo",), "--demo cannot be combined with --pairing, folders or patterns"),
+        (("--demo",), "--demo cannot be combined with --pairing, --pairs, folders or patterns"),
         (("--mixing=1,0",), "--mixing cannot be combined with"),
         (("--masks=in/a.png",), "--masks cannot be combined with"),
         (("--content_weight=1,2",), "--content_weight with several values cannot be combined"),

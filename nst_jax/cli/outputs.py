@@ -80,6 +80,7 @@ def write_pictures(
     images: np.ndarray,
     *,
     kind: Format,
+    quality: int | None = None,
     text: str | None,
 ) -> list[pathlib.Path]:
     """Writes this process's share of the pictures, with the transparency of their contents.
@@ -90,6 +91,7 @@ def write_pictures(
       outputs: what is made, in the order of `images`.
       images: `[N, H, W, 3]`, values in [0, 1].
       kind: the file format.
+      quality: of a format that has one; None is its default.
       text: metadata of every file, or None.
 
     Returns:
@@ -101,7 +103,9 @@ def write_pictures(
         if alpha is not None:
             alpha = np.asarray(image.resize_mask(alpha, *images.shape[1:3]))
         paths.append(folder / f"{outputs[number].stem}{kind.suffix}")
-        write_image(paths[-1], images[number], alpha=alpha, bits=kind.bits, text=text)
+        write_image(
+            paths[-1], images[number], alpha=alpha, bits=kind.bits, text=text, quality=quality
+        )
     return paths
 
 

@@ -437,6 +437,7 @@ class Delivery:
     Attributes:
       folder: for the pictures, sheets, curves and records.
       picture_format: a name in `nst_jax.files.images.FORMATS`.
+      quality: of the pictures, in a format that has one; None is its default.
       overwrite: whether to replace files that are already in the folder. Otherwise they are
         refused.
       log_every: steps between lines of metrics.jsonl.
@@ -450,6 +451,7 @@ class Delivery:
 
     folder: pathlib.Path
     picture_format: str = "png"
+    quality: int | None = None
     overwrite: bool = False
     log_every: int = 10
     profile_dir: str | None = None
@@ -559,7 +561,11 @@ def _paint_all(
             "left out"
         )
     write = functools.partial(
-        write_pictures, delivery.folder, kind=delivery.kind, text=text if fits else None
+        write_pictures,
+        delivery.folder,
+        kind=delivery.kind,
+        quality=delivery.quality,
+        text=text if fits else None,
     )
     watching: list[Observer] = []
     profile: Profile | None = None

@@ -91,6 +91,7 @@ _WRITABLE: dict[str, dict[str, Any]] = {
     ".tif": _TIFF,
     ".tiff": _TIFF,
 }
+_WITH_QUALITY = ("JPEG", "WEBP")
 # What writes 16 bits a channel.
 _DEEP = {"PNG": deep_color.write_png, "TIFF": deep_color.write_tiff}
 
@@ -105,6 +106,7 @@ class Format(NamedTuple):
       longest_side: the most pixels on a side.
       most_pixels: the most pixels, height times width.
       longest_text: the most bytes of text.
+      has_quality: whether the file may lose some of the picture, by its quality.
     """
 
     suffix: str
@@ -113,14 +115,15 @@ class Format(NamedTuple):
     longest_side: float = math.inf
     most_pixels: float = math.inf
     longest_text: float = math.inf
+    has_quality: bool = False
 
 
 FORMATS = {
     "png": Format(".png"),
     "png16": Format(".png", bits=16),
     # EXIF is one segment of a JPEG, and a segment's length is a number of 16 bits.
-    "jpg": Format(".jpg", alpha=False, longest_side=65_500, longest_text=65_000),
-    "webp": Format(".webp", longest_side=16_383),
+    "jpg": Format(".jpg", alpha=False, longest_side=65_500, longest_text=65_000, has_quality=True),
+    "webp": Format(".webp", longest_side=16_383, has_quality=True),
     # A TIFF's offsets are numbers of 32 bits. A pixel takes up to 8 bytes if it does not compress.
     "tiff": Format(".tiff", bits=16, most_pixels=2**29 - 2**20),
 }
@@ -366,10 +369,12 @@ def write_image(
     alpha: ArrayLike | None = None,
     bits: Bits = 8,
     text: str | None = None,
+    quality: int | None = None,
 ) -> None:
     """Writes one image in the format that the file's extension names, tagged as sRGB.
 
-    PNG, WebP and TIFF hold the integers exactly. JPEG has quality 95 and full colour resolution.
+    PNG and TIFF hold the integers exactly, and so does WebP without a `quality`. JPEG has full
+    colour resolution.
     Missing folders are made. The file appears whole or not at all: an existing file stays as it
     was until the new one is complete.
 
@@ -380,10 +385,11 @@ def write_image(
         and is written without it.
       bits: bits of a channel: 8, or in PNG and TIFF also 16.
       text: ASCII for the EXIF tag ImageDescription, at most 65,000 bytes in a JPEG.
+      quality: of a JPEG or WebP, 1 to 100. None is 95 for a JPEG, and a WebP without loss.
 
     Raises:
-      ImageError: the extension is unknown, its format has no 16 bits, or the file cannot be
-        written.
+      ImageError: the extension is unknown, its format has no 16 bits or no quality, or the file
+        cannot be written.
       TypeError: `image` is not float16, float32 or float64.
       ValueError: `image` is not `[H, W, 3]` or has no pixels, or `alpha` has another height or
         width.
@@ -396,6 +402,12 @@ def write_image(
     write_deep = _DEEP.get(options["format"])
     if bits not in get_args(Bits) or (bits == 16 and write_deep is None):
         raise ImageError(f"{path}: wanted 8 bits a channel, or 16 in PNG and TIFF, got {bits}")
+    if quality is not None:
+        if options["format"] not in _WITH_QUALITY or not 1 <= quality <= 100:
+            raise ImageError(
+                f"{path}: wanted a quality from 1 to 100 of JPEG or WebP, got {quality}"
+            )
+        options = options | {"quality": quality, "lossless": False}
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
         raise ValueError(f"image: wanted the shape [H, W, 3], got {list(image.shape)}")

@@ -47,6 +47,8 @@ from nst_jax.coarse_to_fine import (
 from nst_jax.config import Config
 from nst_jax.files.atomic import check_folder, replacing
 from nst_jax.files.images import (
+    FORMATS,
+    Format,
     ImageError,
     read_shape,
     read_with_alpha,
@@ -82,7 +84,10 @@ class DataSetJob(Job):
     Attributes:
       contents: the content files, from `expand`.
       styles: the style files, from `expand`.
-      pairing: see `pair`.
+      pairing: see `pair`. None if `pairs` are given.
+      pairs: from `read_pairs`. None if `pairing` is given.
+      picture_format: of the pictures, a name in `nst_jax.files.images.FORMATS`.
+      quality: of the pictures, in a format that has one; None is its default.
       batch_size: the largest number of pictures painted at once. None is `BATCH_SIZE` per device.
       process: number of this process.
       processes: number of the processes that share the work.
@@ -90,11 +95,19 @@ class DataSetJob(Job):
 
     contents: Sequence[Source]
     styles: Sequence[Source]
-    pairing: Pairing
+    pairing: Pairing | None = None
+    pairs: Sequence[Pair] | None = None
+    picture_format: str = "png"
+    quality: int | None = None
     batch_size: int | None = None
     process: int = 0
     processes: int = 1
     apart: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> Format:
+        """The format of the pictures."""
+        return FORMATS[self.picture_format]
 
 
 def run_data_set(
@@ -142,6 +155,8 @@ def _paint_share(
         **described,
         "network": vgg.network_name(params),
         "pairing": job.pairing,
+        "format": job.picture_format,
+        "quality": job.quality,
         "seed": job.seed,
         "batch_size": job.batch_size,
         **job.settings(),
@@ -153,7 +168,15 @@ def _paint_share(
     check_content(params, (512, 512), job.config, tile=job.placement.tile)
 
     # --- Pairs and batches. ---
-    pairs = pair(job.contents, job.styles, pairing=job.pairing, seed=job.seed)
+    if job.pairing is None:
+        pairs = list(job.pairs or ())
+    else:
+        pairs = pair(
+            *(job.contents, job.styles),
+            pairing=job.pairing,
+            seed=job.seed,
+            suffix=job.kind.suffix,
+        )
     # The shares do not depend on files and devices, which may differ between processes: a bad file
     # may be repaired before another process starts.
     share = sharding.share_of_process(len(pairs), process=job.process, processes=job.processes)
@@ -207,6 +230,7 @@ def _paint_share(
 
     # --- Painting. ---
     reader = _Reader(job.config, finished)
+    write = functools.partial(write_image, bits=job.kind.bits, quality=job.quality)
     with contextlib.closing(manifest), _putting(folder, process=job.process) as put:
         if not exists(folder / "config.json"):
             put("config.json", lambda path: _write_settings(path, settings))
@@ -226,7 +250,7 @@ def _paint_share(
                     left = sum(not finished(one) for one in batch.pairs)
                     progress.pass_over(left - sum(map(bool, places)))
                     if any(places):
-                        _paint(runner, batch, places, put, manifest, watch, first=first)
+                        _paint(runner, batch, places, put, write, manifest, watch, first=first)
             # Styles that broke while they were decoded are drawn again, too.
             again = pairs
             if job.pairing == "random":
@@ -269,6 +293,13 @@ def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[st
             shapes[path] = shape
             roles = [(fit_shape, terms.layers())] * (path in contents)
             roles += [(fit_style_shape, terms.layers("style"))] * (path in styles)
+            if path in contents:
+                longest, most = max(fit_shape(shape, job.config)), job.kind.longest_side
+                if longest > most:
+                    bad[path] = (
+                        f"{path}: a {job.picture_format} has at most {most} pixels a side, got "
+                        f"{longest}"
+                    )
             for fitted, layers in roles:
                 wanted = max(map(vgg.smallest_side, layers), default=1)
                 height, width = fitted(shape, first)
@@ -341,7 +372,13 @@ def _drawn_again(
     finished: Callable[[Pair], bool],
 ) -> list[Pair]:
     """The pairs, with another style in place of each that cannot be read. Says how many."""
-    again = draw_again(pairs, job.contents, job.styles, seed=job.seed, bad=bad, finished=finished)
+    again = draw_again(
+        *(pairs, job.contents, job.styles),
+        seed=job.seed,
+        bad=bad,
+        suffix=job.kind.suffix,
+        finished=finished,
+    )
     count = sum(new != old for new, old in zip(again, pairs, strict=True))
     if count:
         say(f"nst-jax: another style was drawn for {count} contents, as theirs cannot be read")
@@ -520,6 +557,7 @@ def _paint(
     batch: Batch,
     places: Sequence[_Place | None],
     put: Put,
+    write: Callable[..., None],
     manifest: Manifest,
     watch: Observers,
     *,
@@ -539,7 +577,7 @@ def _paint(
     result = runner.paint(_painting(filled), watch)
     images, losses = np.asarray(result.images), result.loss
     for number in given:
-        put(batch.pairs[number].output, functools.partial(write_image, image=images[number]))
+        put(batch.pairs[number].output, functools.partial(write, image=images[number]))
     seconds = round((time.perf_counter() - start) / len(given), 3)
     manifest.write(
         [
