@@ -71,7 +71,7 @@ from benchmarks.defaults import checkerboard
 from nst_jax import image as image_lib
 from nst_jax import vgg
 from nst_jax.files import images
-from nst_jax.files.images import MIN_SIDE, read_image, write_image
+from nst_jax.files.images import read_image, write_image
 from nst_jax.settings import check_choice
 
 
@@ -113,6 +113,7 @@ CONTENT = "(content)"
 SCALES = {"full": 1, "half": 2, "quarter": 4}
 STYLE_LAYERS = tuple(f"block{block}_conv1" for block in range(1, 6))
 SIMILARITY_LAYERS = ("block3_conv1", "block4_conv1")
+MIN_SIDE = 32  # in pixels: five halvings leave one position
 POSITIONS = 16  # the fewest of a layer that counts
 SAMPLES = 512  # positions of the self-similarity
 

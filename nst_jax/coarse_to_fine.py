@@ -432,9 +432,10 @@ def check_content(
       tile: as in `Placement`.
 
     Raises:
-      ValueError: there is no layer, or one that is unknown or has no positions; a picture is too
-        small for the deepest layer at some scale; the tile is too small for the layers; or a mask
-        has other proportions than its picture, leaves [0, 1] or is 0 everywhere.
+      vgg.TooSmall: a picture is too small for the deepest layer at some scale.
+      ValueError: there is no layer, or one that is unknown or has no positions; the tile is too
+        small for the layers; or a mask has other proportions than its picture, leaves [0, 1] or is
+        0 everywhere.
     """
     given: dict[str, Any] = {"masks": combine.masks, "style_masks": combine.style_masks}
     for kind, masks in given.items():
@@ -459,20 +460,22 @@ def _check_fits(params, shape, config, *, styles, combine, tile, searches):
     masks = [] if combine.masks is None else combine.masks
     if np.ndim(masks) == 4:
         masks = np.reshape(masks, (-1, *np.shape(masks)[2:]))
-    pictures = [
-        (shape, fit_shape, terms, {f"masks[{index}]": mask for index, mask in enumerate(masks)})
-    ]
+    over = {f"masks[{index}]": mask for index, mask in enumerate(masks)}
+    pictures = [("content", shape, fit_shape, terms, over)]
     for index, style in enumerate(styles):
         mask = None if combine.style_masks is None else combine.style_masks[index]
         over = {} if mask is None else {f"style_masks[{index}]": mask}
-        pictures.append((style, fit_style_shape, of_styles, over))
+        pictures.append((f"styles[{index}]", style, fit_style_shape, of_styles, over))
     for size in scales(config):
         here = at_scale(config, size)
-        for picture, fitted, asked, over in pictures:
+        for name, picture, fitted, asked, over in pictures:
             height, width = fitted(picture, here)
-            asked.at(params, (height, width))
-            for name, mask in over.items():
-                _check_mask_shape(name, mask, height, width)
+            try:
+                asked.at(params, (height, width))
+            except vgg.TooSmall as error:
+                raise vgg.TooSmall(f"{name}: {error}") from error
+            for mask_name, mask in over.items():
+                _check_mask_shape(mask_name, mask, height, width)
             if tile is not None:
                 asked.grid(params, (height, width), tile)
                 if max(height, width) > tile and searches:
@@ -585,18 +588,27 @@ def _targets(run, config, sized, tile):
             for mask, style in zip(combine.style_masks, styles, strict=True)
         ]
         combine = combine.replace(style_masks=own)
-    styles_of = [[style] for style in styles] if combine.paired else [styles] * len(sized)
+    masks = combine.style_masks or [None] * len(styles)
     parts, inputs = [], _fit_inputs(run.inputs, height, width)
-    for number, (content, coloured) in enumerate(zip(sized, styles_of, strict=True)):
+    for number, content in enumerate(sized):
+        here = slice(number, number + 1) if combine.paired else slice(None)
+        coloured, masked = styles[here], masks[here]
         if config.color == "luminance":
-            coloured = [color.grey(color.match_luminance(style, content)) for style in coloured]
+            coloured = [
+                color.grey(color.match_luminance(style, content, mask=mask))
+                for style, mask in zip(coloured, masked, strict=True)
+            ]
             content = color.grey(content)
         elif config.color in _MATCHING:
-            coloured = [_MATCHING[config.color](style, content) for style in coloured]
+            coloured = [
+                _MATCHING[config.color](style, content, mask=mask)
+                for style, mask in zip(coloured, masked, strict=True)
+            ]
+        combined = combine.replace(style_masks=masked)
         own = _of_content(inputs, number, len(sized))
         if config.color == "luminance":
             own = map_fields(_grey, own)
-        parts.append(find(run.params, content, coloured, config, combine=combine, inputs=own))
+        parts.append(find(run.params, content, coloured, config, combine=combined, inputs=own))
     if tile is not None:
         return [targets for part in parts for targets in part]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -744,8 +756,10 @@ def _start(run, config, sized):
     elif config.init == "grey":
         pictures = [jnp.full((height, width, 3), 0.5)]
     elif config.init == "pixels":
-        drawn = [image_lib.drawn_pixels(run.key, style, height, width) for style in run.styles]
-        pictures = [drawn[index] for index in _leading_styles(run)]
+        pictures = [
+            image_lib.drawn_pixels(run.key, _pixels_of(run, index), height, width)
+            for index in _leading_styles(run)
+        ]
     elif config.init == "style":
         covered = [image_lib.cover(style, height, width) for style in run.styles]
         pictures = [covered[index] for index in _leading_styles(run)]
@@ -772,9 +786,18 @@ def _recolored(run, sized):
     """Each output's content with the colours of the style that it starts from."""
     each = run.outputs // len(sized)
     return [
-        color.match_colors(sized[number // each], run.styles[index])
+        color.match_colors(sized[number // each], _pixels_of(run, index))
         for number, index in enumerate(_leading_styles(run))
     ]
+
+
+def _pixels_of(run, index):
+    """The pixels of a style that its mask covers, `[1, n, 3]`."""
+    style, masks = run.styles[index], run.combine.style_masks
+    if masks is None or masks[index] is None:
+        return style.reshape(1, -1, 3)
+    mask = np.asarray(image_lib.resize_mask(masks[index], *style.shape[:2]))
+    return style[mask >= 0.5 * mask.max()][None]
 
 
 def _at_this_scale(resume, done):

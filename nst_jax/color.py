@@ -65,7 +65,10 @@ def grey(image: Float[ArrayLike, "*N H W 3"]) -> Float[Array, "*N H W 3"]:
 
 
 def match_luminance(
-    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+    style: Float[ArrayLike, "*N h w 3"],
+    content: Float[ArrayLike, "*N H W 3"],
+    *,
+    mask: Float[ArrayLike, "*N h w"] | None = None,
 ) -> Float[Array, "*N h w 3"]:
     """Makes a grey style picture with the mean and the spread of the content's luminance.
 
@@ -76,10 +79,12 @@ def match_luminance(
     Args:
       style: [..., h, w, 3], range [0, 1].
       content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
+      mask: [..., h, w] in [0, 1], the part of the style that counts in its mean and spread; None
+        is all of it.
 
     Returns:
       [..., h, w, 3], three equal channels, clipped to [0, 1]. If nothing is clipped, the mean and
-      the deviation are those of the content.
+      the deviation of the part that counts are those of the content.
 
     Raises:
       TypeError: a picture is not floating point.
@@ -87,8 +92,8 @@ def match_luminance(
     """
     style, content = _pair(style=style, content=content)
     ours, theirs = luminance(style), luminance(content)
-    scale = jnp.sqrt(_variance(theirs) / jnp.maximum(_variance(ours), FLAT**2))
-    matched = scale * (ours - _mean(ours)) + _mean(theirs)
+    scale = jnp.sqrt(_variance(theirs) / jnp.maximum(_variance(ours, mask), FLAT**2))
+    matched = scale * (ours - _mean(ours, mask)) + _mean(theirs)
     return jnp.repeat(jnp.clip(matched, 0, 1), 3, axis=-1)
 
 
@@ -124,7 +129,10 @@ def with_luminance_of(
 
 
 def color_transfer_map(
-    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+    style: Float[ArrayLike, "*N h w 3"],
+    content: Float[ArrayLike, "*N H W 3"],
+    *,
+    mask: Float[ArrayLike, "*N h w"] | None = None,
 ) -> tuple[Float[Array, "*N 3 3"], Float[Array, "*N 3"]]:
     """Computes the affine map of colours that gives the style the content's mean and covariance.
 
@@ -140,6 +148,7 @@ def color_transfer_map(
     Args:
       style: [..., h, w, 3], range [0, 1].
       content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
+      mask: [..., h, w] in [0, 1], the part of the style that counts; None is all of it.
 
     Returns:
       (matrix [..., 3, 3], offset [..., 3]).
@@ -151,47 +160,56 @@ def color_transfer_map(
     style, content = _pair(style=style, content=content)
     matrix = _matmul(
         _covariance_power(content, 0.5, smallest=0),
-        _covariance_power(style, -0.5, smallest=FLAT**2),
+        _covariance_power(style, -0.5, smallest=FLAT**2, mask=mask),
     )
-    from_mean, to_mean = _mean(style)[..., 0, :], _mean(content)[..., 0, :]
+    from_mean, to_mean = _mean(style, mask)[..., 0, :], _mean(content)[..., 0, :]
     return matrix, (to_mean - _matmul(from_mean, matrix.mT))[..., 0, :]
 
 
 def match_colors(
-    style: Float[ArrayLike, "*N h w 3"], content: Float[ArrayLike, "*N H W 3"]
+    style: Float[ArrayLike, "*N h w 3"],
+    content: Float[ArrayLike, "*N H W 3"],
+    *,
+    mask: Float[ArrayLike, "*N h w"] | None = None,
 ) -> Float[Array, "*N h w 3"]:
     """Gives the style picture the content's colours, by `color_transfer_map`.
 
     Args:
       style: [..., h, w, 3], range [0, 1].
       content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
+      mask: [..., h, w] in [0, 1], the part of the style that counts; None is all of it.
 
     Returns:
-      [..., h, w, 3], clipped to [0, 1]. If nothing is clipped, its mean and covariance are those
-      of the content.
+      [..., h, w, 3], clipped to [0, 1]. If nothing is clipped, the mean and covariance of the part
+      that counts are those of the content.
 
     Raises:
       TypeError: a picture is not floating point.
       ValueError: a picture has another layout or is empty, or the leading axes differ.
     """
-    matrix, offset = color_transfer_map(style, content)
+    matrix, offset = color_transfer_map(style, content, mask=mask)
     mapped = _matmul(jnp.asarray(style), matrix.mT[..., None, :, :]) + offset[..., None, None, :]
     return jnp.clip(mapped, 0, 1)
 
 
 def match_histograms(
-    image: Float[ArrayLike, "*N h w 3"], reference: Float[ArrayLike, "*N H W 3"]
+    style: Float[ArrayLike, "*N h w 3"],
+    content: Float[ArrayLike, "*N H W 3"],
+    *,
+    mask: Float[ArrayLike, "*N h w"] | None = None,
 ) -> Float[Array, "*N h w 3"]:
-    """Gives a picture the histograms of another one, each channel by itself.
+    """Gives the style picture the histograms of the content, each channel by itself.
 
     It is the histogram specification of Rafael C. Gonzalez, Richard E. Woods: "Digital Image
-    Processing", 4th edition, 2018, section 3.3. A value takes the place of the reference's value of
+    Processing", 4th edition, 2018, section 3.3. A value takes the place of the content's value of
     the same rank. Equal values stay equal: they take the middle of their ranks. Between two ranks
-    of the reference, the value is interpolated.
+    of the content, the value is interpolated.
 
     Args:
-      image: [..., h, w, 3], range [0, 1].
-      reference: [..., H, W, 3], range [0, 1], with the leading axes of `image`.
+      style: [..., h, w, 3], range [0, 1].
+      content: [..., H, W, 3], range [0, 1], with the leading axes of `style`.
+      mask: [..., h, w] in [0, 1], the part of the style that counts in its ranks; None is all of
+        it.
 
     Returns:
       [..., h, w, 3], range [0, 1]. Its gradient is zero.
@@ -200,21 +218,27 @@ def match_histograms(
       TypeError: a picture is not floating point.
       ValueError: a picture has another layout or is empty, or the leading axes differ.
     """
-    image, reference = _pair(image=image, reference=reference)
+    style, content = _pair(style=style, content=content)
+    mask = jnp.ones(style.shape[:-1]) if mask is None else jnp.asarray(mask)
 
-    def one_channel(values: jax.Array, wanted: jax.Array) -> jax.Array:
-        ordered = jnp.sort(values)
-        below, through = (jnp.searchsorted(ordered, values, side) for side in ("left", "right"))
-        share = (below + through) / (2 * values.size)
+    def one_channel(values: jax.Array, wanted: jax.Array, weights: jax.Array) -> jax.Array:
+        order = jnp.argsort(values)
+        ordered = values[order]
+        before = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weights[order])])
+        below, through = (
+            before[jnp.searchsorted(ordered, values, side)] for side in ("left", "right")
+        )
+        share = (below + through) / (2 * before[-1])
         middle = (jnp.arange(wanted.size) + 0.5) / wanted.size
         return jnp.interp(share, middle, jnp.sort(wanted))
 
-    flat = [
+    channels = jnp.broadcast_to(mask[..., None], style.shape)
+    rows = [
         jnp.moveaxis(each, -1, -3).reshape(-1, math.prod(each.shape[-3:-1]))
-        for each in (image, reference)
+        for each in (style, content, channels)
     ]
-    matched = jax.vmap(one_channel)(*map(jax.lax.stop_gradient, flat))
-    shape = (*image.shape[:-3], 3, *image.shape[-3:-1])
+    matched = jax.vmap(one_channel)(*map(jax.lax.stop_gradient, rows))
+    shape = (*style.shape[:-3], 3, *style.shape[-3:-1])
     return jnp.moveaxis(matched.reshape(shape), -3, -1)
 
 
@@ -232,14 +256,19 @@ def _pair(**pictures: ArrayLike) -> list[jax.Array]:
     return arrays
 
 
-def _mean(image: jax.Array) -> jax.Array:
-    """Computes the mean over the positions: [..., H, W, C] -> [..., 1, 1, C]."""
-    return jnp.mean(image, axis=(-3, -2), keepdims=True)
+def _mean(image: jax.Array, mask: ArrayLike | None = None) -> jax.Array:
+    """Computes the mean over the positions under the mask: [..., H, W, C] -> [..., 1, 1, C]."""
+    if mask is None:
+        return jnp.mean(image, axis=(-3, -2), keepdims=True)
+    weights = jnp.asarray(mask)[..., None]
+    return jnp.sum(weights * image, axis=(-3, -2), keepdims=True) / jnp.sum(
+        weights, axis=(-3, -2), keepdims=True
+    )
 
 
-def _variance(image: jax.Array) -> jax.Array:
-    """Computes the variance over the positions: [..., H, W, C] -> [..., 1, 1, C]."""
-    return jnp.var(image, axis=(-3, -2), keepdims=True)
+def _variance(image: jax.Array, mask: ArrayLike | None = None) -> jax.Array:
+    """Computes the variance over the positions under the mask: [..., H, W, C] -> [..., 1, 1, C]."""
+    return _mean((image - _mean(image, mask)) ** 2, mask)
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -247,12 +276,18 @@ def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _covariance_power(image: jax.Array, power: float, *, smallest: float) -> jax.Array:
+def _covariance_power(
+    image: jax.Array, power: float, *, smallest: float, mask: ArrayLike | None = None
+) -> jax.Array:
     """Raises the covariance of an image's colours to a power: [..., H, W, 3] -> [..., 3, 3].
 
-    Eigenvalues below `smallest` are replaced by it.
+    Eigenvalues below `smallest` are replaced by it. Positions count by the mask.
     """
-    centred = (image - _mean(image)).reshape(*image.shape[:-3], -1, 3)
+    centred = image - _mean(image, mask)
+    if mask is not None:
+        share = jnp.asarray(mask) / jnp.mean(jnp.asarray(mask), axis=(-2, -1), keepdims=True)
+        centred = jnp.sqrt(share)[..., None] * centred
+    centred = centred.reshape(*image.shape[:-3], -1, 3)
     values, vectors = jnp.linalg.eigh(_matmul(centred.mT, centred) / centred.shape[-2])
     # Rounding leaves a zero eigenvalue slightly on either side of zero.
     values = jnp.maximum(values, smallest) ** power

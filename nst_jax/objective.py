@@ -97,8 +97,8 @@ def checked_combination(
     if not styles:
         raise ValueError("styles must hold at least one picture, got none")
     if combine.paired:
-        if not (mixing is None and masks is None and style_masks is None):
-            raise ValueError("paired goes without mixing, masks and style_masks")
+        if not (mixing is None and masks is None):
+            raise ValueError("paired goes without mixing and masks")
         if contents != styles:
             raise ValueError(
                 f"paired needs as many contents as styles, got {contents} and {styles}"

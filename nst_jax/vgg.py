@@ -531,6 +531,10 @@ def convolutions(model: Model, layers: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names[:depth] if "_conv" in name)
 
 
+class TooSmall(ValueError):
+    """A picture is too small for a layer."""
+
+
 def smallest_side(layer: str) -> int:
     """Returns the side, in pixels, of the smallest picture that has a position at `layer`."""
     if layer in HEAD_LAYERS:
@@ -669,7 +673,7 @@ def check_layers(
                 f"layer {layer} needs images of {HEAD_SIZE}x{HEAD_SIZE}, got {height}x{width}"
             )
         if min(height, width) < smallest_side(layer):
-            raise ValueError(
+            raise TooSmall(
                 f"layer {layer} needs images of at least {smallest_side(layer)} pixels a side, "
                 f"got {height}x{width}"
             )

@@ -42,7 +42,7 @@ def run_of(count, *, state="finished", step=None, steps=60, labels=None, refresh
                 label=label,
                 stem=f"content__{label}",
                 content=content,
-                style=style,
+                shown=[style],
                 picture=shown(label),
                 metrics=metrics,
                 layers=layers,

@@ -431,7 +431,7 @@ def test_bad_input_leaves_the_files_of_an_earlier_run_alone(run, pictures, tmp_p
     assert code == 0, err
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     mask = tmp_path / "mask.png"
-    Image.fromarray(np.full((60, 80), 255, np.uint8)).save(mask)
+    Image.fromarray(np.full((60, 80), 200, np.uint8)).save(mask)
     black = tmp_path / "black.png"
     Image.fromarray(np.zeros((50, 50), np.uint8)).save(black)
     deep = "--style_layers=block1_conv1,block5_conv1"

@@ -291,7 +291,9 @@ def test_the_digest_is_that_of_the_file(tmp_path):
 def test_a_broken_profile_is_told_in_a_line_of_the_commands_own(tmp_path, flag):
     path = tmp_path / "a.png"
     Image.new("RGB", (40, 40)).save(path, icc_profile=b"no profile at all")
-    command = [sys.executable, "-m", "nst_jax", f"--content={path}", "--styles=none.png", flag]
+    # It is read twice, and told once.
+    files = (f"--content={path},{path}", "--styles=none.png")
+    command = [sys.executable, "-m", "nst_jax", *files, flag]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     warning, closing = f"nst-jax: {path}: broken colour profile ignored: ", "nst-jax: none.png: "
     *warnings, last = done.stderr.splitlines()

@@ -178,6 +178,23 @@ def test_match_colors_is_the_map_clipped(style, content):
     np.testing.assert_allclose(got, want, atol=1e-5)  # float32 eigenvectors
 
 
+@pytest.mark.parametrize(
+    "match", [color.match_colors, color.match_luminance, color.match_histograms]
+)
+def test_only_what_a_mask_covers_counts_in_the_statistics(match):
+    style, content = muted(30, 20, 1), muted(17, 40, 2)
+    whole = np.concatenate([style, flat(1, 30, 9)], axis=1)
+    mask = np.zeros((30, 29), np.float32)
+    mask[:, :20] = 1
+    got = match(whole, content, mask=mask)
+    np.testing.assert_allclose(got[:, :20], match(style, content), atol=2e-5)
+    assert np.abs(match(whole, content)[:, :20] - got[:, :20]).max() > 0.03
+    # A position that counts half counts as half of two equal ones.
+    double = np.concatenate([style, style], axis=1)
+    got = match(double, content, mask=np.full((30, 40), 0.5, np.float32))
+    np.testing.assert_allclose(got[:, :20], match(style, content), atol=2e-5)
+
+
 def test_match_colors_to_the_same_colours_changes_nothing():
     style = noise(30, 20)
     np.testing.assert_allclose(color.match_colors(style, style), style, atol=1e-5)

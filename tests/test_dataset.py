@@ -179,6 +179,41 @@ def test_bad_files_are_recorded_and_passed_over(run, folders, rng, painted):
     assert "4 bad files" in err and (folders / "out" / "d__t.png").exists()
 
 
+@pytest.mark.slow
+def test_contents_drawn_to_bad_styles_are_drawn_to_others(run, folders, rng, painted):
+    """One style has no header, and one breaks only while it is decoded."""
+    (folders / "styles" / "none.png").write_text("no picture")
+    save(folders / "styles" / "cut.jpg", rng, 60, 80)
+    whole = (folders / "styles" / "cut.jpg").read_bytes()
+    (folders / "styles" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    for n in range(5):
+        save(folders / "in" / f"e{n}.png", rng, 60, 80)
+    random = ("--pairing=random", "--seed=4")
+    code, err = run(*arguments(*random))
+    assert code == BAD_FILES and "2 bad files were skipped and 0 pictures not made" in err
+    assert "another style was drawn for" in err
+    lines = [line for line in manifest_lines(folders / "out" / "manifest.jsonl") if "loss" in line]
+    assert len(lines) == 8 == len({line["content"] for line in lines})
+    assert {line["style"] for line in lines} <= {"styles/s.png", "styles/t.png"}
+    instead = {line["instead_of"] for line in lines if "instead_of" in line}
+    assert instead == {"styles/none.png", "styles/cut.jpg"}
+    # Nothing is left to do, also after the styles are mended.
+    before, _ = files(folders / "out"), painted.clear()
+    for name in ("none.png", "cut.jpg"):
+        save(folders / "styles" / name, rng, 60, 80)
+    code, err = run(*arguments(*random))
+    assert (code, painted) == (0, []), err
+    assert files(folders / "out") == before
+    # The same again elsewhere gives the same.
+    for name in ("none.png", "cut.jpg"):
+        (folders / "styles" / name).write_bytes(whole[:100])
+    run(*arguments(*random, out="again"))
+    again = files(folders / "again")
+    for name, data in before.items():
+        if name.endswith(".png"):
+            assert again[name] == data
+
+
 def test_nothing_readable_is_an_error(run, folders):
     (folders / "text.png").write_text("no picture")
     code, err = run(*arguments("--content=text.png"))
@@ -281,7 +316,7 @@ def test_what_does_not_fit_names_the_batch_size_too(run, folders, monkeypatch):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (("--demo",), "--demo cannot be combined with --pairing, folders or patterns"),
+        (("--demo",), "--demo cannot be combined with --pairing, --pairs, folders or patterns"),
         (("--mixing=1,0",), "--mixing cannot be combined with"),
         (("--masks=in/a.png",), "--masks cannot be combined with"),
         (("--content_weight=1,2",), "--content_weight with several values cannot be combined"),

@@ -99,6 +99,10 @@ def folder(tmp_path, monkeypatch):
         write_image(tmp_path / name, image)
     left = np.repeat(np.uint8([[255, 0]]), 32, axis=1).repeat(64, axis=0)
     Image.fromarray(left).save(tmp_path / "left.png")
+    colours = np.where(left[..., None] > 0, np.uint8([255, 0, 0]), np.uint8([0, 0, 255]))
+    Image.fromarray(colours).save(tmp_path / "map.png")
+    lines = ["content,style,output", "photos/one.jpg,paintings/one.jpg,first"]
+    (tmp_path / "pairs.csv").write_text("\n".join([*lines, "photos/more/two.png,photo.jpg,"]))
     Image.fromarray(255 - left).save(tmp_path / "right.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")

@@ -19,6 +19,7 @@ from nst_jax.cli.look.observers import (
     Animation,
     Group,
     Observers,
+    Picture,
     Report,
     Snapshots,
     TensorBoard,
@@ -262,8 +263,8 @@ ENDS = Result(
 
 
 def group(*stems):
-    picture = SimpleNamespace(name="x", image=np.random.default_rng(0).random((8, 8, 3)))
-    return Group([picture], [picture] * len(stems), stems, stems)
+    picture = Picture("x", np.random.default_rng(0).random((8, 8, 3)))
+    return Group([picture], [[picture]] * len(stems), stems, stems)
 
 
 def dispatches(steps, length=1, shape=(4, 4, 3)):

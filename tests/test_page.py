@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from paging import NASTY, painted, run_of
 from PIL import Image
 
 from nst_jax.cli.look import charts, report_page
+from nst_jax.presets import presets
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 
@@ -167,3 +169,51 @@ def test_a_texture_has_no_before():
 )
 def test_numbers_are_short(value, text):
     assert charts.number(value) == text
+
+
+def facts_of(parsed):
+    """The facts and settings of a page: `{name: value}`."""
+    return dict(zip(parsed.texts["dt"], parsed.texts["dd"], strict=True))
+
+
+def test_the_settings_are_one_command_to_copy():
+    flags = ["--content=my photo.jpg", "--styles=a.jpg,b.jpg", f"--init={NASTY}", "--size=64"]
+    run = dataclasses.replace(run_of(1), settings={"seed": 0, "flags": flags})
+    parsed = Parsed(report_page.render(run))
+    (command,) = parsed.texts["code"]
+    assert shlex.split(command) == ["nst-jax", *flags]
+    assert "\n" not in command and "flags" not in facts_of(parsed)
+    assert [button["id"] for button in parsed.all("button")] == ["copy"]
+    assert not Parsed(report_page.render(run_of(1))).all("code")
+
+
+def test_the_pace_is_one_number_of_the_last_size():
+    """50 steps: the first took 3 s, the others 4 s; so 80 ms, as the timings say."""
+    scales = [
+        report_page.Scale((45, 60), 10, 10, (2.0, 1), 2.09),
+        report_page.Scale((90, 120), 60, 51, (3.0, 1), 7.0),
+    ]
+    parsed = Parsed(report_page.render(dataclasses.replace(run_of(1), scales=scales)))
+    assert facts_of(parsed)["A step, at this size"] == "80 ms"
+    assert [cell for cell in parsed.texts["td"] if cell.endswith(" ms")] == ["10 ms", "80 ms"]
+    assert not any("second" in name for name in parsed.texts["dt"])
+    alone = [scales[0]._replace(steps=1, seconds=2.0)]
+    parsed = Parsed(report_page.render(dataclasses.replace(run_of(1), scales=alone)))
+    assert "A step, at this size" not in facts_of(parsed)
+
+
+def test_settings_have_their_units():
+    settings = {"tile": 256, "seed": 3, "config": presets["default"].to_dict()}
+    facts = facts_of(Parsed(report_page.render(dataclasses.replace(run_of(1), settings=settings))))
+    assert facts["size"] == "512 pixels" and facts["first size"] == "128 pixels"
+    assert facts["steps"] == "80 steps" and facts["tile"] == "256 pixels"
+    assert facts["learning rate"] == "0.8 grey levels"
+    assert facts["seed"] == "3" and facts["clip"] == "yes"
+    assert facts["content layers"] == "block4_conv2 1"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0004, "0.4 ms"), (0.0123, "12.3 ms"), (0.35, "350 ms"), (2.5, "2.5 s")]
+)
+def test_short_times_keep_their_digits(seconds, text):
+    assert report_page._duration(seconds) == text

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from nst_jax import sharding
-from nst_jax.cli.dataset.pairs import Source, expand, names_several, pair, plan
+from nst_jax.cli.dataset.pairs import Pair, Source, draw_again, expand, names_several, pair, plan
+from nst_jax.files import images
 
 
 @pytest.fixture
@@ -79,6 +80,26 @@ def test_what_names_nothing_is_refused(folder, item, where):
     assert str(caught.value) == f"--content: there are no pictures {where} {item!r}"
 
 
+def test_files_that_are_passed_over_are_counted(folder, capsys):
+    for name in ("e.HEIC", "f.HEIC", "g.psd", "Makefile", "deep/h.tga", ".hidden.psd", "out/i.txt"):
+        (folder / "in" / name).touch()
+    with pytest.MonkeyPatch.context() as patch:
+        # As if pillow-heif were not installed.
+        patch.setattr(images, "suffixes", lambda: frozenset({".png", ".jpg", ".webp", ".tiff"}))
+        assert names(["in"], output_dir="in/out") == ["a", "b", "deep/d", "deep/er/c", "x[1]"]
+        assert capsys.readouterr().err == (
+            "nst-jax: --content: passed over 6 files that cannot be read (2 .HEIC, 1 without a "
+            "suffix, 1 .psd, 1 .tga, 1 .txt; HEIC pictures need pillow-heif: pip install "
+            "pillow-heif) in the folder 'in'\n"
+        )
+        names(["in/b*"])
+        assert capsys.readouterr().err == ""
+        with pytest.raises(
+            ValueError, match=r"like 'in/\*.psd', only 1 file that cannot be read \(1"
+        ):
+            names(["in/*.psd"])
+
+
 def test_folders_and_patterns_make_a_data_set(folder):
     assert names_several(["style.png", "in"]) and names_several(["in/*"])
     assert not names_several(["style.png", "missing.png", "in/x[1].png"])
@@ -127,6 +148,43 @@ def test_random_draws_one_style_each_evenly_and_the_same_again():
     assert abs(same - 200) < 60
     # A content keeps its style, whatever else there is.
     assert pair(contents[::7], styles, pairing="random", seed=1) == first[::7]
+
+
+def test_a_style_that_cannot_be_read_is_drawn_again_evenly_and_the_same_again():
+    contents, styles = sources(*(f"n{n:03}/{n}" for n in range(600))), sources("s", "t", "u", "v")
+    first = pair(contents, styles, pairing="random", seed=1)
+    bad = {"s.jpg", "n003/3.jpg"}
+    again = draw_again(first, contents, styles, seed=1, bad=bad)
+    assert again == draw_again(first, contents, styles, seed=1, bad=bad)
+    assert [one.content for one in again] == [one.content for one in first]
+    moved = [(a, b) for a, b in zip(first, again, strict=True) if a != b]
+    # Nothing else moves, and a content that cannot be read needs no style.
+    stays = [one for one in first if one.style != "s.jpg" or one.content in bad]
+    assert len(moved) == 600 - len(stays) and set(stays) <= set(again)
+    counts = collections.Counter(b.style for _, b in moved)
+    # About 150 fair draws of three: 50 each, standard deviation 5.8.
+    assert counts.keys() == {"t.jpg", "u.jpg", "v.jpg"} and min(counts.values()) > 30
+    assert all(b.output == a.output.replace("__s.", f"__{b.style[0]}.") for a, b in moved)
+    # What another bad style displaces leaves the rest as it is.
+    later = draw_again(again, contents, styles, seed=1, bad={*bad, "t.jpg"})
+    whole = draw_again(first, contents, styles, seed=1, bad={*bad, "t.jpg"})
+    assert {one.style for one in later if one.content not in bad} == {"u.jpg", "v.jpg"}
+    assert later == whole
+    # A finished pair stays, and so do all if there is nothing to draw.
+    kept = draw_again(first, contents, styles, seed=1, bad=bad, finished=lambda one: True)
+    assert (
+        kept
+        == first
+        == draw_again(first, contents, styles, seed=1, bad={style.path for style in styles})
+    )
+
+
+def test_a_style_drawn_again_takes_no_name_of_another():
+    contents = [Source("a.jpg", "a"), Source("a.png", "a")]
+    styles = sources("s", "t")
+    pairs = [Pair("a.jpg", "s.jpg", "a__s.png"), Pair("a.png", "t.jpg", "a__t.png")]
+    again = draw_again(pairs, contents, styles, seed=0, bad={"s.jpg"})
+    assert again == [Pair("a.jpg", "t.jpg", "a__t_2.png"), pairs[1]]
 
 
 def batches_of(counts, **options):

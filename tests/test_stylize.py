@@ -155,12 +155,28 @@ def test_pairs_are_of_the_product(vgg16, pictures):
         np.testing.assert_allclose(paired.images[n], every.images[n], atol=1e-4)
 
 
+@pytest.mark.parametrize("colours", ["style", "match"])
+def test_each_style_of_pairs_has_its_own_mask(vgg16, rng, colours):
+    """What a mask hides changes nothing, in the loss and in the colours."""
+    content, left = (rng.random((32, 32, 3), np.float32) for _ in range(2))
+    styles = [np.concatenate([left, np.full((32, 32, 3), c, np.float32)], 1) for c in (0.1, 0.9)]
+    mask = np.zeros((32, 64), np.float32)
+    mask[:, :28] = 1  # what lies at the edge sees across it
+    config = CONFIG.replace(**basic.FIRST_LAYERS, size=None, steps=1, color=colours)
+    apart = {}
+    for masks in ([mask, mask], [None, mask]):
+        combine = nst_jax.Combine(paired=True, style_masks=masks)
+        found = nst_jax.stylize(vgg16, [content] * 2, styles, config, combine=combine)
+        apart[masks[0] is None] = np.ptp(found.history["style"][0])
+    assert apart[False] < 1e-4 * apart[True]
+
+
 @pytest.mark.parametrize(
     ("count", "others", "message"),
     [
         (1, {}, "paired needs as many contents as styles, got 1 and 2"),
-        (2, {"mixing": np.eye(2)}, "paired goes without mixing, masks and style_masks"),
-        (2, {"style_masks": [None, None]}, "paired goes without mixing, masks and style_masks"),
+        (2, {"mixing": np.eye(2)}, "paired goes without mixing and masks"),
+        (2, {"masks": np.ones((2, 9, 9))}, "paired goes without mixing and masks"),
     ],
 )
 def test_pairs_that_are_none_are_refused(vgg16, pictures, count, others, message):

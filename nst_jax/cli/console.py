@@ -32,10 +32,20 @@ def complain(line: str) -> None:
 
 
 class Warnings(logging.Handler):
-    """Shows what the package logs in the form of the command's own lines."""
+    """Shows what the package logs in the form of the command's own lines, each line once.
+
+    A data set may read a file many times.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"nst-jax: {' '.join(record.getMessage().split())}")
+        line = " ".join(record.getMessage().split())
+        if line not in self._shown:
+            self._shown.add(line)
+            say(f"nst-jax: {line}")
 
 
 @contextlib.contextmanager

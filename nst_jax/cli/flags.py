@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from nst_jax.cli.console import say
 from nst_jax.cli.dataset.run import BATCH_SIZE
+from nst_jax.cli.inputs import read_regions
 from nst_jax.cli.look.observers import ANIMATIONS
 from nst_jax.config import INITS, Config, check_sweep, known_addresses
-from nst_jax.files.images import FORMATS, read_image
+from nst_jax.files.images import FORMATS, read_mask
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, turned
@@ -44,6 +46,12 @@ RUN_FLAGS: dict[str, Definition] = {
         "pairs of a data set: all, each content in each style; zip, the first content in the first "
         "style and so on; random, each content in one style drawn by the seed (default: all)",
     ),
+    "pairs": (
+        flags.DEFINE_string,
+        None,
+        "CSV file of a data set, with the columns content, style and, if wanted, output; its names "
+        "are relative to its folder",
+    ),
     "batch_size": (
         flags.DEFINE_integer,
         None,
@@ -59,6 +67,11 @@ RUN_FLAGS: dict[str, Definition] = {
         flags.DEFINE_string,
         "png",
         f"format of the pictures: {', '.join(FORMATS)}; png16 and tiff have 16 bits per channel",
+    ),
+    "quality": (
+        flags.DEFINE_integer,
+        None,
+        "quality of --format=jpg or webp, 1 to 100 (default: 95 for jpg; a webp without loss)",
     ),
     "overwrite": (
         flags.DEFINE_boolean,
@@ -94,6 +107,16 @@ RUN_FLAGS: dict[str, Definition] = {
         [],
         "a mask picture for each style, white where to learn from the style; an empty name takes "
         "the whole style",
+    ),
+    "regions": (
+        flags.DEFINE_string,
+        None,
+        "one picture in place of --masks, with a colour for the region of each style",
+    ),
+    "legend": (
+        flags.DEFINE_list,
+        [],
+        "the colour in --regions of each style, in the order of --styles, such as #ff0000,blue",
     ),
     "seed": (
         flags.DEFINE_integer,
@@ -381,33 +404,41 @@ def mixing_from_flag(styles: int) -> np.ndarray | None:
 
 
 def masks_from_flag(styles: int) -> list[np.ndarray] | None:
-    """--masks as brightness `[H, W]` of each picture; None without the flag.
+    """--masks or --regions as a mask `[H, W]` for each style; None without the flags.
 
     Args:
       styles: number of styles.
 
     Raises:
-      ValueError: not one file for each style, or a file that cannot be read.
+      ValueError: not one file or colour for each style, a file that cannot be read, or a mask that
+        is 0 everywhere.
     """
+    if FLAGS.regions is not None or FLAGS.legend:
+        if FLAGS.masks:
+            raise ValueError("--regions takes the place of --masks: give one of them")
+        if FLAGS.regions is None:
+            raise ValueError("--legend needs --regions, the picture with its colours")
+        return read_regions(FLAGS.regions, FLAGS.legend, styles=styles)
     paths = _one_for_each_style("masks", styles)
     if not paths:
         return None
     if not all(paths):
         raise ValueError("--masks needs a picture for each of the styles, got an empty name")
-    return [_brightness(path) for path in paths]
+    return [_mask("masks", path) for path in paths]
 
 
 def style_masks_from_flag(styles: int) -> list[np.ndarray | None] | None:
-    """--style_masks as brightness `[H, W]`, or None for an empty name; None without the flag.
+    """--style_masks as masks `[H, W]`, or None for an empty name; None without the flag.
 
     Args:
       styles: number of styles.
 
     Raises:
-      ValueError: not one name for each style, or a file that cannot be read.
+      ValueError: not one name for each style, a file that cannot be read, or a mask that is 0
+        everywhere.
     """
     paths = _one_for_each_style("style_masks", styles)
-    return [_brightness(path) if path else None for path in paths] or None
+    return [_mask("style_masks", path) if path else None for path in paths] or None
 
 
 def _one_for_each_style(name: str, styles: int) -> list[str]:
@@ -424,6 +455,20 @@ def _one_for_each_style(name: str, styles: int) -> list[str]:
     return list(paths)
 
 
-def _brightness(path: str) -> np.ndarray:
-    """The brightness of a picture file, `[H, W]` in [0, 1]."""
-    return read_image(path).mean(axis=-1)
+_HALF_A_LEVEL = 0.5 / 255
+
+
+def _mask(flag: str, path: str) -> np.ndarray:
+    """The mask in a picture file, `[H, W]` in [0, 1]. One that hides nothing is told.
+
+    Raises:
+      ValueError: the mask hides everything, or the file cannot be read.
+    """
+    mask = read_mask(path)
+    if mask.max() < _HALF_A_LEVEL:
+        raise ValueError(
+            f"--{flag}: {path} must be white somewhere, but is black or transparent everywhere"
+        )
+    if mask.min() > 1 - _HALF_A_LEVEL:
+        say(f"nst-jax: --{flag}: {path} is white everywhere, so it masks nothing")
+    return mask

@@ -18,12 +18,15 @@ GROUPS = {
         "content",
         "styles",
         "pairing",
+        "pairs",
         "demo",
         "mixing",
         "masks",
         "style_masks",
+        "regions",
+        "legend",
     ),
-    "Files to write": ("output_dir", "format", "overwrite", "log_every", "quiet"),
+    "Files to write": ("output_dir", "format", "quality", "overwrite", "log_every", "quiet"),
     "Looking at the run": ("report", "animate", "save_every", "tensorboard_dir", "profile_dir"),
     "Long runs": ("checkpoint_dir", "checkpoint_every", "retries", "batch_size"),
     "Size of the pictures": (),
@@ -64,11 +67,11 @@ def groups() -> dict[str, tuple[str, ...]]:
 # The kind or unit of a flag's value, where the flag's type does not tell it.
 _VALUES = {
     **dict.fromkeys(("content", "styles", "masks", "style_masks"), "FILES"),
-    **dict.fromkeys(("weights", "show_config", "flagfile"), "FILE"),
+    **dict.fromkeys(("weights", "show_config", "flagfile", "pairs", "regions"), "FILE"),
     **dict.fromkeys(("output_dir", "profile_dir", "tensorboard_dir", "checkpoint_dir"), "FOLDER"),
     "tile": "PIXELS",
     **dict.fromkeys(("log_every", "save_every", "checkpoint_every"), "STEPS"),
-    **{"mixing": "ROWS", "mesh": "SIZES"},
+    **{"mixing": "ROWS", "mesh": "SIZES", "legend": "COLOURS"},
     **{"coordinator_address": "HOST:PORT", "verbosity": "N"},
 }
 _SWITCHES = ("help", "helpfull", "list_layers", "list_presets")  # shown without [no]

@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from nst_jax import examples, sharding, vgg
 from nst_jax.cli import compilation, console
 from nst_jax.cli.console import complain
-from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several
+from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several, read_pairs
 from nst_jax.cli.dataset.run import DataSetJob, run_data_set
 from nst_jax.cli.flags import (
     FLAGS,
@@ -32,6 +32,7 @@ from nst_jax.cli.flags import (
     style_masks_from_flag,
 )
 from nst_jax.cli.help import flags_by_group, list_layers, list_presets
+from nst_jax.cli.inputs import style_mask
 from nst_jax.cli.look.observers import ANIMATIONS, Look, Picture
 from nst_jax.cli.run import Delivery, PictureJob, digest, run_pictures
 from nst_jax.config import INITS, Config
@@ -211,7 +212,8 @@ def network() -> vgg.Model:
 
 def run() -> int:
     """Runs one job, from the flags to the files, and returns the exit code."""
-    data_set = FLAGS.pairing is not None or names_several(FLAGS.content + FLAGS.styles)
+    listed = FLAGS.pairing is not None or FLAGS.pairs is not None
+    data_set = listed or names_several(FLAGS.content + FLAGS.styles)
 
     # --- Processes: they must meet before JAX is used. ---
     numbers = {
@@ -229,6 +231,11 @@ def run() -> int:
     check_local("--tensorboard_dir", FLAGS.tensorboard_dir)
     check_local("--profile_dir", FLAGS.profile_dir)
     check_choice("--format", FLAGS.format, FORMATS)
+    if FLAGS.quality is not None:
+        if not FORMATS[FLAGS.format].has_quality:
+            raise ValueError(f"--quality needs --format=jpg or webp, got {FLAGS.format}")
+        if not 1 <= FLAGS.quality <= 100:
+            raise ValueError(f"--quality must be from 1 to 100, got {FLAGS.quality}")
     if FLAGS.retries and config.optimizer.searches:
         raise ValueError("--retries lowers the learning rate, but a line search does not use it")
     if FLAGS.checkpoint_dir is None and FLAGS["checkpoint_every"].present:
@@ -266,7 +273,7 @@ def _run_pictures(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
         sweep=sweep,
         mixing=mixing_from_flag(len(styles)),
         masks=masks_from_flag(len(styles)),
-        style_masks=style_masks_from_flag(len(styles)),
+        style_masks=_style_masks(styles, config),
         initial=initial,
         seed=FLAGS.seed,
         placement=_placement(),
@@ -287,11 +294,14 @@ def _run_pictures(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
         "mixing": FLAGS.mixing,
         "masks": FLAGS.masks,
         "style_masks": FLAGS.style_masks,
+        "regions": FLAGS.regions,
+        "legend": FLAGS.legend,
         "initial": FLAGS.init if initial is not None else None,
     }
     delivery = Delivery(
         folder=path_of(FLAGS.output_dir),
         picture_format=FLAGS.format,
+        quality=FLAGS.quality,
         overwrite=FLAGS.overwrite,
         log_every=FLAGS.log_every,
         profile_dir=FLAGS.profile_dir,
@@ -331,20 +341,39 @@ def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
         if not FLAGS.styles or (needs_content and not FLAGS.content):
             raise ValueError("--content and --styles are needed (or --demo)")
         contents, styles = _read(FLAGS.content), _read(FLAGS.styles)
-    blank = Picture("texture", np.full_like(styles[0].image, 0.5))
+    blank = Picture("texture", np.full_like(styles[0].image, 0.5), blank=True)
     return contents or [blank], styles
 
 
 def _read(paths: Sequence[str]) -> list[Picture]:
     """Reads picture files. Their names are unique."""
     names = unique([path_of(path).stem for path in paths])
-    return [Picture(name, *read_with_alpha(path)) for name, path in zip(names, paths, strict=True)]
+    return [
+        Picture(name, *read_with_alpha(path), path) for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _style_masks(styles: Sequence[Picture], config: Config) -> list[np.ndarray | None] | None:
+    """The part of each style to learn from: what is opaque and, with --style_masks, white there.
+
+    Raises:
+      ValueError: as `style_masks_from_flag`, or nothing is left of a style.
+    """
+    given = style_masks_from_flag(len(styles)) or [None] * len(styles)
+    names = FLAGS.styles or [style.name for style in styles]
+    found = []
+    for name, style, mask in zip(names, styles, given, strict=True):
+        part, line = style_mask(name, style.alpha, mask, config)
+        found.append(part)
+        if line:
+            console.say(f"nst-jax: {line}")
+    return None if all(mask is None for mask in found) else found
 
 
 # The flags that decide what a picture looks like, besides the settings of its configuration.
 RECIPE_FLAGS = ("content", "styles", "demo", "model", "weights", "preset", "mixing", "masks")
 RECIPE_FLAGS += ("style_masks", "seed", "tile", "remat", "strips", "steps_per_dispatch", "mesh")
-RECIPE_FLAGS += ("format", "retries")
+RECIPE_FLAGS += ("regions", "legend", "format", "quality", "retries")
 
 
 def recipe_arguments(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
@@ -373,7 +402,8 @@ def recipe_arguments(config: Config, sweep: Mapping[str, Sequence[float]]) -> li
 # ------------------------------ A job over a data set ---------------------------
 
 # Flags that only a job over given pictures takes.
-PICTURE_FLAGS = ("demo", "mixing", "masks", "style_masks", "log_every", "format", "overwrite")
+PICTURE_FLAGS = ("demo", "mixing", "masks", "style_masks", "regions", "legend", "log_every")
+PICTURE_FLAGS += ("overwrite",)
 PICTURE_FLAGS += ("report", "save_every", "animate", "tensorboard_dir", "profile_dir")
 PICTURE_FLAGS += ("checkpoint_dir", "checkpoint_every", "retries")
 
@@ -385,13 +415,21 @@ def _run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     unfit = [f"--{name}" for name in PICTURE_FLAGS if FLAGS[name].present]
     unfit += [f"--{name} with several values" for name in sweep]
     if unfit:
-        raise ValueError(f"{unfit[0]} cannot be combined with --pairing, folders or patterns")
-    pairing = "all" if FLAGS.pairing is None else FLAGS.pairing
-    check_choice("--pairing", pairing, PAIRINGS)
+        raise ValueError(
+            f"{unfit[0]} cannot be combined with --pairing, --pairs, folders or patterns"
+        )
+    if FLAGS.pairs is None:
+        pairing = "all" if FLAGS.pairing is None else FLAGS.pairing
+        check_choice("--pairing", pairing, PAIRINGS)
+        if not (FLAGS.content and FLAGS.styles):
+            raise ValueError("a data set needs --content and --styles")
+    else:
+        pairing = None
+        more = [f"--{name}" for name in ("content", "styles", "pairing") if FLAGS[name].present]
+        if more:
+            raise ValueError(f"--pairs names the contents and styles: leave out {more[0]}")
     if FLAGS.batch_size is not None and FLAGS.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {FLAGS.batch_size}")
-    if not (FLAGS.content and FLAGS.styles):
-        raise ValueError("a data set needs --content and --styles")
     process, processes = FLAGS.process_id, FLAGS.num_processes
     if process is None and processes is None:
         process, processes = jax.process_index(), jax.process_count()
@@ -400,10 +438,19 @@ def _run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     sharding.check_process_id(process, processes)
 
     # --- Files. ---
+    pairs = None
+    if pairing is None:
+        contents, styles, pairs = read_pairs(FLAGS.pairs, suffix=FORMATS[FLAGS.format].suffix)
+    else:
+        contents = expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir)
+        styles = expand(FLAGS.styles, flag="--styles", output_dir=FLAGS.output_dir)
     job = DataSetJob(
-        contents=expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir),
-        styles=expand(FLAGS.styles, flag="--styles", output_dir=FLAGS.output_dir),
+        contents=contents,
+        styles=styles,
         pairing=pairing,
+        pairs=pairs,
+        picture_format=FLAGS.format,
+        quality=FLAGS.quality,
         config=config,
         batch_size=FLAGS.batch_size,
         initial=read_initial(),
@@ -419,6 +466,7 @@ def _run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
         "weights_sha256": sha256(chosen_weights()),
         "content": FLAGS.content,
         "styles": FLAGS.styles,
+        "pairs": FLAGS.pairs,
         "initial": digest(job.initial),
     }
 

@@ -11,7 +11,7 @@ from nst_jax import image, sharding
 from nst_jax.cli.console import say
 from nst_jax.cli.look import report_page
 from nst_jax.cli.look.charts import loss_curves
-from nst_jax.cli.look.contact_sheet import contact_sheet
+from nst_jax.cli.look.contact_sheet import contact_sheet, side_by_side
 from nst_jax.cli.look.observers import Picture
 from nst_jax.coarse_to_fine import Result
 from nst_jax.files.atomic import short, unique
@@ -25,7 +25,7 @@ class Output(NamedTuple):
     Attributes:
       content: name of the content.
       label: name of the style or blend, followed by the swept settings.
-      thumbnail: index of the style that is shown beside it.
+      styles: indices of its styles.
       row: index into the rows of the mixing, or into the styles.
       settings: the swept numbers by their addresses.
       stem: name of its file, without the suffix.
@@ -33,7 +33,7 @@ class Output(NamedTuple):
 
     content: str
     label: str
-    thumbnail: int
+    styles: tuple[int, ...]
     row: int
     settings: Mapping[str, float]
     stem: str = ""
@@ -80,6 +80,7 @@ def write_pictures(
     images: np.ndarray,
     *,
     kind: Format,
+    quality: int | None = None,
     text: str | None,
 ) -> list[pathlib.Path]:
     """Writes this process's share of the pictures, with the transparency of their contents.
@@ -90,6 +91,7 @@ def write_pictures(
       outputs: what is made, in the order of `images`.
       images: `[N, H, W, 3]`, values in [0, 1].
       kind: the file format.
+      quality: of a format that has one; None is its default.
       text: metadata of every file, or None.
 
     Returns:
@@ -101,7 +103,9 @@ def write_pictures(
         if alpha is not None:
             alpha = np.asarray(image.resize_mask(alpha, *images.shape[1:3]))
         paths.append(folder / f"{outputs[number].stem}{kind.suffix}")
-        write_image(paths[-1], images[number], alpha=alpha, bits=kind.bits, text=text)
+        write_image(
+            paths[-1], images[number], alpha=alpha, bits=kind.bits, text=text, quality=quality
+        )
     return paths
 
 
@@ -133,7 +137,7 @@ def summary(
 def write_sheets(
     folder: pathlib.Path,
     contents: Sequence[Picture],
-    styles: Sequence[Picture],
+    shown: Sequence[Sequence[Picture]],
     outputs: Sequence[Output],
     result: Result,
     *,
@@ -145,7 +149,7 @@ def write_sheets(
     Args:
       folder: the folder for the files.
       contents: the contents of the outputs.
-      styles: all styles of the job.
+      shown: the styles and masks to show beside each output.
       outputs: what was made.
       result: of all `outputs`.
       names: the file names, as `sheet_names` returns them.
@@ -157,8 +161,8 @@ def write_sheets(
         own = slice(number * share, (number + 1) * share)
         labels = [_heading(output) for output in outputs[own]]
         sheet = contact_sheet(
-            content.image,
-            [styles[output.thumbnail].image for output in outputs[own]],
+            None if content.blank else content.image,
+            [side_by_side([picture.image for picture in pictures]) for pictures in shown[own]],
             list(images[own]),
             content_label=content.name,
             style_labels=labels,

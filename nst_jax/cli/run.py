@@ -23,6 +23,7 @@ import numpy as np
 from nst_jax import sharding, vgg
 from nst_jax.cli import console, preflight
 from nst_jax.cli.console import complain, say
+from nst_jax.cli.inputs import tell_enlarged
 from nst_jax.cli.look.observers import (
     ANIMATIONS,
     Group,
@@ -45,7 +46,14 @@ from nst_jax.cli.outputs import (
 from nst_jax.cli.profiling import Profile
 from nst_jax.cli.progress import StepProgress
 from nst_jax.cli.signals import Stopping, run_until_stopped
-from nst_jax.coarse_to_fine import Result, check_content, fit_shape, steps_at_scales, stylize
+from nst_jax.coarse_to_fine import (
+    Result,
+    check_content,
+    fit_shape,
+    fit_style_shape,
+    steps_at_scales,
+    stylize,
+)
 from nst_jax.config import Config
 from nst_jax.files.atomic import FileError, check_folder, check_place, short, unique
 from nst_jax.files.checkpoints import Checkpoints
@@ -320,21 +328,34 @@ class PictureJob(Job):
     masks: Sequence[np.ndarray] | None = None
     style_masks: Sequence[np.ndarray | None] | None = None
 
-    def rows(self) -> list[tuple[str, int]]:
-        """(label, index of the style that is shown) for each row of styles."""
+    def rows(self) -> list[tuple[str, tuple[int, ...]]]:
+        """(label, indices of its styles) for each row of styles."""
         names = [style.name for style in self.styles]
         if self.masks is not None:
-            return [("+".join(names), 0)]
+            return [("+".join(names), tuple(range(len(names))))]
         if self.mixing is None:
-            return [(name, index) for index, name in enumerate(names)]
+            return [(name, (index,)) for index, name in enumerate(names)]
         labels = [
             "+".join(f"{w:g}_{name}" for w, name in zip(row, names, strict=True) if w)
             for row in self.mixing
         ]
         return [
-            (label, int(np.argmax(row)))
+            (label, tuple(np.flatnonzero(row).tolist()))
             for label, row in zip(unique(labels), self.mixing, strict=True)
         ]
+
+    def masks_of(self, output: Output) -> list[Picture]:
+        """The masks of an output, as grey pictures."""
+        found = []
+        for kind, masks in (("mask", self.masks or ()), ("style mask", self.style_masks or ())):
+            for index in output.styles if masks else ():
+                mask = masks[index]
+                if mask is not None:
+                    grey = np.broadcast_to(
+                        np.asarray(mask, np.float32)[..., None], (*mask.shape, 3)
+                    )
+                    found.append(Picture(f"{kind} of {self.styles[index].name}", grey))
+        return found
 
     def stacked_masks(self) -> np.ndarray | None:
         """The masks as `[styles, h, w]`, or None.
@@ -364,12 +385,12 @@ class PictureJob(Job):
             Output(
                 content.name,
                 "__".join([label, *(f"{name}={value:g}" for name, value in settings.items())]),
-                thumbnail,
+                styles,
                 row,
                 settings,
             )
             for content in contents
-            for row, (label, thumbnail) in enumerate(self.rows())
+            for row, (label, styles) in enumerate(self.rows())
             for settings in combinations
         ]
         # The names of sheets and curves are taken too, for all contents of the job.
@@ -397,9 +418,10 @@ class PictureJob(Job):
         return Painting(
             group=Group(
                 contents,
-                [self.styles[output.thumbnail] for output in outputs],
+                [[self.styles[index] for index in output.styles] for output in outputs],
                 [output.label for output in outputs],
                 [output.stem for output in outputs],
+                [self.masks_of(output) for output in outputs],
             ),
             styles=[style.image for style in self.styles],
             combine=Combine(mixing=mixing, masks=masks, style_masks=self.style_masks),
@@ -415,6 +437,7 @@ class Delivery:
     Attributes:
       folder: for the pictures, sheets, curves and records.
       picture_format: a name in `nst_jax.files.images.FORMATS`.
+      quality: of the pictures, in a format that has one; None is its default.
       overwrite: whether to replace files that are already in the folder. Otherwise they are
         refused.
       log_every: steps between lines of metrics.jsonl.
@@ -428,6 +451,7 @@ class Delivery:
 
     folder: pathlib.Path
     picture_format: str = "png"
+    quality: int | None = None
     overwrite: bool = False
     log_every: int = 10
     profile_dir: str | None = None
@@ -517,6 +541,16 @@ def _paint_all(
         if folder is not None:
             check_place(path_of(folder))
     check_folder(delivery.folder)
+    if leads:
+        fitting = [(content, fit_shape) for content in job.contents]
+        fitting += [(style, fit_style_shape) for style in job.styles]
+        tell_enlarged(
+            [
+                (picture.path, picture.image.shape, fitted(picture.image.shape, job.config))
+                for picture, fitted in fitting
+                if picture.path
+            ]
+        )
 
     # --- Metadata and observers. ---
     text = recipe(described)
@@ -527,7 +561,11 @@ def _paint_all(
             "left out"
         )
     write = functools.partial(
-        write_pictures, delivery.folder, kind=delivery.kind, text=text if fits else None
+        write_pictures,
+        delivery.folder,
+        kind=delivery.kind,
+        quality=delivery.quality,
+        text=text if fits else None,
     )
     watching: list[Observer] = []
     profile: Profile | None = None
@@ -556,9 +594,9 @@ def _paint_all(
             rows += summary(paths, own, result, time.perf_counter() - start)
             if leads:
                 risen += _risen(own, result, steps_at_scales(job.config))
-                write_sheets(
-                    delivery.folder, contents, job.styles, own, result, names=sheets, text=text
-                )
+                group = painting.group
+                shown = [[*s, *m] for s, m in zip(group.styles, group.masks, strict=True)]
+                write_sheets(delivery.folder, contents, shown, own, result, names=sheets, text=text)
             watch.end(result)
             diverged += itertools.compress(painting.group.stems, result.diverged)
 
@@ -603,14 +641,23 @@ def _check_shape(
             f"a {delivery.picture_format} has at most {delivery.kind.most_pixels} pixels, got "
             f"{height * width}, {height}x{width}: choose a smaller --size or another --format"
         )
-    check_content(
-        params,
-        shape,
-        job.config,
-        styles=[style.image.shape for style in job.styles],
-        combine=Combine(masks=job.stacked_masks(), style_masks=job.style_masks),
-        tile=job.placement.tile,
-    )
+    try:
+        check_content(
+            params,
+            shape,
+            job.config,
+            styles=[style.image.shape for style in job.styles],
+            combine=Combine(masks=job.stacked_masks(), style_masks=job.style_masks),
+            tile=job.placement.tile,
+        )
+    except vgg.TooSmall as error:
+        argument, _, what = str(error).partition(": ")
+        content = next(each for each in job.contents if each.image.shape[:2] == shape)
+        named = {f"styles[{index}]": style for index, style in enumerate(job.styles)}
+        picture = (named | {"content": content})[argument]
+        raise ValueError(
+            f"{picture.path or picture.name}: {what}: choose a larger --size or --first_size"
+        ) from error
 
 
 def _saving(

@@ -1,16 +1,21 @@
-"""Writes colour pictures of 16 bits a channel as PNG and TIFF.
+"""Writes colour pictures of 16 bits a channel as PNG and TIFF. Reads TIFFs that Pillow does not.
 
-Pillow has no mode for such pictures, neither for reading nor for writing. tifffile writes the TIFF.
-No dependency writes the PNG, so its chunks are laid out here.
+Pillow has no mode for such pictures, neither for reading nor for writing. tifffile writes and reads
+the TIFF. No dependency writes the PNG, so its chunks are laid out here.
 """
 
+import contextlib
 import functools
 import struct
 import zlib
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+
+if TYPE_CHECKING:
+    import tifffile
 
 PERCEPTUAL = b"\0"
 """The rendering intent "perceptual": the one byte of the chunk sRGB in a PNG file."""
@@ -83,6 +88,86 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, *, text: str | None = None) -
         metadata=None,  # or tifffile would describe the array's shape
         software=False,
     )
+
+
+@contextlib.contextmanager
+def opened_tiff(file: IO[bytes]) -> Iterator["tifffile.TiffPage | None"]:
+    """Gives the first page of a TIFF, of which only the header is read. Other files give None.
+
+    Raises:
+      ValueError: the page is not in grey or RGB, or its samples are neither floating point nor
+        unsigned integers.
+    """
+    if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        yield None
+        return
+    import tifffile  # only runs that read such files need it
+
+    file.seek(0)
+    with tifffile.TiffFile(file) as found:
+        page = found.pages.first
+        colours = tifffile.PHOTOMETRIC(page.photometric).name
+        samples = "no known samples" if page.dtype is None else page.dtype.name
+        if (
+            colours not in ("RGB", "MINISBLACK")
+            or page.dtype is None
+            or page.dtype.kind not in "fu"
+        ):
+            raise ValueError(
+                "wanted a TIFF in grey or RGB of floating point or unsigned integers, got "
+                f"{colours} of {samples}"
+            )
+        yield page
+
+
+def turned(page: "tifffile.TiffPage") -> int:
+    """Returns the orientation of a page, 1 to 8, as in EXIF."""
+    tag = page.tags.get("Orientation")
+    return int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
+
+
+def pixels(page: "tifffile.TiffPage") -> tuple[np.ndarray, np.ndarray | None]:
+    """Decodes a page of a TIFF and turns it upright.
+
+    Integers are divided by their largest value.
+
+    Returns:
+      (colours, alpha). The colours are float32 `[H, W, 3]`, which no alpha is multiplied by. The
+      alpha is `[H, W]`, or None.
+
+    Raises:
+      ValueError: a value is not in [0, 1].
+    """
+    samples = page.asarray()
+    if samples.ndim == 2:
+        samples = samples[..., None]
+    elif page.planarconfig == 2:  # one plane for each channel
+        samples = np.moveaxis(samples, 0, -1)
+    if samples.dtype.kind == "u":
+        samples = samples / np.float64(np.iinfo(samples.dtype).max)
+    colours = 3 if samples.shape[-1] >= 3 and page.photometric == 2 else 1
+    extra = [int(kind) for kind in page.extrasamples]
+    alpha = samples[..., colours] if extra[:1] in ([1], [2]) else None
+    used = samples[..., : colours + (alpha is not None)]
+    if not (used.min() >= 0 and used.max() <= 1):  # so that NaN is refused too
+        raise ValueError(f"wanted values in [0, 1], got values from {used.min()} to {used.max()}")
+    image = samples[..., :colours].astype(np.float32)
+    if alpha is not None and extra[0] == 1:  # the colours are multiplied by it
+        image = np.clip(image / np.maximum(alpha, 1e-6)[..., None], 0, 1).astype(np.float32)
+    image = np.broadcast_to(image, (*image.shape[:2], 3))
+    orientation = turned(page)
+    alpha = None if alpha is None else _upright(alpha.astype(np.float32), orientation)
+    return np.ascontiguousarray(_upright(image, orientation)), alpha
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns an array `[H, W, ...]` as EXIF's orientation says."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+        orientation = {5: 1, 6: 2, 7: 3, 8: 4}[orientation]
+    rows = -1 if orientation in (3, 4) else 1
+    columns = -1 if orientation in (2, 3) else 1
+    return array[::rows, ::columns]
 
 
 def exif(text: str | None) -> Image.Exif:

@@ -10,15 +10,17 @@ Paths may be remote, `gs://bucket/name` or `s3://bucket/name`: see `nst_jax.file
 """
 
 import contextlib
+import functools
 import io
 import logging
 import math
 import os
+import shlex
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -28,27 +30,30 @@ from nst_jax.files import deep_color, host_memory, icc
 from nst_jax.files.atomic import FileError, reason, replacing
 from nst_jax.files.paths import open_bytes, path_of
 
+if TYPE_CHECKING:
+    import tifffile
+
 __all__ = [
     "FORMATS",
+    "HEIF_SUFFIXES",
     "MAX_PIXELS",
-    "MIN_SIDE",
     "Bits",
     "Format",
     "ImageError",
     "read_image",
+    "read_mask",
     "read_shape",
     "read_text",
     "read_with_alpha",
+    "reads_heif",
     "resize",
+    "resize_mask",
     "suffixes",
     "to_jpeg",
     "to_uint8",
     "write_animation",
     "write_image",
 ]
-
-MIN_SIDE = 32
-"""The shortest side that is read, in pixels: five halvings leave one position."""
 
 MAX_PIXELS = 300_000_000
 """The default limit of the pixels (height times width) of a file that is read."""
@@ -61,10 +66,18 @@ Bits = Literal[8, 16]
 _BYTES = 35
 _BYTES_OF_DEEP_GREY = 45
 _BYTES_OF_TRANSPARENT = 50
+# Not measured: four channels of float64, twice, and the result with its alpha.
+_BYTES_OF_DEEP_TIFF = 80
 # Pictures that take fewer bytes are read without a check of the free memory.
 _LITTLE = 2**28
 
-_READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+_READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
+HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+"""The suffixes of the pictures of phones that need the package pillow-heif."""
+
+# The first bytes of a HEIF file: what it is made for, at 8, and what else it may be read as.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_GENERAL_BRANDS = (b"mif1", b"msf1")  # AVIF files have them, too
 
 # Options of Pillow's `save`.
 _JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
@@ -78,6 +91,7 @@ _WRITABLE: dict[str, dict[str, Any]] = {
     ".tif": _TIFF,
     ".tiff": _TIFF,
 }
+_WITH_QUALITY = ("JPEG", "WEBP")
 # What writes 16 bits a channel.
 _DEEP = {"PNG": deep_color.write_png, "TIFF": deep_color.write_tiff}
 
@@ -92,6 +106,7 @@ class Format(NamedTuple):
       longest_side: the most pixels on a side.
       most_pixels: the most pixels, height times width.
       longest_text: the most bytes of text.
+      has_quality: whether the file may lose some of the picture, by its quality.
     """
 
     suffix: str
@@ -100,14 +115,15 @@ class Format(NamedTuple):
     longest_side: float = math.inf
     most_pixels: float = math.inf
     longest_text: float = math.inf
+    has_quality: bool = False
 
 
 FORMATS = {
     "png": Format(".png"),
     "png16": Format(".png", bits=16),
     # EXIF is one segment of a JPEG, and a segment's length is a number of 16 bits.
-    "jpg": Format(".jpg", alpha=False, longest_side=65_500, longest_text=65_000),
-    "webp": Format(".webp", longest_side=16_383),
+    "jpg": Format(".jpg", alpha=False, longest_side=65_500, longest_text=65_000, has_quality=True),
+    "webp": Format(".webp", longest_side=16_383, has_quality=True),
     # A TIFF's offsets are numbers of 32 bits. A pixel takes up to 8 bytes if it does not compress.
     "tiff": Format(".tiff", bits=16, most_pixels=2**29 - 2**20),
 }
@@ -121,6 +137,10 @@ class ImageError(FileError):
     """An image file cannot be read or written. The message is one line that names the file."""
 
 
+class _Unidentified(ImageError):
+    """Pillow does not know what a file is."""
+
+
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file as sRGB.
 
@@ -128,14 +148,16 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     - An embedded colour profile is converted to sRGB. A broken one is ignored, with a logged
       warning.
     - Transparent parts are laid on white.
-    - From an animation, or a file with several pages, the first picture is read.
+    - From an animation, or a file with several pages, the first picture is read. A logged warning
+      says so.
     - CMYK without a profile becomes (1 - C)(1 - K) for red, and so on.
     - 16-bit grey keeps its 16 bits. 16-bit colour, and 16-bit grey with alpha, keep only the upper
       8 bits: Pillow holds no more.
-    - Floating-point files are grey sRGB values in [0, 1].
+    - Floating-point files hold sRGB values in [0, 1]. They are grey or, as TIFF, colour.
 
     Args:
-      path: a PNG, JPEG, WebP, TIFF, GIF, BMP, PPM/PGM/PFM, AVIF or JPEG 2000 file.
+      path: a PNG, JPEG, WebP, TIFF, GIF, BMP, PPM/PGM/PFM, AVIF or JPEG 2000 file; with
+        pillow-heif also a HEIC file.
       max_pixels: the most pixels (height times width) to accept. The size in the file's header is
         compared with it, and with the free memory, before anything is decoded.
 
@@ -143,9 +165,8 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
       float32 `[H, W, 3]`, values in [0, 1].
 
     Raises:
-      ImageError: the file is missing, a folder, empty, not an image or broken; it is smaller than
-        `MIN_SIDE` on a side, larger than `max_pixels`, or too large for the free memory; or it
-        holds values out of range.
+      ImageError: the file is missing, a folder, empty, not an image or broken; it is larger than
+        `max_pixels`, or too large for the free memory; or it holds values out of range.
       ValueError: `max_pixels` is not positive.
     """
     return read_with_alpha(path, max_pixels=max_pixels)[0]
@@ -165,7 +186,16 @@ def read_with_alpha(
     if max_pixels < 1:
         raise ValueError(f"max_pixels: wanted a positive number, got {max_pixels}")
     path = path_of(path, error=ImageError)
-    picture = _decode(path, max_pixels)
+    try:
+        picture = _decode(path, max_pixels)
+    except _Unidentified as error:
+        with _opened_tiff(path, max_pixels, error) as page:
+            colours, alpha = deep_color.pixels(page)
+            if page.iccprofile is not None:
+                _log.warning("%s: the colour profile of a deep TIFF is ignored", path)
+        if alpha is None or alpha.min() == 1:
+            return colours, None
+        return colours * alpha[..., None] + (1 - alpha[..., None]), alpha
     profile = icc.embedded(picture, path)
     if _is_deep_grey(picture):
         values, opaque = _deep_grey(picture, path)
@@ -187,6 +217,25 @@ def read_with_alpha(
     return image, None if alpha.min() == 1 else alpha[..., 0]
 
 
+def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image file as a mask: its luminance times its opacity.
+
+    So white on black and white on transparent give the same mask.
+
+    Arguments and errors are those of `read_image`.
+
+    Returns:
+      float32 `[H, W]`, values in [0, 1].
+    """
+    image, alpha = read_with_alpha(path, max_pixels=max_pixels)
+    red, green, blue = np.moveaxis(image, -1, 0)
+    # As `nst_jax.color.luminance`, which would compile a program for each shape.
+    luminance = red + np.float32(0.587) * (green - red) + np.float32(0.114) * (blue - red)
+    if alpha is not None:
+        luminance += alpha - 1  # the picture was laid on white, which added 1 - alpha
+    return np.clip(luminance, 0, 1)
+
+
 def read_text(path: str | os.PathLike[str]) -> str | None:
     """Returns the text in a picture's EXIF tag ImageDescription; None if there is none.
 
@@ -206,16 +255,38 @@ def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     Arguments and errors are those of `read_image`. Damage after the header is not found here.
     """
     path = path_of(path, error=ImageError)
+    try:
+        return _shape(path, max_pixels)
+    except _Unidentified as error:
+        with _opened_tiff(path, max_pixels, error) as page:
+            height, width = page.imagelength, page.imagewidth
+            return (height, width) if deep_color.turned(page) < 5 else (width, height)
+
+
+def _shape(path: Path, max_pixels: int) -> tuple[int, int]:
+    """Returns what `read_shape` does, for a file that Pillow reads."""
     with _opened(path, max_pixels) as picture:
-        _check(picture, path)
+        _check(picture.size, _bytes_a_pixel(picture), path)
         on_its_side = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         if on_its_side and picture.format != "TIFF":  # of a TIFF, Pillow gives the upright size
             return picture.size
         return picture.height, picture.width
 
 
+@functools.cache
+def reads_heif() -> bool:
+    """Returns whether HEIC files are read: whether pillow-heif is installed."""
+    try:
+        import pillow_heif  # only runs that read such files need it
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 def suffixes() -> frozenset[str]:
     """Returns the suffixes of the files that `read_image` reads, such as ".jpg"."""
+    reads_heif()
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, name in known.items() if name in _READABLE)
 
@@ -242,6 +313,23 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         for c in range(3)
     ]
     return np.clip(np.stack([np.asarray(channel) for channel in channels], -1), 0, 1)
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a mask as `nst_jax.image.resize_mask` does, by Pillow.
+
+    Args:
+      mask: `[H, W]`, values in [0, 1].
+      height: of the result, in pixels, at least 1.
+      width: of the result, in pixels, at least 1.
+
+    Returns:
+      float32 `[height, width]`, clipped to [0, 1]. A mask of that size is returned as it is.
+    """
+    if mask.shape == (height, width):
+        return mask
+    picture = Image.fromarray(np.asarray(mask, np.float32, order="C"))
+    return np.clip(np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)), 0, 1)
 
 
 def to_uint8(image: ArrayLike) -> np.ndarray:
@@ -281,10 +369,12 @@ def write_image(
     alpha: ArrayLike | None = None,
     bits: Bits = 8,
     text: str | None = None,
+    quality: int | None = None,
 ) -> None:
     """Writes one image in the format that the file's extension names, tagged as sRGB.
 
-    PNG, WebP and TIFF hold the integers exactly. JPEG has quality 95 and full colour resolution.
+    PNG and TIFF hold the integers exactly, and so does WebP without a `quality`. JPEG has full
+    colour resolution.
     Missing folders are made. The file appears whole or not at all: an existing file stays as it
     was until the new one is complete.
 
@@ -295,10 +385,11 @@ def write_image(
         and is written without it.
       bits: bits of a channel: 8, or in PNG and TIFF also 16.
       text: ASCII for the EXIF tag ImageDescription, at most 65,000 bytes in a JPEG.
+      quality: of a JPEG or WebP, 1 to 100. None is 95 for a JPEG, and a WebP without loss.
 
     Raises:
-      ImageError: the extension is unknown, its format has no 16 bits, or the file cannot be
-        written.
+      ImageError: the extension is unknown, its format has no 16 bits or no quality, or the file
+        cannot be written.
       TypeError: `image` is not float16, float32 or float64.
       ValueError: `image` is not `[H, W, 3]` or has no pixels, or `alpha` has another height or
         width.
@@ -311,6 +402,12 @@ def write_image(
     write_deep = _DEEP.get(options["format"])
     if bits not in get_args(Bits) or (bits == 16 and write_deep is None):
         raise ImageError(f"{path}: wanted 8 bits a channel, or 16 in PNG and TIFF, got {bits}")
+    if quality is not None:
+        if options["format"] not in _WITH_QUALITY or not 1 <= quality <= 100:
+            raise ImageError(
+                f"{path}: wanted a quality from 1 to 100 of JPEG or WebP, got {quality}"
+            )
+        options = options | {"quality": quality, "lossless": False}
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or image.size == 0:
         raise ValueError(f"image: wanted the shape [H, W, 3], got {list(image.shape)}")
@@ -401,23 +498,42 @@ def to_jpeg(image: ArrayLike, *, longest: int) -> bytes:
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     """Decodes a file's first picture and turns it upright. Its mode is kept."""
     with _opened(path, max_pixels) as picture:
-        _check(picture, path)
+        _check(picture.size, _bytes_a_pixel(picture), path)
         picture.load()
-        return ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(picture)
+        _tell_of_frames(picture, path)
+        return upright
 
 
-def _check(picture: Image.Image, path: Path) -> None:
-    """Refuses a picture that is too small for the network or too large for the free memory.
+def _tell_of_frames(picture: Image.Image, path: Path) -> None:
+    """Logs a warning if the file has more pictures than the first, which alone is read."""
+    kind = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
+    if picture.format not in kind:  # elsewhere they are previews and the like
+        return
+    try:
+        count = getattr(picture, "n_frames", 1)
+    except Exception:  # the first picture is whole, so what comes after it may be broken
+        return
+    if count > 1:
+        _log.warning(
+            "%s: only the first of %d %s is read; to use all, make a folder of pictures from them, "
+            "for example by: ffmpeg -i %s folder/%%04d.png",
+            *(path, count, kind[picture.format], shlex.quote(path.name)),
+        )
+
+
+def _check(size: tuple[int, int], bytes_a_pixel: int, path: Path) -> None:
+    """Refuses a picture that is too large for the free memory.
 
     The header is enough for that. A file of one megabyte may hold hundreds of megapixels.
+
+    Args:
+      size: width and height.
+      bytes_a_pixel: the most memory that reading the picture takes.
+      path: of the file, for the message.
     """
-    width, height = picture.size
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(
-            f"{path}: wanted at least {MIN_SIDE} pixels on each side, "
-            f"got {width} x {height} (width x height)"
-        )
-    need = width * height * _bytes_a_pixel(picture)
+    width, height = size
+    need = width * height * bytes_a_pixel
     if need < _LITTLE:
         return
     available = host_memory.host_bytes()
@@ -451,18 +567,61 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     formats = [name for name in _READABLE if name in Image.OPEN]
     try:
         with open_bytes(path) as file, _pixel_limit(max_pixels), _warnings_logged(path):
-            if file.seek(0, os.SEEK_END) == 0:
+            head = file.read(64)
+            if not head:
                 raise ImageError(f"{path}: the file is empty")
+            if _is_heif(head):
+                if not reads_heif():
+                    raise ImageError(
+                        f"{path}: a HEIC picture needs pillow-heif: pip install pillow-heif"
+                    )
+                formats = ["HEIF"]
             file.seek(0)
             with Image.open(file, formats=formats) as picture:
                 yield picture
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{path}: has more than max_pixels = {max_pixels:,} pixels") from None
+        raise _too_many(path, max_pixels) from None
     except UnidentifiedImageError:
         known = ", ".join(formats)
-        raise ImageError(f"{path}: not an image in a known format ({known})") from None
+        raise _Unidentified(f"{path}: not an image in a known format ({known})") from None
+    except Exception as error:  # on broken bytes, decoders raise errors of many classes
+        raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+def _is_heif(head: bytes) -> bool:
+    """Returns whether a file with these first bytes is a HEIF picture, and no AVIF picture."""
+    if head[4:8] != b"ftyp":
+        return False
+    others = head[16 : int.from_bytes(head[:4])]
+    is_avif = b"avif" in others or b"avis" in others
+    return head[8:12] in _HEIF_BRANDS or (head[8:12] in _GENERAL_BRANDS and not is_avif)
+
+
+def _too_many(path: Path, max_pixels: int) -> ImageError:
+    return ImageError(f"{path}: has more than max_pixels = {max_pixels:,} pixels")
+
+
+@contextlib.contextmanager
+def _opened_tiff(
+    path: Path, max_pixels: int, unidentified: _Unidentified
+) -> Iterator["tifffile.TiffPage"]:
+    """Opens the first page of a TIFF that Pillow does not know, as `_opened` does.
+
+    Raises:
+      ImageError: `unidentified` if the file is no TIFF, or the page cannot be read.
+    """
+    try:
+        with open_bytes(path) as file, deep_color.opened_tiff(file) as page:
+            if page is None:
+                raise unidentified
+            if page.imagelength * page.imagewidth > max_pixels:
+                raise _too_many(path, max_pixels)
+            _check((page.imagewidth, page.imagelength), _BYTES_OF_DEEP_TIFF, path)
+            yield page
+    except ImageError:
+        raise
     except Exception as error:  # on broken bytes, decoders raise errors of many classes
         raise ImageError(f"{path}: cannot be read: {reason(error)}") from error
 

@@ -7,19 +7,23 @@ The batches depend on a process's share, its devices and its readable files, but
 finished. Therefore an interrupted job ends with the same files as one that ran through.
 """
 
+import collections
+import csv
 import fnmatch
 import glob
 import hashlib
+import io
 import itertools
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
+from nst_jax.cli.console import say
 from nst_jax.files import images
 from nst_jax.files.atomic import short, unique
-from nst_jax.files.paths import exists, is_dir, is_remote, listing, path_of, real
+from nst_jax.files.paths import exists, is_dir, is_remote, listing, path_of, read_bytes, real
 
 Pairing = Literal["all", "zip", "random"]
 PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
@@ -88,6 +92,7 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
     In folders and patterns, a picture is a file with the suffix of one. It does not begin with a
     dot and is not in `output_dir`. The pictures of an item are sorted. Links are followed, but each
     folder is visited once. A broken link counts as a picture, so that reading it gives the error.
+    Other files are passed over, and counted in a message.
 
     Args:
       items: paths of files and folders, and glob patterns.
@@ -113,20 +118,34 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
             found.setdefault(str(path), Source(str(path), path.stem))
             continue
         below = _objects if is_remote(path) else _files
-        matches = sorted(
-            match
-            for match in below(root, pattern)
-            if match.suffix.lower() in suffixes and not real(match).startswith(outputs)
-        )
+        files = [match for match in below(root, pattern) if not real(match).startswith(outputs)]
+        matches = sorted(match for match in files if match.suffix.lower() in suffixes)
+        passed = _passed_over(match for match in files if match.suffix.lower() not in suffixes)
+        where = "in the folder" if folder else "like"
         if not matches:
-            where = "in the folder" if folder else "like"
-            raise ValueError(f"{flag}: there are no pictures {where} {item!r}")
+            passed = passed and f", only {passed}"
+            raise ValueError(f"{flag}: there are no pictures {where} {item!r}{passed}")
+        if passed:
+            say(f"nst-jax: {flag}: passed over {passed} {where} {item!r}")
         for match in matches:
             parts = match.relative_to(root).with_suffix("").parts
             # Without "..", so that outputs stay in the output folder.
             name = "/".join(part for part in parts if part != "..")
             found.setdefault(str(match), Source(str(match), name))
     return list(found.values())
+
+
+def _passed_over(files: Iterable[pathlib.Path]) -> str:
+    """Counts files, such as "3 files that cannot be read (2 .psd, 1 .txt)"; "" for none."""
+    counts = collections.Counter(path.suffix for path in files)
+    if not counts:
+        return ""
+    commonest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in commonest]
+    count = sum(counts.values())
+    heif = {suffix.lower() for suffix in counts} & set(images.HEIF_SUFFIXES)
+    needs = "; HEIC pictures need pillow-heif: pip install pillow-heif" if heif else ""
+    return f"{count} file{'s' if count > 1 else ''} that cannot be read ({', '.join(kinds)}{needs})"
 
 
 def _is_pattern(text: str) -> bool:
@@ -189,7 +208,12 @@ def _folders(top: str) -> Iterator[str]:
 
 
 def pair(
-    contents: Sequence[Source], styles: Sequence[Source], *, pairing: Pairing, seed: int = 0
+    contents: Sequence[Source],
+    styles: Sequence[Source],
+    *,
+    pairing: Pairing,
+    seed: int = 0,
+    suffix: str = ".png",
 ) -> list[Pair]:
     """Lists the pictures to be made, each with an output of its own.
 
@@ -202,6 +226,7 @@ def pair(
         first style, and so on. "random" pairs each content with one style, drawn by the seed.
       seed: of the random pairing. The style drawn for a content depends only on the seed, the
         content's name and the number of styles.
+      suffix: of the outputs.
 
     Raises:
       ValueError: "zip" with different numbers of contents and styles.
@@ -217,15 +242,146 @@ def pair(
         found = [(content, styles[_draw(seed, content.name, len(styles))]) for content in contents]
     else:
         found = list(itertools.product(contents, styles))
-    stems = []
-    for content, style in found:
-        folder, _, name = content.name.rpartition("/")
-        stem = short(f"{name}__{style.name.rpartition('/')[2]}")
-        stems.append(f"{folder}/{stem}" if folder else stem)
+    stems = [_stem(content.name, style) for content, style in found]
     return [
-        Pair(content.path, style.path, f"{stem}.png")
+        Pair(content.path, style.path, f"{stem}{suffix}")
         for (content, style), stem in zip(found, unique(stems), strict=True)
     ]
+
+
+def read_pairs(path: str, *, suffix: str) -> tuple[list[Source], list[Source], list[Pair]]:
+    """Reads a CSV file of pairs.
+
+    The first line names the columns: `content`, `style` and, if wanted, `output`. Contents and
+    styles are relative to the folder of the file, outputs to the folder of the data set. An output
+    may leave out its suffix. Without an output, its name is made of the other two.
+
+    Args:
+      path: the file. It may be remote.
+      suffix: of the outputs.
+
+    Returns:
+      The contents, the styles and the pairs, in the order of the file.
+
+    Raises:
+      ValueError: the file is no such list; the message names the line. Or there is no pair.
+      OSError: the file cannot be read.
+    """
+    place = path_of(path)
+    try:
+        text = read_bytes(place).decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"--pairs: {path} must be a CSV file in UTF-8: {error}") from None
+    columns = [name.strip() for name in rows[0]] if rows else []
+    if columns not in (["content", "style"], ["content", "style", "output"]):
+        raise ValueError(
+            f"--pairs: the first line of {path} must be content,style or content,style,output, got "
+            f"{','.join(columns)!r}"
+        )
+    contents: dict[str, Source] = {}
+    styles: dict[str, Source] = {}
+    found: list[tuple[Source, Source, str]] = []
+    lines: dict[str, int] = {}
+    for line, row in enumerate(rows[1:], start=2):
+        if not any(row):
+            continue
+        cells = [cell.strip() for cell in row]
+        if len(cells) != len(columns) or not all(cells[:2]):
+            raise ValueError(
+                f"--pairs: line {line} of {path} must be {','.join(columns)}, got {','.join(row)!r}"
+            )
+        named = []
+        for sources, name in ((contents, cells[0]), (styles, cells[1])):
+            file = path_of(name) if is_remote(name) else place.parent / name
+            named.append(sources.setdefault(str(file), Source(str(file), file.stem)))
+        output = cells[2] if len(cells) > 2 else ""
+        if output:
+            output = _output(output, suffix, f"--pairs: line {line} of {path}")
+            if lines.setdefault(output, line) != line:
+                raise ValueError(
+                    f"--pairs: lines {lines[output]} and {line} of {path} have one output, {output}"
+                )
+        found.append((*named, output))
+    if not found:
+        raise ValueError(f"--pairs: {path} must hold a pair, got none")
+    given = [output.removesuffix(suffix) for *_, output in found if output]
+    made = [_stem(content.name, style) for content, style, output in found if not output]
+    stems = iter(unique([*given, *made])[len(given) :])
+    pairs = [
+        Pair(content.path, style.path, output or f"{next(stems)}{suffix}")
+        for content, style, output in found
+    ]
+    return list(contents.values()), list(styles.values()), pairs
+
+
+def _output(name: str, suffix: str, where: str) -> str:
+    """The path of an output that a user names, with its suffix.
+
+    Raises:
+      ValueError: it is not below the folder of the outputs, or of another format.
+    """
+    path = pathlib.PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or is_remote(name):
+        raise ValueError(f"{where}: the output must be below the output folder, got {name!r}")
+    if path.suffix.lower() in images.suffixes() and path.suffix.lower() != suffix:
+        raise ValueError(f"{where}: the output must end in {suffix} or in nothing, got {name!r}")
+    return str(path) if path.suffix.lower() == suffix else f"{path}{suffix}"
+
+
+def _stem(content: str, style: Source) -> str:
+    """The path of an output without its suffix, for a content of this name."""
+    folder, _, name = content.rpartition("/")
+    stem = short(f"{name}__{style.name.rpartition('/')[2]}")
+    return f"{folder}/{stem}" if folder else stem
+
+
+def draw_again(
+    pairs: Sequence[Pair],
+    contents: Sequence[Source],
+    styles: Sequence[Source],
+    *,
+    seed: int,
+    bad: Container[str],
+    suffix: str = ".png",
+    finished: Callable[[Pair], bool] = lambda one: False,
+) -> list[Pair]:
+    """Draws another style for each readable content whose style cannot be read.
+
+    The style drawn depends only on the seed, the content's name, the number of styles, and on which
+    of the styles drawn before it are bad.
+
+    Args:
+      pairs: from `pair` with the pairing "random".
+      contents, styles, seed: as for `pair`.
+      bad: paths of the files that cannot be read.
+      suffix: of the outputs.
+      finished: whether a pair is painted already. Such a pair stays.
+
+    Returns:
+      The pairs, in their order. If no style can be read, they stay as they are.
+    """
+    if all(style.path in bad for style in styles):
+        return list(pairs)
+    names = {content.path: content.name for content in contents}
+    drawn: dict[int, tuple[str, Source]] = {}
+    for number, one in enumerate(pairs):
+        if one.style not in bad or one.content in bad or finished(one):
+            continue
+        name = names[one.content]
+        style = next(
+            style
+            for attempt in itertools.count(1)
+            for style in [styles[_draw(seed, f"{name}/{attempt}", len(styles))]]
+            if style.path not in bad
+        )
+        drawn[number] = name, style
+    stems = [one.output.removesuffix(suffix) for one in pairs]
+    stems = unique([*stems, *(_stem(name, style) for name, style in drawn.values())])
+    found = list(pairs)
+    for (number, (_, style)), stem in zip(drawn.items(), stems[len(pairs) :], strict=True):
+        found[number] = Pair(pairs[number].content, style.path, f"{stem}{suffix}")
+    return found
 
 
 def _draw(seed: int, name: str, count: int) -> int:

@@ -30,7 +30,8 @@ from tqdm import tqdm
 from nst_jax import objective, sharding, vgg
 from nst_jax.cli.console import complain, say, shows_progress
 from nst_jax.cli.dataset.manifest import Manifest, check_settings
-from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, pair, plan
+from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, draw_again, pair, plan
+from nst_jax.cli.inputs import style_mask, tell_enlarged
 from nst_jax.cli.look.observers import Group, Observers, Picture
 from nst_jax.cli.outputs import check_free
 from nst_jax.cli.progress import PictureProgress
@@ -45,7 +46,16 @@ from nst_jax.coarse_to_fine import (
 )
 from nst_jax.config import Config
 from nst_jax.files.atomic import check_folder, replacing
-from nst_jax.files.images import ImageError, read_image, read_shape, resize, write_image
+from nst_jax.files.images import (
+    FORMATS,
+    Format,
+    ImageError,
+    read_shape,
+    read_with_alpha,
+    resize,
+    resize_mask,
+    write_image,
+)
 from nst_jax.files.paths import existing, exists, is_remote, real
 from nst_jax.objective import Combine
 
@@ -74,7 +84,10 @@ class DataSetJob(Job):
     Attributes:
       contents: the content files, from `expand`.
       styles: the style files, from `expand`.
-      pairing: see `pair`.
+      pairing: see `pair`. None if `pairs` are given.
+      pairs: from `read_pairs`. None if `pairing` is given.
+      picture_format: of the pictures, a name in `nst_jax.files.images.FORMATS`.
+      quality: of the pictures, in a format that has one; None is its default.
       batch_size: the largest number of pictures painted at once. None is `BATCH_SIZE` per device.
       process: number of this process.
       processes: number of the processes that share the work.
@@ -82,11 +95,19 @@ class DataSetJob(Job):
 
     contents: Sequence[Source]
     styles: Sequence[Source]
-    pairing: Pairing
+    pairing: Pairing | None = None
+    pairs: Sequence[Pair] | None = None
+    picture_format: str = "png"
+    quality: int | None = None
     batch_size: int | None = None
     process: int = 0
     processes: int = 1
     apart: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> Format:
+        """The format of the pictures."""
+        return FORMATS[self.picture_format]
 
 
 def run_data_set(
@@ -134,6 +155,8 @@ def _paint_share(
         **described,
         "network": vgg.network_name(params),
         "pairing": job.pairing,
+        "format": job.picture_format,
+        "quality": job.quality,
         "seed": job.seed,
         "batch_size": job.batch_size,
         **job.settings(),
@@ -145,56 +168,99 @@ def _paint_share(
     check_content(params, (512, 512), job.config, tile=job.placement.tile)
 
     # --- Pairs and batches. ---
-    pairs = pair(job.contents, job.styles, pairing=job.pairing, seed=job.seed)
+    if job.pairing is None:
+        pairs = list(job.pairs or ())
+    else:
+        pairs = pair(
+            *(job.contents, job.styles),
+            pairing=job.pairing,
+            seed=job.seed,
+            suffix=job.kind.suffix,
+        )
     # The shares do not depend on files and devices, which may differ between processes: a bad file
     # may be repaired before another process starts.
     share = sharding.share_of_process(len(pairs), process=job.process, processes=job.processes)
     shapes, bad = _look_at_files(job, stopping)
 
-    def readable(one: Pair) -> bool:
-        return one.content not in bad and one.style not in bad
+    unplanned = frozenset(bad)  # files that break later keep their places in the batches
 
-    if not any(map(readable, pairs)):
-        raise ValueError(f"no pair of pictures can be read: {next(iter(bad.values()))}")
-    devices = 1 if job.placement.tile is not None else jax.local_device_count()
-    batch_size = BATCH_SIZE * devices if job.batch_size is None else job.batch_size
-    good = [pairs[n] for n in share if readable(pairs[n])]
-    contents = {one.content: fit_shape(shapes[one.content], job.config) for one in good}
-    own = plan(good, contents, batch_size=batch_size, devices=devices)
+    def readable(one: Pair) -> bool:
+        return one.content not in unplanned and one.style not in unplanned
 
     def finished(one: Pair) -> bool:
         return one in manifest.finished and whole(one.output)
 
-    todo = [batch for batch in own if not all(finished(one) for one in batch.pairs)]
+    first: dict[str, str] = {}  # the style that was drawn first for each content
+    if job.pairing == "random":
+        first = {one.content: one.style for one in pairs}
+        kept = {one.content: one for one in manifest.finished if finished(one)}
+        pairs = [kept.get(one.content, one) for one in pairs]
+        pairs = _drawn_again(job, pairs, bad, finished)
+    if not any(map(readable, pairs)):
+        raise ValueError(f"no pair of pictures can be read: {next(iter(bad.values()))}")
+    devices = 1 if job.placement.tile is not None else jax.local_device_count()
+    batch_size = BATCH_SIZE * devices if job.batch_size is None else job.batch_size
+
+    def batches(pairs: Sequence[Pair]) -> list[Batch]:
+        good = [pairs[n] for n in share if readable(pairs[n])]
+        contents = {one.content: fit_shape(shapes[one.content], job.config) for one in good}
+        return plan(good, contents, batch_size=batch_size, devices=devices)
+
+    def unfinished(batches: Sequence[Batch]) -> list[Batch]:
+        return [batch for batch in batches if not all(map(finished, batch.pairs))]
+
+    own = batches(pairs)
+    good = [one for batch in own for one in batch.pairs]
 
     # --- Memory and folders. ---
     runner = Runner(job=job, params=params, stopping=stopping)
-    runner.check_memory(_largest(todo, shapes, job.config))
+    runner.check_memory(_largest(unfinished(own), shapes, job.config))
     _refuse_to_overwrite(job, pairs, folder)
     check_folder(folder)
+    tell_enlarged(
+        [
+            (path, shapes[path], fitted(shapes[path], job.config))
+            for paths, fitted in (
+                ({one.content for one in good}, fit_shape),
+                ({one.style for one in good}, _read_shape_of_style),
+            )
+            for path in sorted(paths)
+        ]
+    )
 
     # --- Painting. ---
-    every = [one for batch in own for one in batch.pairs]
+    reader = _Reader(job.config, finished)
+    write = functools.partial(write_image, bits=job.kind.bits, quality=job.quality)
     with contextlib.closing(manifest), _putting(folder, process=job.process) as put:
         if not exists(folder / "config.json"):
             put("config.json", lambda path: _write_settings(path, settings))
         if job.process == 0:
             _record_bad(manifest, bad)
-        progress = PictureProgress(total=len(every), done=sum(map(finished, every)))
-        with (
-            Observers([progress]) as watch,
-            # Closed here, so that its thread does not work while the process ends.
-            contextlib.closing(_read_ahead(todo, _Reader(job.config, finished))) as pictures,
-        ):
-            for batch, (places, broken) in pictures:
-                stopping.check()
-                _record_bad(manifest, broken)
-                bad |= broken
-                left = sum(not finished(one) for one in batch.pairs)
-                progress.pass_over(left - sum(map(bool, places)))
-                if any(places):
-                    _paint(runner, batch, places, put, manifest, watch)
-    return _summary(manifest, folder, every, bad, missing=len(share) - len(good))
+        while True:
+            progress = PictureProgress(total=len(good), done=sum(map(finished, good)))
+            with (
+                Observers([progress]) as watch,
+                # Closed here, so that its thread does not work while the process ends.
+                contextlib.closing(_read_ahead(unfinished(own), reader)) as pictures,
+            ):
+                for batch, (places, broken) in pictures:
+                    stopping.check()
+                    _record_bad(manifest, broken)
+                    bad |= broken
+                    left = sum(not finished(one) for one in batch.pairs)
+                    progress.pass_over(left - sum(map(bool, places)))
+                    if any(places):
+                        _paint(runner, batch, places, put, write, manifest, watch, first=first)
+            # Styles that broke while they were decoded are drawn again, too.
+            again = pairs
+            if job.pairing == "random":
+                again = _drawn_again(job, pairs, bad, finished)
+            if again == pairs:
+                break
+            pairs, own = again, batches(again)
+            good = [one for batch in own for one in batch.pairs]
+            runner.check_memory(_largest(unfinished(own), shapes, job.config))
+    return _summary(manifest, folder, good, bad, missing=len(share) - len(good))
 
 
 # ---------------------------- Checks before painting ----------------------------
@@ -227,6 +293,13 @@ def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[st
             shapes[path] = shape
             roles = [(fit_shape, terms.layers())] * (path in contents)
             roles += [(fit_style_shape, terms.layers("style"))] * (path in styles)
+            if path in contents:
+                longest, most = max(fit_shape(shape, job.config)), job.kind.longest_side
+                if longest > most:
+                    bad[path] = (
+                        f"{path}: a {job.picture_format} has at most {most} pixels a side, got "
+                        f"{longest}"
+                    )
             for fitted, layers in roles:
                 wanted = max(map(vgg.smallest_side, layers), default=1)
                 height, width = fitted(shape, first)
@@ -292,15 +365,39 @@ def _largest(batches: Sequence[Batch], shapes: Shapes, config: Config) -> Iterat
         yield _painting([_Place(batch.pairs[0], content, blank(style)) for style in styles])
 
 
+def _drawn_again(
+    job: DataSetJob,
+    pairs: Sequence[Pair],
+    bad: Mapping[str, str],
+    finished: Callable[[Pair], bool],
+) -> list[Pair]:
+    """The pairs, with another style in place of each that cannot be read. Says how many."""
+    again = draw_again(
+        *(pairs, job.contents, job.styles),
+        seed=job.seed,
+        bad=bad,
+        suffix=job.kind.suffix,
+        finished=finished,
+    )
+    count = sum(new != old for new, old in zip(again, pairs, strict=True))
+    if count:
+        say(f"nst-jax: another style was drawn for {count} contents, as theirs cannot be read")
+    return again
+
+
 # ------------------------------- Reading pictures -------------------------------
 
 
 class _Place(NamedTuple):
-    """A pair with its pictures, resized to the size of the run."""
+    """A pair with its pictures, and the part of the style to learn from; None is all of it.
+
+    All are resized to the size of the run.
+    """
 
     pair: Pair
     content: np.ndarray
     style: np.ndarray
+    style_mask: np.ndarray | None = None
 
 
 class _Reader:
@@ -313,26 +410,50 @@ class _Reader:
     def __init__(self, config: Config, finished: Callable[[Pair], bool]):
         self._config, self._finished = config, finished
         self._bad: set[str] = set()
+        self._told: set[str] = set()  # styles whose transparency was told
 
     def __call__(self, batch: Batch) -> tuple[list[_Place | None], dict[str, str]]:
-        images, broken = {}, {}
+        images, masks, broken = {}, {}, {}
         todo = [not self._finished(one) for one in batch.pairs]
         for one in itertools.compress(batch.pairs, todo):
             for path, fitted in ((one.content, fit_shape), (one.style, _read_shape_of_style)):
                 if (path, fitted) in images or path in self._bad:
                     continue
                 try:
-                    image = read_image(path)
-                    images[path, fitted] = resize(image, *fitted(image.shape, self._config))
-                except ImageError as error:
+                    image, alpha = read_with_alpha(path)
+                    shape = fitted(image.shape, self._config)
+                    if fitted is _read_shape_of_style:
+                        masks[path] = self._style_mask(path, alpha, shape)
+                    images[path, fitted] = resize(image, *shape)
+                except ValueError as error:
                     broken[path] = str(error)
                     self._bad.add(path)
         return [
-            _Place(one, images[one.content, fit_shape], images[one.style, _read_shape_of_style])
+            _Place(
+                one,
+                images[one.content, fit_shape],
+                images[one.style, _read_shape_of_style],
+                masks[one.style],
+            )
             if left and not {one.content, one.style} & self._bad
             else None
             for one, left in zip(batch.pairs, todo, strict=True)
         ], broken
+
+    def _style_mask(
+        self, path: str, alpha: np.ndarray | None, shape: tuple[int, int]
+    ) -> np.ndarray | None:
+        """The part of a style to learn from, `shape`. Its transparency is told once.
+
+        Raises:
+          ValueError: all of it is transparent.
+        """
+        mask, line = style_mask(path, alpha, None, self._config)
+        if line and path not in self._told:
+            with tqdm.external_write_mode(file=sys.stderr):  # not into the bar
+                say(f"nst-jax: {line}")
+            self._told.add(path)
+        return None if mask is None else resize_mask(mask, *shape)
 
 
 def _read_shape_of_style(shape: Sequence[int], config: Config) -> tuple[int, int]:
@@ -416,12 +537,17 @@ def _painting(places: Sequence[_Place]) -> Painting:
     return Painting(
         group=Group(
             [Picture(place.pair.content, place.content) for place in places],
-            [Picture(place.pair.style, place.style) for place in places],
+            [[Picture(place.pair.style, place.style)] for place in places],
             [place.pair.style for place in places],
             [place.pair.output for place in places],
         ),
         styles=[place.style for place in places],
-        combine=Combine(paired=True),
+        combine=Combine(
+            paired=True,
+            style_masks=[place.style_mask for place in places]
+            if any(place.style_mask is not None for place in places)
+            else None,
+        ),
         hint=f"; a --batch_size below {count} takes less" if count > 1 else "",
     )
 
@@ -431,13 +557,18 @@ def _paint(
     batch: Batch,
     places: Sequence[_Place | None],
     put: Put,
+    write: Callable[..., None],
     manifest: Manifest,
     watch: Observers,
+    *,
+    first: Mapping[str, str],
 ) -> None:
     """Paints the given places of a batch, writes the pictures and records them in the manifest.
 
     A picture keeps its place in the batch and the program keeps its size, so that the picture does
     not depend on which others of the batch are painted.
+    The manifest records if the style of a pair took the place of another one, which was the `first`
+    for its content.
     """
     start = time.perf_counter()
     given = {number: place for number, place in enumerate(places) if place is not None}
@@ -446,12 +577,13 @@ def _paint(
     result = runner.paint(_painting(filled), watch)
     images, losses = np.asarray(result.images), result.loss
     for number in given:
-        put(batch.pairs[number].output, functools.partial(write_image, image=images[number]))
+        put(batch.pairs[number].output, functools.partial(write, image=images[number]))
     seconds = round((time.perf_counter() - start) / len(given), 3)
     manifest.write(
         [
             {
                 **batch.pairs[number]._asdict(),
+                **_instead_of(batch.pairs[number], first),
                 # JSON has no NaN.
                 "loss": float(losses[number]) if math.isfinite(losses[number]) else None,
                 "seconds": seconds,
@@ -462,6 +594,17 @@ def _paint(
         ]
     )
     watch.end(result)
+
+
+def _instead_of(one: Pair, first: Mapping[str, str]) -> dict[str, str]:
+    """What the manifest records of a pair whose style took the place of another one.
+
+    Args:
+      one: the pair.
+      first: the style that was drawn first for each content.
+    """
+    style = first.get(one.content, one.style)
+    return {} if style == one.style else {"instead_of": style}
 
 
 def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:

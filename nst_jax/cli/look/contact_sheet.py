@@ -131,8 +131,21 @@ def _columns(cards: int, card_height: int, card_width: int) -> int:
     return min(range(1, cards + 1), key=badness)
 
 
+def side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns pictures `[h, w, 3]` side by side in one, all as high as the lowest one."""
+    if len(images) == 1:
+        return images[0]
+    height = min(image.shape[0] for image in images)
+    gap = np.full((height, max(1, height // 20), 3), _BACKGROUND, np.float32)
+    parts = []
+    for image in images:
+        width = max(1, round(image.shape[1] * height / image.shape[0]))
+        parts += [gap, resize(image, height, width)]
+    return np.concatenate(parts[1:], axis=1)
+
+
 def contact_sheet(
-    content: ArrayLike,
+    content: ArrayLike | None,
     styles: Sequence[ArrayLike],
     outputs: Sequence[ArrayLike] | np.ndarray,
     *,
@@ -147,7 +160,7 @@ def contact_sheet(
     or become "?".
 
     Args:
-      content: `[H, W, 3]` in [0, 1].
+      content: `[H, W, 3]` in [0, 1]; None for a texture, which has none.
       styles: N images `[h, w, 3]` in [0, 1], each of its own size.
       outputs: N images, `[N, H, W, 3]` or a sequence of `[H, W, 3]`, in [0, 1].
       content_label: text below the heading of the content.
@@ -162,7 +175,7 @@ def contact_sheet(
       ValueError: there is no style, the numbers of styles, outputs and labels differ, an image
         has another layout, or `cell` is less than 64.
     """
-    content = _picture("content", content)
+    first = [] if content is None else [_picture("content", content)]
     style_images = [_picture(f"styles[{i}]", style) for i, style in enumerate(styles)]
     output_images = [_picture(f"outputs[{i}]", output) for i, output in enumerate(outputs)]
     if not style_images:
@@ -182,7 +195,7 @@ def contact_sheet(
     small = _font(max(9, cell // 25))
     gap = cell // 14
     # All outputs have the content's shape, so all cards are equal and rows line up.
-    pictures = [_fit(image, cell, cell) for image in (content, *output_images)]
+    pictures = [_fit(image, cell, cell) for image in (*first, *output_images)]
     height = max(picture.shape[0] for picture in pictures)
     width = max(picture.shape[1] for picture in pictures)
     width = max(width, cell // 2)  # room for the label under a narrow picture
@@ -190,10 +203,11 @@ def contact_sheet(
     thumbnails = [
         _fit(style, max(cell // 4, line + small_line), width * 3 // 8) for style in style_images
     ]
-    lefts = [0] + [thumbnail.shape[1] + gap // 3 for thumbnail in thumbnails]
+    above: list[np.ndarray | None] = [None] * len(first) + thumbnails
+    lefts = [0] * len(first) + [thumbnail.shape[1] + gap // 3 for thumbnail in thumbnails]
     labels = [
         in_rows(_ascii(label), width - left, large.getlength)
-        for label, left in zip((content_label, *style_labels), lefts, strict=True)
+        for label, left in zip((*[content_label] * len(first), *style_labels), lefts, strict=True)
     ]
     head = max(cell // 4, small_line + line * max(map(len, labels)))
     card_height, card_width = head + gap // 3 + height, width
@@ -206,15 +220,15 @@ def contact_sheet(
         3,
     )
     sheet = np.full(shape, _BACKGROUND, np.float32)
-    for i, picture in enumerate(pictures):
+    for i, (picture, thumbnail) in enumerate(zip(pictures, above, strict=True)):
         top = gap + i // columns * (card_height + 2 * gap)
         left = gap + i % columns * (card_width + gap)
         foot = top + head
-        if i:
-            _paste(sheet, thumbnails[i - 1], foot - thumbnails[i - 1].shape[0], left)
+        if thumbnail is not None:
+            _paste(sheet, thumbnail, foot - thumbnail.shape[0], left)
         place = left + lefts[i], width - lefts[i]
         text_top = foot - line * len(labels[i])
-        kind = "style" if i else "content"
+        kind = "content" if thumbnail is None else "style"
         _write(sheet, kind, small, text_top - small_line, *place, _FAINT)
         for number, row in enumerate(labels[i]):
             _write(sheet, row, large, text_top + number * line, *place, _INK)

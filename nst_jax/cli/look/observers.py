@@ -45,11 +45,21 @@ FRAME_BYTES = 2**29
 
 
 class Picture(NamedTuple):
-    """A named picture, `[H, W, 3]` in [0, 1], and its transparency `[H, W]`, if it has any."""
+    """A named picture.
+
+    Attributes:
+      name: part of the names of its outputs.
+      image: `[H, W, 3]` in [0, 1].
+      alpha: its transparency `[H, W]`, if it has any.
+      path: its file as the user named it; "" without a file.
+      blank: whether it only gives a texture its shape, and is not worth showing.
+    """
 
     name: str
     image: np.ndarray
     alpha: np.ndarray | None = None
+    path: str = ""
+    blank: bool = False
 
 
 class Group(NamedTuple):
@@ -58,18 +68,20 @@ class Group(NamedTuple):
     Attributes:
       contents: the contents. Each has the same number of outputs, and the outputs are ordered by
         content.
-      styles: the style to show for each output.
+      styles: the styles of each output.
       labels: the name of each output.
       stems: the name of each output's file, without the extension.
+      masks: the masks of each output, as pictures; none at all if no output has one.
       history: in a resumed run, `{term: [step, N]}` of the steps taken before; None otherwise.
       steps: steps of the whole run.
       attempt: the number of earlier attempts at the same outputs.
     """
 
     contents: Sequence[Picture]
-    styles: Sequence[Picture]
+    styles: Sequence[Sequence[Picture]]
     labels: Sequence[str]
     stems: Sequence[str]
+    masks: Sequence[Sequence[Picture]] = ()
     history: Mapping[str, np.ndarray] | None = None
     steps: int = 0
     attempt: int = 0
@@ -706,14 +718,16 @@ class Report(Observer):
         _, height, width, _ = images.shape
         del self._outputs[self._own.start :]
         for number, (label, stem) in enumerate(zip(group.labels, group.stems, strict=True)):
-            content, style = group.contents[number // share], group.styles[number]
+            content = group.contents[number // share]
+            shown = [self._input("style", style) for style in group.styles[number]]
+            if group.masks:
+                shown += [self._input("mask", mask) for mask in group.masks[number]]
             uri = report_page.data_uri(images[number], longest=self._longest)
             output = report_page.Card(
                 label=label,
                 stem=stem,
-                # A texture starts from a blank, which is not worth showing.
-                content=None if np.ptp(content.image) == 0 else self._input("content", content),
-                style=self._input("style", style),
+                content=None if content.blank else self._input("content", content),
+                shown=shown,
                 picture=report_page.Embedded(stem, uri, (height, width)),
                 metrics=self._thinned(self._metrics[number]),
                 layers=self._layers[number],

@@ -12,6 +12,16 @@ const store = {
 const kept = store.read();
 let held = false;
 
+// Copies the command. `navigator.clipboard` needs a server, and this page is a file.
+const copy = document.getElementById("copy");
+if (copy) {
+  copy.hidden = false;
+  copy.addEventListener("click", () => {
+    getSelection().selectAllChildren(document.getElementById("command"));
+    copy.textContent = document.execCommand("copy") ? "Copied" : "Selected";
+  });
+}
+
 // The slider between before and after.
 for (const box of document.querySelectorAll(".compare:not(.plain)")) {
   const input = box.querySelector("input");

@@ -13,6 +13,7 @@ import functools
 import importlib.resources
 import math
 import re
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from jax.typing import ArrayLike
 
 from nst_jax.cli.look.charts import curves, number, positive, spark
+from nst_jax.config import known_addresses
 from nst_jax.files.images import to_jpeg
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 State = Literal["running", "finished", "stopped"]
 """Where a run is."""
 
-Kind = Literal["content", "style"]
+Kind = Literal["content", "style", "mask"]
 """What an input of a run is."""
 
 
@@ -53,7 +55,7 @@ class Card(NamedTuple):
       label: names the style or blend, and the settings explored.
       stem: the name of its file without the extension.
       content: the content that it started from; None for a texture, which has none.
-      style: the style to show beside it.
+      shown: its styles and masks.
       picture: the picture as it is now.
       metrics: `{"step": [...], "total": [...], term: [...], ...}`, lists of the same length. A
         loss that is not finite is None.
@@ -67,7 +69,7 @@ class Card(NamedTuple):
     label: str
     stem: str
     content: Embedded | None
-    style: Embedded
+    shown: Sequence[Embedded]
     picture: Embedded
     metrics: Mapping[str, Sequence[float | None]]
     layers: Sequence[tuple[int, Mapping[str, Mapping[str, float | None]]]]
@@ -110,7 +112,7 @@ class Run:
       step: steps taken, for the contents that are painted together now.
       steps: steps of the whole run, for these contents.
       seconds: time since the start.
-      inputs: the contents and styles, `[("content", picture), ("style", picture), ...]`.
+      inputs: contents, styles and masks, `[("content", picture), ("style", picture), ...]`.
       outputs: the pictures made so far, in order.
       pictures: how many pictures the whole run makes.
       scales: in order; none if an earlier run had taken all steps.
@@ -156,7 +158,9 @@ def render(run: Run) -> str:
         grid="one" if run.pictures == 1 else "few" if run.pictures <= 4 else "many",
         curves=_curves(run),
         layers=_layers(run),
-        plain={name: value for name, value in run.settings.items() if name not in groups},
+        # Word by word they are one line below.
+        plain={n: v for n, v in run.settings.items() if n not in groups and n != "flags"},
+        command=_command(run),
         groups={name: group for name, group in groups.items() if group},
         written=_written(run),
         data=_data(run),
@@ -267,9 +271,9 @@ def _message(run: Run) -> str:
 def _facts(run: Run) -> dict[str, str]:
     facts = {"Steps": f"{run.step:,} of {run.steps:,}"}
     if run.scales:  # this run has taken steps itself
-        taken = sum(scale.steps for scale in run.scales)
-        pace = number(taken / sum(scale.seconds for scale in run.scales))
-        facts |= {"Time": _duration(run.seconds), "Steps a second": pace}
+        facts["Time"] = _duration(run.seconds)
+        if run.scales[-1].steady is not None:  # the number that the timings show too
+            facts["A step, at this size"] = _duration(run.scales[-1].steady)
     facts["Pictures"] = f"{len(run.outputs)} of {run.pictures}"
     return facts
 
@@ -406,14 +410,30 @@ def _words(name: str) -> str:
     return str(name).replace("_", " ")
 
 
-def _setting(value: Any) -> str:
+_UNITS = {
+    address: {"PIXELS": "pixels", "STEPS": "steps", "LEVELS": "grey levels"}[unit]
+    for address, found in known_addresses().items()
+    if (unit := found[0].field.metadata.get("unit")) is not None
+} | {"tile": "pixels"}
+
+
+def _setting(value: Any, name: str = "") -> str:
+    """Returns a setting in words, with the unit of its number."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
+    if isinstance(value, (int, float)):
+        return f"{value:g}" if name not in _UNITS else f"{value:g} {_UNITS[name]}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_setting(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(_setting(item) for item in value) or "none"
+        return ", ".join(_setting(item, name) for item in value) or "none"
     return str(value)
+
+
+def _command(run: Run) -> str:
+    """Returns the command that makes the pictures again; "" if the settings do not have it."""
+    flags = run.settings.get("flags")
+    return shlex.join(["nst-jax", *flags]) if flags else ""
 
 
 def _across(size: tuple[int, int]) -> str:
@@ -423,7 +443,7 @@ def _across(size: tuple[int, int]) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
+        return f"{1000 * seconds:.3g} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
