@@ -19,6 +19,7 @@ from jax.extend import backend
 from PIL import Image, ImageDraw, ImageFont
 
 from nst_jax import vgg
+from nst_jax.cli import console
 from nst_jax.cli import run as cli_run
 from nst_jax.files.images import read_image, to_uint8
 
@@ -66,7 +67,7 @@ def run_command(name: str, table: Flags, command: Callable[[flags.FlagValues], A
     for flag in table:
         # `--help` shows the flags of the main module.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
-    app.run(main)
+    app.run(main, flags_parser=console.read_flags)
 
 
 def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:

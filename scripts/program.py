@@ -6,6 +6,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from nst_jax.cli import console
+
 FAILED, INTERRUPTED = 1, 130
 
 
@@ -39,4 +41,4 @@ def start(run: Callable[[], None], *, arguments: str, again: str = "") -> None:
             return INTERRUPTED
         return 0
 
-    app.run(main)
+    app.run(main, flags_parser=console.read_flags)

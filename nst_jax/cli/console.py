@@ -3,8 +3,12 @@
 import contextlib
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from absl import flags
 
 _quiet = False
 
@@ -36,6 +40,30 @@ class Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         say(f"nst-jax: {' '.join(record.getMessage().split())}")
+
+
+def read_flags(argv: Sequence[str]) -> list[str]:
+    """Reads the flags of a script, as `flags_parser` of `absl.app.run`, and returns the rest.
+
+    Bad flags end the process with one line on stderr. Absl itself ends `--help` with the exit code
+    of an error; here it is 0.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"{pathlib.Path(argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except (SystemExit, BrokenPipeError):  # absl's help flags end the process
+        leave()
+
+
+def leave() -> NoReturn:
+    """Ends the process with success, also if the reader of stdout, such as `head`, has left."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 @contextlib.contextmanager

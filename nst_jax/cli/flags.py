@@ -184,6 +184,12 @@ RUN_FLAGS: dict[str, Definition] = {
 
 # Flags that print an answer on stdout and end the command.
 QUESTION_FLAGS: dict[str, Definition] = {
+    "version": (flags.DEFINE_boolean, False, "print the version"),
+    "devices": (
+        flags.DEFINE_boolean,
+        False,
+        "print versions, devices and their memory, and whether --dtype, --precision and --mesh fit",
+    ),
     "show_config": (
         flags.DEFINE_string,
         None,

@@ -23,6 +23,7 @@ from nst_jax.cli import compilation, console
 from nst_jax.cli.console import complain
 from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several
 from nst_jax.cli.dataset.run import DataSetJob, run_data_set
+from nst_jax.cli.devices import describe_devices, describe_version
 from nst_jax.cli.flags import (
     FLAGS,
     config_from_flags,
@@ -53,9 +54,8 @@ def main() -> None:
     """Entry point of the `nst-jax` command."""
     try:
         app.run(_main, flags_parser=_parse)
-    except BrokenPipeError:  # the reader of stdout, for example `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError:
+        console.leave()
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -161,6 +161,12 @@ def answer() -> bool:
         if not FLAGS.show_config:
             raise ValueError("--show_config needs the file of a picture, got ''")
         show_config(FLAGS.show_config)
+    elif FLAGS.version:
+        print(describe_version(), flush=True)
+    elif FLAGS.devices:
+        config, _ = config_from_flags()
+        for line in describe_devices(config, _mesh()):
+            print(line, flush=True)
     elif FLAGS.list_layers:
         print(list_layers(network()), flush=True)
     elif FLAGS.list_presets:

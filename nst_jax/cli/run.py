@@ -101,12 +101,22 @@ def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
     Args:
       packages: further packages whose versions are recorded.
     """
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
     return {
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "versions": {"python": platform.python_version(), "nst_jax": __version__}
-        | {package: importlib.metadata.version(package) for package in packages},
+        "versions": versions(packages=packages),
+    }
+
+
+def versions(*, packages: Iterable[str] = ()) -> dict[str, str]:
+    """The versions of Python, of nst_jax and of the packages that it needs. It starts no device.
+
+    Args:
+      packages: further packages.
+    """
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
+    return {"python": platform.python_version(), "nst_jax": __version__} | {
+        package: importlib.metadata.version(package) for package in packages
     }
 
 
