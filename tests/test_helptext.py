@@ -19,7 +19,9 @@ from nst_jax import vgg
 from nst_jax.cli import devices
 from nst_jax.cli.flags import (
     ADDRESSES,
+    DEVICE_FLAGS,
     KINDS,
+    OTHER_FLAGS,
     QUESTION_FLAGS,
     RUN_FLAGS,
     settings_by_flag,
@@ -27,6 +29,7 @@ from nst_jax.cli.flags import (
 )
 from nst_jax.cli.help import flags_by_group, flags_page, groups
 from nst_jax.cli.main import BAD_INPUT, _main, _parse
+from nst_jax.config import OTHER_NAMES
 from nst_jax.presets import descriptions, presets
 
 
@@ -300,3 +303,45 @@ def test_a_wrong_flag_is_answered_with_the_nearest(parse, wrong, right):
     name = wrong[2:].split("=")[0]
     assert (code, out) == (BAD_INPUT, "")
     assert err == f"nst-jax: unknown flag --{name}; did you mean '{right}'?\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("--iterations=9", "steps"),
+        ("--num_steps=9", "steps"),
+        ("--num-iterations=9", "steps"),
+        ("--original_colors", "color=luminance"),
+        ("--preserve_color", "color=luminance"),
+        ("--image_size=9", "size"),
+        ("--lr=9", "learning_rate"),
+        ("-content_image=x", "content"),
+        ("-output_image=x", "output_dir"),
+        ("--init_image=x", "init"),
+        ("--style_image=x", "styles"),
+    ],
+)
+def test_words_of_other_programs_are_answered_with_the_flag(parse, wrong, right):
+    code, out, err = parse(wrong)
+    assert (code, out) == (BAD_INPUT, "")
+    assert err.endswith(f"; did you mean '{right}'?\n") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("wrong", ["--gpu=0", "-gpu", "--use-cpu", "--device=cuda"])
+def test_a_flag_for_a_device_is_answered_with_what_chooses_devices(parse, wrong):
+    code, _, err = parse(wrong)
+    assert code == BAD_INPUT and err.count("\n") == 1
+    assert "JAX_PLATFORMS and CUDA_VISIBLE_DEVICES choose devices, and --devices shows" in err
+
+
+def test_every_answer_for_another_program_is_a_flag_and_no_question_is_left_out():
+    for wrong, right in (OTHER_FLAGS | OTHER_NAMES).items():
+        name, _, value = right.partition("=")
+        assert name in flags.FLAGS and wrong not in flags.FLAGS, wrong
+        assert not value or value in ADDRESSES[name][0].field.metadata["choices"]
+    assert not set(DEVICE_FLAGS) & set(flags.FLAGS)
+    assert {name.partition("=")[0] for name in OTHER_NAMES.values()} <= set(ADDRESSES)
+
+
+def test_a_single_dash_and_a_space_give_a_flag_its_value(parse):
+    assert parse("-content", "x.png", "-styles", "y.png")[0] is None

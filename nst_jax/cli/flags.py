@@ -9,7 +9,7 @@ from absl import flags
 
 from nst_jax.cli.dataset.run import BATCH_SIZE
 from nst_jax.cli.look.observers import ANIMATIONS
-from nst_jax.config import INITS, Config, check_sweep, known_addresses
+from nst_jax.config import INITS, OTHER_NAMES, Config, check_sweep, known_addresses
 from nst_jax.files.images import FORMATS, read_image
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
@@ -243,6 +243,24 @@ for _name, _kinds in KINDS.items():
 for _name in ADDRESSES:
     _define, _help = _definition(_name)
     _define(_name, None, _help + PRESETS_DEFAULT)
+
+
+# Names that other programs use for flags, for the hint of a message.
+OTHER_FLAGS = OTHER_NAMES | {
+    **dict.fromkeys(("content_image", "content_img", "content_path", "input"), "content"),
+    **dict.fromkeys(("image", "base_image", "input_image", "target"), "content"),
+    **dict.fromkeys(("style", "style_image", "style_images", "style_img", "style_path"), "styles"),
+    **dict.fromkeys(("output", "out", "output_image", "output_path", "result", "o"), "output_dir"),
+    **dict.fromkeys(("style_blend_weights", "style_weights", "alphas"), "mixing"),
+    **dict.fromkeys(("init_image", "initial_image", "initial"), "init"),
+    **dict.fromkeys(("save_iter", "checkpoint_iterations", "save_interval"), "save_every"),
+    **dict.fromkeys(("print_iter", "print_iterations", "log_interval"), "log_every"),
+    **dict.fromkeys(("model_file", "vgg_path", "network", "model_path"), "weights"),
+    **{"random_seed": "seed", "verbose": "verbosity", "content_mask": "masks", "mask": "masks"},
+}
+
+# Flags of other programs that choose a device.
+DEVICE_FLAGS = ("gpu", "gpus", "gpu_id", "cpu", "use_cpu", "no_cuda", "cuda", "device", "backend")
 
 
 # -------------------------- From flags to a configuration -----------------------

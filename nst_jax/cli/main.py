@@ -25,7 +25,9 @@ from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several
 from nst_jax.cli.dataset.run import DataSetJob, run_data_set
 from nst_jax.cli.devices import describe_devices, describe_version
 from nst_jax.cli.flags import (
+    DEVICE_FLAGS,
     FLAGS,
+    OTHER_FLAGS,
     config_from_flags,
     masks_from_flag,
     mixing_from_flag,
@@ -74,11 +76,21 @@ def _parse(argv: Sequence[str]) -> list[str]:
             sys.exit(0)
         return remaining
     except flags.UnrecognizedFlagError as error:
-        known = [*FLAGS, *(f"no{name}" for name in FLAGS if FLAGS[name].boolean)]
-        complain(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}")
+        complain(f"unknown flag --{error.flagname}{_hint(error.flagname)}")
     except (flags.Error, ValueError) as error:
         complain(_in_plain_words(error))
     sys.exit(BAD_INPUT)
+
+
+def _hint(name: str) -> str:
+    """What to use in place of a flag that there is not, to end a message with."""
+    if name.casefold().replace("-", "_") in DEVICE_FLAGS:
+        return (
+            "; the variables JAX_PLATFORMS and CUDA_VISIBLE_DEVICES choose devices, and --devices "
+            "shows them"
+        )
+    known = [*FLAGS, *(f"no{name}" for name in FLAGS if FLAGS[name].boolean)]
+    return nearest(name, known, others=OTHER_FLAGS)
 
 
 _KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
@@ -442,6 +454,11 @@ def chosen_weights() -> str:
     Raises:
       ValueError: no bundled network has the name, or the path is remote.
     """
+    if FLAGS.model not in vgg.CONVOLUTIONS and _looks_like_a_file(FLAGS.model):
+        raise ValueError(
+            f"--model must be one of {', '.join(vgg.CONVOLUTIONS)}, got {FLAGS.model!r}; "
+            "--weights takes a file"
+        )
     check_choice("--model", FLAGS.model, vgg.CONVOLUTIONS)
     check_local("--weights", FLAGS.weights)
     return FLAGS.weights or FLAGS.model
@@ -465,8 +482,18 @@ def read_initial() -> np.ndarray | None:
     if FLAGS.init in (None, *INITS):
         return None
     if not is_remote(FLAGS.init) and not pathlib.Path(FLAGS.init).is_file():
+        if _looks_like_a_file(FLAGS.init):
+            raise ValueError(
+                f"--init (or an existing file) must be one of {', '.join(INITS)}, got "
+                f"{FLAGS.init!r}: there is no such file"
+            )
         check_choice("--init (or an existing file)", FLAGS.init, INITS)
     return read_image(FLAGS.init)
+
+
+def _looks_like_a_file(text: str) -> bool:
+    """Whether a text that could be a name is rather meant to be a file."""
+    return pathlib.Path(text).name != text or bool(pathlib.Path(text).suffix)
 
 
 def _placement() -> Placement:
