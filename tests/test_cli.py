@@ -385,7 +385,9 @@ def test_a_picture_to_start_from(run, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--mixing=0.5,0.4",), "--mixing: each row must sum to 1"),
+        (("--mixing=0,0",), "--mixing: each row must have a sum above 0, got 0"),
+        (("--mixing=1,1;1,nan",), "--mixing: each row must have a sum above 0, got nan"),
+        (("--mixing=1,inf",), "--mixing: each row must have a sum above 0, got inf"),
         (("--mixing=1",), "--mixing needs a weight for each of the 2 styles"),
         (("--mixing=a,b",), "--mixing must be numbers"),
         (("--masks=x.png",), "--masks needs a picture for each of the 2 styles"),

@@ -1,16 +1,19 @@
 """The flags of the command, and the configuration that they make."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
+from nst_jax.cli.console import say
 from nst_jax.cli.dataset.run import BATCH_SIZE
 from nst_jax.cli.look.observers import ANIMATIONS
 from nst_jax.config import INITS, OTHER_NAMES, Config, check_sweep, known_addresses
 from nst_jax.files.images import FORMATS, read_image
+from nst_jax.objective import check_mixing
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, turned
@@ -81,7 +84,8 @@ RUN_FLAGS: dict[str, Definition] = {
     "mixing": (
         flags.DEFINE_string,
         None,
-        "blends of the styles, one row of weights per blend: --mixing='0.7,0.3;0.5,0.5'",
+        "blends of the styles, one row of weights per blend, each divided by its sum: "
+        "--mixing='0.7,0.3;1,1'",
     ),
     "masks": (
         flags.DEFINE_list,
@@ -382,13 +386,13 @@ def settings_by_flag(config: Config) -> dict[str, Any]:
 
 
 def mixing_from_flag(styles: int) -> np.ndarray | None:
-    """--mixing as `[rows, styles]`; None without the flag.
+    """--mixing as `[rows, styles]`, each row divided by its sum; None without the flag.
 
     Args:
       styles: number of styles.
 
     Raises:
-      ValueError: a row without a number for each style, or with another sum than 1.
+      ValueError: a row without a number for each style, or without a sum above 0.
     """
     if FLAGS.mixing is None:
         return None
@@ -399,9 +403,13 @@ def mixing_from_flag(styles: int) -> np.ndarray | None:
                 f"--mixing needs a weight for each of the {styles} styles in every row, "
                 f"got {len(row)}"
             )
-        if abs(sum(row) - 1) > 1e-4:
-            raise ValueError(f"--mixing: each row must sum to 1, got {sum(row):g}")
-    return np.asarray(rows, np.float32)
+        if not 0 < sum(row) < math.inf:
+            raise ValueError(f"--mixing: each row must have a sum above 0, got {sum(row):g}")
+    mixing = check_mixing(rows, styles)
+    if not np.allclose(mixing, rows, rtol=0.0, atol=1e-4):
+        shares = ";".join(",".join(f"{share:.3g}" for share in row) for row in mixing)
+        say(f"nst-jax: --mixing: each row is divided by its sum, which gives {shares}")
+    return mixing
 
 
 def masks_from_flag(styles: int) -> list[np.ndarray] | None:
