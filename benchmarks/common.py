@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nst_jax import vgg
 from nst_jax.cli import console
 from nst_jax.cli import run as cli_run
+from nst_jax.cli.devices import no_devices
 from nst_jax.files.images import read_image, to_uint8
 
 FAILED = 1
@@ -60,6 +61,11 @@ def run_command(name: str, table: Flags, command: Callable[[flags.FlagValues], A
             command(flags.FLAGS)
         except (ImportError, OSError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr)
+            return FAILED
+        except (RuntimeError, AssertionError):  # either, if JAX starts no device
+            if (told := no_devices()) is None:
+                raise
+            print(f"{name}: {told}", file=sys.stderr)
             return FAILED
         return 0
 

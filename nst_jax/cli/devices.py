@@ -1,5 +1,6 @@
-"""The answer of `--devices`: versions, devices and their memory, to paste into a bug report."""
+"""What there is to compute on: the answer of `--devices`, and why no device starts."""
 
+import importlib.util
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,45 @@ from nst_jax.version import __version__
 VARIABLES = ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
 VARIABLES += ("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 VARIABLES += ("XLA_PYTHON_CLIENT_ALLOCATOR",)
+
+
+# The packages of which one lets JAX use a platform, and what installs one.
+PACKAGES = {
+    "cuda": (("jax_cuda13_plugin", "jax_cuda12_plugin"), "jax[cuda13]"),
+    "gpu": (("jax_cuda13_plugin", "jax_cuda12_plugin", "jax_rocm7_plugin"), "jax[cuda13]"),
+    "tpu": (("libtpu",), "jax[tpu]"),
+}
+
+
+def no_devices() -> str | None:
+    """Why JAX has no device, and what there is, on one line; None if it has some.
+
+    It is for the end of a process: JAX may choose another platform after it.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that one platform starts
+        reason = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0].rstrip(". ")
+    else:
+        return None
+    asked = jax.config.values["jax_platforms"] or ""
+    for name in asked.split(","):
+        modules, package = PACKAGES.get(name, ((), ""))
+        if modules and not any(map(importlib.util.find_spec, modules)):
+            reason = f"{name} needs a package that is missing: pip install '{package}'"
+    line = f"JAX_PLATFORMS={asked}: " if asked else ""
+    line += reason or "there is no such device"
+    jax.config.update("jax_platforms", "")
+    try:
+        line += f"; there is {_counted()}"
+    except (RuntimeError, AssertionError):
+        line += "; no other platform starts either"
+    return line
+
+
+def _counted() -> str:
+    """The devices of the default platform, such as "2 x cpu"."""
+    return f"{jax.device_count()} x {jax.default_backend()}"
 
 
 def describe_version() -> str:

@@ -405,7 +405,7 @@ def mixing_from_flag(styles: int) -> np.ndarray | None:
             )
         if not 0 < sum(row) < math.inf:
             raise ValueError(f"--mixing: each row must have a sum above 0, got {sum(row):g}")
-    mixing = check_mixing(rows, styles)
+    mixing = check_mixing(np.array(rows), styles)
     if not np.allclose(mixing, rows, rtol=0.0, atol=1e-4):
         shares = ";".join(",".join(f"{share:.3g}" for share in row) for row in mixing)
         say(f"nst-jax: --mixing: each row is divided by its sum, which gives {shares}")

@@ -23,7 +23,7 @@ from nst_jax.cli import compilation, console
 from nst_jax.cli.console import complain
 from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several
 from nst_jax.cli.dataset.run import DataSetJob, run_data_set
-from nst_jax.cli.devices import describe_devices, describe_version
+from nst_jax.cli.devices import describe_devices, describe_version, no_devices
 from nst_jax.cli.flags import (
     DEVICE_FLAGS,
     FLAGS,
@@ -122,12 +122,21 @@ def _main(argv: Sequence[str]) -> int:
         return _failed(130)
     except BrokenPipeError:
         raise
-    # RuntimeError is what JAX raises if a backend does not start.
-    except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
-        logging.debug("the error in full", exc_info=True)
-        first, *_ = str(error).splitlines() or [type(error).__name__]
-        complain(first)
-        return _failed(BAD_INPUT)
+    except (RuntimeError, AssertionError) as error:  # either, if no device starts
+        told = no_devices()
+        if told is None and isinstance(error, AssertionError):
+            raise
+        return _refused(error, told)
+    except (ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
+        return _refused(error)
+
+
+def _refused(error: Exception, told: str | None = None) -> int:
+    """Shows an error on one line, in these words if there are any, and returns the exit code."""
+    logging.debug("the error in full", exc_info=error)
+    first, *_ = str(error).splitlines() or [type(error).__name__]
+    complain(told or first)
+    return _failed(BAD_INPUT)
 
 
 def _set_up_messages() -> None:
