@@ -113,15 +113,16 @@ def _main(argv: Sequence[str]) -> int:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}: pictures go into flags, see --help")
-        if answer():
-            return 0
+        try:
+            if answer():
+                return 0
+        except BrokenPipeError:
+            console.leave()
         with console.stdout_on_stderr():
             return run()
     except KeyboardInterrupt:
         complain("interrupted")
         return _failed(130)
-    except BrokenPipeError:
-        raise
     except (RuntimeError, AssertionError) as error:  # either, if no device starts
         told = no_devices()
         if told is None and isinstance(error, AssertionError):

@@ -457,8 +457,8 @@ def run_pictures(
 ) -> int:
     """Runs a job over given pictures, writes its files, and returns the exit code.
 
-    Contents of one shape are painted together. In a run of one process, a first SIGINT or SIGTERM
-    stops it after the current step, and leaves a checkpoint and the pictures as they are.
+    Contents of one shape are painted together. In a run of one process, a first SIGINT, SIGTERM or
+    SIGHUP stops it after the current step, and leaves a checkpoint and the pictures as they are.
 
     Args:
       job: what to paint.
