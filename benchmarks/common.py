@@ -19,7 +19,9 @@ from jax.extend import backend
 from PIL import Image, ImageDraw, ImageFont
 
 from nst_jax import vgg
+from nst_jax.cli import console
 from nst_jax.cli import run as cli_run
+from nst_jax.cli.devices import no_devices
 from nst_jax.files.images import read_image, to_uint8
 
 FAILED = 1
@@ -60,13 +62,18 @@ def run_command(name: str, table: Flags, command: Callable[[flags.FlagValues], A
         except (ImportError, OSError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return FAILED
+        except (RuntimeError, AssertionError):  # either, if JAX starts no device
+            if (told := no_devices()) is None:
+                raise
+            print(f"{name}: {told}", file=sys.stderr)
+            return FAILED
         return 0
 
     define(table, flags.FLAGS)
     for flag in table:
         # `--help` shows the flags of the main module.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
-    app.run(main)
+    app.run(main, flags_parser=console.read_flags)
 
 
 def whole_numbers(name: str, texts: Sequence[str]) -> list[int]:

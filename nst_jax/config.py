@@ -45,6 +45,23 @@ Color = Literal["style", "luminance", "match", "histogram", "transfer"]
 SizeOf = Literal["longer", "height"]
 
 
+# Names that other programs use for a setting, for the hint of a message.
+OTHER_NAMES = {
+    **dict.fromkeys(("iterations", "iters", "num_iters", "num_iterations", "max_iter"), "steps"),
+    **dict.fromkeys(("n_iter", "max_iterations", "num_steps", "epochs", "num_epochs"), "steps"),
+    **dict.fromkeys(("original_colors", "original_color", "keep_colors"), "color=luminance"),
+    **dict.fromkeys(("preserve_color", "preserve_colors", "keep_color"), "color=luminance"),
+    **dict.fromkeys(("image_size", "img_size", "imsize", "imgsize", "max_size"), "size"),
+    **dict.fromkeys(("lr", "step_size"), "learning_rate"),
+    **{"avg_pooling": "pooling=average", "cw": "content_weight", "sw": "style_weight"},
+    **{
+        "tvw": "tv_weight",
+        "smoothness_weight": "tv_weight",
+        "normalize_gradients": "normalize_gradient",
+    },
+}
+
+
 # The default objective. The difference of Gram matrices in a layer is relative to the style's own
 # matrix, and activations are on a common scale. So the weights suit every style, both networks and
 # every size. docs/presets.md says how each value was chosen.
@@ -274,7 +291,7 @@ class Config:
         known = known_addresses()
         if name in known:
             return f"Config has no field {name!r} of its own: Config().replace({name}=...) sets it"
-        hint = nearest(name, [*own, *known])
+        hint = nearest(name, [*own, *known], others=OTHER_NAMES)
         if hint and not any(repr(field) in hint for field in own):
             hint = f"{hint[:-1]}, which Config().replace(...) sets?"
         return f"Config has no field {name!r}{hint}"
@@ -584,7 +601,8 @@ def _without(address: str, parts: Mapping[str, Any], known: Iterable[str]) -> st
     """Says why a config has no such address."""
     others = known_addresses().get(address)
     if not others:
-        return f"Config has no field {address!r}{nearest(address, {*known, *parts} - {address})}"
+        hint = nearest(address, {*known, *parts} - {address}, others=OTHER_NAMES)
+        return f"Config has no field {address!r}{hint}"
     owner = others[0].owner
     assert owner is not None  # every config has the config's own fields
     if owner in parts:

@@ -49,8 +49,8 @@ class Combine:
     """How styles and contents make outputs. `Combine()` paints each content in each style.
 
     Attributes:
-      mixing: `[rows, styles]`, the weights of blends; each row sums to 1. Each row makes one output
-        of each content. Its target is the sum of the styles' targets with these weights.
+      mixing: `[rows, styles]`, the weights of blends. Each row is divided by its sum, and makes one
+        output of each content. Its target is the sum of the styles' targets with these weights.
       masks: `[styles, H, W]` in [0, 1], over the content. They make one output, in which each style
         applies where its mask is 1. With `[rows, styles, H, W]` each row makes one output. A
         region's style loss counts by the region's share of the picture. After Gatys et al.:
@@ -182,18 +182,20 @@ def checked_pictures(
 
 
 def check_mixing(mixing: ArrayLike, styles: int) -> Float[np.ndarray, "outputs styles"]:
-    """`mixing` as a float32 array.
+    """`mixing` as a float32 array whose rows sum to 1: each is divided by its sum.
 
     Raises:
-      ValueError: it is not `[outputs, styles]`, or a row does not sum to 1.
+      ValueError: it is not `[outputs, styles]`, or the sum of a row is not finite and above 0.
     """
     rows = np.asarray(mixing, np.float32)
     if rows.ndim != 2 or rows.shape[1] != styles or not rows.shape[0]:
         raise ValueError(f"mixing must be [outputs, {styles} styles], got {rows.shape}")
     sums = np.sum(rows, axis=1)
-    if not np.allclose(sums, 1.0, atol=1e-4):
-        raise ValueError(f"each row of mixing must sum to 1, got sums {sums.tolist()}")
-    return rows
+    if not (np.isfinite(sums) & (sums > 0)).all():
+        raise ValueError(f"each row of mixing must have a sum above 0, got sums {sums.tolist()}")
+    # Rows that sum to 1 up to rounding stay as they are.
+    near = np.isclose(sums, 1.0, rtol=0.0, atol=1e-4)
+    return rows / np.where(near, np.float32(1), sums)[:, None]
 
 
 def check_mask(name: str, mask: ArrayLike) -> Float[np.ndarray, "..."]:
@@ -644,8 +646,8 @@ def compute_targets(
       TypeError: a picture that is not a floating-point array.
       ValueError: pictures: a wrong shape, no style, or a picture too small for the deepest layer.
         Layers: a layer that the network doesn't have, or that has no positions.
-        Combinations: rows of `mixing` that don't sum to 1; a mask of another size than its picture,
-        outside [0, 1] or 0 everywhere; masks together with mixing or jitter.
+        Combinations: rows of `mixing` without a sum above 0; a mask of another size than its
+        picture, outside [0, 1] or 0 everywhere; masks together with mixing or jitter.
         Inputs: inputs for other terms, or of another size.
     """
     objective = Objective.of(config, partition=partition)

@@ -470,20 +470,23 @@ def _limits(about: Mapping[str, Any]) -> str:
     return " and ".join(said) or "finite"
 
 
-def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str:
+def nearest(name: str, names: Iterable[str], *, others: Mapping[str, str] | None = None) -> str:
     """Returns "; did you mean 'NAME'?" with the nearest of `names`, to end a message with.
 
     Args:
       name: the name that was given; its case does not matter.
       names: the names that exist.
-      cutoff: how near a name must be, from 0 (any name) to 1 (the same name).
+      others: names of other programs in small letters, each with what to use here.
 
     Returns:
       The hint, or an empty string if no name is near enough.
     """
-    folded = {each.casefold(): each for each in names}
-    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=cutoff)
-    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+    asked = str(name).casefold()
+    meant = (others or {}).get(asked.replace("-", "_"))
+    if meant is None:
+        folded = {each.casefold(): each for each in names}
+        meant = next((folded[n] for n in difflib.get_close_matches(asked, folded, n=1)), None)
+    return "" if meant is None else f"; did you mean {meant!r}?"
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -498,7 +501,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
       ValueError: the value is not among them. The message lists them and suggests the nearest.
     """
     if not isinstance(value, str) or value not in choices:
-        hint = nearest(value, choices, cutoff=0.0) if isinstance(value, str) else ""
+        hint = nearest(value, choices) if isinstance(value, str) else ""
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
 
 

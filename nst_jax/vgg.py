@@ -496,15 +496,16 @@ def resolve_layer(model: Model, name: str, *, head: bool = True) -> str:
             )
         raise ValueError(
             f"unknown layer {name!r} of {model}; the layers are {', '.join(names)}"
-            f"{nearest(_as_keras(name), names, cutoff=0.0)}"
+            f"{nearest(_as_keras(name), names)}"
         )
     return name
 
 
 def _as_keras(name: str) -> str:
-    """Returns Keras' name of a layer with a name as in PyTorch: `conv4_2`, `relu_4_2`, `pool4`."""
-    name = re.sub(r"^(?:conv|relu)_?([1-5])_?([1-4])$", r"block\1_conv\2", str(name).lower())
-    return re.sub(r"^pool_?([1-5])$", r"block\1_pool", name)
+    """Returns Keras' name of a layer with another name: `conv4_2`, `relu_4_2`, `r42`, `pool4`."""
+    name = str(name).lower().replace("-", "_")
+    name = re.sub(r"^(?:conv|relu|r|block)_?([1-5])_?([1-4])$", r"block\1_conv\2", name)
+    return re.sub(r"^p(?:ool)?_?([1-5])$", r"block\1_pool", name)
 
 
 def resolve_layers(model: Model, names: Sequence[str], *, head: bool = True) -> dict[str, str]:

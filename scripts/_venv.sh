@@ -1,6 +1,14 @@
 # Sourced by the other scripts: sets `root` (the checkout) and `venv`, and defines `setup`,
 # which gives the checkout a virtual environment, .venv, with the package installed in it.
 
+# Each script explains itself: --help prints the comment at its head, and installs nothing.
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
+
 root=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 

@@ -27,3 +27,4 @@ setup plots
 # bash 3.2 takes an empty array for an unset one, hence the ${a[@]+...}.
 "$venv/bin/nst-jax" --demo ${own[@]+"${own[@]}"} "$@"
 echo "The pictures are in $(CDPATH= cd -- "$output_dir" && pwd); contact_sheet.png shows them together."
+echo "Paint your own: $venv/bin/nst-jax --content=photo.jpg --styles=painting.jpg"

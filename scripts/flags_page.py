@@ -6,6 +6,7 @@
 
 from pathlib import Path
 
+import program
 from absl import flags
 
 from nst_jax.cli.help import flags_page
@@ -13,6 +14,11 @@ from nst_jax.presets import presets
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "guide" / "flags.md"
 
-if __name__ == "__main__":
-    flags.FLAGS(["nst-jax"])
+
+def run() -> None:
+    """Writes the page."""
     PAGE.write_text(flags_page(flags.FLAGS, presets["default"]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    program.start(run, arguments="it takes none")

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from nst_jax.cli import console
+from nst_jax.cli.devices import no_devices
+
 FAILED, INTERRUPTED = 1, 130
 
 
@@ -34,9 +37,14 @@ def start(run: Callable[[], None], *, arguments: str, again: str = "") -> None:
         except (ImportError, OSError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return FAILED
+        except (RuntimeError, AssertionError):  # either, if JAX starts no device
+            if (told := no_devices()) is None:
+                raise
+            print(f"{name}: {told}", file=sys.stderr)
+            return FAILED
         except KeyboardInterrupt:
             print(f"{name}: interrupted{again}", file=sys.stderr)
             return INTERRUPTED
         return 0
 
-    app.run(main)
+    app.run(main, flags_parser=console.read_flags)

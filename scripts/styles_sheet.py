@@ -7,6 +7,7 @@
 from pathlib import Path
 
 import numpy as np
+import program
 from PIL import Image, ImageDraw, ImageFont
 
 from nst_jax import paintings
@@ -31,5 +32,10 @@ def sheet() -> Image.Image:
     return page
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Writes the page."""
     sheet().save(SHEET, quality=82, optimize=True)
+
+
+if __name__ == "__main__":
+    program.start(run, arguments="it takes none")

@@ -281,7 +281,10 @@ def test_what_told_no_config_is_refused(told, message):
         ({"mine": 3}, TypeError, "no field 'mine'"),
         ({"terms": GramStyle()}, TypeError, "terms must be a tuple of terms, got Gram"),
         ({"pooling": "AVG"}, ValueError, "did you mean 'average'"),
-        ({"schedule": "x"}, ValueError, "schedule must be one of .*; did you mean '"),
+        ({"schedule": "x"}, ValueError, "schedule must be one of .*, got 'x'$"),
+        ({"num_iterations": 3}, TypeError, "no field 'num_iterations'; did you mean 'steps'"),
+        ({"preserve_color": True}, TypeError, "did you mean 'color=luminance'"),
+        ({"image_size": 3}, TypeError, "no field 'image_size'; did you mean 'size'"),
         ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
         ({"steps": 2.5}, TypeError, "steps must be a whole number, got 2.5"),
         ({"size": -1}, ValueError, "size must be at least 1"),
@@ -337,6 +340,10 @@ def test_bad_values_are_refused_by_name(change, error, message):
             r"Config has no field 'stlye_weight'; did you mean 'style_weight', which "
             r"Config\(\).replace\(...\) sets\?",
         ),
+        (
+            lambda: nst_jax.Config(lr=1),
+            r"Config has no field 'lr'; did you mean 'learning_rate', which Config\(\).replace",
+        ),
         (lambda: nst_jax.Config(sizes=1), "Config has no field 'sizes'; did you mean 'size'"),
         (
             lambda: nst_jax.Config(style_weight=1),
@@ -358,10 +365,12 @@ def test_lbfgs_keeps_at_least_one_step():
         LBFGS(history_size=None)
 
 
-def test_any_unknown_preset_has_a_nearest():
-    for name, right in (("foo", "tf_blog"), ("Gatys", "gatys"), ("hq", "quality")):
+def test_a_preset_that_is_near_to_one_is_answered_with_it():
+    for name, right in (("asignment", "assignment"), ("Gatys", "gatys")):
         with pytest.raises(ValueError, match=f"^preset must be .*; did you mean '{right}'"):
             nst_jax.presets[name]
+    with pytest.raises(ValueError, match="^preset must be .*, got 'foo'$"):
+        nst_jax.presets["foo"]
 
 
 def test_numbers_of_numpy_and_jax_are_pythons():

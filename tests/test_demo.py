@@ -28,7 +28,10 @@ def asked(tmp_path):
             ["bash", script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         folder = "mine" if "mine" in " ".join(arguments) else "demo_output"
-        assert done.stdout.startswith(f"The pictures are in {tmp_path}/{folder}; ")
+        first, last = done.stdout.splitlines()
+        assert first.startswith(f"The pictures are in {tmp_path}/{folder}; ")
+        own = f"{tmp_path}/.venv/bin/nst-jax --content=photo.jpg --styles=painting.jpg"
+        assert last == f"Paint your own: {own}"
         return (tmp_path / "asked").read_text().splitlines()
 
     return run

@@ -18,6 +18,7 @@ from nst_jax.cli.flags import (
     ADDRESSES,
     KINDS,
     config_from_flags,
+    mixing_from_flag,
     takes_several,
 )
 from nst_jax.coarse_to_fine import fit_shape
@@ -205,3 +206,14 @@ def test_the_cluster_tells_its_processes(run, monkeypatch, chosen, given):
     code, err = run(*chosen, "--steps=0")
     assert code == 1 and "steps must be at least 1" in err
     assert called == ([] if given is None else [given])
+
+
+def test_rows_of_a_mixing_are_divided_by_their_sums_and_the_command_says_so(capsys):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["nst-jax", "--mixing=5,5;1,3"])
+        np.testing.assert_allclose(mixing_from_flag(2), [[0.5, 0.5], [0.25, 0.75]])
+        said = "nst-jax: --mixing: each row is divided by its sum, which gives 0.5,0.5;0.25,0.75\n"
+        assert capsys.readouterr().err == said
+        flags.FLAGS(["nst-jax", "--mixing=0.7,0.3"])
+        mixing_from_flag(2)
+        assert capsys.readouterr().err == ""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -15,9 +16,12 @@ from absl.testing import flagsaver
 
 import nst_jax
 from nst_jax import vgg
+from nst_jax.cli import devices
 from nst_jax.cli.flags import (
     ADDRESSES,
+    DEVICE_FLAGS,
     KINDS,
+    OTHER_FLAGS,
     QUESTION_FLAGS,
     RUN_FLAGS,
     settings_by_flag,
@@ -25,6 +29,7 @@ from nst_jax.cli.flags import (
 )
 from nst_jax.cli.help import flags_by_group, flags_page, groups
 from nst_jax.cli.main import BAD_INPUT, _main, _parse
+from nst_jax.config import OTHER_NAMES
 from nst_jax.presets import descriptions, presets
 
 
@@ -196,6 +201,68 @@ def test_every_preset_is_described_by_what_it_changes(run, capsys):
     assert common.strip() == "Other settings are those of the default."
 
 
+@pytest.fixture
+def answer(capsys):
+    """Answers a question of the command: `code, stdout, stderr`."""
+
+    def answer(*arguments):
+        with flagsaver.flagsaver():
+            code = _main(flags.FLAGS(["nst-jax", *arguments]))
+        return code, *capsys.readouterr()
+
+    return answer
+
+
+def test_the_version(answer):
+    code, out, err = answer("--version")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert out.startswith(f"nst_jax {nst_jax.__version__}, python {python}, ")
+
+
+def test_the_devices_and_whether_precision_and_mesh_fit(answer, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:2])
+    monkeypatch.setattr(devices, "host_bytes", lambda: 3 * 2**29)
+    asked = ("--dtype=bfloat16", "--mesh=style:2,space:2")
+    code, out, err = answer("--devices", *asked)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith(f"nst_jax {nst_jax.__version__}, python ")
+    assert f"jax {jax.__version__}, jaxlib " in lines[1]
+    assert "CUDA_VISIBLE_DEVICES=3,4" in lines and "host: 1.50 GiB free" in lines
+    kind = jax.local_devices()[0].device_kind
+    assert [line for line in lines if line.startswith("cpu ")] == [
+        f"cpu {number}: {kind}, the host's memory" for number in (0, 1)
+    ]
+    assert "precision: bfloat16, products default: works" in lines
+    assert lines[-1].startswith("mesh style:2,space:2: does not fit: ")
+    assert lines[-1].endswith("needs 4 devices, but there are 2")
+    _, out, _ = answer("--devices", "--mesh=style:2")
+    assert out.splitlines()[-1] == "mesh style:2,space:1: fits"
+    code, out, err = answer("--devices", "--mesh=style")
+    assert (code, err) == (BAD_INPUT, "nst-jax: mesh must be like 'style:4,space:2', got 'style'\n")
+
+
+def test_the_memory_of_a_device_and_a_precision_that_does_not_work(answer, monkeypatch):
+    class Device:
+        platform, id, device_kind, process_index = "gpu", 5, "Card", 0
+
+        def memory_stats(self):
+            return {"bytes_limit": 2**33, "bytes_in_use": 2**31}
+
+    def refuse(*_, **__):
+        raise jax.errors.JaxRuntimeError("no such product\nat length")
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    monkeypatch.setattr(jax.lax, "conv_general_dilated", refuse)
+    code, out, err = answer("--devices")
+    assert (code, err) == (0, "")
+    assert "gpu 5: Card, 6.00 GiB free of 8.00 GiB" in out.splitlines()
+    told = "precision: float32, products highest: does not work: no such product"
+    assert out.splitlines()[-1] == told
+
+
 @pytest.mark.parametrize("flag", ["--model=vgg16", "--model=vgg19", "--weights=vgg16.h5"])
 def test_the_layers_of_the_network(capsys, flag, monkeypatch):
     monkeypatch.chdir(nst_jax.weights.load.BUNDLED_FOLDER)
@@ -236,3 +303,45 @@ def test_a_wrong_flag_is_answered_with_the_nearest(parse, wrong, right):
     name = wrong[2:].split("=")[0]
     assert (code, out) == (BAD_INPUT, "")
     assert err == f"nst-jax: unknown flag --{name}; did you mean '{right}'?\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("--iterations=9", "steps"),
+        ("--num_steps=9", "steps"),
+        ("--num-iterations=9", "steps"),
+        ("--original_colors", "color=luminance"),
+        ("--preserve_color", "color=luminance"),
+        ("--image_size=9", "size"),
+        ("--lr=9", "learning_rate"),
+        ("-content_image=x", "content"),
+        ("-output_image=x", "output_dir"),
+        ("--init_image=x", "init"),
+        ("--style_image=x", "styles"),
+    ],
+)
+def test_words_of_other_programs_are_answered_with_the_flag(parse, wrong, right):
+    code, out, err = parse(wrong)
+    assert (code, out) == (BAD_INPUT, "")
+    assert err.endswith(f"; did you mean '{right}'?\n") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("wrong", ["--gpu=0", "-gpu", "--use-cpu", "--device=cuda"])
+def test_a_flag_for_a_device_is_answered_with_what_chooses_devices(parse, wrong):
+    code, _, err = parse(wrong)
+    assert code == BAD_INPUT and err.count("\n") == 1
+    assert "JAX_PLATFORMS and CUDA_VISIBLE_DEVICES choose devices, and --devices shows" in err
+
+
+def test_every_answer_for_another_program_is_a_flag_and_no_question_is_left_out():
+    for wrong, right in (OTHER_FLAGS | OTHER_NAMES).items():
+        name, _, value = right.partition("=")
+        assert name in flags.FLAGS and wrong not in flags.FLAGS, wrong
+        assert not value or value in ADDRESSES[name][0].field.metadata["choices"]
+    assert not set(DEVICE_FLAGS) & set(flags.FLAGS)
+    assert {name.partition("=")[0] for name in OTHER_NAMES.values()} <= set(ADDRESSES)
+
+
+def test_a_single_dash_and_a_space_give_a_flag_its_value(parse):
+    assert parse("-content", "x.png", "-styles", "y.png")[0] is None

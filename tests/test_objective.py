@@ -111,6 +111,14 @@ def test_each_style_keeps_its_own_shape(vgg16, pictures):
         )
 
 
+def test_each_row_of_a_mixing_is_divided_by_its_sum():
+    rows = np.array([[5, 5], [0.7, 0.3], [1, 3], [3, -1]])
+    wanted = [[0.5, 0.5], [0.7, 0.3], [0.25, 0.75], [1.5, -0.5]]
+    np.testing.assert_allclose(objective.check_mixing(rows, 2), wanted, rtol=1e-6)
+    near = np.float32([[0.33333, 0.66666]])  # as typed by hand: it stays, bit by bit
+    np.testing.assert_array_equal(objective.check_mixing(near, 2), near)
+
+
 def test_mixing_mixes_statistics(vgg16, pictures):
     content, styles = pictures
     plain = nst_jax.compute_targets(vgg16, content, styles, GATYS)
@@ -187,7 +195,8 @@ def test_layer_weights_weigh_layers(vgg16, pictures):
         ({"styles": [np.zeros((3, 8, 8), np.float32)]}, r"styles\[0\] must have shape"),
         ({"styles": [np.zeros((3, 32, 3), np.float32)]}, "at least 4 pixels"),
         ({"mixing": [[0.5, 0.5]]}, r"mixing must be \[outputs, 1 styles\]"),
-        ({"mixing": [[0.5]]}, "must sum to 1"),
+        ({"mixing": [[0.0]]}, "each row of mixing must have a sum above 0"),
+        ({"mixing": [[1.0], [np.nan]]}, r"a sum above 0, got sums \[1.0, nan\]"),
         ({"config": GATYS.replace(style_layers=("block9_conv1",))}, "unknown layer"),
     ],
 )

@@ -198,7 +198,7 @@ def test_without_tensorboardx_one_line_says_how_to_get_it(run, pictures, tmp_pat
         f"--content={content}", f"--styles={style}", f"--output_dir={tmp_path}", *FAST,
         f"--tensorboard_dir={tmp_path / 'board'}",
     )  # fmt: skip
-    line = "nst-jax: --tensorboard_dir needs tensorboardX: pip install 'nst-jax[tensorboard]'\n"
+    line = "nst-jax: --tensorboard_dir needs tensorboardX: pip install tensorboardX\n"
     assert (code, err) == (BAD_INPUT, line)
 
 

@@ -1,6 +1,8 @@
 """The wheel and the sdist: what they hold, and that the wheel works away from the checkout."""
 
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,3 +95,17 @@ def test_the_wheel_runs_the_demo_away_from_the_checkout(distributions, tmp_path)
     )
     assert done.returncode == 0, done.stderr
     assert (elsewhere / "out" / "butterfly__rainbow.png").exists()
+
+
+def test_messages_name_packages_that_an_index_has():
+    """The package itself is on no index, so pip finds none of its extras by name."""
+    setup = (ROOT / "setup.cfg").read_text("utf-8")
+    told = []
+    for path in sorted((ROOT / "nst_jax").rglob("*.py")):
+        told += re.findall(r"pip install ([^\"\n]+)", path.read_text("utf-8"))
+    assert len(told) >= 5
+    for command in told:
+        for package in shlex.split(command.replace("{client.package}", "gcsfs s3fs")):
+            name = re.match(r"[\w-]+", package)
+            assert name and name[0] not in ("nst-jax", "nst_jax"), command
+            assert re.search(rf"^    {name[0]}\b", setup, re.M), command

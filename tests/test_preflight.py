@@ -34,6 +34,7 @@ def step_takes(monkeypatch):
 
         monkeypatch.setattr(preflight.Plan, "program_bytes", of_plan)
         monkeypatch.setattr(preflight.Plan, "targets_bytes", lambda _: 0)
+        monkeypatch.setattr(preflight.Plan, "activation_bytes", lambda _: 0.0)
         monkeypatch.setattr(preflight.Plan, "kept_bytes", lambda _: 0)
 
     return step_takes
@@ -74,6 +75,41 @@ def test_a_run_that_does_not_fit_is_refused_with_what_fits(vgg16):
     plan(vgg16, SHAPE, 2, CONFIG.replace(size=size)).check(available=available)
     larger = CONFIG.replace(size=int(1.1 * size))
     assert plan(vgg16, SHAPE, 2, larger).run_bytes() > available
+
+
+def test_what_is_far_too_large_is_refused_by_arithmetic(vgg19, compilations):
+    """Channels of the convolutions up to block4_conv2, each over the pixels that it stands for."""
+    config = nst_jax.presets["default"].replace(size=8000, dtype="float32", precision="highest")
+    channels = 2 * 64 + 2 * 128 / 4 + 4 * 256 / 16 + 2 * 512 / 64
+    # The default's style also looks at block5_conv1, three convolutions deeper.
+    channels += 2 * 512 / 64 + 512 / 256
+    own = plan(vgg19, (3000, 4000), 6, config)
+    assert own.activation_bytes() == 4 * channels
+    half = own.replace(config=config.replace(dtype="bfloat16"))
+    assert half.activation_bytes() == 2 * channels
+    with compilations() as count, pytest.raises(preflight.DoesNotFit) as caught:
+        own.check(available=20 * 2**30)
+    assert count() == 0
+    line = str(caught.value)
+    about = 6 * 6000 * 8000 * (1.8 * 4 * channels + 12 * config.optimizer.kept) / 2**30
+    assert line.startswith(
+        f"6 pictures of 8000x6000 would take about {about:.1f} GiB of memory, and there are "
+        "20.00 GiB: a --size of "
+    )
+    size = int(re.search(r"a --size of (\d+) fits", line)[1])
+    assert 0.9 * 8000 < size / (20 / about) ** 0.5 <= 8000
+    assert line.endswith(f"{size} fits")  # not even one of the pictures does at this size
+    with pytest.raises(preflight.DoesNotFit) as caught:
+        own.check(available=int(about * 2**30 / 2.5))
+    line = str(caught.value)
+    assert f"; --remat (about {about / 3:.1f} GiB) or --tile=2048 (about " in line
+    assert line.endswith("; 2 of the 6 pictures can be painted at once")
+    with pytest.raises(preflight.DoesNotFit) as caught:
+        own.replace(outputs=1).check(available=20 * 2**30)
+    tile = re.search(
+        r"; --tile=(\d+) \(about ([\d.]+) GiB\) makes this one fit$", str(caught.value)
+    )
+    assert tile and int(tile[1]) <= 2048 and 5 < float(tile[2]) <= 20
 
 
 def test_where_nothing_fits_it_says_so(vgg16, step_takes):

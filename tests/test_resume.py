@@ -1,5 +1,7 @@
 """The command ended by signals and started again."""
 
+import errno
+import io
 import json
 import os
 import re
@@ -17,10 +19,12 @@ from disk import room_for
 from PIL import Image
 from test_page import Parsed
 
+from nst_jax.cli import console
 from nst_jax.cli import run as cli_run
 from nst_jax.cli.look.observers import Report
+from nst_jax.cli.progress import Bars
 from nst_jax.cli.run import environment
-from nst_jax.cli.signals import SIGNALS, Stopping
+from nst_jax.cli.signals import SIGNALS, Stopped, Stopping
 
 KILLS = 6
 
@@ -94,7 +98,7 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
     flags = ("--steps=40", "--checkpoint_every=1000", "--log_every=100", "--report")
     command.start(*job("undisturbed", *flags))
     assert command.wait() == 0
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         name = signal.Signals(number).name
         out = tmp_path / name
         command.start(*job(name, *flags))
@@ -120,6 +124,103 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
             assert list(losses) == [*sorted({1, step}), 40]
             logged = {line["step"]: line["total"] for line in lines if line["output"] == stem}
             assert logged == {1: losses[1], 40: losses[40]}
+
+
+def test_a_closed_terminal_may_hang_up_twice():
+    """A shell sends SIGHUP to its jobs, and then the system does."""
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with Stopping() as asked:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.1)
+            assert asked.received == signal.SIGHUP
+            with pytest.raises(Stopped, match="stopped by SIGHUP") as caught:
+                asked.check()
+        assert caught.value.exit_code == 129
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Broken(io.StringIO):
+    """A stderr that fails from the n-th message on; it keeps the messages before."""
+
+    def __init__(self, error, after):
+        super().__init__()
+        self.error, self.after = error, after
+
+    def write(self, text):
+        self.after -= 1
+        if self.after < 0:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Puts a `Broken` in place of stderr."""
+
+    def broken(error, after=0):
+        stream = Broken(error, after)
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(console, "_quiet", False)
+        monkeypatch.setattr(console, "_reader_left", False)
+        return stream
+
+    return broken
+
+
+def test_messages_that_nobody_reads_end_no_run_but_a_reader_that_leaves_stops_it(broken):
+    broken(OSError(errno.EIO, "the terminal is closed"))
+    console.say("a line")
+    assert Stopping().received is None
+    broken(OSError(errno.ENOSPC, "the disk of the log is full"))
+    console.complain("an error")
+    assert Stopping().received is None
+    kept = broken(BrokenPipeError(errno.EPIPE, "head has read enough"), after=1)
+    console.say("one line")
+    stopping = Stopping()
+    stopping.check()
+    console.say("another")
+    assert kept.getvalue() == "one line\n"
+    with pytest.raises(Stopped, match="stopped by SIGPIPE") as caught:
+        stopping.check()
+    assert caught.value.exit_code == 141
+
+
+def test_a_bar_on_a_terminal_that_closes_ends_no_run(broken, monkeypatch):
+    stream = broken(BrokenPipeError(errno.EPIPE, "closed"), after=2)
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    bars = Bars()
+    bars.open(total=100, mininterval=0, miniters=1)
+    assert bars._bar is not None
+    for _ in range(100):
+        bars._bar.update(1)
+    bars.close(None)
+    assert console.reader_left()
+
+
+def test_without_a_stderr_nothing_is_shown(monkeypatch, capsys):
+    """As of `nst-jax 2>&-`: stdout is for answers."""
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(console, "_quiet", False)
+    console.say("a line")
+    assert not console.shows_progress()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_if_the_reader_of_the_messages_leaves_the_pictures_are_written(run, job, tmp_path, broken):
+    kept = broken(BrokenPipeError(errno.EPIPE, "closed"), after=1)
+    code, _ = run(*job("out", "--steps=40", "--checkpoint_every=1000", "--report"))
+    assert code == 141
+    assert kept.getvalue().startswith("step 1/40, ")
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.glob("*__*.png")) == ["a__b.png", "a__c.png"]
+    assert "stopped by SIGPIPE" in (out / "report.html").read_text("utf-8")
+    steps = {json.loads(line)["step"] for line in (out / "metrics.jsonl").open()}
+    assert min(steps) == 1 and last_step(tmp_path / "out-checkpoints") == 4
 
 
 @pytest.mark.slow
@@ -154,7 +255,7 @@ with Stopping() as stopping:
         assert said.strip() == "stopping after this step; a second signal stops at once"
 
 
-def test_where_both_signals_are_ignored_nothing_listens():
+def test_where_all_signals_are_ignored_nothing_listens():
     """As in a shell's background jobs, or under nohup."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     threads, descriptors = threading.active_count(), len(os.listdir("/dev/fd"))
@@ -163,7 +264,7 @@ def test_where_both_signals_are_ignored_nothing_listens():
             for number in SIGNALS:
                 signal.raise_signal(number)
         assert asked.received is None
-        assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_IGN] * 2
+        assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_IGN] * len(SIGNALS)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -238,7 +238,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(job, s3, temporary, monk
         if progress.step == 3 and ended == "error":
             raise KeyboardInterrupt
         if progress.step == 3:
-            stopping[0].received = signal.SIGTERM
+            stopping[0].signalled = signal.SIGTERM
 
     with monkeypatch.context() as patch:
         patch.setattr(StepProgress, "__call__", interrupt)

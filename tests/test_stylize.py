@@ -220,7 +220,7 @@ def combined(**parts):
             {"sweep": {"learning_rate": np.ones(3)}},
             r"sweep\['learning_rate'\] must have .* each of the 2 outputs",
         ),
-        ({}, combined(mixing=[[0.5, 0.6]]), "each row of mixing must sum to 1"),
+        ({}, combined(mixing=[[-0.5, 0.4]]), "each row of mixing must have a sum above 0"),
         ({}, combined(mixing=[[1.0]]), "mixing must be"),
         ({}, combined(masks=np.ones((3, 36, 48))), r"masks must be \[2 styles"),
         ({}, combined(masks=np.ones(4)), r"masks must be \[2 styles"),

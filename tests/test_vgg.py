@@ -227,6 +227,14 @@ def test_classify_gives_probabilities(rng, monkeypatch):
     ("change", "message"),
     [
         ({"layers": ("block4_conv9",)}, "did you mean 'block4_conv"),
+        ({"layers": ("relu4_2",)}, "did you mean 'block4_conv2'"),
+        ({"layers": ("conv4_2",)}, "did you mean 'block4_conv2'"),
+        ({"layers": ("r42",)}, "did you mean 'block4_conv2'"),
+        ({"layers": ("r4_2",)}, "did you mean 'block4_conv2'"),
+        ({"layers": ("Conv4-2",)}, "did you mean 'block4_conv2'"),
+        ({"layers": ("block4_2",)}, "did you mean 'block4_conv2'"),
+        ({"layers": ("p4",)}, "did you mean 'block4_pool'"),
+        ({"layers": ("features.21",)}, "unknown layer 'features.21' of .*predictions$"),
         ({"layers": ("fc1",)}, "needs params with the head"),
         ({"pooling": "mex"}, "one of max, average, l2, got 'mex'; did you mean 'max'"),
         (

@@ -3,10 +3,15 @@
 import contextlib
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Iterator, Sequence
+from typing import IO, NoReturn
+
+from absl import flags
 
 _quiet = False
+_reader_left = False
 
 
 def be_quiet(quiet: bool) -> None:
@@ -17,18 +22,62 @@ def be_quiet(quiet: bool) -> None:
 
 def shows_progress() -> bool:
     """Whether to draw progress bars: on a terminal, and without `--quiet`."""
-    return sys.stderr.isatty() and not _quiet
+    return STDERR.isatty() and not _quiet
 
 
 def say(line: str) -> None:
     """Shows a line to the user, except with `--quiet`."""
     if not _quiet:
-        print(line, file=sys.stderr, flush=True)
+        STDERR.write(f"{line}\n")
 
 
 def complain(line: str) -> None:
     """Shows an error to the user, also with `--quiet`."""
-    print(f"nst-jax: {line}", file=sys.stderr, flush=True)
+    STDERR.write(f"nst-jax: {line}\n")
+
+
+def reader_left() -> bool:
+    """Whether the reader of stderr has closed its pipe, as `head` does. A run then stops."""
+    return _reader_left
+
+
+class _Stderr:
+    """stderr, whose failures end no run: its terminal may be closed, or its disk may be full."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> None:
+        """Writes a text at once."""
+        global _reader_left
+        if sys.stderr is None:  # closed before the start; `print` would take stdout
+            return
+        try:
+            print(end=text, file=sys.stderr, flush=True)
+        except OSError as error:
+            _reader_left |= isinstance(error, BrokenPipeError)
+            _discard(sys.stderr)
+
+    def flush(self) -> None:
+        """Does nothing: `write` leaves nothing behind."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        """The number of its file, for whoever asks for the width of the terminal."""
+        return sys.stderr.fileno()
+
+
+STDERR = _Stderr()
+
+
+def _discard(stream: IO[str]) -> None:
+    """Lets a stream go nowhere from now on, so that Python can close it at the end."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 class Warnings(logging.Handler):
@@ -46,6 +95,30 @@ class Warnings(logging.Handler):
         if line not in self._shown:
             self._shown.add(line)
             say(f"nst-jax: {line}")
+
+
+def read_flags(argv: Sequence[str]) -> list[str]:
+    """Reads the flags of a script, as `flags_parser` of `absl.app.run`, and returns the rest.
+
+    Bad flags end the process with one line on stderr. Absl itself ends `--help` with the exit code
+    of an error; here it is 0.
+    """
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"{pathlib.Path(argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except (SystemExit, BrokenPipeError):  # absl's help flags end the process
+        leave()
+
+
+def leave() -> NoReturn:
+    """Ends the process with success, also if the reader of stdout, such as `head`, has left."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout)
+    sys.exit(0)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The flags of the command, and the configuration that they make."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from nst_jax.cli.console import say
 from nst_jax.cli.dataset.run import BATCH_SIZE
 from nst_jax.cli.inputs import read_regions
 from nst_jax.cli.look.observers import ANIMATIONS
-from nst_jax.config import INITS, Config, check_sweep, known_addresses
+from nst_jax.config import INITS, OTHER_NAMES, Config, check_sweep, known_addresses
 from nst_jax.files.images import FORMATS, read_mask
+from nst_jax.objective import check_mixing
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, turned
@@ -94,7 +96,8 @@ RUN_FLAGS: dict[str, Definition] = {
     "mixing": (
         flags.DEFINE_string,
         None,
-        "blends of the styles, one row of weights per blend: --mixing='0.7,0.3;0.5,0.5'",
+        "blends of the styles, one row of weights per blend, each divided by its sum: "
+        "--mixing='0.7,0.3;1,1'",
     ),
     "masks": (
         flags.DEFINE_list,
@@ -207,6 +210,12 @@ RUN_FLAGS: dict[str, Definition] = {
 
 # Flags that print an answer on stdout and end the command.
 QUESTION_FLAGS: dict[str, Definition] = {
+    "version": (flags.DEFINE_boolean, False, "print the version"),
+    "devices": (
+        flags.DEFINE_boolean,
+        False,
+        "print versions, devices and their memory, and whether --dtype, --precision and --mesh fit",
+    ),
     "show_config": (
         flags.DEFINE_string,
         None,
@@ -260,6 +269,24 @@ for _name, _kinds in KINDS.items():
 for _name in ADDRESSES:
     _define, _help = _definition(_name)
     _define(_name, None, _help + PRESETS_DEFAULT)
+
+
+# Names that other programs use for flags, for the hint of a message.
+OTHER_FLAGS = OTHER_NAMES | {
+    **dict.fromkeys(("content_image", "content_img", "content_path", "input"), "content"),
+    **dict.fromkeys(("image", "base_image", "input_image", "target"), "content"),
+    **dict.fromkeys(("style", "style_image", "style_images", "style_img", "style_path"), "styles"),
+    **dict.fromkeys(("output", "out", "output_image", "output_path", "result", "o"), "output_dir"),
+    **dict.fromkeys(("style_blend_weights", "style_weights", "alphas"), "mixing"),
+    **dict.fromkeys(("init_image", "initial_image", "initial"), "init"),
+    **dict.fromkeys(("save_iter", "checkpoint_iterations", "save_interval"), "save_every"),
+    **dict.fromkeys(("print_iter", "print_iterations", "log_interval"), "log_every"),
+    **dict.fromkeys(("model_file", "vgg_path", "network", "model_path"), "weights"),
+    **{"random_seed": "seed", "verbose": "verbosity", "content_mask": "masks", "mask": "masks"},
+}
+
+# Flags of other programs that choose a device.
+DEVICE_FLAGS = ("gpu", "gpus", "gpu_id", "cpu", "use_cpu", "no_cuda", "cuda", "device", "backend")
 
 
 # -------------------------- From flags to a configuration -----------------------
@@ -381,13 +408,13 @@ def settings_by_flag(config: Config) -> dict[str, Any]:
 
 
 def mixing_from_flag(styles: int) -> np.ndarray | None:
-    """--mixing as `[rows, styles]`; None without the flag.
+    """--mixing as `[rows, styles]`, each row divided by its sum; None without the flag.
 
     Args:
       styles: number of styles.
 
     Raises:
-      ValueError: a row without a number for each style, or with another sum than 1.
+      ValueError: a row without a number for each style, or without a sum above 0.
     """
     if FLAGS.mixing is None:
         return None
@@ -398,9 +425,13 @@ def mixing_from_flag(styles: int) -> np.ndarray | None:
                 f"--mixing needs a weight for each of the {styles} styles in every row, "
                 f"got {len(row)}"
             )
-        if abs(sum(row) - 1) > 1e-4:
-            raise ValueError(f"--mixing: each row must sum to 1, got {sum(row):g}")
-    return np.asarray(rows, np.float32)
+        if not 0 < sum(row) < math.inf:
+            raise ValueError(f"--mixing: each row must have a sum above 0, got {sum(row):g}")
+    mixing = check_mixing(np.array(rows), styles)
+    if not np.allclose(mixing, rows, rtol=0.0, atol=1e-4):
+        shares = ";".join(",".join(f"{share:.3g}" for share in row) for row in mixing)
+        say(f"nst-jax: --mixing: each row is divided by its sum, which gives {shares}")
+    return mixing
 
 
 def masks_from_flag(styles: int) -> list[np.ndarray] | None:

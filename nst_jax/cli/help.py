@@ -45,7 +45,14 @@ GROUPS = {
         "process_id",
         "compilation_cache",
     ),
-    "Questions, answered on stdout": ("help", "list_presets", "list_layers", "show_config"),
+    "Questions, answered on stdout": (
+        "help",
+        "version",
+        "devices",
+        "list_presets",
+        "list_layers",
+        "show_config",
+    ),
     "Flags of absl": ("flagfile", "verbosity", "helpfull"),
 }
 
@@ -74,7 +81,8 @@ _VALUES = {
     **{"mixing": "ROWS", "mesh": "SIZES", "legend": "COLOURS"},
     **{"coordinator_address": "HOST:PORT", "verbosity": "N"},
 }
-_SWITCHES = ("help", "helpfull", "list_layers", "list_presets")  # shown without [no]
+# Shown without [no].
+_SWITCHES = ("help", "helpfull", "version", "devices", "list_layers", "list_presets")
 _TYPES = {"int": "N", "float": "X", "string": "NAME", "comma separated list of strings": "X,..."}
 
 # Help for flags that absl defines.

@@ -23,8 +23,11 @@ from nst_jax.cli import compilation, console
 from nst_jax.cli.console import complain
 from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several, read_pairs
 from nst_jax.cli.dataset.run import DataSetJob, run_data_set
+from nst_jax.cli.devices import describe_devices, describe_version, no_devices
 from nst_jax.cli.flags import (
+    DEVICE_FLAGS,
     FLAGS,
+    OTHER_FLAGS,
     config_from_flags,
     masks_from_flag,
     mixing_from_flag,
@@ -54,9 +57,8 @@ def main() -> None:
     """Entry point of the `nst-jax` command."""
     try:
         app.run(_main, flags_parser=_parse)
-    except BrokenPipeError:  # the reader of stdout, for example `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError:
+        console.leave()
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -75,11 +77,21 @@ def _parse(argv: Sequence[str]) -> list[str]:
             sys.exit(0)
         return remaining
     except flags.UnrecognizedFlagError as error:
-        known = [*FLAGS, *(f"no{name}" for name in FLAGS if FLAGS[name].boolean)]
-        complain(f"unknown flag --{error.flagname}{nearest(error.flagname, known)}")
+        complain(f"unknown flag --{error.flagname}{_hint(error.flagname)}")
     except (flags.Error, ValueError) as error:
         complain(_in_plain_words(error))
     sys.exit(BAD_INPUT)
+
+
+def _hint(name: str) -> str:
+    """What to use in place of a flag that there is not, to end a message with."""
+    if name.casefold().replace("-", "_") in DEVICE_FLAGS:
+        return (
+            "; the variables JAX_PLATFORMS and CUDA_VISIBLE_DEVICES choose devices, and --devices "
+            "shows them"
+        )
+    known = [*FLAGS, *(f"no{name}" for name in FLAGS if FLAGS[name].boolean)]
+    return nearest(name, known, others=OTHER_FLAGS)
 
 
 _KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
@@ -102,21 +114,31 @@ def _main(argv: Sequence[str]) -> int:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected argument {argv[1]!r}: pictures go into flags, see --help")
-        if answer():
-            return 0
+        try:
+            if answer():
+                return 0
+        except BrokenPipeError:
+            console.leave()
         with console.stdout_on_stderr():
             return run()
     except KeyboardInterrupt:
         complain("interrupted")
         return _failed(130)
-    except BrokenPipeError:
-        raise
-    # RuntimeError is what JAX raises if a backend does not start.
-    except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
-        logging.debug("the error in full", exc_info=True)
-        first, *_ = str(error).splitlines() or [type(error).__name__]
-        complain(first)
-        return _failed(BAD_INPUT)
+    except (RuntimeError, AssertionError) as error:  # either, if no device starts
+        told = no_devices()
+        if told is None and isinstance(error, AssertionError):
+            raise
+        return _refused(error, told)
+    except (ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
+        return _refused(error)
+
+
+def _refused(error: Exception, told: str | None = None) -> int:
+    """Shows an error on one line, in these words if there are any, and returns the exit code."""
+    logging.debug("the error in full", exc_info=error)
+    first, *_ = str(error).splitlines() or [type(error).__name__]
+    complain(told or first)
+    return _failed(BAD_INPUT)
 
 
 def _set_up_messages() -> None:
@@ -162,6 +184,12 @@ def answer() -> bool:
         if not FLAGS.show_config:
             raise ValueError("--show_config needs the file of a picture, got ''")
         show_config(FLAGS.show_config)
+    elif FLAGS.version:
+        print(describe_version(), flush=True)
+    elif FLAGS.devices:
+        config, _ = config_from_flags()
+        for line in describe_devices(config, _mesh()):
+            print(line, flush=True)
     elif FLAGS.list_layers:
         print(list_layers(network()), flush=True)
     elif FLAGS.list_presets:
@@ -484,6 +512,11 @@ def chosen_weights() -> str:
     Raises:
       ValueError: no bundled network has the name, or the path is remote.
     """
+    if FLAGS.model not in vgg.CONVOLUTIONS and _looks_like_a_file(FLAGS.model):
+        raise ValueError(
+            f"--model must be one of {', '.join(vgg.CONVOLUTIONS)}, got {FLAGS.model!r}; "
+            "--weights takes a file"
+        )
     check_choice("--model", FLAGS.model, vgg.CONVOLUTIONS)
     check_local("--weights", FLAGS.weights)
     return FLAGS.weights or FLAGS.model
@@ -507,8 +540,18 @@ def read_initial() -> np.ndarray | None:
     if FLAGS.init in (None, *INITS):
         return None
     if not is_remote(FLAGS.init) and not pathlib.Path(FLAGS.init).is_file():
+        if _looks_like_a_file(FLAGS.init):
+            raise ValueError(
+                f"--init (or an existing file) must be one of {', '.join(INITS)}, got "
+                f"{FLAGS.init!r}: there is no such file"
+            )
         check_choice("--init (or an existing file)", FLAGS.init, INITS)
     return read_image(FLAGS.init)
+
+
+def _looks_like_a_file(text: str) -> bool:
+    """Whether a text that could be a name is rather meant to be a file."""
+    return pathlib.Path(text).name != text or bool(pathlib.Path(text).suffix)
 
 
 def _placement() -> Placement:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_jax import objective, optimize
+from nst_jax import objective, optimize, vgg
 from nst_jax.coarse_to_fine import (
     at_scale,
     check_content,
@@ -24,6 +24,7 @@ from nst_jax.coarse_to_fine import (
     scales,
 )
 from nst_jax.config import Config
+from nst_jax.extractor import VGGExtractor
 from nst_jax.files import host_memory
 from nst_jax.files.host_memory import GIB
 from nst_jax.objective import Targets
@@ -36,6 +37,11 @@ TILES = (2048, 1024, 512, 256)
 # No measured program has needed more bytes for each pixel of a step. A run far below the available
 # memory by this bound is not compiled only to be measured.
 MOST_BYTES_PER_PIXEL = 6000
+
+
+# A step of the default takes so many times what its convolutions keep, and so many times less with
+# --remat. They are measured, and only for a rough advice.
+USUAL, REMAT_SAVES = 1.8, 3
 
 
 class DoesNotFit(ValueError):
@@ -235,6 +241,8 @@ class Plan:
                 f"there are {there / GIB:.2f} GiB: a smaller --size takes less"
             )
         available = available_bytes() if available is None else available
+        if available is not None and any(s.least_bytes() > available for s in largest):
+            raise DoesNotFit(self._rough_advice(available))
         if available is None or max(scale.most_bytes() for scale in largest) < available / 2:
             return
         need = self.run_bytes()
@@ -296,6 +304,59 @@ class Plan:
             *others, last = flags
             fits += f"; {', '.join(others)}{' or ' * bool(others)}{last} makes this one fit"
         return f"{line}: {fits}"
+
+    def _rough_advice(self, available: int) -> str:
+        """As `advice`, by arithmetic alone, for a run that is far too large."""
+
+        def about(plan: Plan) -> int:
+            return max(scale.usual_bytes() for scale in plan._largest_scales())
+
+        whole, need = fit_shape(self.shape, self.config), about(self)
+        side = _side(self.config, *whole)
+        sizes = (int(side * factor / 100) for factor in range(95, 0, -1))
+        fit = (
+            s for s in sizes if about(self.replace(config=self.config.replace(size=s))) <= available
+        )
+        size = next(fit, None)
+        found = (
+            "no --size fits"
+            if size is None or not self._possible(size)
+            else (f"a --size of {size} fits")
+        )
+        smaller = []
+        if not self.placement.remat and need / REMAT_SAVES <= available:
+            smaller.append(f"--remat (about {need / REMAT_SAVES / GIB:.1f} GiB)")
+        if self.placement.mesh is None and not self.config.optimizer.searches:
+            for tile in TILES:
+                taken = (
+                    about(self.placed(tile=tile)) if self._divides(whole, tile) else available + 1
+                )
+                if tile < max(whole) and taken <= available:
+                    smaller.append(f"--tile={tile} (about {taken / GIB:.1f} GiB)")
+                    break
+        if smaller:
+            found += f"; {' or '.join(smaller)} makes this one fit"
+        together = int(self.outputs * available / need)
+        if 0 < together < self.outputs:
+            found += f"; {together} of the {self.outputs} pictures can be painted at once"
+        return (
+            f"{self._described()} would take about {need / GIB:.1f} GiB of memory, and there are "
+            f"{available / GIB:.2f} GiB: {found}"
+        )
+
+    def activation_bytes(self) -> float:
+        """What the network's convolutions keep of each pixel for the gradient, in bytes.
+
+        It is 0 for a network that is not a VGG, and with rematerialisation.
+        """
+        network = self.config.network
+        if not isinstance(network, VGGExtractor) or self.placement.remat:
+            return 0.0
+        layers = objective.Objective.of(self.config).layers()
+        names = vgg.convolutions(vgg.network_name(self.params), layers)
+        channels = sum(vgg.channels(name) / vgg.smallest_side(name) ** 2 for name in names)
+        dtype, _ = vgg.resolved_precision(network.dtype, network.precision)
+        return channels * jnp.dtype(vgg.DTYPES[dtype]).itemsize
 
     def _possible(self, size: int) -> bool:
         """Whether all layers have positions at this size."""
@@ -364,6 +425,15 @@ class _Scale(NamedTuple):
     def pixels_of_style(self) -> int:
         """How many pixels the largest style has."""
         return max(map(math.prod, self.plan.styles), default=0)
+
+    def least_bytes(self) -> float:
+        """A lower bound of the memory, in bytes, without compiling."""
+        return self.pixels() * self.plan.activation_bytes()
+
+    def usual_bytes(self) -> int:
+        """About what it takes, in bytes, without compiling."""
+        state = 3 * 4 * self.plan.config.optimizer.kept
+        return self.host + int(self.pixels() * (USUAL * self.plan.activation_bytes() + state))
 
     def most_bytes(self) -> int:
         """An upper bound of the memory, in bytes, without compiling."""

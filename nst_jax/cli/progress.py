@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nst_jax.cli.console import say, shows_progress
+from nst_jax.cli.console import STDERR, say, shows_progress
 from nst_jax.cli.look.observers import Group, Observer, Pictures
 from nst_jax.coarse_to_fine import Result
 from nst_jax.optimize import Progress
@@ -24,13 +24,15 @@ class Bars(Observer):
     def open(self, **options: Any) -> None:
         """Draws the bar of the whole run, with these options of tqdm."""
         if shows_progress():
-            self._bar = tqdm(dynamic_ncols=True, **options)
+            self._bar = tqdm(file=STDERR, dynamic_ncols=True, **options)
 
     def window(self, done: int, total: int) -> None:
         if self._bar is None:
             return
         if self._windows is None:
-            self._windows = tqdm(unit="window", dynamic_ncols=True, leave=False, position=1)
+            self._windows = tqdm(
+                file=STDERR, unit="window", dynamic_ncols=True, leave=False, position=1
+            )
         if done == 1:
             self._windows.reset(total)
         self._windows.update()

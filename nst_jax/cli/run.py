@@ -109,12 +109,22 @@ def environment(*, packages: Iterable[str] = ()) -> dict[str, Any]:
     Args:
       packages: further packages whose versions are recorded.
     """
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
     return {
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "versions": {"python": platform.python_version(), "nst_jax": __version__}
-        | {package: importlib.metadata.version(package) for package in packages},
+        "versions": versions(packages=packages),
+    }
+
+
+def versions(*, packages: Iterable[str] = ()) -> dict[str, str]:
+    """The versions of Python, of nst_jax and of the packages that it needs. It starts no device.
+
+    Args:
+      packages: further packages.
+    """
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", *packages)
+    return {"python": platform.python_version(), "nst_jax": __version__} | {
+        package: importlib.metadata.version(package) for package in packages
     }
 
 
@@ -471,8 +481,8 @@ def run_pictures(
 ) -> int:
     """Runs a job over given pictures, writes its files, and returns the exit code.
 
-    Contents of one shape are painted together. In a run of one process, a first SIGINT or SIGTERM
-    stops it after the current step, and leaves a checkpoint and the pictures as they are.
+    Contents of one shape are painted together. In a run of one process, a first SIGINT, SIGTERM or
+    SIGHUP stops it after the current step, and leaves a checkpoint and the pictures as they are.
 
     Args:
       job: what to paint.

@@ -3,16 +3,17 @@
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from nst_jax.cli import console
 from nst_jax.cli.console import complain
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A closed terminal sends SIGHUP.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -33,18 +34,21 @@ class Stopped(Exception):
 
 
 class Stopping:
-    """Inside this context, the first SIGINT or SIGTERM asks to stop, and a second one ends it.
+    """Inside this context, the first of `SIGNALS` asks to stop, and a second one ends it.
+
+    A closed terminal may send SIGHUP twice, so a second SIGHUP changes nothing. If the reader of
+    stderr closes its pipe, that counts as SIGPIPE, which Python does not receive.
 
     Python handles signals only between its own instructions, not during a compilation or a long
     step. Therefore a thread reads them from `signal.set_wakeup_fd`. Signals that were ignored
     before stay ignored.
 
     Attributes:
-      received: the number of the first signal, or None.
+      signalled: the number of the first signal, or None.
     """
 
     def __init__(self):
-        self.received: int | None = None
+        self.signalled: int | None = None
         self._before: dict[int, Any] = {}  # the handlers, as `signal.signal` returns them
 
     def __enter__(self):
@@ -64,6 +68,13 @@ class Stopping:
         self._listener.start()
         return self
 
+    @property
+    def received(self) -> int | None:
+        """The number of the signal that asks to stop, or None."""
+        if self.signalled is None and console.reader_left() and jax.process_count() == 1:
+            return signal.SIGPIPE
+        return self.signalled
+
     def __exit__(self, *_):
         if self._before:
             for number, handler in self._before.items():
@@ -80,14 +91,11 @@ class Stopping:
             number = byte[0]
             if number not in self._before:
                 continue
-            if self.received is not None:
+            if self.signalled is None:
+                self.signalled = number
+                console.STDERR.write("\nstopping after this step; a second signal stops at once\n")
+            elif number != signal.SIGHUP:
                 os._exit(Stopped(number).exit_code)
-            self.received = number
-            print(
-                "\nstopping after this step; a second signal stops at once",
-                file=sys.stderr,
-                flush=True,
-            )
 
     def check(self) -> None:
         """Ends the run if a signal asked for it.

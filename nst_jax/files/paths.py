@@ -80,7 +80,7 @@ def path_of(name: str | os.PathLike[str], *, error: type[ValueError] = ValueErro
     if not re.match(r"[^/*?\[]+(/|$)", text[scheme.end() :]):
         raise error(f"{text}: wanted {scheme[0]}bucket/name")
     if importlib.util.find_spec(client.package) is None:
-        raise error(f"{text}: needs {client.package}: pip install 'nst-jax[cloud]'")
+        raise error(f"{text}: needs {client.package}: pip install {client.package}")
     from etils import epath
 
     return cast(Path, epath.Path(text))

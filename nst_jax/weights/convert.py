@@ -257,7 +257,7 @@ def _torch_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
     try:
         import torch  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:
-        raise ImportError(f"{path}: needs PyTorch: pip install 'nst_jax[torch]'") from error
+        raise ImportError(f"{path}: needs PyTorch: pip install torch") from error
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise ImportError(f"{path}: wanted PyTorch {oldest} or later, got {torch.__version__}")
@@ -289,9 +289,7 @@ def _safetensors_tensors(path: Path) -> Iterator[dict[str, StoredArray]]:
     try:
         from safetensors import safe_open
     except ImportError as error:
-        raise ImportError(
-            f"{path}: needs safetensors: pip install 'nst_jax[safetensors]'"
-        ) from error
+        raise ImportError(f"{path}: needs safetensors: pip install safetensors") from error
     with readable(path):
         file = safe_open(path, framework="numpy")
     with file:

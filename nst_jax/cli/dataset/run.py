@@ -18,7 +18,6 @@ import math
 import os
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -28,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nst_jax import objective, sharding, vgg
-from nst_jax.cli.console import complain, say, shows_progress
+from nst_jax.cli.console import STDERR, complain, say, shows_progress
 from nst_jax.cli.dataset.manifest import Manifest, check_settings
 from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, draw_again, pair, plan
 from nst_jax.cli.inputs import style_mask, tell_enlarged
@@ -122,8 +121,8 @@ def run_data_set(
     Writes the pictures, manifest.jsonl and config.json. Pictures that are already finished stay as
     they are. A file is recorded and skipped if it cannot be read, or is too small for the layers.
 
-    A first SIGINT or SIGTERM ends the run after the current step. The pictures of that batch are
-    then not made.
+    A first SIGINT, SIGTERM or SIGHUP ends the run after the current step. The pictures of that
+    batch are then not made.
 
     Args:
       job: what to paint.
@@ -277,6 +276,7 @@ def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[st
     found = _shapes_of(list(paths))
     looking = tqdm(
         found,
+        file=STDERR,
         total=len(paths),
         desc="looking at files",
         unit="file",
@@ -612,7 +612,7 @@ def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
     lines = []
     for path, error in bad.items():
         if (path, error) not in manifest.bad:
-            with tqdm.external_write_mode(file=sys.stderr):  # not into the bar
+            with tqdm.external_write_mode(file=STDERR):  # not into the bar
                 complain(f"skipped {error}")
             lines.append({"path": path, "error": error})
     if lines:

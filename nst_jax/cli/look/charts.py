@@ -219,7 +219,7 @@ def loss_curves(
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
-        raise ImportError(f"{path.name} needs matplotlib: pip install 'nst-jax[plots]'") from None
+        raise ImportError(f"{path.name} needs matplotlib: pip install matplotlib") from None
 
     arrays = _check_history(history)
     steps, count = arrays["total"].shape

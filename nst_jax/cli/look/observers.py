@@ -503,7 +503,7 @@ class TensorBoard(Observer):
             from tensorboardX import SummaryWriter, record_writer
         except ImportError:
             raise ValueError(
-                "--tensorboard_dir needs tensorboardX: pip install 'nst-jax[tensorboard]'"
+                "--tensorboard_dir needs tensorboardX: pip install tensorboardX"
             ) from None
         self._folder = Path(folder)
         self._events = _Events()
