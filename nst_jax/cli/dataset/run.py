@@ -450,7 +450,7 @@ class _Reader:
         """
         mask, line = style_mask(path, alpha, None, self._config)
         if line and path not in self._told:
-            with tqdm.external_write_mode(file=sys.stderr):  # not into the bar
+            with tqdm.external_write_mode(file=STDERR):  # not into the bar
                 say(f"nst-jax: {line}")
             self._told.add(path)
         return None if mask is None else resize_mask(mask, *shape)
