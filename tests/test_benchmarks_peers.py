@@ -2,8 +2,12 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import benchmarking
@@ -195,6 +199,31 @@ def test_a_program_that_cannot_start(tmp_path, pair):
     missing = programs.Program("x", "vgg19", (str(tmp_path / "python"),), "output.png", ())
     with pytest.raises(painting.Failed, match="No such file or directory"):
         painting.paint(missing, *pair, tmp_path / "out")
+
+
+def test_stopping_ends_what_is_painting(tmp_path, pair):
+    """A signal to the benchmark alone; its child's child must not paint on for hours."""
+    waiting = (
+        "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))"
+    )
+    own = program(tmp_path, waiting + "\ntime.sleep(600)")
+    count = tmp_path / "stand-in.count"
+
+    def stop():
+        while not (count.exists() and count.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        painting.paint(own, *pair, tmp_path / "out")
+    thread.join()
+    status = Path("/proc", count.read_text(), "stat")
+    limit = time.monotonic() + 10
+    while status.exists() and status.read_text().rpartition(") ")[2][0] not in "ZX":
+        assert time.monotonic() < limit
+    assert not (tmp_path / "out").exists()
 
 
 def test_sizes_that_a_peer_cannot_paint(tmp_path, pair):

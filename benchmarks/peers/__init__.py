@@ -38,6 +38,7 @@ peak MiB      the largest resident memory of any pair
 style, content, artefacts   mean ranks by the judge, in each network; 1 is best
 """
 
+import signal
 import statistics
 import sys
 import tempfile
@@ -88,6 +89,7 @@ COLUMNS = [
 # Photographs of scikit-image's package; others it would have to download.
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "motorcycle", "camera")
 DEVICES = ("cpu", "gpu")
+FAILED_BY_SIGNAL = 128 + signal.SIGTERM
 FLAGS = {
     "output_dir": (flags.DEFINE_string, None, "Folder for pictures, records and results."),
     "size": (common.pixels, 256, "Longer side of all pictures in pixels."),
@@ -310,7 +312,12 @@ def main(options: flags.FlagValues) -> dict[str, Any]:
         ]
         pairs = quality.pairs_of(*sized)[: options.pairs]
         write_weights(list(programs.named("peers", options.peers)), Path(weights))
-        records, failures = paint_all(chosen, pairs, folder)
+        # So that what is painting ends with this process, and its folder is removed.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED_BY_SIGNAL))
+        try:
+            records, failures = paint_all(chosen, pairs, folder)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     judged = judge_all(records, pairs, folder, options.judges)
     versions = [
         record["versions"]

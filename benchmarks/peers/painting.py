@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +101,38 @@ def _measured(program: Program, folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as apart:
         result = Path(apart, "result.json")
         measured = [sys.executable, str(HERE / "measured.py"), str(result), *program.command]
-        ended = subprocess.run(
-            measured, cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
-        )
+        code, stderr = _run(measured, folder, environment)
         if not result.exists():
-            raise Failed(_last_line(ended.stderr) or f"exit code {ended.returncode}")
+            raise Failed(_last_line(stderr) or f"exit code {code}")
         found = json.loads(result.read_text("utf-8"))
     code = found.pop("exit_code")
     if code < 0:
         raise Failed(f"ended by {signal.Signals(-code).name}")
     if code:
-        raise Failed(_last_line(ended.stderr) or f"exit code {code}")
+        raise Failed(_last_line(stderr) or f"exit code {code}")
     return found
+
+
+def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    """The exit code and stderr of a command. If this process is stopped, all of it is ended."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        _, stderr = process.communicate()
+    except BaseException:
+        # The group, because the program that paints is a child of this command.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    return process.returncode, stderr
 
 
 def _last_line(text: str) -> str:

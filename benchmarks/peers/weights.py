@@ -62,8 +62,8 @@ def torchvision(params: Mapping) -> State:
     bias = np.asarray(params["block1_conv1"]["bias"], np.float64)
     bias = bias + np.einsum("hwio,i->o", first, apart)
     kernel = first * (255 * np.array(TORCHVISION_STD))[:, None]
-    state["features.0.weight"] = np.float32(kernel.transpose(3, 2, 0, 1) / UNIT)
-    state["features.0.bias"] = np.float32(bias / UNIT)
+    state["features.0.weight"] = (kernel.transpose(3, 2, 0, 1) / UNIT).astype(np.float32)
+    state["features.0.bias"] = (bias / UNIT).astype(np.float32)
     return state
 
 
