@@ -191,7 +191,7 @@ def test_a_program_that_fails(tmp_path, pair, capsys, source, message):
     assert records["failing"] == {} and failures["failing"] == [message]
     assert records["stand-in"].keys() == {("photo", "paint")}  # the others go on
     assert f"failing: photo in paint failed: {message}" in capsys.readouterr().err
-    row = peers.row(failing, {}, failures["failing"], {}, 1)
+    row = peers.table_row(failing, {}, failures["failing"], {}, pairs=1, size=32)
     assert row["note"] == f"failed on 1 of 1 pairs: {message}" and "seconds" not in row
 
 
@@ -307,7 +307,6 @@ def test_steps_of_a_peer_that_has_no_flag_for_them(tmp_path):
     [
         ([], "needs --output_dir=FOLDER"),
         (["--presets=defaults"], "--presets must be one of .*, got 'defaults'"),
-        (["--device=tpu"], "--device must be one of cpu, gpu, got 'tpu'"),
         (["--judges=vgg17"], "--judges must be one of"),
         (["--presets="], "needs --presets or --peers"),
     ],
@@ -374,11 +373,15 @@ def test_the_whole_run(tmp_path, monkeypatch, rng, capsys):
     saved = json.loads((tmp_path / "out" / "peers.json").read_text("utf-8"))
     assert saved == {"peers": report}
     text = tables.render([saved])
-    assert peers.TITLE in text and "| mixed | vgg19 | 2 |" in text and "(vgg19)" not in text
+    assert peers.TITLE in text and "| mixed | vgg19 | 64 | 2 |" in text and "(vgg19)" not in text
     assert "failed on 2 of 2" in text
     capsys.readouterr()
-    benchmarking.run(peers, *arguments)
+    # The rows of another size stay; a finished picture does, too.
+    saved["peers"]["rows"] += [mixed | {"size": 48}]
+    (tmp_path / "out" / "peers.json").write_text(json.dumps(saved), "utf-8")
+    again = benchmarking.run(peers, *arguments)
     assert runs(tmp_path, "mixed") == runs(tmp_path, "same") == 2
+    assert again["rows"] == [mixed | {"size": 48}, mixed, same, broken]
 
 
 # ----------------------------------------------------------------------------------- PyTorch's side

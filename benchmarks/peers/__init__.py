@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers --output_dir=FOLDER [--size=256] [--presets=default,fast]
         [--peers=pastiche,nnst:FOLDER,...] [--peer_steps=name:N,...] [--python=PYTHON]
-        [--device=cpu] [--contents=FOLDER] [--styles=FOLDER] [--[no]square] [--pairs=N]
+        [--contents=FOLDER] [--styles=FOLDER] [--[no]square] [--pairs=N]
         [--judges=vgg16,vgg19] [--json=PATH]
 
 The peers are other people's programs. Nothing of them is part of this project: give the folder of a
@@ -13,6 +13,7 @@ that has what they need: PyTorch, torchvision, Pillow, imageio, tifffile and tqd
 Every program paints each pair in a process of its own, one after the other, and in reverse order on
 every second pair. All read the same two PNG files, which have the final size. All get our weights,
 in the form that each expects (`benchmarks/peers/weights.py`). Each has its own published settings.
+The peers paint on a GPU if JAX has one, and else on the CPU, as ours do.
 `--peer_steps` changes the iterations of those that have a flag for them: pastiche, neural-style-pt
 and style-transfer-pytorch.
 
@@ -29,7 +30,7 @@ sheet.png           all pictures, labelled
 peers.json          the table below, unless `--json` names another file
 
 network       that the program paints with
-pairs         that it has painted
+pairs         that it has painted, at this size; the file keeps the rows of other sizes
 seconds       median of the whole process, from start to file; it includes reading the weights, and
               for ours also compiling
 CPU s         median of the processor's seconds, all threads together; a busy machine changes it
@@ -38,6 +39,7 @@ peak MiB      the largest resident memory of any pair
 style, content, artefacts   mean ranks by the judge, in each network; 1 is best
 """
 
+import os
 import signal
 import statistics
 import sys
@@ -46,6 +48,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -80,6 +83,7 @@ def _rank_columns() -> list[Column]:
 COLUMNS = [
     Column("program", "program", width=22),
     Column("network", "network"),
+    Column("size", "size"),
     Column("pairs", "pairs"),
     Column("seconds", "seconds", significant),
     Column("CPU s", "cpu_seconds", significant),
@@ -88,7 +92,6 @@ COLUMNS = [
 ]
 # Photographs of scikit-image's package; others it would have to download.
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "motorcycle", "camera")
-DEVICES = ("cpu", "gpu")
 FAILED_BY_SIGNAL = 128 + signal.SIGTERM
 FLAGS = {
     "output_dir": (flags.DEFINE_string, None, "Folder for pictures, records and results."),
@@ -97,7 +100,6 @@ FLAGS = {
     "peers": (flags.DEFINE_list, [], "name:folder for each peer; pastiche alone has no folder."),
     "peer_steps": (flags.DEFINE_list, [], "name:N for a peer with another number of iterations."),
     "python": (flags.DEFINE_string, sys.executable, "Interpreter of the peers."),
-    "device": (flags.DEFINE_string, "cpu", "What the peers paint on: cpu or gpu."),
     "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
     "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
     "square": (flags.DEFINE_boolean, True, "Cut the middle square out of every picture."),
@@ -230,17 +232,20 @@ def judge_all(
     return found
 
 
-def row(
+def table_row(
     program: Program,
     records: Records,
     failures: Sequence[str],
     judged: Mapping[str, Mapping[str, Any]],
+    *,
     pairs: int,
+    size: int,
 ) -> dict[str, Any]:
-    """The row of a program."""
+    """The row of a program, of a run on `pairs` pairs at `size` pixels."""
     found: dict[str, Any] = {
         "program": program.name,
         "network": program.network,
+        "size": size,
         "pairs": len(records),
         "settings": list(program.settings),
     }
@@ -287,17 +292,19 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
 def main(options: flags.FlagValues) -> dict[str, Any]:
     if not options.output_dir:
         raise ValueError("needs --output_dir=FOLDER")
-    check_choice("--device", options.device, DEVICES)
     for network in options.judges:
         check_choice("--judges", network, vgg.CONVOLUTIONS)
     folder = Path(options.output_dir)
+    # This process must leave the memory of a GPU to those that paint.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    device = "gpu" if jax.default_backend() == "gpu" else "cpu"
     with tempfile.TemporaryDirectory() as weights:
         chosen = programs.ours(options.presets, options.size) + programs.peers(
             options.peers,
             options.peer_steps,
             size=options.size,
             python=options.python,
-            device=options.device,
+            device=device,
             weights=Path(weights),
         )
         if not chosen:
@@ -305,7 +312,8 @@ def main(options: flags.FlagValues) -> dict[str, Any]:
         environment = common.environment()
         environment["arguments"] = shown_arguments(environment["arguments"])
         path = options.json or folder / "peers.json"
-        reporting.read_results(reporting.device_file(path, environment))  # refuses a wrong file
+        # Refuses a wrong file before hours of work.
+        before = reporting.read_results(reporting.device_file(path, environment)).get(NAME, {})
         sized = [
             quality.write_sized(each, folder / name, options.size)
             for each, name in zip(inputs(options), ("contents", "styles"), strict=True)
@@ -313,11 +321,11 @@ def main(options: flags.FlagValues) -> dict[str, Any]:
         pairs = quality.pairs_of(*sized)[: options.pairs]
         write_weights(list(programs.named("peers", options.peers)), Path(weights))
         # So that what is painting ends with this process, and its folder is removed.
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED_BY_SIGNAL))
+        earlier = signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED_BY_SIGNAL))
         try:
             records, failures = paint_all(chosen, pairs, folder)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, earlier)
     judged = judge_all(records, pairs, folder, options.judges)
     versions = [
         record["versions"]
@@ -334,14 +342,18 @@ def main(options: flags.FlagValues) -> dict[str, Any]:
         COLUMNS,
         environment=environment,
         settings={
-            "size": options.size,
-            "painted_pairs": len(pairs),
-            "peers_on": options.device,
+            "peers_on": device,
             "judges": " ".join(options.judges),
         },
         path=path,
+        # Slow programs may have painted smaller pictures, in a run of their own.
+        rows=[row for row in before.get("rows", []) if row["size"] != options.size],
     )
     for program in chosen:
         name = program.name
-        report.add(row(program, records[name], failures[name], judged, len(pairs)))
+        report.add(
+            table_row(
+                program, records[name], failures[name], judged, pairs=len(pairs), size=options.size
+            )
+        )
     return report.report

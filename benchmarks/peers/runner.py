@@ -22,6 +22,7 @@ import importlib
 import importlib.util
 import json
 import platform
+import random
 import re
 import runpy
 import sys
@@ -157,6 +158,10 @@ def main(name, folder, weights, size, *arguments):
     if not folder:
         del sys.path[0]
     warnings.simplefilter("ignore")  # the last line on stderr should be the reason of a failure
+    # For those that have no argument for it.
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (the generator that they use)
+    torch.manual_seed(0)
     with np.load(weights) as file:
         module = PROGRAMS[name](dict(file), int(size))
     with open("versions.json", "w", encoding="utf-8") as file:
