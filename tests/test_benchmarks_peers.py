@@ -84,7 +84,7 @@ def test_features_are_ours(vgg16, rng, form):
     else:
         x = (picture - np.float32(foreign.MEAN)) / np.float32(foreign.STD)
     x = torch.tensor(np.ascontiguousarray(x.transpose(2, 0, 1)[None]))
-    state = {name: torch.from_numpy(value) for name, value in weights.FORMS[form](vgg16).items()}
+    state = {name: torch.tensor(value) for name, value in weights.FORMS[form](vgg16).items()}
     layers = ("block1_conv1", "block2_conv2", "block3_conv3", "block4_conv1")
     ours = vgg.features(vgg16, picture, layers=layers)
     for name, number in zip(vgg.layer_names("vgg16"), _modules(), strict=False):

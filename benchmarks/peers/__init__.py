@@ -36,7 +36,7 @@ seconds       median of the whole process, from start to file; it includes readi
 CPU s         median of the processor's seconds, all threads together; a busy machine changes it
               less than the seconds
 peak MiB      the largest resident memory of any pair
-style, content, artefacts   mean ranks by the judge, in each network; 1 is best
+style, content, artefacts   mean ranks by the judge, the first two in each network; 1 is best
 """
 
 import os
@@ -68,16 +68,18 @@ NETWORKS = ("vgg16", "vgg19")
 
 
 def _rank_columns() -> list[Column]:
-    return [
+    by_network = [
         Column(
             f"{group} ({network})",
             f"{group}_{network}",
             ratio,
             of=lambda report, own=network: own in report["judges"],
         )
-        for group in judge.GROUPS
+        for group in ("style", "content")
         for network in NETWORKS
     ]
+    # No measure of artefacts uses a network.
+    return [*by_network, Column("artefacts", "artefacts", ratio)]
 
 
 COLUMNS = [
@@ -267,7 +269,9 @@ def table_row(
     for network, summary in judged.items():
         if program.name in summary:
             own = summary[program.name]
-            found |= {f"{group}_{network}": own[f"rank_{group}"]["mean"] for group in judge.GROUPS}
+            ranks = {group: own[f"rank_{group}"]["mean"] for group in judge.GROUPS}
+            found["artefacts"] = ranks.pop("artefacts")
+            found |= {f"{group}_{network}": rank for group, rank in ranks.items()}
             found[f"measures_{network}"] = own
     return found
 
