@@ -333,6 +333,7 @@ def test_the_middle_of_a_picture():
     np.testing.assert_array_equal(peers.middle(picture.swapaxes(0, 1)), picture.swapaxes(0, 1)[1:5])
 
 
+@pytest.mark.slow
 def test_our_command_paints(tmp_path, pair):
     """What a preset's program calls, with fewer steps."""
     (own,) = programs.ours(["fast"], 32)

@@ -13,9 +13,8 @@ that has what they need: PyTorch, torchvision, Pillow, imageio, tifffile and tqd
 Every program paints each pair in a process of its own, one after the other, and in reverse order on
 every second pair. All read the same two PNG files, which have the final size. All get our weights,
 in the form that each expects (`benchmarks/peers/weights.py`). Each has its own published settings.
-The peers paint on a GPU if JAX has one, and else on the CPU, as ours do.
-`--peer_steps` changes the iterations of those that have a flag for them: pastiche, neural-style-pt
-and style-transfer-pytorch.
+The peers paint on a GPU if JAX has one, and else on the CPU, as ours do. `--peer_steps` changes the
+iterations of those that have a flag for them: pastiche, neural-style-pt and style-transfer-pytorch.
 
 A run can be stopped. The same command continues it: a finished picture with its record is not
 painted again. If a program fails on a pair, the run goes on; the next run tries it again.
@@ -347,6 +346,7 @@ def main(options: flags.FlagValues) -> dict[str, Any]:
         environment=environment,
         settings={
             "peers_on": device,
+            "threads": os.environ.get("OMP_NUM_THREADS", "as each program likes"),
             "judges": " ".join(options.judges),
         },
         path=path,
