@@ -24,6 +24,7 @@ from benchmarks import (
     end_to_end,
     leads,
     memory,
+    peers,
     reporting,
     start_up,
     step_time,
@@ -35,7 +36,7 @@ BENCHMARKS = {
     module.NAME: module
     for module in (
         *(agreement, step_time, batch_scaling, memory, tiling_memory, device_scaling),
-        *(against_torch, start_up, end_to_end, leads, tpu_compiled),
+        *(against_torch, start_up, end_to_end, leads, peers, tpu_compiled),
     )
 }
 KINDS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}

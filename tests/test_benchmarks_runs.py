@@ -116,7 +116,7 @@ def test_every_suite_gives_flags_that_its_benchmarks_take():
             planned = suite.plan(name, platform)
             for benchmark, given in planned.items():
                 parse(tables.BENCHMARKS[benchmark], *given)
-            left_out = {"against_torch", "leads", "tpu_compiled"}
+            left_out = {"against_torch", "leads", "peers", "tpu_compiled"}
             assert set(tables.BENCHMARKS) - set(planned) <= left_out
             assert ("leads" in planned) == (name == "full")
             # PyTorch has no TPU.

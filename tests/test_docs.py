@@ -41,6 +41,7 @@ ELSEWHERE = {
     "scripts/on_device.sh": "measures for minutes; test_benchmarks_device.py",
     "pip install": "installs",
     ".venv/bin/pip install": "installs",
+    "peers/bin/pip install": "installs",
     "source .venv/bin/activate": "sets up a shell",
     "cp docs/benchmarks.md": "copies a file",
     "python -c": "names the device",
