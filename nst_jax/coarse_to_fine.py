@@ -151,6 +151,7 @@ def stylize(
     config = config.on(placement.platform)
     contents, styles = _several("content", content), _checked_each("styles", styles)
     _check_one_shape("content", contents)
+    config = for_content(config, contents[0].shape)
     initial = None if initial is None else _several("initial", initial)
     terms = objective.Objective.of(config)
     drawing = [term.name for term in terms.terms if not term.fixed]
@@ -214,7 +215,7 @@ def stylize(
     if config.color == "transfer":
         nothing = np.zeros((0, outputs), np.float32)
         return Result(
-            images=_each_output(_recolored(run, run.sized(config.size)), outputs=outputs),
+            images=_each_output(_recolored(run, run.sized(scales(config)[-1])), outputs=outputs),
             history=dict.fromkeys(names, nothing),
             diverged=np.zeros(outputs, bool),
             kept_start=np.zeros(outputs, int),
@@ -443,7 +444,7 @@ def check_content(
             if mask is not None:
                 objective.check_mask(f"{kind}[{index}]", mask)
     _check_fits(
-        *(params, shape, config),
+        *(params, shape, for_content(config, shape)),
         styles=styles,
         combine=combine,
         tile=tile,
@@ -485,10 +486,24 @@ def _check_fits(params, shape, config, *, styles, combine, tile, searches):
                     )
 
 
-def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
-    """Height and width of a picture of `shape` `[H, W, ...]`, resized to the configured size."""
+def for_content(config: Config, shape: Sequence[int]) -> Config:
+    """The settings for a content of `shape` `[H, W, ...]`, whose size is in pixels.
+
+    They differ only if `config.size` is "original".
+    """
+    if config.size != "original":
+        return config
     height, width = shape[:2]
-    if config.size is None:
+    return config.replace(size=height if config.size_of == "height" else max(height, width))
+
+
+def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:
+    """Height and width of a picture of `shape` `[H, W, ...]`, resized to the configured size.
+
+    A size of "original" is that of the picture itself.
+    """
+    height, width = shape[:2]
+    if not isinstance(config.size, int):
         return height, width
     if config.size_of == "height":
         return image_lib.fit_height(height, width, config.size)
@@ -508,7 +523,7 @@ def at_scale(config: Config, size: int | None) -> Config:
 
     The styles keep their proportion to the pictures.
     """
-    if config.style_size is not None and config.size is not None and size is not None:
+    if config.style_size is not None and isinstance(config.size, int) and size is not None:
         factor = config.style_size / config.size
         config = config.replace(style_size=max(1, round(factor * size)))
     return config.replace(size=size, first_size=None)
@@ -530,11 +545,16 @@ def fit_style(style: Float[ArrayLike, "H W 3"], config: Config) -> Float[Array, 
 
 
 def scales(config: Config) -> tuple[int | None, ...]:
-    """The sizes of a run in pixels, from coarse to fine. The last is `config.size`."""
+    """The sizes of a run in pixels, from coarse to fine. The last is `config.size`.
+
+    A size of "original" must have become a number, by `for_content`.
+    """
+    size = config.size
+    assert size != "original"
     if config.first_size is None or config.color == "transfer":
-        return (config.size,)
-    assert config.size is not None  # `Config` refuses `first_size` without it
-    return image_lib.pyramid_sizes(config.size, first=config.first_size, factor=config.scale_factor)
+        return (size,)
+    assert size is not None  # `Config` refuses `first_size` without it
+    return image_lib.pyramid_sizes(size, first=config.first_size, factor=config.scale_factor)
 
 
 def steps_at_scales(config: Config) -> list[int]:

@@ -43,6 +43,7 @@ Init = Literal["content", "recolored", "style", "pixels", "noise", "grey"]
 INITS: tuple[Init, ...] = get_args(Init)
 Color = Literal["style", "luminance", "match", "histogram", "transfer"]
 SizeOf = Literal["longer", "height"]
+Size = int | Literal["original"] | None
 
 
 # Names that other programs use for a setting, for the hint of a message.
@@ -99,8 +100,8 @@ class Config:
         and costs nothing if its weight is 0 or it has no layers.
       network: an extractor, see `nst_jax.extractor`.
       optimizer: see `nst_jax.optimizers`.
-      size: the side of the pictures in pixels, for contents and styles. None keeps the size of each
-        picture.
+      size: the side of the pictures in pixels, for contents and styles. "original" is the side of
+        the content. None keeps the size of each picture.
       size_of: the side that `size` means, "longer" or "height".
       style_scale: the size at which the styles are looked at, by the size of the pictures. With 0.5
         the strokes are half as large. Double the size and halve this, and the strokes stay.
@@ -142,14 +143,15 @@ class Config:
     terms: tuple[Term, ...] = nested(_TERMS)
     network: Network = nested(_NETWORK, leaf=False)
     optimizer: Optimizer = nested(_OPTIMIZER)
-    size: int | None = option(
+    size: Size = option(
         512,
         low=1,
         whole=True,
         none=True,
+        words=("original",),
         unit="PIXELS",
         group="Size of the pictures",
-        help="side of the pictures in pixels",
+        help="side of the pictures in pixels, or original: the content's own",
     )
     size_of: SizeOf = option(
         "longer",

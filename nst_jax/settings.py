@@ -57,6 +57,7 @@ class About(TypedDict, total=False):
       per_run: True if all outputs share the number, so that a sweep cannot vary it.
       flag: False if the field has no flag.
       choices: the strings that are allowed.
+      words: strings that are allowed in place of a number.
     """
 
     help: str
@@ -71,6 +72,7 @@ class About(TypedDict, total=False):
     per_run: bool
     flag: bool
     choices: Collection[str]
+    words: Collection[str]
 
 
 def number(default: Any, **about: Unpack[About]) -> Any:
@@ -413,6 +415,9 @@ def check_value(field: dataclasses.Field, value: Any, *, name: str | None = None
     if about["type"] == "number":
         if value is None and about.get("none"):
             return None
+        if isinstance(value, str) and "words" in about:
+            check_choice(f"{name} (or a number)", value, about["words"])
+            return value
         return _checked_number(name, value, about)
     return value
 

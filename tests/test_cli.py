@@ -382,6 +382,22 @@ def test_a_picture_to_start_from(run, pictures, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1)
 
 
+def test_a_picture_keeps_its_size(run, pictures, tmp_path):
+    content, style, _ = pictures
+    out, flags = tmp_path / "o", [flag for flag in FAST if not flag.startswith("--size")]
+    code, err = run(
+        f"--content={content}",
+        f"--styles={style}",
+        *flags,
+        "--size=original",
+        f"--output_dir={out}",
+    )
+    assert code == 0, err
+    with Image.open(content) as given, Image.open(out / "a__b.png") as made:
+        assert made.size == given.size != (48, 36)
+    assert json.loads((out / "config.json").read_text())["config"]["size"] == "original"
+
+
 def test_colours_alone(run, pictures, tmp_path):
     content, style, _ = pictures
     out = tmp_path / "o"

@@ -315,6 +315,7 @@ def test_what_told_no_config_is_refused(told, message):
         ({"size": np.float32(33.5)}, TypeError, "^size must be a whole number, got .*33.5"),
         ({"size": None}, ValueError, "first_size needs a size to end at, got size None"),
         ({"scale_factor": None}, TypeError, "^scale_factor must be a number, got None$"),
+        ({"size": "orginal"}, ValueError, r"^size \(or a number\) must be .*did you mean 'original'"),
         ({"jitter": True}, TypeError, "^jitter must be a whole number, got True$"),
         ({"steps": np.array([2, 3])}, ValueError, r"^steps must be a whole .* of shape \(2,\)"),
         ({"steps": None}, TypeError, "^steps must be a whole number, got None$"),

@@ -174,6 +174,19 @@ def test_every_other_way_to_start(vgg16, content, styles):
         np.testing.assert_allclose(image, color.match_colors(content, style), atol=1e-6)
 
 
+@pytest.mark.parametrize("size_of", ["longer", "height"])
+def test_the_original_size_is_that_of_the_content(vgg16, content, styles, size_of):
+    config = FAST.replace(size_of=size_of, first_size=20, scale_factor=2.0, steps=1)
+    number = {"longer": 48, "height": 36}[size_of]
+    found, wanted = (
+        nst_jax.stylize(vgg16, content, styles, config.replace(size=size))
+        for size in ("original", number)
+    )
+    assert found.images.shape == (2, 36, 48, 3)
+    np.testing.assert_array_equal(found.images, wanted.images)
+    assert len(found.history["total"]) == 2  # scales
+
+
 def test_the_content_weighs_more_at_coarse_scales(vgg16, content, styles):
     """The optimiser changes nothing, so that the terms at each scale are those of one picture."""
     config = FAST.replace(init="grey", first_size=24, steps=1)

@@ -1,8 +1,9 @@
 """The flags of the command, and the configuration that they make."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -246,6 +247,17 @@ def takes_several(address: str) -> bool:
     return about["type"] == "number" and about["leaf"] and not about.get("per_run", False)
 
 
+class _WholeOrWord(flags.IntegerParser):
+    """Reads a whole number, or one of some words."""
+
+    def __init__(self, words: Collection[str]):
+        super().__init__()
+        self._words = words
+
+    def parse(self, argument: str) -> Any:
+        return argument if argument in self._words else super().parse(argument)
+
+
 def _definition(address: str) -> tuple[Callable[..., Any], str]:
     """The function that defines a setting's flag, and the flag's help."""
     found = ADDRESSES[address]
@@ -258,6 +270,8 @@ def _definition(address: str) -> tuple[Callable[..., Any], str]:
         return flags.DEFINE_boolean, text
     if about["type"] in ("weighted", "numbers") or takes_several(address):
         return flags.DEFINE_list, text
+    if "words" in about:
+        return functools.partial(flags.DEFINE, _WholeOrWord(about["words"])), text
     return flags.DEFINE_integer if about.get("whole") else flags.DEFINE_float, text
 
 

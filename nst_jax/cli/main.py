@@ -359,7 +359,8 @@ def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
     if FLAGS.demo:
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")
-        assert config.size is not None  # true for every preset, and a flag gives a number
+        if not isinstance(config.size, int):
+            raise ValueError("--size must be a number with --demo, whose pictures have any size")
         butterfly, *styles = [
             Picture(name, examples.by_name[name](config.size))
             for name in ("butterfly", "rainbow", "triangles")

@@ -20,6 +20,7 @@ from nst_jax.coarse_to_fine import (
     check_content,
     fit_shape,
     fit_style_shape,
+    for_content,
     resized,
     scales,
 )
@@ -90,7 +91,8 @@ class Plan:
 
     def __post_init__(self):
         # As `stylize` does.
-        object.__setattr__(self, "config", self.config.on(self.placement.platform))
+        config = for_content(self.config, self.shape)
+        object.__setattr__(self, "config", config.on(self.placement.platform))
 
     def replace(self, **changes: Any) -> "Plan":
         """A copy with `changes`."""

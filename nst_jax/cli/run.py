@@ -51,6 +51,7 @@ from nst_jax.coarse_to_fine import (
     check_content,
     fit_shape,
     fit_style_shape,
+    for_content,
     steps_at_scales,
     stylize,
 )
@@ -228,7 +229,8 @@ class Runner:
     ) -> Result:
         """Calls `stylize` once, from the last checkpoint if there is one."""
         leads = self.job.apart or jax.process_index() == 0
-        steps = sum(steps_at_scales(self.job.config))
+        shape = painting.group.contents[0].image.shape
+        steps = sum(steps_at_scales(for_content(self.job.config, shape)))
         latest: np.ndarray | None = None  # the pictures after the last dispatch
         again = f"-again{attempt}" if attempt else ""
         try:
@@ -603,7 +605,8 @@ def _paint_all(
             paths = keep(np.asarray(result.images))
             rows += summary(paths, own, result, time.perf_counter() - start)
             if leads:
-                risen += _risen(own, result, steps_at_scales(job.config))
+                config = for_content(job.config, contents[0].image.shape)
+                risen += _risen(own, result, steps_at_scales(config))
                 group = painting.group
                 shown = [[*s, *m] for s, m in zip(group.styles, group.masks, strict=True)]
                 write_sheets(delivery.folder, contents, shown, own, result, names=sheets, text=text)

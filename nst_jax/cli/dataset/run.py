@@ -41,6 +41,7 @@ from nst_jax.coarse_to_fine import (
     check_content,
     fit_shape,
     fit_style_shape,
+    for_content,
     scales,
 )
 from nst_jax.config import Config
@@ -269,7 +270,6 @@ def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[st
     """Returns the shapes of pictures as they are read, and the errors of bad files, by path."""
     contents = {content.path for content in job.contents}
     styles = {style.path for style in job.styles}
-    first = at_scale(job.config, scales(job.config)[0])
     terms = objective.Objective.of(job.config)
     shapes, bad = {}, {}
     paths = dict.fromkeys(source.path for source in (*job.contents, *job.styles))
@@ -300,6 +300,9 @@ def _look_at_files(job: DataSetJob, stopping: Stopping) -> tuple[Shapes, dict[st
                         f"{path}: a {job.picture_format} has at most {most} pixels a side, got "
                         f"{longest}"
                     )
+            # With the size of the content, a style is looked at as if it were its own content.
+            config = for_content(job.config, shape)
+            first = at_scale(config, scales(config)[0])
             for fitted, layers in roles:
                 wanted = max(map(vgg.smallest_side, layers), default=1)
                 height, width = fitted(shape, first)
@@ -461,7 +464,7 @@ def _read_shape_of_style(shape: Sequence[int], config: Config) -> tuple[int, int
 
     A style that keeps its own size is resized later, by `stylize`, and must not be resized twice.
     """
-    if config.size is None and config.style_size is None:
+    if not isinstance(config.size, int) and config.style_size is None:
         return shape[0], shape[1]
     return fit_style_shape(shape, config)
 
