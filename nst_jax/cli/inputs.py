@@ -95,7 +95,7 @@ def read_regions(path: str, legend: Sequence[str], *, styles: int) -> list[np.nd
             f"--legend needs a colour for each of the {styles} styles, got {len(colours)}: {there}"
         )
     # The largest difference of a channel, to each colour in turn.
-    far = np.stack([np.abs(levels - np.int16(colour)).max(-1) for colour in colours])
+    far = np.stack([np.abs(levels - np.array(colour, np.int16)).max(-1) for colour in colours])
     nearest = far.argmin(axis=0)
     others = float(np.mean((far.min(axis=0) > _NEAR) & (opaque > 0.5)))
     if others > _EDGES:
@@ -124,7 +124,7 @@ def _colours_of(levels: np.ndarray) -> str:
     """The commonest colours of pixels `[N, 3]`, such as "#ff0000 (75 %), #0000ff (25 %)"."""
     if not len(levels):
         return "all transparent"
-    numbers = levels.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])
+    numbers = levels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     values, counts = np.unique(numbers, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:6]
     return ", ".join(f"#{values[n]:06x} ({100 * counts[n] / len(levels):.2g} %)" for n in order)

@@ -468,7 +468,7 @@ def _run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
 
     # --- Files. ---
     pairs = None
-    if pairing is None:
+    if FLAGS.pairs is not None:
         contents, styles, pairs = read_pairs(FLAGS.pairs, suffix=FORMATS[FLAGS.format].suffix)
     else:
         contents = expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir)
