@@ -506,6 +506,18 @@ def steps_at_scales(config: Config) -> list[int]:
     return steps
 
 
+def pixels_at_steps(config: Config, shape: Sequence[int]) -> list[int]:
+    """How many pixels each step of a run evaluates, for a content of `shape` `[H, W, ...]`.
+
+    The time of a step grows with them.
+    """
+    sizes, steps = scales(config), steps_at_scales(config)
+    found = []
+    for size, count in zip(sizes, steps, strict=True):
+        found += [math.prod(fit_shape(shape, at_scale(config, size)))] * count
+    return found
+
+
 def _checked_each(name: str, pictures: Any) -> list[jax.Array]:
     """The pictures of a sequence, or of an array with a leading axis, as of `checked`."""
     return [checked(f"{name}[{index}]", picture) for index, picture in enumerate(pictures)]

@@ -45,7 +45,15 @@ from nst_jax.cli.outputs import (
 from nst_jax.cli.profiling import Profile
 from nst_jax.cli.progress import StepProgress
 from nst_jax.cli.signals import Stopping, run_until_stopped
-from nst_jax.coarse_to_fine import Result, check_content, fit_shape, steps_at_scales, stylize
+from nst_jax.coarse_to_fine import (
+    Result,
+    check_content,
+    fit_shape,
+    pixels_at_steps,
+    scales,
+    steps_at_scales,
+    stylize,
+)
 from nst_jax.config import Config
 from nst_jax.files.atomic import FileError, check_folder, check_place, short, unique
 from nst_jax.files.checkpoints import Checkpoints
@@ -229,8 +237,12 @@ class Runner:
                 if resume is not None and leads:
                     passed = [f"checkpoint of step {n} is damaged: " for n in checkpoints.damaged]
                     say(f"{''.join(passed)}continuing from step {resume.step} of {steps}")
+                shape = painting.group.contents[0].image.shape
                 group = painting.group._replace(
-                    history=resume and resume.history, steps=steps, attempt=attempt
+                    history=resume and resume.history,
+                    steps=steps,
+                    pixels=pixels_at_steps(self.job.config, shape),
+                    attempt=attempt,
                 )
 
                 def follow(progress: Progress) -> None:
@@ -552,6 +564,8 @@ def _paint_all(
     )
 
     # --- Painting. ---
+    if leads:
+        say(f"painting {planned(len(stems), job.config)}")
     diverged: list[str] = []
     rows: list[tuple[str, ...]] = []
     risen: list[str] = []
@@ -589,6 +603,15 @@ def _paint_all(
             "finite picture is kept; try a smaller --learning_rate"
         )
     return DIVERGED if diverged else 0
+
+
+def planned(pictures: int, config: Config) -> str:
+    """What a run is about to do: "2 pictures in 3 scales, 130 steps each"."""
+    count, steps = len(scales(config)), sum(steps_at_scales(config))
+    return (
+        f"{pictures} picture{'s' * (pictures != 1)} in {count} scale{'s' * (count != 1)}, "
+        f"{steps} step{'s' * (steps != 1)} each"
+    )
 
 
 def _check_shape(

@@ -33,7 +33,7 @@ from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, pair, plan
 from nst_jax.cli.look.observers import Group, Observers, Picture
 from nst_jax.cli.outputs import check_free
 from nst_jax.cli.progress import PictureProgress
-from nst_jax.cli.run import DIVERGED, Job, Painting, Runner
+from nst_jax.cli.run import DIVERGED, Job, Painting, Runner, planned
 from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import (
     at_scale,
@@ -179,6 +179,9 @@ def _paint_share(
             put("config.json", lambda path: _write_settings(path, settings))
         if job.process == 0:
             _record_bad(manifest, bad)
+        left = sum(not finished(one) for batch in todo for one in batch.pairs)
+        if left:
+            say(f"painting {planned(left, job.config)}")
         progress = PictureProgress(total=len(every), done=sum(map(finished, every)))
         with (
             Observers([progress]) as watch,

@@ -63,6 +63,7 @@ class Group(NamedTuple):
       stems: the name of each output's file, without the extension.
       history: in a resumed run, `{term: [step, N]}` of the steps taken before; None otherwise.
       steps: steps of the whole run.
+      pixels: how many pixels each of these steps evaluates in an output.
       attempt: the number of earlier attempts at the same outputs.
     """
 
@@ -72,6 +73,7 @@ class Group(NamedTuple):
     stems: Sequence[str]
     history: Mapping[str, np.ndarray] | None = None
     steps: int = 0
+    pixels: Sequence[int] = ()
     attempt: int = 0
 
     @property
