@@ -37,8 +37,11 @@ from nst_jax.cli.outputs import (
     Output,
     check_free,
     recipe,
+    remarks_on_clipping,
+    remarks_on_still_losses,
     sheet_names,
     summary,
+    terms_at,
     write_pictures,
     write_sheets,
 )
@@ -568,7 +571,7 @@ def _paint_all(
         say(f"painting {planned(len(stems), job.config)}")
     diverged: list[str] = []
     rows: list[tuple[str, ...]] = []
-    risen: list[str] = []
+    risen: list[str] = []  # and other remarks
     with Observers(watching) as watch:
         for painting, own in zip(paintings, outputs, strict=True):
             stopping.check()
@@ -579,7 +582,11 @@ def _paint_all(
             paths = keep(np.asarray(result.images))
             rows += summary(paths, own, result, time.perf_counter() - start)
             if leads:
-                risen += _risen(own, result, steps_at_scales(job.config))
+                steps = steps_at_scales(job.config)
+                names, images = painting.group.stems, np.asarray(result.images)
+                risen += _risen(own, result, steps)
+                risen += remarks_on_still_losses(names, result.history, steps)
+                risen += remarks_on_clipping(names, images, contents)
                 write_sheets(
                     delivery.folder, contents, job.styles, own, result, names=sheets, text=text
                 )
@@ -692,18 +699,19 @@ def digest(array: np.ndarray | None) -> str | None:
 
 
 def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> list[str]:
-    """A line for each output whose loss rose at one of the scales.
+    """A line for each output whose loss rose at one of the scales, with its terms.
 
     Args:
       outputs: what was made.
       result: of these outputs.
       steps: number of steps at each scale.
     """
-    firsts = result.history["total"][-steps[-1]]
+    totals = result.history["total"]  # fewer than the steps if all outputs have diverged
+    firsts = totals[-min(steps[-1], len(totals))]
     scales = f"{len(steps)} scale{'s' if len(steps) > 1 else ''}"
     lines = []
-    for output, kept, first, last in zip(
-        outputs, result.kept_start, firsts, result.loss, strict=True
+    for number, (output, kept, first, last) in enumerate(
+        zip(outputs, result.kept_start, firsts, result.loss, strict=True)
     ):
         if kept:
             told = f"the loss rose at {kept} of {scales}, which returned the picture unchanged"
@@ -711,5 +719,9 @@ def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> l
             told = f"the loss rose from {first:.4g} to {last:.4g}"
         else:
             continue
-        lines.append(f"{output.stem}: {told}; a smaller --learning_rate may help")
+        terms = terms_at(result.history, -1, number)
+        lines.append(
+            f"{output.stem}: {told}; a smaller --learning_rate may help, or other weights of the "
+            f"terms ({terms})"
+        )
     return lines

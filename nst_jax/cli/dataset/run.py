@@ -31,16 +31,18 @@ from nst_jax.cli.console import STDERR, complain, say, shows_progress
 from nst_jax.cli.dataset.manifest import Manifest, check_settings
 from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, pair, plan
 from nst_jax.cli.look.observers import Group, Observers, Picture
-from nst_jax.cli.outputs import check_free
+from nst_jax.cli.outputs import check_free, remarks_on_clipping, remarks_on_still_losses
 from nst_jax.cli.progress import PictureProgress
 from nst_jax.cli.run import DIVERGED, Job, Painting, Runner, planned
 from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import (
+    Result,
     at_scale,
     check_content,
     fit_shape,
     fit_style_shape,
     scales,
+    steps_at_scales,
 )
 from nst_jax.config import Config
 from nst_jax.files.atomic import check_folder, replacing
@@ -450,6 +452,15 @@ def _paint(
     images, losses = np.asarray(result.images), result.loss
     for number in given:
         put(batch.pairs[number].output, functools.partial(write_image, image=images[number]))
+    _remark(
+        [batch.pairs[number].output for number in given],
+        [given[number].content for number in given],
+        result._replace(
+            images=images[list(given)],
+            history={name: values[:, list(given)] for name, values in result.history.items()},
+        ),
+        runner.job.config,
+    )
     seconds = round((time.perf_counter() - start) / len(given), 3)
     manifest.write(
         [
@@ -465,6 +476,19 @@ def _paint(
         ]
     )
     watch.end(result)
+
+
+def _remark(
+    names: Sequence[str], contents: Sequence[np.ndarray], result: Result, config: Config
+) -> None:
+    """Says on one line what is remarkable about some pictures."""
+    lines = remarks_on_still_losses(names, result.history, steps_at_scales(config))
+    own = [Picture(name, content) for name, content in zip(names, contents, strict=True)]
+    lines += remarks_on_clipping(names, np.asarray(result.images), own)
+    if lines:
+        more = f" (and {len(lines) - 1} more remarks)" if len(lines) > 1 else ""
+        with tqdm.external_write_mode(file=STDERR):  # not into the bar
+            say(f"nst-jax: {lines[0]}{more}")
 
 
 def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:
