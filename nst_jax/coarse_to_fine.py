@@ -43,7 +43,8 @@ class Result(NamedTuple):
       images: `[N, H, W, 3]`, one picture for each output. Without `config.clip` values may leave
         [0, 1].
       history: `{"total": ..., term: ...}` by the terms' names, NumPy `[steps, N]`: the weighted
-        losses before each step. The steps of all scales follow one another.
+        losses before each step. The steps of all scales follow one another. It ends early if all
+        outputs have diverged.
       diverged: `[N]` of bool, NumPy: outputs that met a value that is not finite. Their picture is
         the last finite one.
       kept_start: `[N]`, NumPy: at how many scales an output returned the picture that the scale
@@ -233,9 +234,14 @@ def stylize(
             histories.append({name: rows[:done] for name, rows in resume.history.items()})
             resume = None
         histories.append(history)
+        if optimize.all_diverged(states):
+            break
     assert states is not None  # there is at least one scale, and `resume` is not past the last
+    pictures, shape = states.picture, fit_shape(contents[0].shape, config)
+    if pictures.shape[1:3] != shape:  # an earlier scale was the last, as all outputs have diverged
+        pictures = image_lib.resize(pictures, *shape)
     return Result(
-        images=jnp.asarray(_finish(run, scales(config)[-1])(states.picture)),
+        images=jnp.asarray(_finish(run, scales(config)[-1])(pictures)),
         history=jax.tree.map(lambda *parts: np.concatenate(parts), *histories),
         diverged=np.asarray(states.diverged),
         kept_start=np.asarray(states.kept_start),
@@ -565,6 +571,18 @@ def steps_at_scales(config: Config) -> list[int]:
     if config.first_steps is not None:
         steps[0] = config.first_steps
     return steps
+
+
+def pixels_at_steps(config: Config, shape: Sequence[int]) -> list[int]:
+    """How many pixels each step of a run evaluates, for a content of `shape` `[H, W, ...]`.
+
+    The time of a step grows with them.
+    """
+    sizes, steps = scales(config), steps_at_scales(config)
+    found = []
+    for size, count in zip(sizes, steps, strict=True):
+        found += [math.prod(fit_shape(shape, at_scale(config, size)))] * count
+    return found
 
 
 def _checked_each(name: str, pictures: Any) -> list[jax.Array]:

@@ -703,9 +703,10 @@ def run(
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
-      before its step. After the last step each picture's loss is evaluated once more. A picture
-      gives way to the start if the start's loss is lower, see `keep_better`. With jitter, a term
-      that draws, or an average, the last picture is returned in any case.
+      before its step. If all images have diverged, the run ends and the history is shorter. After
+      the last step each picture's loss is evaluated once more. A picture gives way to the start if
+      the start's loss is lower, see `keep_better`. With jitter, a term that draws, or an average,
+      the last picture is returned in any case.
 
     Raises:
       TypeError: an argument of a wrong type; the message names it.
@@ -961,14 +962,16 @@ def _loop(advance, end, states, steps, callback, resume):
     """Takes all steps of a run; returns the states and the history.
 
     It calls `advance(states, steps left) -> (states, terms [steps taken, N])` until no step is
-    left, then `end(states) -> states`.
+    left or every image has diverged, then `end(states) -> states`.
     """
     history, done = ([], 0) if resume is None else ([resume.history], resume.step)
-    while done < steps:
+    stopped = False
+    while done < steps and not stopped:
         states, terms = advance(states, steps - done)
         history.append(jax.tree.map(np.asarray, terms))
         done += len(jax.tree.leaves(history[-1])[0])
-        if done == steps:  # a run that continues from its end does not come here again
+        stopped = all_diverged(states)
+        if done == steps or stopped:  # a run that continues from its end does not come here again
             states = end(states)
         if callback is not None:
             callback(
@@ -983,6 +986,14 @@ def _loop(advance, end, states, steps, callback, resume):
                 )
             )
     return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
+
+
+def all_diverged(states: State) -> bool:
+    """Whether every image has diverged; False if the images are divided among processes."""
+    # Then each process would have to collect the others' at each dispatch.
+    if isinstance(states.diverged, jax.Array) and not states.diverged.is_fully_addressable:
+        return False
+    return bool(np.asarray(states.diverged).all())
 
 
 def lower(

@@ -208,6 +208,25 @@ def test_the_cluster_tells_its_processes(run, monkeypatch, chosen, given):
     assert called == ([] if given is None else [given])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--preset=gatys", "--normalize_features"), "(--content_weight=0.01, --style_weight=50)"),
+        (("--nonormalize_features", "--style_weight=3"), "preset's (--content_weight=2): without"),
+        (("--style_normalization=gatys",), "--style_normalization changes the units of the terms"),
+        (("--normalize_features",), ""),  # as the preset has it
+        (("--nonormalize_features", "--style_weight=3", "--content_weight=1"), ""),
+        (("--style_weight=3",), ""),
+    ],
+)
+def test_a_switch_that_changes_the_units_of_terms_is_told_if_the_weights_stay(
+    arguments, said, capsys
+):
+    config, _ = parsed(*arguments)
+    err = capsys.readouterr().err
+    assert err.count("\n") == (1 if said else 0) and said in err, (err, config["style_weight"])
+
+
 def test_rows_of_a_mixing_are_divided_by_their_sums_and_the_command_says_so(capsys):
     with flagsaver.flagsaver():
         flags.FLAGS(["nst-jax", "--mixing=5,5;1,3"])

@@ -341,6 +341,21 @@ def treacherous(image, target, limit):
     return value, {"total": value}
 
 
+def test_a_run_ends_if_all_images_have_diverged(problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=0.1, steps=50)
+    start = 0.5 * np.square(255 * (images - targets)).sum(axis=(1, 2, 3))
+    limits = (np.array([0.5, 0.7]) * start).astype(np.float32)
+    seen = []
+    states, history = optimize.run(
+        treacherous, images, config, each=(targets, limits), callback=seen.append
+    )
+    assert states.diverged.all()
+    # The loss falls by 0.9 ** 2 a step: below a half of the start after four of them.
+    assert len(history["total"]) == len(seen) == seen[-1].step == 5
+    assert seen[-1].steps == 50 and np.isfinite(states.picture).all()
+
+
 def test_a_diverging_image_stops_alone_with_its_last_finite_picture(problem):
     images, targets = problem
     config = PLAIN.replace(learning_rate=0.1, steps=10)

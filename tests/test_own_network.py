@@ -60,6 +60,16 @@ def test_it_paints(params, rng):
     own.assert_paints_alike(params, content, styles, CONFIG, tile=20)
 
 
+def test_if_all_outputs_diverge_the_run_ends_with_the_last_finite_picture(params, rng):
+    content, style = own.pictures(rng, (40, 48), (30, 41))
+    config = CONFIG.replace(size=48, first_size=24, scale_factor=2, steps=4)
+    config = config.replace(learning_rate=1e38, clip=False)
+    result = nst_jax.stylize(params, content, [style], config)
+    assert result.diverged.all() and result.images.shape == (1, 40, 48, 3)
+    assert np.isfinite(result.images).all()
+    assert len(result.history["total"]) < 4  # the first of two scales, and not to its end
+
+
 def test_a_layer_that_it_lacks_is_refused(params, rng):
     content, style = own.pictures(rng, (40, 48), (30, 41))
     with pytest.raises(ValueError, match="unknown layer 'block1'; the layers are fine, coarse"):

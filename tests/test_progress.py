@@ -7,15 +7,17 @@ import sys
 import types
 
 import basic
+import numpy as np
 import pytest
 from commandline import FAST
 from tqdm import tqdm
 
 import nst_jax
-from nst_jax import objective, optimize
+from nst_jax import coarse_to_fine, objective, optimize
 from nst_jax.cli import console, progress
 from nst_jax.cli.look.observers import Group
-from nst_jax.cli.progress import PictureProgress
+from nst_jax.cli.progress import PictureProgress, StepProgress
+from nst_jax.cli.run import planned
 
 
 def terminal_in_place_of_stderr(monkeypatch):
@@ -47,6 +49,59 @@ def test_a_data_sets_bar_shows_how_many_pictures_a_minute_it_makes(monkeypatch):
         follow(optimize.Progress(2, 5, {}, None, None, None, None))
     last = terminal.getvalue().rpartition("\r")[2]
     assert "| 7/9 pictures [" in last and "6 a minute, step 2/5]" in last
+
+
+def progress_at(step, count, steps=4):
+    total = {"total": np.ones((count, 2))}
+    return optimize.Progress(step, steps, total, None, None, None, None)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_time_that_is_left_counts_pixels_and_no_compiling(monkeypatch, capsys, terminal):
+    shown = terminal_in_place_of_stderr(monkeypatch) if terminal else None
+    monkeypatch.setattr(console, "_quiet", False)
+    now = 100.0
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    group = Group((), (), ("a", "b"), (), steps=4, pixels=[100, 100, 400, 400])
+    said = []
+    with StepProgress(lambda: 7.0) as follow:
+        follow.begin(group)
+        # The first step of each scale compiles for 10 s; a step takes a second per 100 pixels.
+        for step, seconds in ((1, 11), (2, 1), (3, 14), (4, 4)):
+            now += seconds
+            follow(progress_at(step, 1))
+            text = shown.getvalue().rpartition("\r")[2] if shown else capsys.readouterr().err
+            said.append(re.sub(r"\s+", " ", text))
+    if terminal:
+        assert "4 steps [" in said[0] and "loss: a 1, b 1]" in said[0]
+        assert "compiling, about 8 s left, loss: " in said[1]
+        assert "about 4 s left, loss: " in said[2] and "compiling" not in said[2]
+        assert "left" not in said[3]
+        return
+    assert said == [
+        "compiling step 1/4, 7.0 s, loss: a 1, b 1 ",
+        "step 2/4, 7.0 s, about 8 s left, loss: a 1, b 1 ",
+        "step 3/4, 7.0 s, about 4 s left, loss: a 1, b 1 ",
+        "step 4/4, 7.0 s, loss: a 1, b 1 ",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [(0.4, "0 s"), (119, "119 s"), (150, "2.5 min"), (3000, "50 min"), (9000, "2.5 h")],
+)
+def test_an_estimate_has_a_unit_that_suits_it(seconds, wanted):
+    assert progress._spoken(seconds) == wanted
+
+
+def test_a_run_says_what_it_is_about_to_do():
+    config = nst_jax.presets["default"].replace(size=256, first_size=64, scale_factor=2)
+    config = config.replace(first_steps=30, steps=20)
+    assert planned(2, config) == "2 pictures in 3 scales, 70 steps each"
+    one = config.replace(first_size=None, first_steps=None, steps=1)
+    assert planned(1, one) == "1 picture in 1 scale, 1 step each"
+    pixels = coarse_to_fine.pixels_at_steps(config, (100, 50, 3))
+    assert pixels == [64 * 32] * 30 + [128 * 64] * 20 + [256 * 128] * 20
 
 
 @pytest.mark.slow

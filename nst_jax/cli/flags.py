@@ -350,9 +350,31 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
             if len(several) > 1 and any(several):
                 sweep[name] = several
     config = config.replace(**given)
+    _warn_of_units(config)
     for name, several in sweep.items():
         check_sweep(config, name, values=several)
     return config, sweep
+
+
+# Settings that change the units of terms, with the weights that balance them.
+UNITS = {
+    "normalize_features": ("content_weight", "style_weight"),
+    "style_normalization": ("style_weight",),
+    "content_reduction": ("content_weight",),
+}
+
+
+def _warn_of_units(config: Config) -> None:
+    """Says so if a flag changes the units of terms, and their weights stay those of the preset."""
+    before, now = presets[FLAGS.preset].flat(), config.flat()
+    for name, weights in UNITS.items():
+        kept = [weight for weight in weights if FLAGS[weight].value is None and weight in now]
+        if name in before and name in now and before[name] != now[name] and kept:
+            values = ", ".join(f"--{weight}={now[weight]:g}" for weight in kept)
+            say(
+                f"nst-jax: --{name} changes the units of the terms, but the weights are the "
+                f"preset's ({values}): without others, the balance of content and style is lost"
+            )
 
 
 def _of_kind(config: Config, flag: str, kind: type) -> Config:

@@ -134,6 +134,74 @@ def summary(
     return rows
 
 
+CLIPPED = 0.1
+"""The share of clipped pixels from which a picture is remarked on."""
+
+STILL = 1e-4
+"""A loss that changes by a smaller share of itself over a whole scale has not moved."""
+
+
+def share_clipped(image: np.ndarray) -> float:
+    """The share of pixels with a channel at the end of its range, black or full."""
+    return float(np.mean(((image <= 0) | (image >= 1)).any(axis=-1)))
+
+
+def remarks_on_clipping(
+    stems: Sequence[str], images: np.ndarray, contents: Sequence[Picture]
+) -> list[str]:
+    """A line for each output with many clipped pixels, unless its content has many.
+
+    Args:
+      stems: names of the outputs.
+      images: `[N, H, W, 3]`, the outputs.
+      contents: their contents. Each has the same number of outputs.
+    """
+    own = [share_clipped(content.image) for content in contents]
+    lines = []
+    for number, (stem, picture) in enumerate(zip(stems, images, strict=True)):
+        share, before = share_clipped(picture), own[number * len(contents) // len(stems)]
+        if share > CLIPPED >= before:
+            lines.append(
+                f"{stem}: {share:.0%} of the pixels are clipped, {before:.0%} of the content's "
+                "are; a smaller --learning_rate or --style_weight, or a larger --tv_weight, "
+                "may help"
+            )
+    return lines
+
+
+def remarks_on_still_losses(
+    stems: Sequence[str], history: Mapping[str, np.ndarray], steps: Sequence[int]
+) -> list[str]:
+    """A line for each output whose loss has not moved over a whole scale, with its terms.
+
+    Args:
+      stems: names of the outputs.
+      history: as in `Result`. It may end early.
+      steps: number of steps at each scale.
+    """
+    ends = np.cumsum(steps)
+    lines = []
+    for number, stem in enumerate(stems):
+        for begin, end in zip(ends - steps, ends, strict=True):
+            losses = history["total"][begin:end, number]
+            if len(losses) < max(2, end - begin) or not np.isfinite(losses).all():
+                continue
+            if np.ptp(losses) <= STILL * np.abs(losses).max():
+                lines.append(
+                    f"{stem}: the loss has not moved in steps {begin + 1} to {end} "
+                    f"({terms_at(history, begin, number)}); a larger --learning_rate, or other "
+                    "weights or layers, may help"
+                )
+                break
+    return lines
+
+
+def terms_at(history: Mapping[str, np.ndarray], step: int, number: int) -> str:
+    """The terms of an output's loss before a step, such as "content 2, style 3e+04"."""
+    named = {name: values[step, number] for name, values in history.items() if name != "total"}
+    return ", ".join(f"{name} {value:.3g}" for name, value in named.items())
+
+
 def write_sheets(
     folder: pathlib.Path,
     contents: Sequence[Picture],

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from nst_jax.cli.console import STDERR, say, shows_progress
@@ -45,7 +46,10 @@ class Bars(Observer):
 
 
 class StepProgress(Bars):
-    """Shows the steps of a run: a progress bar on a terminal, plain lines elsewhere."""
+    """Shows the steps of a run: a progress bar on a terminal, plain lines elsewhere.
+
+    The time that is left counts pixels, as steps of a later scale take longer.
+    """
 
     def __init__(self, seconds: Callable[[], float]):
         """Takes `seconds`, which returns how long the current group has taken."""
@@ -53,7 +57,19 @@ class StepProgress(Bars):
 
     def begin(self, group: Group) -> None:
         self._labels = group.labels
-        self.open(unit="step", initial=group.taken)
+        self._pixels = np.asarray(group.pixels, float)
+        # The steps that begin a scale: their dispatches compile.
+        self._begins = {group.taken, *(np.flatnonzero(np.diff(self._pixels)) + 1).tolist()}
+        self._now, self._measured = time.perf_counter(), np.zeros(2)
+        self.open(
+            total=group.steps,
+            initial=group.taken,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} steps [{elapsed}{postfix}]",
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str("compiling")
+        elif group.taken < group.steps:
+            say("compiling")
 
     def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
         total = progress.terms["total"]
@@ -62,16 +78,37 @@ class StepProgress(Bars):
             f"{label} {loss:.4g}" for label, loss in zip(self._labels[:4], total[-1], strict=False)
         )
         losses += ", ..." if len(self._labels) > 4 else ""
+        left = self._left(before, progress.step)
         if self._bar is not None:
-            self._bar.total = progress.steps
-            self._bar.set_postfix_str(f"loss: {losses}", refresh=False)
+            state = "compiling, " if progress.step in self._begins else ""
+            self._bar.set_postfix_str(f"{state}{left}loss: {losses}", refresh=False)
             self._bar.update(len(total))
         elif before == 0 or progress.step * 10 // progress.steps > before * 10 // progress.steps:
             seconds = self._seconds()
-            say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, loss: {losses}")
+            say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, {left}loss: {losses}")
+
+    def _left(self, before: int, step: int) -> str:
+        """How long the rest takes, by the dispatches that compiled nothing; "" if none has yet."""
+        now = time.perf_counter()
+        if before not in self._begins:
+            self._measured += now - self._now, self._pixels[before:step].sum()
+        self._now = now
+        seconds, pixels = self._measured
+        rest = self._pixels[step:].sum()
+        if not pixels or not rest:
+            return ""
+        return f"about {_spoken(seconds / pixels * rest)} left, "
 
     def pause(self) -> None:
         self.close(None)
+
+
+def _spoken(seconds: float) -> str:
+    """A time in the unit that suits an estimate."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{int(seconds < 10 * size)}f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 class PictureProgress(Bars):

@@ -38,8 +38,11 @@ from nst_jax.cli.outputs import (
     Output,
     check_free,
     recipe,
+    remarks_on_clipping,
+    remarks_on_still_losses,
     sheet_names,
     summary,
+    terms_at,
     write_pictures,
     write_sheets,
 )
@@ -52,6 +55,8 @@ from nst_jax.coarse_to_fine import (
     fit_shape,
     fit_style_shape,
     for_content,
+    pixels_at_steps,
+    scales,
     steps_at_scales,
     stylize,
 )
@@ -230,7 +235,8 @@ class Runner:
         """Calls `stylize` once, from the last checkpoint if there is one."""
         leads = self.job.apart or jax.process_index() == 0
         shape = painting.group.contents[0].image.shape
-        steps = sum(steps_at_scales(for_content(self.job.config, shape)))
+        config = for_content(self.job.config, shape)
+        steps = sum(steps_at_scales(config))
         latest: np.ndarray | None = None  # the pictures after the last dispatch
         again = f"-again{attempt}" if attempt else ""
         try:
@@ -240,7 +246,10 @@ class Runner:
                     passed = [f"checkpoint of step {n} is damaged: " for n in checkpoints.damaged]
                     say(f"{''.join(passed)}continuing from step {resume.step} of {steps}")
                 group = painting.group._replace(
-                    history=resume and resume.history, steps=steps, attempt=attempt
+                    history=resume and resume.history,
+                    steps=steps,
+                    pixels=pixels_at_steps(config, shape),
+                    attempt=attempt,
                 )
 
                 def follow(progress: Progress) -> None:
@@ -592,9 +601,11 @@ def _paint_all(
     )
 
     # --- Painting. ---
+    if leads:
+        say(f"painting {planned(len(stems), job.config)}")
     diverged: list[str] = []
     rows: list[tuple[str, ...]] = []
-    risen: list[str] = []
+    risen: list[str] = []  # and other remarks
     with Observers(watching) as watch:
         for painting, own in zip(paintings, outputs, strict=True):
             stopping.check()
@@ -606,8 +617,10 @@ def _paint_all(
             rows += summary(paths, own, result, time.perf_counter() - start)
             if leads:
                 config = for_content(job.config, contents[0].image.shape)
-                risen += _risen(own, result, steps_at_scales(config))
-                group = painting.group
+                steps, group = steps_at_scales(config), painting.group
+                risen += _risen(own, result, steps)
+                risen += remarks_on_still_losses(group.stems, result.history, steps)
+                risen += remarks_on_clipping(group.stems, np.asarray(result.images), contents)
                 shown = [[*s, *m] for s, m in zip(group.styles, group.masks, strict=True)]
                 write_sheets(delivery.folder, contents, shown, own, result, names=sheets, text=text)
             watch.end(result)
@@ -630,6 +643,17 @@ def _paint_all(
             "finite picture is kept; try a smaller --learning_rate"
         )
     return DIVERGED if diverged else 0
+
+
+def planned(pictures: int, config: Config) -> str:
+    """What a run is about to do: "2 pictures in 3 scales, 130 steps each"."""
+    if config.size == "original":
+        return f"{pictures} picture{'s' * (pictures != 1)} at the size of their contents"
+    count, steps = len(scales(config)), sum(steps_at_scales(config))
+    return (
+        f"{pictures} picture{'s' * (pictures != 1)} in {count} scale{'s' * (count != 1)}, "
+        f"{steps} step{'s' * (steps != 1)} each"
+    )
 
 
 def _check_shape(
@@ -719,7 +743,7 @@ def digest(array: np.ndarray | None) -> str | None:
 
 
 def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> list[str]:
-    """A line for each output whose loss rose at one of the scales.
+    """A line for each output whose loss rose at one of the scales, with its terms.
 
     Args:
       outputs: what was made.
@@ -728,11 +752,12 @@ def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> l
     """
     if not steps[-1]:
         return []
-    firsts = result.history["total"][-steps[-1]]
+    totals = result.history["total"]  # fewer than the steps if all outputs have diverged
+    firsts = totals[-min(steps[-1], len(totals))]
     scales = f"{len(steps)} scale{'s' if len(steps) > 1 else ''}"
     lines = []
-    for output, kept, first, last in zip(
-        outputs, result.kept_start, firsts, result.loss, strict=True
+    for number, (output, kept, first, last) in enumerate(
+        zip(outputs, result.kept_start, firsts, result.loss, strict=True)
     ):
         if kept:
             told = f"the loss rose at {kept} of {scales}, which returned the picture unchanged"
@@ -740,5 +765,9 @@ def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> l
             told = f"the loss rose from {first:.4g} to {last:.4g}"
         else:
             continue
-        lines.append(f"{output.stem}: {told}; a smaller --learning_rate may help")
+        terms = terms_at(result.history, -1, number)
+        lines.append(
+            f"{output.stem}: {told}; a smaller --learning_rate may help, or other weights of the "
+            f"terms ({terms})"
+        )
     return lines

@@ -32,17 +32,19 @@ from nst_jax.cli.dataset.manifest import Manifest, check_settings
 from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, draw_again, pair, plan
 from nst_jax.cli.inputs import style_mask, tell_enlarged
 from nst_jax.cli.look.observers import Group, Observers, Picture
-from nst_jax.cli.outputs import check_free
+from nst_jax.cli.outputs import check_free, remarks_on_clipping, remarks_on_still_losses
 from nst_jax.cli.progress import PictureProgress
-from nst_jax.cli.run import DIVERGED, Job, Painting, Runner
+from nst_jax.cli.run import DIVERGED, Job, Painting, Runner, planned
 from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import (
+    Result,
     at_scale,
     check_content,
     fit_shape,
     fit_style_shape,
     for_content,
     scales,
+    steps_at_scales,
 )
 from nst_jax.config import Config
 from nst_jax.files.atomic import check_folder, replacing
@@ -236,6 +238,9 @@ def _paint_share(
             put("config.json", lambda path: _write_settings(path, settings))
         if job.process == 0:
             _record_bad(manifest, bad)
+        left = sum(not finished(one) for one in good)
+        if left:
+            say(f"painting {planned(left, job.config)}")
         while True:
             progress = PictureProgress(total=len(good), done=sum(map(finished, good)))
             with (
@@ -581,6 +586,15 @@ def _paint(
     images, losses = np.asarray(result.images), result.loss
     for number in given:
         put(batch.pairs[number].output, functools.partial(write, image=images[number]))
+    _remark(
+        [batch.pairs[number].output for number in given],
+        [given[number].content for number in given],
+        result._replace(
+            images=images[list(given)],
+            history={name: values[:, list(given)] for name, values in result.history.items()},
+        ),
+        runner.job.config,
+    )
     seconds = round((time.perf_counter() - start) / len(given), 3)
     manifest.write(
         [
@@ -608,6 +622,20 @@ def _instead_of(one: Pair, first: Mapping[str, str]) -> dict[str, str]:
     """
     style = first.get(one.content, one.style)
     return {} if style == one.style else {"instead_of": style}
+
+
+def _remark(
+    names: Sequence[str], contents: Sequence[np.ndarray], result: Result, config: Config
+) -> None:
+    """Says on one line what is remarkable about some pictures."""
+    steps = steps_at_scales(for_content(config, contents[0].shape))
+    lines = remarks_on_still_losses(names, result.history, steps)
+    own = [Picture(name, content) for name, content in zip(names, contents, strict=True)]
+    lines += remarks_on_clipping(names, np.asarray(result.images), own)
+    if lines:
+        more = f" (and {len(lines) - 1} more remarks)" if len(lines) > 1 else ""
+        with tqdm.external_write_mode(file=STDERR):  # not into the bar
+            say(f"nst-jax: {lines[0]}{more}")
 
 
 def _record_bad(manifest: Manifest, bad: Mapping[str, str]) -> None:

@@ -74,6 +74,7 @@ class Group(NamedTuple):
       masks: the masks of each output, as pictures; none at all if no output has one.
       history: in a resumed run, `{term: [step, N]}` of the steps taken before; None otherwise.
       steps: steps of the whole run.
+      pixels: how many pixels each of these steps evaluates in an output.
       attempt: the number of earlier attempts at the same outputs.
     """
 
@@ -84,6 +85,7 @@ class Group(NamedTuple):
     masks: Sequence[Sequence[Picture]] = ()
     history: Mapping[str, np.ndarray] | None = None
     steps: int = 0
+    pixels: Sequence[int] = ()
     attempt: int = 0
 
     @property
