@@ -484,7 +484,7 @@ def from_dict(values: Mapping[str, Any], *, types: Iterable[type] = ()) -> Confi
 
 def _plain(value: Any, *, whole: bool = False) -> Any:
     """Converts a value to types that JSON has."""
-    if whole and value is not None:  # a number that went through JAX is float32
+    if whole and not isinstance(value, str | None):  # a number that went through JAX is float32
         return int(value)
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}

@@ -4,16 +4,45 @@ The published presets state every field. So a later change of a class's defaults
 them. docs/presets.md compares the presets and says how the project's own were chosen.
 """
 
+import dataclasses
 from typing import Any
 
 from nst_jax.config import Config
 from nst_jax.extractor import VGGExtractor
 from nst_jax.optimizers import LBFGS, SGD, Adam
 from nst_jax.settings import check_choice
-from nst_jax.terms import Content, GramStyle, TotalVariation, WassersteinStyle
+from nst_jax.terms import (
+    Content,
+    GramStyle,
+    MomentMatching,
+    NearestNeighbors,
+    Palette,
+    RelaxedTransport,
+    SelfSimilarity,
+    TotalVariation,
+    WassersteinStyle,
+)
 
 # The layers of Gatys et al., with equal weights.
 _GATYS_LAYERS = {f"block{block}_conv1": 0.2 for block in range(1, 6)}
+
+# The layers of STROTSS, which are hypercolumns together, and those of NNST.
+_STROTSS_LAYERS = dict.fromkeys(
+    (
+        *("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"),
+        *("block3_conv1", "block3_conv2", "block3_conv3"),
+        *("block4_conv3", "block5_conv3"),
+    ),
+    1 / 9,
+)
+_NNST_LAYERS = dict.fromkeys(
+    (
+        *("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"),
+        *("block3_conv1", "block3_conv2", "block3_conv3"),
+        *("block4_conv1", "block4_conv2", "block4_conv3"),
+    ),
+    1 / 10,
+)
 
 # The network as it was published.
 _PLAIN = VGGExtractor(
@@ -23,6 +52,17 @@ _PLAIN = VGGExtractor(
     dtype="float32",
     precision="highest",
     normalize_features=False,
+)
+
+# For weights that were tuned for networks whose activations are near one. The Oxford networks take
+# inputs of 0-255, so their features are normalized.
+_NEAR_ONE = VGGExtractor(
+    pooling="max",
+    pooling_correction=True,
+    padding="zeros",
+    dtype="float32",
+    precision="highest",
+    normalize_features=True,
 )
 
 # A single scale that starts from the content and takes the style's colours.
@@ -134,8 +174,7 @@ _TF_BLOG = Config(
 
 # https://github.com/crowsonkb/style-transfer-pytorch: coarse to fine, Wasserstein-2 style loss,
 # layer weights 256:64:16:4:1, content 0.015, total variation 2, Adam 0.02 on [0, 1], iterate
-# average 0.99. Its weights were tuned for networks whose activations are near one. The Oxford
-# networks take inputs of 0-255, so their features are normalized here.
+# average 0.99.
 _WASSERSTEIN = Config(
     terms=(
         Content(name="content", weight=0.015, layers={"block4_conv2": 1.0}, reduction="mean"),
@@ -149,14 +188,7 @@ _WASSERSTEIN = Config(
         ),
         TotalVariation(name="tv", weight=2.0, layers={"image": 1.0}, form="nine_point"),
     ),
-    network=VGGExtractor(
-        pooling="max",
-        pooling_correction=True,
-        padding="replicate",
-        dtype="float32",
-        precision="highest",
-        normalize_features=True,
-    ),
+    network=dataclasses.replace(_NEAR_ONE, padding="replicate"),
     optimizer=Adam(
         learning_rate=0.02 * 255,
         schedule="constant",
@@ -186,6 +218,77 @@ _WASSERSTEIN = Config(
 )
 
 
+# Nicholas Kolkin, Jason Salavon, Gregory Shakhnarovich: "Style Transfer by Relaxed Optimal
+# Transport and Self-Similarity", CVPR 2019, https://arxiv.org/abs/1904.12785. The content weighs 16
+# at 64 pixels and half as much at each finer scale. In the paper, the weight of the palette is the
+# inverse of that of the content; here it is the inverse at the last scale. RMSprop is Adam without
+# a first moment. Its first steps are shorter here, because Adam corrects its bias.
+_STROTSS = Config(
+    terms=(
+        SelfSimilarity(name="similarity", weight=2.0, layers=_STROTSS_LAYERS, samples=1024),
+        MomentMatching(
+            name="moments", weight=1.0, layers=_STROTSS_LAYERS, samples=1024, style_samples=4096
+        ),
+        RelaxedTransport(
+            name="remd", weight=1.0, layers=_STROTSS_LAYERS, samples=1024, style_samples=4096
+        ),
+        Palette(
+            name="palette", weight=0.5, layers={"image": 1.0}, samples=1024, style_samples=4096
+        ),
+    ),
+    network=_NEAR_ONE,
+    optimizer=Adam(
+        learning_rate=0.002 * 255,
+        schedule="constant",
+        decay_rate=0.96,
+        decay_steps=100.0,
+        normalize_gradient="none",
+        band_weights=(1.0, 1.0, 1.0),
+        beta1=0.0,
+        beta2=0.99,
+        epsilon=1e-8 / 255,
+    ),
+    size=512,
+    size_of="longer",
+    steps=250,
+    clip=False,
+    **_ONE_SCALE
+    | {
+        "first_size": 64,
+        "scale_factor": 2.0,
+        "init": "recolored",
+        "coarse_content": 2.0,
+        "pyramid": 5,
+    },
+)
+
+# Nicholas Kolkin, Michal Kucera, Sylvain Paris, Daniel Sykora, Eli Shechtman, Gregory
+# Shakhnarovich: "Neural Neighbor Style Transfer", 2022, https://arxiv.org/abs/2203.13215. Here,
+# each layer is matched by itself and in every step. The paper does so in its last pass only, and
+# matches the content's features before. Its last step is left out: it gives the picture the colours
+# of the photograph.
+_NNST = Config(
+    terms=(NearestNeighbors(name="nearest", weight=1.0, layers=_NNST_LAYERS, rows=4096),),
+    network=_NEAR_ONE,
+    optimizer=Adam(
+        learning_rate=0.002 * 255,
+        schedule="constant",
+        decay_rate=0.96,
+        decay_steps=100.0,
+        normalize_gradient="none",
+        band_weights=(1.0, 1.0, 1.0),
+        beta1=0.9,
+        beta2=0.999,
+        epsilon=1e-8 / 255,
+    ),
+    size=512,
+    size_of="longer",
+    steps=200,
+    clip=False,
+    **_ONE_SCALE | {"first_size": 64, "scale_factor": 2.0, "pyramid": 8},
+)
+
+
 class Presets(dict[str, Config]):
     """Configurations by name. For another name the ValueError suggests the nearest one."""
 
@@ -209,6 +312,8 @@ presets = Presets(
     gatys=_GATYS,
     tf_blog=_TF_BLOG,
     wasserstein=_WASSERSTEIN,
+    strotss=_STROTSS,
+    nnst=_NNST,
 )
 """Every preset by its name."""
 
@@ -222,5 +327,7 @@ descriptions: dict[str, str] = {
     "gatys": "The method of Gatys, Ecker and Bethge: L-BFGS, as in pastiche 1.6.0.",
     "tf_blog": "The tutorial of the TensorFlow blog, 2018: mean squares, minimised by Adam.",
     "wasserstein": "Wasserstein-2 style loss, as in crowsonkb/style-transfer-pytorch.",
+    "strotss": "Relaxed optimal transport and self-similarity, after Kolkin et al., 2019.",
+    "nnst": "Nearest neighbours of features, after Kolkin et al., 2022, matched in each step.",
 }
 """One line about each preset."""

@@ -232,6 +232,10 @@ DEFAULT = {
 
 OF_SGD = {"normalize_gradient", "band_weights"}
 
+_SHALLOW = [f"block{block}_conv{n}" for block in (1, 2, 3) for n in range(1, 3 + (block > 2))]
+SHARES_OF_STROTSS = dict.fromkeys([*_SHALLOW, "block4_conv3", "block5_conv3"], 1 / 9)
+SHARES_OF_NNST = dict.fromkeys([*_SHALLOW, *(f"block4_conv{n}" for n in (1, 2, 3))], 1 / 10)
+
 PUBLISHED = {
     "default": DEFAULT,
     "fast": DEFAULT | {"first_steps": 50, "steps": 27, "learning_rate": 1.6},
@@ -317,11 +321,63 @@ PUBLISHED = {
         "schedule": "constant",
         "clip": True,
     },
+    # The code of the authors, https://github.com/nkolkin13/STROTSS: sizes 64 to 512, 250 steps of
+    # RMSprop(lr=2e-3) on [0, 1], five levels, content 16 at 64 pixels, halved at each size, 1024
+    # positions. The loss is (a l_C + l_m + l_r + l_p / a) / (2 + a + 1 / a) with a = 2 at last.
+    "strotss": {
+        "first_size": 64,
+        "scale_factor": 2.0,
+        "similarity_weight": 2.0,
+        "moments_weight": 1.0,
+        "remd_weight": 1.0,
+        "palette_weight": 0.5,
+        "palette_layers": {"image": 1.0},
+        **{f"{term}_layers": SHARES_OF_STROTSS for term in ("similarity", "moments", "remd")},
+        **{f"{term}_samples": 1024 for term in ("similarity", "moments", "remd", "palette")},
+        **{f"{term}_style_samples": 4096 for term in ("moments", "remd", "palette")},
+        "normalize_features": True,
+        "coarse_content": 2.0,
+        "pyramid": 5,
+        "init": "recolored",
+        "optimizer": "adam",
+        "beta1": 0.0,
+        "beta2": 0.99,
+        "epsilon": 1e-8 / 255,
+        "normalize_gradient": "none",
+        "learning_rate": 0.002 * 255,
+        "schedule": "constant",
+        "clip": False,
+        "steps": 250,
+    },
+    # https://github.com/nkolkin13/NeuralNeighborStyleTransfer: sizes 64 to 512, 200 steps of
+    # Adam(lr=2e-3) on [0, 1], eight levels, the layers of blocks 1 to 4.
+    "nnst": {
+        "first_size": 64,
+        "scale_factor": 2.0,
+        "nearest_weight": 1.0,
+        "nearest_layers": SHARES_OF_NNST,
+        "nearest_rows": 4096,
+        "normalize_features": True,
+        "pyramid": 8,
+        "optimizer": "adam",
+        "epsilon": 1e-8 / 255,
+        "normalize_gradient": "none",
+        "learning_rate": 0.002 * 255,
+        "schedule": "constant",
+        "clip": False,
+        "steps": 200,
+    },
 }
 
 
+# Their loss and steps are not written out here. The terms have oracles in test_terms_new.py, and the
+# steps of a pyramid are in test_own_parametrization.py.
+OF_PARTS = ("strotss", "nnst")
+
+
 def test_every_preset_is_held_against_its_source_here():
-    assert sorted(FORMULAS) == sorted(PUBLISHED) == sorted(STEPS) == sorted(nst_jax.presets)
+    assert sorted(PUBLISHED) == sorted(nst_jax.presets)
+    assert sorted(FORMULAS) == sorted(STEPS) == sorted(PUBLISHED.keys() - {*OF_PARTS})
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -345,7 +401,10 @@ def test_published_presets_state_every_field():
     }
     shared = {key.value for key in named["_ONE_SCALE"].keys}
     classes = {}
-    for name in ("_PLAIN", "_KERAS", "_GATYS", "_TF_BLOG", "_WASSERSTEIN"):
+    for name in (
+        *("_PLAIN", "_NEAR_ONE", "_KERAS", "_GATYS", "_TF_BLOG", "_WASSERSTEIN"),
+        *("_STROTSS", "_NNST"),
+    ):
         for call in filter(lambda node: isinstance(node, ast.Call), ast.walk(named[name])):
             if not hasattr(presets_module, call.func.id if isinstance(call.func, ast.Name) else ""):
                 continue
@@ -356,7 +415,7 @@ def test_published_presets_state_every_field():
             assert given - {None} == fields, (name, kind.__name__)
             classes.setdefault(name, set()).add(kind.__name__)
     assert classes["_WASSERSTEIN"] == {
-        *("Config", "Content", "WassersteinStyle", "TotalVariation", "VGGExtractor", "Adam")
+        *("Config", "Content", "WassersteinStyle", "TotalVariation", "Adam")
     }
 
 
