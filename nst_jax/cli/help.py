@@ -109,7 +109,10 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
                 start = " " * indent
             lines += _wrap(_meaning(values, name, config), width, start.ljust(indent), indent)
         lines.append("")
-    several = "A value that ends in ,... may be several numbers: each makes a picture."
+    several = (
+        "A value that ends in ,... may be several numbers: each makes a picture. "
+        "A list may be given in parts: --styles=a.jpg --styles=b.jpg."
+    )
     lines += _wrap(several, width, "", 0)
     return "\n".join(lines)
 

@@ -23,6 +23,7 @@ from nst_jax.cli import compilation, console
 from nst_jax.cli.console import complain
 from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several
 from nst_jax.cli.dataset.run import DataSetJob, run_data_set
+from nst_jax.cli.flag_types import BadValue
 from nst_jax.cli.flags import (
     FLAGS,
     config_from_flags,
@@ -89,6 +90,8 @@ def _in_plain_words(error: Exception) -> str:
     # absl's text is "flag --name=value: " and the words of the error that it caught.
     text = str(error).removesuffix(f": {error.__context__}")
     name, equals, value = text.removeprefix("flag --").partition("=")
+    if isinstance(error.__context__, BadValue):
+        return f"--{name} {error.__context__}"
     kind = _KINDS.get(FLAGS[name].flag_type()) if equals and name in FLAGS else None
     if isinstance(error, flags.IllegalFlagValueError) and kind is not None:
         return f"--{name} must be {kind}, got {value!r}"
