@@ -75,8 +75,10 @@ def path_of(name: str | os.PathLike[str], *, error: type[ValueError] = ValueErro
         return Path(text)
     client = _CLIENTS.get(scheme[1])
     if client is None:
-        known = " or ".join(f"{known}://" for known in _CLIENTS)
-        raise error(f"{text}: wanted a path on this machine, {known}, got {scheme[0]}")
+        known = f"wanted a path on this machine, {' or '.join(f'{s}://' for s in _CLIENTS)}"
+        if scheme[1].lower() in ("http", "https"):
+            raise error(f"{text}: web addresses are not fetched: {known}")
+        raise error(f"{text}: {known}, got {scheme[0]}")
     if not re.match(r"[^/*?\[]+(/|$)", text[scheme.end() :]):
         raise error(f"{text}: wanted {scheme[0]}bucket/name")
     if importlib.util.find_spec(client.package) is None:
@@ -86,7 +88,7 @@ def path_of(name: str | os.PathLike[str], *, error: type[ValueError] = ValueErro
     return cast(Path, epath.Path(text))
 
 
-def check_local(argument: str, name: str | None) -> None:
+def check_local(argument: str, name: str | os.PathLike[str] | None) -> None:
     """Refuses a remote path.
 
     Args:
