@@ -71,7 +71,7 @@ def test_web_addresses_are_told_as_typed(address):
     ):
         with pytest.raises(ValueError) as refused:
             act(address)
-        assert str(refused.value) == f"{argument} must be a path on this machine, got {address!r}"
+        assert str(refused.value) == f"{argument} must be a path on this machine, got '{address}'"
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def expanded(path: str) -> str:
     if path.startswith("~") and found == path:
         user = path[1:].partition("/")[0]
         raise BadValue(
-            f"must be a path, got {path!r}, but there is no user {user!r}; "
+            f"must be a path, got '{path}', but there is no user '{user}'; "
             f"write './{path}' for a name that begins with ~"
         )
     return found
@@ -127,7 +127,7 @@ class _List(flags.ListParser):
             return argument
         items = self._items(argument)
         if not self.empty_items and not all(items):
-            raise BadValue(f"must be a list separated by commas, got an empty item in {argument!r}")
+            raise BadValue(f"must be a list separated by commas, got an empty item in '{argument}'")
         return items
 
     def _items(self, argument: str) -> list[str]:
@@ -143,7 +143,7 @@ class _List(flags.ListParser):
                 assert found is not None  # it matches any text
                 if found[1].startswith('"'):
                     raise BadValue(
-                        f"must be a list separated by commas, got {argument!r}, where double "
+                        f"must be a list separated by commas, got '{argument}', where double "
                         "quotes do not enclose a whole item"
                     )
                 items.append(found[1])
@@ -181,7 +181,7 @@ def _check_commas(parts: Sequence[str]) -> None:
         if _names_something(name):
             part = parts[absent.index(True, first)].strip()
             raise BadValue(
-                f"must be names separated by commas, got {part!r}, which is not there; "
+                f"must be names separated by commas, got '{part}', which is not there; "
                 f"write a name with commas in double quotes: '{quoted(name)}'"
             )
 

@@ -232,4 +232,4 @@ def list_layers(model: vgg.Model) -> str:
         stride, radius = vgg.receptive_field(model, name)
         sees = stride + 2 * radius
         rows.append((name, str(vgg.CHANNELS[block - 1]), f"{stride} px", f"{sees} px", ""))
-    return console.table(("layer", "channels", "stride", "sees", ""), rows)
+    return "\n".join(console.table(("layer", "channels", "stride", "sees", ""), rows))

@@ -8,7 +8,6 @@
 import logging as python_logging
 import os
 import pathlib
-import shlex
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ from nst_jax.cli.help import flags_by_group, list_layers, list_presets
 from nst_jax.cli.look.observers import ANIMATIONS, Look, Picture
 from nst_jax.cli.run import Delivery, PictureJob, digest, run_pictures
 from nst_jax.config import INITS, Config
-from nst_jax.files.atomic import from_json, unique
+from nst_jax.files.atomic import first_line, from_json, unique
 from nst_jax.files.images import FORMATS, ImageError, read_image, read_text, read_with_alpha
 from nst_jax.files.paths import check_local, is_remote, path_of
 from nst_jax.partition import Placement
@@ -52,6 +51,7 @@ BAD_INPUT = 1
 
 def main() -> None:
     """Entry point of the `nst-jax` command."""
+    console.show_names_as_they_are()
     try:
         app.run(_main, flags_parser=_parse)
     except BrokenPipeError:  # the reader of stdout, for example `head`, has read enough
@@ -95,7 +95,7 @@ def _in_plain_words(error: Exception) -> str:
     kind = _KINDS.get(FLAGS[name].flag_type()) if equals and name in FLAGS else None
     if isinstance(error, flags.IllegalFlagValueError) and kind is not None:
         return f"--{name} must be {kind}, got {value!r}"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split("\n"))
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -116,8 +116,7 @@ def _main(argv: Sequence[str]) -> int:
     # RuntimeError is what JAX raises if a backend does not start.
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
         logging.debug("the error in full", exc_info=True)
-        first, *_ = str(error).splitlines() or [type(error).__name__]
-        complain(first)
+        complain(first_line(error))
         return _failed(BAD_INPUT)
 
 
@@ -185,13 +184,10 @@ def show_config(path: str) -> None:
     try:
         found = from_json(read_text(path) or "")
         arguments, versions = found["flags"], found["versions"]
-        line = shlex.join(["nst-jax", *arguments])
+        line = console.shell_line(["nst-jax", *arguments])
         made = ", ".join(f"{name} {version}" for name, version in versions.items())
         made += f"; on {found['devices']} x {found['device']} ({found['platform']})"
         made += f"; weights' SHA-256 {found['weights_sha256']}"
-        # Metadata of another program could hold control characters for the terminal.
-        if not (line + made).isprintable():
-            raise ValueError
     except ImageError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nst_jax.cli.console import say, shows_progress
+from nst_jax.cli.console import escaped, say, shows_progress
 from nst_jax.cli.look.observers import Group, Observer, Pictures
 from nst_jax.coarse_to_fine import Result
 from nst_jax.optimize import Progress
@@ -62,7 +62,7 @@ class StepProgress(Bars):
         losses += ", ..." if len(self._labels) > 4 else ""
         if self._bar is not None:
             self._bar.total = progress.steps
-            self._bar.set_postfix_str(f"loss: {losses}", refresh=False)
+            self._bar.set_postfix_str(f"loss: {escaped(losses)}", refresh=False)
             self._bar.update(len(total))
         elif before == 0 or progress.step * 10 // progress.steps > before * 10 // progress.steps:
             seconds = self._seconds()

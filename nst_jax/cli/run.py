@@ -564,7 +564,8 @@ def _paint_all(
 
     # --- Summary. ---
     if rows:
-        say(console.table(HEADINGS, rows))
+        for line in console.table(HEADINGS, rows):
+            say(line)
     for line in risen:
         say(f"nst-jax: {line}")
     if profile is not None:

@@ -99,7 +99,7 @@ def check_local(argument: str, name: str | os.PathLike[str] | None) -> None:
       ValueError: it is remote.
     """
     if name is not None and is_remote(name):
-        raise ValueError(f"{argument} must be a path on this machine, got {name!r}")
+        raise ValueError(f"{argument} must be a path on this machine, got '{os.fspath(name)}'")
 
 
 def absolute(path: Path) -> Path:

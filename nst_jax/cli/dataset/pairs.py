@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from nst_jax.files import images
-from nst_jax.files.atomic import short, unique
+from nst_jax.files.atomic import FileError, short, unique
 from nst_jax.files.paths import exists, is_dir, is_remote, listing, path_of, real
 
 Pairing = Literal["all", "zip", "random"]
@@ -95,7 +95,7 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
       output_dir: folder of the outputs, whose pictures are left out.
 
     Raises:
-      ValueError: an item names no picture.
+      FileError: an item names no picture.
       OSError: a remote folder cannot be listed.
     """
     outputs = real(output_dir) + ("/" if is_remote(output_dir) else os.sep)
@@ -120,7 +120,7 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
         )
         if not matches:
             where = "in the folder" if folder else "like"
-            raise ValueError(f"{flag}: there are no pictures {where} {item!r}")
+            raise FileError(f"{flag}: there are no pictures {where} '{item}'")
         for match in matches:
             parts = match.relative_to(root).with_suffix("").parts
             # Without "..", so that outputs stay in the output folder.

@@ -25,7 +25,7 @@ from nst_jax import sharding
 from nst_jax.cli.console import say
 from nst_jax.cli.look import report_page
 from nst_jax.coarse_to_fine import Result
-from nst_jax.files.atomic import FileError, from_json, replacing, writing
+from nst_jax.files.atomic import FileError, first_line, from_json, replacing, writing
 from nst_jax.files.images import FORMATS, to_uint8, write_animation, write_image
 from nst_jax.files.lines import Lines
 from nst_jax.files.paths import exists, read_bytes
@@ -651,7 +651,7 @@ class Report(Observer):
         elif isinstance(error, KeyboardInterrupt):
             self._write("stopped", message="interrupted")
         else:
-            self._write("stopped", message=(str(error).splitlines() or [type(error).__name__])[0])
+            self._write("stopped", message=first_line(error))
         return [self._path]
 
     def _is_finished(self) -> bool:
