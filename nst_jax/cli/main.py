@@ -457,7 +457,7 @@ def read_initial() -> np.ndarray | None:
     """
     if FLAGS.init in (None, *INITS):
         return None
-    if not is_remote(FLAGS.init) and not pathlib.Path(FLAGS.init).is_file():
+    if not is_remote(FLAGS.init) and not pathlib.Path(FLAGS.init).exists():
         check_choice("--init (or an existing file)", FLAGS.init, INITS)
     return read_image(FLAGS.init)
 

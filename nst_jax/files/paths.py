@@ -89,17 +89,24 @@ def path_of(name: str | os.PathLike[str], *, error: type[ValueError] = ValueErro
 
 
 def check_local(argument: str, name: str | os.PathLike[str] | None) -> None:
-    """Refuses a remote path.
+    """Refuses a remote path, and a pipe.
 
     Args:
       argument: what the message calls it.
       name: the path, or None.
 
     Raises:
-      ValueError: it is remote.
+      ValueError: it is one.
     """
-    if name is not None and is_remote(name):
+    if name is None:
+        return
+    if is_remote(name):
         raise ValueError(f"{argument} must be a path on this machine, got '{os.fspath(name)}'")
+    if is_pipe(Path(name)):
+        raise ValueError(
+            f"{argument} must be a file, which is read more than once, got the pipe "
+            f"'{os.fspath(name)}'"
+        )
 
 
 def absolute(path: Path) -> Path:
@@ -133,13 +140,33 @@ def is_dir(path: Path) -> bool:
     return path.is_dir() if not is_remote(path) else _kind(path) == "directory"
 
 
+PIPE_BYTES = 2**30
+"""The most bytes that are read from a pipe."""
+
+
 def open_bytes(path: Path) -> IO[bytes]:
-    """Opens a file for reading. A remote one is read whole.
+    """Opens a file for reading. A remote one is read whole, and so is a pipe, up to `PIPE_BYTES`.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: it cannot be read, or a pipe gives more.
     """
-    return io.BytesIO(read_bytes(path)) if is_remote(path) else path.open("rb")
+    if is_remote(path):
+        return io.BytesIO(read_bytes(path))
+    file = path.open("rb")
+    if file.seekable():
+        return file
+    with file:
+        buffer = io.BytesIO()
+        while chunk := file.read(2**20):
+            if buffer.tell() + len(chunk) > PIPE_BYTES:
+                raise OSError(errno.EFBIG, f"the pipe gives more than {PIPE_BYTES:,} bytes")
+            buffer.write(chunk)
+        return buffer
+
+
+def is_pipe(path: Path) -> bool:
+    """Returns whether a file can be read only once."""
+    return not is_remote(path) and path.is_fifo()
 
 
 def read_bytes(path: Path) -> bytes:

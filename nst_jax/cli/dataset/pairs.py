@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, get_args
 
 from nst_jax.files import images
 from nst_jax.files.atomic import FileError, short, unique
-from nst_jax.files.paths import exists, is_dir, is_remote, listing, path_of, real
+from nst_jax.files.paths import exists, is_dir, is_pipe, is_remote, listing, path_of, real
 
 Pairing = Literal["all", "zip", "random"]
 PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
@@ -95,7 +95,7 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
       output_dir: folder of the outputs, whose pictures are left out.
 
     Raises:
-      FileError: an item names no picture.
+      FileError: an item names no picture, or a pipe.
       OSError: a remote folder cannot be listed.
     """
     outputs = real(output_dir) + ("/" if is_remote(output_dir) else os.sep)
@@ -109,6 +109,11 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
         elif _is_pattern(item) and not exists(path):
             fixed = tuple(itertools.takewhile(lambda part: not _is_pattern(part), path.parts))
             root, pattern = type(path)(*fixed), path.parts[len(fixed) :]
+        elif is_pipe(path):
+            raise FileError(
+                f"{flag}: a data set needs files, which it reads more than once, got the pipe "
+                f"'{item}'"
+            )
         else:
             found.setdefault(str(path), Source(str(path), path.stem))
             continue
