@@ -246,7 +246,8 @@ def test_folders_and_patterns_name_what_they_name_on_a_disk(new_bucket, scheme, 
         bucket.put(f"in/{name}", path.read_bytes())
 
     def named(root, item):
-        found = expand([f"{root}/{item}"], flag="--content", output_dir=f"{root}/in/out")
+        out = f"{root}/in/out"
+        found = expand([f"{root}/{item}"], flag="--content", output_dir=out, made=["h.png"])
         assert names_several([f"{root}/{item}"])
         return [(source.path.removeprefix(f"{root}/"), source.name) for source in found]
 

@@ -65,7 +65,7 @@ RUN_FLAGS: dict[str, Definition] = {
     "overwrite": (
         flags.DEFINE_boolean,
         False,
-        "replace files that are already in the folder; without it the command refuses to start",
+        "replace pictures that are already in the folder; without it the command refuses to start",
     ),
     "quiet": (flags.DEFINE_boolean, False, "show only errors"),
     "demo": (

@@ -34,6 +34,7 @@ from nst_jax.cli.flags import (
 from nst_jax.cli.help import flags_by_group, list_layers, list_presets
 from nst_jax.cli.look.observers import ANIMATIONS, Look, Picture
 from nst_jax.cli.run import Delivery, PictureJob, digest, run_pictures
+from nst_jax.cli.shared_folder import made
 from nst_jax.config import INITS, Config
 from nst_jax.files.atomic import first_line, from_json, unique
 from nst_jax.files.images import FORMATS, ImageError, read_image, read_text, read_with_alpha
@@ -399,9 +400,10 @@ def _run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     sharding.check_process_id(process, processes)
 
     # --- Files. ---
+    found = {"output_dir": FLAGS.output_dir, "made": made(path_of(FLAGS.output_dir))}
     job = DataSetJob(
-        contents=expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir),
-        styles=expand(FLAGS.styles, flag="--styles", output_dir=FLAGS.output_dir),
+        contents=expand(FLAGS.content, flag="--content", **found),
+        styles=expand(FLAGS.styles, flag="--styles", **found),
         pairing=pairing,
         config=config,
         batch_size=FLAGS.batch_size,

@@ -14,9 +14,10 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
+from nst_jax.cli.console import say
 from nst_jax.files import images
 from nst_jax.files.atomic import FileError, short, unique
 from nst_jax.files.paths import exists, is_dir, is_pipe, is_remote, listing, path_of, real
@@ -78,7 +79,13 @@ def names_several(items: Sequence[str]) -> bool:
     return any(is_dir(path) or (_is_pattern(str(path)) and not exists(path)) for path in paths)
 
 
-def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str]) -> list[Source]:
+def expand(
+    items: Sequence[str],
+    *,
+    flag: str,
+    output_dir: str | os.PathLike[str],
+    made: Collection[str] = (),
+) -> list[Source]:
     """Lists the picture files that `items` name, each file once.
 
     A file stands for itself. A folder stands for the pictures in it and in its subfolders. A glob
@@ -86,21 +93,34 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
     patterns may be remote. Each of these takes one listing.
 
     In folders and patterns, a picture is a file with the suffix of one. It does not begin with a
-    dot and is not in `output_dir`. The pictures of an item are sorted. Links are followed, but each
-    folder is visited once. A broken link counts as a picture, so that reading it gives the error.
+    dot, and no run has recorded it as its own. The pictures of an item are sorted. Links are
+    followed, but each folder is visited once. A broken link counts as a picture, so that reading it
+    gives the error.
 
     Args:
       items: paths of files and folders, and glob patterns.
       flag: the start of error messages.
-      output_dir: folder of the outputs, whose pictures are left out.
+      output_dir: folder of the outputs.
+      made: names in `output_dir` of what earlier runs made, files and folders. They are passed
+        over, and a line tells how many pictures these are.
 
     Raises:
       FileError: an item names no picture, or a pipe.
       OSError: a remote folder cannot be listed.
     """
     outputs = real(output_dir) + ("/" if is_remote(output_dir) else os.sep)
+
+    def is_made(path: pathlib.Path) -> bool:
+        """Whether a picture, or a folder that it is in, is in `made`."""
+        name = real(path)
+        if not name.startswith(outputs):
+            return False
+        parts = pathlib.PurePath(name.removeprefix(outputs)).parts
+        return any("/".join(parts[:end]) in made for end in range(1, len(parts) + 1))
+
     suffixes = images.suffixes()
     found: dict[str, Source] = {}
+    passed: set[str] = set()
     for item in items:
         path = path_of(item)
         folder = is_dir(path)
@@ -118,19 +138,20 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
             found.setdefault(str(path), Source(str(path), path.stem))
             continue
         below = _objects if is_remote(path) else _files
-        matches = sorted(
-            match
-            for match in below(root, pattern)
-            if match.suffix.lower() in suffixes and not real(match).startswith(outputs)
-        )
+        every = sorted(m for m in below(root, pattern) if m.suffix.lower() in suffixes)
+        matches = [match for match in every if not is_made(match)]
+        passed |= {str(match) for match in every} - {str(match) for match in matches}
         if not matches:
             where = "in the folder" if folder else "like"
-            raise FileError(f"{flag}: there are no pictures {where} '{item}'")
+            but = f", but the {len(every)} that earlier runs made" if every else ""
+            raise FileError(f"{flag}: there are no pictures {where} '{item}'{but}")
         for match in matches:
             parts = match.relative_to(root).with_suffix("").parts
             # Without "..", so that outputs stay in the output folder.
             name = "/".join(part for part in parts if part != "..")
             found.setdefault(str(match), Source(str(match), name))
+    if passed:
+        say(f"nst-jax: {flag}: passed over {len(passed)} pictures that earlier runs made")
     return list(found.values())
 
 
