@@ -46,6 +46,7 @@ from benchmarks.reporting import JSON_FLAG, Column, Report, ratio, significant
 from benchmarks.stepping import Case
 from benchmarks.torch_side import TorchSide, import_torch
 from nst_jax import objective, optimize
+from nst_jax.cli.flag_types import define_list
 from nst_jax.files.images import write_image
 
 NAME = "against_torch"
@@ -73,10 +74,10 @@ VARIANTS = {
 }
 FLAGS = {
     **stepping.CASE_FLAGS,
-    "styles": (flags.DEFINE_list, ["1"], "Numbers of styles painted at once."),
-    "optimizers": (flags.DEFINE_list, ["sgd", "lbfgs"], "Optimisers of ours; PyTorch uses SGD."),
+    "styles": (define_list, ["1"], "Numbers of styles painted at once."),
+    "optimizers": (define_list, ["sgd", "lbfgs"], "Optimisers of ours; PyTorch uses SGD."),
     "variants": (
-        flags.DEFINE_list,
+        define_list,
         None,
         "Variants of PyTorch; by default all that suit the device.",
     ),

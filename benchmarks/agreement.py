@@ -31,6 +31,7 @@ import nst_jax
 from benchmarks import common, stepping
 from benchmarks.reporting import JSON_FLAG, RESULTS, Column, Report, ratio
 from nst_jax import objective, partition
+from nst_jax.cli.flag_types import define_list, define_path
 
 NAME = "agreement"
 TITLE = "Agreement with a CPU in float32"
@@ -64,8 +65,8 @@ COLUMNS = [
     Column("of the bound", "of_the_bound", ratio),
 ]
 FLAGS = {
-    "precisions": (flags.DEFINE_list, list(BOUNDS), f"Any of {', '.join(BOUNDS)}."),
-    "reference": (flags.DEFINE_string, str(REFERENCE), "File of a CPU's figures."),
+    "precisions": (define_list, list(BOUNDS), f"Any of {', '.join(BOUNDS)}."),
+    "reference": (define_path, str(REFERENCE), "File of a CPU's figures."),
     "write": (flags.DEFINE_boolean, False, "Write that file from this device in float32."),
     **JSON_FLAG,
 }

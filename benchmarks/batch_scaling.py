@@ -15,6 +15,7 @@ from absl import flags
 
 from benchmarks import common, stepping
 from benchmarks.reporting import JSON_FLAG, Column, mebibytes, ratio
+from nst_jax.cli.flag_types import define_list
 
 NAME = "batch_scaling"
 TITLE = "Cost of a step by the number of styles"
@@ -28,7 +29,7 @@ COLUMNS = [
     Column("MiB/further style", "further_bytes", mebibytes),
     _MEASURED["device peak MiB"],
 ]
-_STYLES = (flags.DEFINE_list, [str(2**power) for power in range(7)], "Numbers of styles.")
+_STYLES = (define_list, [str(2**power) for power in range(7)], "Numbers of styles.")
 FLAGS = {**stepping.CASE_FLAGS, "styles": _STYLES, **stepping.MEASURE_FLAGS, **JSON_FLAG}
 
 

@@ -36,6 +36,7 @@ from absl import flags
 
 import nst_jax
 from benchmarks import common, quality, reporting
+from nst_jax.cli.flag_types import define_list, define_path
 from nst_jax.config import Config
 from nst_jax.files.images import write_image
 from nst_jax.settings import check_choice
@@ -265,12 +266,12 @@ def _print_summary(report: Mapping[str, Any]) -> None:
 
 FLAGS = {
     "presets": (
-        flags.DEFINE_list,
+        define_list,
         ["default"],
         "Presets of this checkout; ratios are to the first one.",
     ),
     "other": (
-        flags.DEFINE_string,
+        define_path,
         None,
         "Folder of another checkout, to paint with its default too.",
     ),
@@ -278,8 +279,8 @@ FLAGS = {
     "steps": (common.positive, None, "Steps at each scale, in place of the presets' own."),
     **quality.INPUT_FLAGS,
     "pairs": (common.positive, None, "Number of pairs after which to stop."),
-    "output_dir": (flags.DEFINE_string, None, "Folder for the pictures and their grid, grid.png."),
-    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
+    "output_dir": (define_path, None, "Folder for the pictures and their grid, grid.png."),
+    "json": (define_path, None, "File or folder for the result as JSON."),
 }
 
 

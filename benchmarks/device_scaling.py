@@ -29,6 +29,7 @@ from absl import flags
 from benchmarks import common, processes, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, percent, ratio, significant
 from nst_jax import optimize, sharding, vgg
+from nst_jax.cli.flag_types import define_list
 from nst_jax.settings import check_choice
 
 NAME = "device_scaling"
@@ -59,8 +60,8 @@ CASE_FLAGS = {
     "repeats": (common.positive, 5, "Timed dispatches; the median is shown."),
 }
 FLAGS = {
-    "devices": (flags.DEFINE_list, None, "Numbers of devices; by default powers of two."),
-    "axes": (flags.DEFINE_list, list(SCALINGS), "Axes of the mesh: style, space."),
+    "devices": (define_list, None, "Numbers of devices; by default powers of two."),
+    "axes": (define_list, list(SCALINGS), "Axes of the mesh: style, space."),
     **CASE_FLAGS,
     **JSON_FLAG,
     **processes.HERE_FLAG,

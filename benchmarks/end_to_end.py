@@ -27,6 +27,7 @@ import nst_jax
 from benchmarks import common, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, significant
 from nst_jax import vgg
+from nst_jax.cli.flag_types import define_list
 from nst_jax.config import Config
 from nst_jax.files.images import write_image
 from nst_jax.settings import check_choice
@@ -45,10 +46,10 @@ COLUMNS = [
     Column("of the first call", "first_pictures_per_minute", significant),
 ]
 FLAGS = {
-    "presets": (flags.DEFINE_list, ["default"], "Presets, by name."),
+    "presets": (define_list, ["default"], "Presets, by name."),
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
-    "sizes": (flags.DEFINE_list, ["192x256"], "Sizes, HEIGHTxWIDTH, in pixels."),
-    "styles": (flags.DEFINE_list, ["2"], "Numbers of styles painted at once."),
+    "sizes": (define_list, ["192x256"], "Sizes, HEIGHTxWIDTH, in pixels."),
+    "styles": (define_list, ["2"], "Numbers of styles painted at once."),
     "precisions": stepping.CASE_FLAGS["precisions"],
     "steps": (common.positive, None, "Steps at each scale; by default the preset's."),
     "repeats": (common.positive, 1, "Number of calls after the first."),

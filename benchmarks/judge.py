@@ -56,6 +56,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ from benchmarks import common, measures, reporting
 from benchmarks.defaults import checkerboard
 from nst_jax import image as image_lib
 from nst_jax import vgg
+from nst_jax.cli.flag_types import define_list, define_path
 from nst_jax.files import images
 from nst_jax.files.images import read_image, write_image
 from nst_jax.settings import check_choice
@@ -378,7 +380,7 @@ def program_folders(texts: Sequence[str]) -> dict[str, str]:
                 f"--programs must be name:folder,name:folder with each name once, got "
                 f"{','.join(texts)!r}"
             )
-        found[name] = folder
+        found[name] = os.path.expanduser(folder)
     if not found:
         raise ValueError("--programs must be name:folder,name:folder, got none")
     return found
@@ -589,10 +591,10 @@ def _cell(spread: Mapping[str, Any] | None) -> str:
 
 
 FLAGS = {
-    "contents": (flags.DEFINE_string, None, "Folder of the content pictures."),
-    "styles": (flags.DEFINE_string, None, "Folder of the style pictures."),
+    "contents": (define_path, None, "Folder of the content pictures."),
+    "styles": (define_path, None, "Folder of the style pictures."),
     "programs": (
-        flags.DEFINE_list,
+        define_list,
         [],
         "name:folder for each program; a folder holds <content>__<style>.png.",
     ),
@@ -607,8 +609,8 @@ FLAGS = {
         "Longer side of the styles in pixels; by default that of the picture.",
     ),
     "pairs": (common.positive, None, "Number of pairs after which to stop."),
-    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
-    "sheet": (flags.DEFINE_string, None, "Picture file for the labelled sheet, such as sheet.png."),
+    "json": (define_path, None, "File or folder for the result as JSON."),
+    "sheet": (define_path, None, "Picture file for the labelled sheet, such as sheet.png."),
     "cell": (common.pixels, 256, "Longer side of the pictures on the sheet, in pixels."),
 }
 

@@ -27,6 +27,7 @@ from benchmarks import common, flops, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, significant
 from nst_jax import objective, vgg
 from nst_jax.cli import preflight
+from nst_jax.cli.flag_types import define_list
 from nst_jax.optimize import steps_per_dispatch
 from nst_jax.partition import Placement
 
@@ -43,9 +44,9 @@ COLUMNS = [
 ]
 FLAGS = {
     **stepping.CASE_FLAGS,
-    "sizes": (flags.DEFINE_list, ["512", "1024"], "Sizes, HEIGHTxWIDTH, in pixels."),
-    "styles": (flags.DEFINE_list, ["1"], "Numbers of styles painted at once."),
-    "precisions": (flags.DEFINE_list, list(vgg.DTYPES), "Of the features."),
+    "sizes": (define_list, ["512", "1024"], "Sizes, HEIGHTxWIDTH, in pixels."),
+    "styles": (define_list, ["1"], "Numbers of styles painted at once."),
+    "precisions": (define_list, list(vgg.DTYPES), "Of the features."),
     "repeats": (
         functools.partial(flags.DEFINE_integer, lower_bound=0),
         0,

@@ -30,6 +30,7 @@ from absl import flags
 from benchmarks import common, reporting
 from benchmarks.stepping import PRECISIONS
 from benchmarks.suite import platform
+from nst_jax.cli.flag_types import define_path
 from nst_jax.settings import check_choice
 
 NAME = "on_device"
@@ -96,7 +97,7 @@ def tasks(size: str, folder: Path) -> list[Task]:
 
 FLAGS = {
     "minutes": (flags.DEFINE_float, 8.0, "Time for everything; what has not begun then is left."),
-    "results": (flags.DEFINE_string, str(reporting.RESULTS), "Folder for the results."),
+    "results": (define_path, str(reporting.RESULTS), "Folder for the results."),
     "size": (flags.DEFINE_string, "full", "full, or smallest for a test."),
 }
 

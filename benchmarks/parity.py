@@ -24,6 +24,7 @@ from absl import flags
 import nst_jax
 from benchmarks import common, reporting
 from nst_jax import vgg
+from nst_jax.cli.flag_types import define_path
 from nst_jax.weights.load import BUNDLED_FOLDER
 
 
@@ -123,7 +124,7 @@ def _row(name: str, cells: Iterable[str]) -> str:
 FLAGS = {
     "height": (common.pixels, 97, "Height of the picture in pixels."),
     "width": (common.pixels, 131, "Width of the picture in pixels."),
-    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
+    "json": (define_path, None, "File or folder for the result as JSON."),
 }
 
 

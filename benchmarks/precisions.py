@@ -45,6 +45,7 @@ import nst_jax
 from benchmarks import common, quality, reporting
 from benchmarks.defaults import checkerboard
 from nst_jax import vgg
+from nst_jax.cli.flag_types import define_path
 from nst_jax.extractor import Geometry, VGGExtractor
 from nst_jax.files.images import write_image
 
@@ -286,8 +287,8 @@ FLAGS = {
     "steps": (common.positive, 200, "Steps of each picture."),
     **quality.INPUT_FLAGS,
     "pairs": (common.positive, 6, "Number of pairs after which to stop."),
-    "output_dir": (flags.DEFINE_string, None, "Folder for the pictures in a grid, grid.png."),
-    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
+    "output_dir": (define_path, None, "Folder for the pictures in a grid, grid.png."),
+    "json": (define_path, None, "File or folder for the result as JSON."),
 }
 
 

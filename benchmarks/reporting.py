@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags
-
 from benchmarks import common
+from nst_jax.cli.flag_types import define_path
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 JSON_FLAG = {
     "json": (
-        flags.DEFINE_string,
+        define_path,
         None,
         "File for the result, under the benchmark's name; or folder, in which the device has a "
         "file.",

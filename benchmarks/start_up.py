@@ -31,6 +31,7 @@ from absl import flags
 from benchmarks import common
 from benchmarks.reporting import JSON_FLAG, Column, Report
 from nst_jax import vgg
+from nst_jax.cli.flag_types import define_list
 from nst_jax.settings import check_choice
 
 NAME = "start_up"
@@ -45,7 +46,7 @@ COLUMNS = [
 ]
 INTERFACES = ("api", "command_line")
 FLAGS = {
-    "interfaces": (flags.DEFINE_list, list(INTERFACES), "What is started."),
+    "interfaces": (define_list, list(INTERFACES), "What is started."),
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
     "size": (common.pixels, 256, "Longer side of the pictures in pixels."),
     # As many as the demonstration of the command line.

@@ -25,6 +25,7 @@ from benchmarks.reporting import (
     tells_memory,
 )
 from nst_jax import examples, objective, optimize, vgg
+from nst_jax.cli.flag_types import define_list
 from nst_jax.config import Config
 from nst_jax.optimizers import SGD, Adam
 from nst_jax.partition import Partition, is_packed
@@ -121,15 +122,15 @@ class Problem(NamedTuple):
 
 
 CASE_FLAGS = {
-    "models": (flags.DEFINE_list, ["vgg19"], "Networks: vgg16, vgg19."),
-    "sizes": (flags.DEFINE_list, ["256x192"], "Sizes, HEIGHTxWIDTH, in pixels."),
-    "styles": (flags.DEFINE_list, ["1", "4"], "Numbers of styles painted at once."),
+    "models": (define_list, ["vgg19"], "Networks: vgg16, vgg19."),
+    "sizes": (define_list, ["256x192"], "Sizes, HEIGHTxWIDTH, in pixels."),
+    "styles": (define_list, ["1", "4"], "Numbers of styles painted at once."),
     "precisions": (
-        flags.DEFINE_list,
+        define_list,
         None,
         "Types of the features; by default float32 on a CPU, elsewhere all types.",
     ),
-    "optimizers": (flags.DEFINE_list, ["sgd"], f"Any of {', '.join(CONFIGS)}."),
+    "optimizers": (define_list, ["sgd"], f"Any of {', '.join(CONFIGS)}."),
 }
 MEASURE_FLAGS = {
     "repeats": (common.positive, 10, "Timed dispatches of each case; the median is shown."),

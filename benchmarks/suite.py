@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import common, tables
+from nst_jax.cli.flag_types import define_list
 from nst_jax.settings import check_choice
 
 # {suite: {benchmark: flags}}; on accelerators `ACCELERATOR` replaces these flags.
@@ -87,7 +88,7 @@ ACCELERATOR = {
 }
 FLAGS = {
     "suite": (flags.DEFINE_string, "quick", f"Which: {', '.join(SUITES)}."),
-    "only": (flags.DEFINE_list, [], "Only these benchmarks."),
+    "only": (define_list, [], "Only these benchmarks."),
     **tables.FLAGS,
 }
 

@@ -31,6 +31,7 @@ from benchmarks import (
     tiling_memory,
     tpu_compiled,
 )
+from nst_jax.cli.flag_types import define_path
 
 BENCHMARKS = {
     module.NAME: module
@@ -46,8 +47,8 @@ END = "<!-- end of what `python -m benchmarks.tables` writes -->"
 
 DOCS = reporting.RESULTS.parent.parent / "docs" / "benchmarks.md"
 FLAGS = {
-    "results": (flags.DEFINE_string, str(reporting.RESULTS), "Folder of the devices' files."),
-    "docs": (flags.DEFINE_string, str(DOCS), "The Markdown file."),
+    "results": (define_path, str(reporting.RESULTS), "Folder of the devices' files."),
+    "docs": (define_path, str(DOCS), "The Markdown file."),
 }
 
 

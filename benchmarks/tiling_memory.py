@@ -35,6 +35,7 @@ from benchmarks import common, processes, stepping
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, ratio, significant
 from nst_jax import objective, optimize, vgg
 from nst_jax.cli import preflight
+from nst_jax.cli.flag_types import define_list
 from nst_jax.optimizers import LBFGS, OPTIMIZERS
 from nst_jax.settings import check_choice
 
@@ -65,8 +66,8 @@ CASE_FLAGS = {
     "optimizer": (flags.DEFINE_string, "sgd", "sgd, adam or lbfgs (with a memory of five steps)."),
 }
 FLAGS = {
-    "sizes": (flags.DEFINE_list, ["768x576", "1024x768", "2048x1536"], "HEIGHTxWIDTH, in pixels."),
-    "tiles": (flags.DEFINE_list, ["512"], "Longest sides of the windows, in pixels."),
+    "sizes": (define_list, ["768x576", "1024x768", "2048x1536"], "HEIGHTxWIDTH, in pixels."),
+    "tiles": (define_list, ["512"], "Longest sides of the windows, in pixels."),
     "whole": (flags.DEFINE_boolean, True, "Measure whole steps too."),
     **CASE_FLAGS,
     **JSON_FLAG,

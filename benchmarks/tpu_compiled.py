@@ -47,6 +47,7 @@ import nst_jax
 from benchmarks import common, flops, hlo, stepping
 from benchmarks.reporting import Column, Report, device_file, mebibytes, read_results
 from nst_jax import objective, optimize, partition, sharding, vgg
+from nst_jax.cli.flag_types import define_list, define_path
 from nst_jax.optimizers import SGD, Adam, Optimizer
 from nst_jax.settings import check_choice
 
@@ -285,21 +286,21 @@ FLAGS = {
     "topology": (flags.DEFINE_string, "v5e:2x2", "Chips, as the compiler names them."),
     "mesh": (flags.DEFINE_string, None, "Mesh of chips, such as style:4,space:2; default one."),
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
-    "sizes": (flags.DEFINE_list, ["512"], "Sizes, HEIGHTxWIDTH, in pixels."),
-    "styles": (flags.DEFINE_list, ["1", "8"], "Numbers of pictures painted at once."),
+    "sizes": (define_list, ["512"], "Sizes, HEIGHTxWIDTH, in pixels."),
+    "styles": (define_list, ["1", "8"], "Numbers of pictures painted at once."),
     "precisions": (
-        flags.DEFINE_list,
+        define_list,
         ["bfloat16"],
         f"Types of the features, and precisions of products: {', '.join(stepping.PRECISIONS)}.",
     ),
-    "optimizers": (flags.DEFINE_list, ["default"], f"Any of {', '.join(OPTIMIZERS)}."),
+    "optimizers": (define_list, ["default"], f"Any of {', '.join(OPTIMIZERS)}."),
     "regions": (flags.DEFINE_integer, 0, "Masks of each picture; 0 is no mask."),
     "remat": (flags.DEFINE_bool, False, "Rematerialisation, see the flag of nst-jax."),
     "strips": (flags.DEFINE_integer, None, "Strips of a picture; default as stylize chooses."),
     "steps": (flags.DEFINE_integer, None, "Steps of a dispatch; default as stylize takes."),
     "operations": (flags.DEFINE_integer, 0, "List so many of the dearest operations."),
     "json": (flags.DEFINE_bool, False, "Print one JSON object a program and nothing else."),
-    "results": (flags.DEFINE_string, None, "File or folder that keeps the table."),
+    "results": (define_path, None, "File or folder that keeps the table."),
 }
 
 

@@ -27,7 +27,7 @@ from nst_jax.terms import (
 _GATYS_LAYERS = {f"block{block}_conv1": 0.2 for block in range(1, 6)}
 
 # The layers of STROTSS, which are hypercolumns together, and those of NNST.
-_STROTSS_LAYERS = dict.fromkeys(
+_STROTSS_LAYERS: dict[str, float] = dict.fromkeys(
     (
         *("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"),
         *("block3_conv1", "block3_conv2", "block3_conv3"),
@@ -35,7 +35,7 @@ _STROTSS_LAYERS = dict.fromkeys(
     ),
     1 / 9,
 )
-_NNST_LAYERS = dict.fromkeys(
+_NNST_LAYERS: dict[str, float] = dict.fromkeys(
     (
         *("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"),
         *("block3_conv1", "block3_conv2", "block3_conv3"),

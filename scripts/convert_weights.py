@@ -14,12 +14,13 @@ from pathlib import Path
 import program
 from absl import flags
 
+from nst_jax.cli.flag_types import define_list, define_path
 from nst_jax.weights import convert
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("input", None, "File to convert.")
-    flags.DEFINE_string("output", None, "HDF5 file to write.")
+    define_path("input", None, "File to convert.")
+    define_path("output", None, "HDF5 file to write.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Type of the stored kernels.")
     flags.DEFINE_enum("format", "auto", convert.FORMATS, "Format of the input.")
     flags.DEFINE_enum("model", None, ["vgg16", "vgg19"], "Network that the input must hold.")
@@ -29,13 +30,13 @@ def define_flags() -> None:
         "Whether the classifier head is required (--head) or left out (--nohead). By default, the "
         "output has a head if the input has one.",
     )
-    flags.DEFINE_list(
+    define_list(
         "mean",
         None,
         "For torchvision's layout: the mean that the network needs subtracted from its input, RGB "
         f"in [0, 1]. By default {','.join(map(str, convert.TORCHVISION_MEAN))}.",
     )
-    flags.DEFINE_list(
+    define_list(
         "std",
         None,
         "For torchvision's layout: the deviation that its input is then divided by. By default "

@@ -12,16 +12,17 @@ failure, 130 on Ctrl-C.
 import program
 from absl import flags
 
+from nst_jax.cli.flag_types import define_list, define_path
 from nst_jax.weights import fetch
 
 
 def define_flags() -> None:
-    flags.DEFINE_list(
+    define_list(
         "files",
         ["vgg16_notop", "vgg19_notop"],
         f"Files to download: {', '.join(fetch.FILES)}.",
     )
-    flags.DEFINE_string(
+    define_path(
         "cache_dir",
         None,
         "Folder for the files. By default $NST_JAX_CACHE, or nst_jax in "

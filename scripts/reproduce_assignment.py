@@ -24,6 +24,7 @@ from assignment.experiments import CLOSE, MODELS, Setting
 
 from nst_jax.cli import console
 from nst_jax.cli.compilation import keep_programs
+from nst_jax.cli.flag_types import define_path
 from nst_jax.cli.run import environment
 from nst_jax.files.atomic import replacing
 from nst_jax.weights.load import sha256
@@ -40,7 +41,7 @@ def define_flags() -> None:
         "Contents by which the networks are compared: three drawn butterflies, or three "
         "photographs of scikit-image (extra `benchmarks`).",
     )
-    flags.DEFINE_string("output_dir", "assignment", "Folder for the report.")
+    define_path("output_dir", "assignment", "Folder for the report.")
     flags.DEFINE_bool(
         "quick",
         False,

@@ -1,9 +1,11 @@
 """The command line's files: formats, what they carry, and that none is lost."""
 
 import json
+import logging
 import os
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -18,10 +20,12 @@ from PIL import Image
 
 from nst_jax.cli import console
 from nst_jax.cli.flags import config_from_flags
+from nst_jax.cli.look.charts import loss_curves
 from nst_jax.cli.look.observers import Picture
 from nst_jax.cli.main import BAD_INPUT, RECIPE_FLAGS, _main, recipe_arguments
 from nst_jax.cli.outputs import sheet_names
 from nst_jax.cli.run import PictureJob
+from nst_jax.files.atomic import short
 from nst_jax.files.images import FORMATS, read_text, write_image
 from nst_jax.presets import presets
 from nst_jax.weights.load import BUNDLED_FOLDER, CHECKSUMS, sha256
@@ -129,14 +133,8 @@ def test_nothing_is_overwritten_unless_asked_for(run, pictures, folder):
     code, err = run(*arguments, "--steps=3")
     assert code == BAD_INPUT and names(folder / "out") == before
     assert err == (
-        "nst-jax: out/a__b.png and 4 more would be overwritten: choose another --output_dir, "
-        "or --overwrite\n"
+        "nst-jax: out/a__b.png would be overwritten: choose another --output_dir, or --overwrite\n"
     )
-    for other in before.keys() - {"config.json"}:
-        (folder / "out" / other).unlink()
-    code, err = run(*arguments, "--format=jpg")
-    assert code == BAD_INPUT
-    assert err.startswith("nst-jax: out/config.json would be overwritten: ")
     code, err = run(*arguments, "--steps=3", "--overwrite")
     assert code == 0, err
     after = names(folder / "out")
@@ -148,7 +146,7 @@ def test_quiet_leaves_the_errors(run, pictures, folder):
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--quiet")
     assert run(*arguments) == (0, "")
     code, err = run(*arguments)
-    assert code == BAD_INPUT and err.startswith("nst-jax: out/a__b.png and 4 more")
+    assert code == BAD_INPUT and err.startswith("nst-jax: out/a__b.png would be overwritten")
     code, err = run(*arguments, "--overwrite", "--preset=assignment", "--learning_rate=1e30")
     assert (
         code == 3 and err.startswith("nst-jax: a__b: stopped at a value") and err.count("\n") == 1
@@ -160,13 +158,14 @@ def test_a_full_disk_is_one_line_and_loses_nothing(run, pictures, folder, room, 
     """The same refusal of the system's, though in other words: see `room_for`."""
     content, style, _ = pictures
     (folder / "out").mkdir()
-    (folder / "out" / lost).write_bytes(b"what was there")
+    before = b'{"pictures": ["a__b.png"]}'  # of the same pictures
+    (folder / "out" / lost).write_bytes(before)
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--format=png16")
     with room_for(room):
         code, err = run(*arguments, "--overwrite")
     assert code == BAD_INPUT
     assert err.splitlines()[-1] == f"nst-jax: out/{lost}: cannot be written: File too large"
-    assert (folder / "out" / lost).read_bytes() == b"what was there"
+    assert (folder / "out" / lost).read_bytes() == before
     assert not list((folder / "out").glob(".*"))
 
 
@@ -254,26 +253,128 @@ def test_a_picture_without_settings_is_one_line(ask, tmp_path, text):
     assert ask(f"--show_config={path}") == (BAD_INPUT, "", wanted)
 
 
+SETTINGS = {"flags": ["--size=9"], "versions": {"jax": "1"}, "devices": 1}
+SETTINGS |= {"device": "cpu", "platform": "cpu", "weights_sha256": "0"}
+MADE = "made with jax 1; on 1 x cpu (cpu); weights' SHA-256 0\n"
+
+
+def write_settings(path, **changes):
+    """A picture with settings in its metadata."""
+    write_image(path, np.zeros((40, 40, 3), np.float32), text=json.dumps(SETTINGS | changes))
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "shown"),
     [
-        {"flags": ["--size=9\x1b[2J"]},
-        {"device": "cpu\x1b]0;a\x07"},
-        {"versions": {"jax": "1\n"}},
-        {"weights_sha256": "\x9b"},
+        ({"device": "cpu\x1b]0;a\x07"}, "1 x cpu\\x1b]0;a\\x07 (cpu)"),
+        ({"versions": {"jax": "1\n"}}, "jax 1\\n; on"),
+        ({"weights_sha256": "\x9b"}, "SHA-256 \\x9b\n"),
+        ({"weights_sha256": "\udc9b\ud800"}, "SHA-256 \\x9b\\ud800\n"),
     ],
 )
-def test_settings_that_would_move_the_terminal_are_not_shown(ask, tmp_path, changes):
+def test_what_would_move_the_terminal_is_escaped(ask, tmp_path, changes, shown):
     path = tmp_path / "a.png"
-    settings = {"flags": ["--size=9"], "versions": {"jax": "1"}, "devices": 1}
-    settings |= {"device": "cpu", "platform": "cpu", "weights_sha256": "0"}
-    picture = np.zeros((40, 40, 3), np.float32)
-    write_image(path, picture, text=json.dumps(settings))
-    made = "made with jax 1; on 1 x cpu (cpu); weights' SHA-256 0\n"
-    assert ask(f"--show_config={path}") == (0, "nst-jax --size=9\n", made)
-    write_image(path, picture, text=json.dumps(settings | changes))
-    wanted = f"nst-jax: {path}: its metadata has no settings of nst-jax\n"
-    assert ask(f"--show_config={path}") == (BAD_INPUT, "", wanted)
+    write_settings(path)
+    assert ask(f"--show_config={path}") == (0, "nst-jax --size=9\n", MADE)
+    write_settings(path, **changes)
+    code, out, err = ask(f"--show_config={path}")
+    assert (code, out) == (0, "nst-jax --size=9\n") and shown in err
+    assert all(c.isprintable() for c in err.rstrip("\n"))
+
+
+# As macOS names screenshots, an emoji of three, a byte of Latin-1, a right-to-left mark, controls.
+ODD = {
+    "shot at 9.41.07\u202fAM.png": "'--content=shot at 9.41.07\u202fAM.png'",
+    "\U0001f468\u200d\U0001f469.png": "'--content=\U0001f468\u200d\U0001f469.png'",
+    "caf\udce9.png": "'--content=caf\udce9.png'",
+    "\u200f\u2028.png": "'--content=\u200f\u2028.png'",
+    "a\x1b[2J'\\\n\t.png": "$'--content=a\\x1b[2J\\'\\\\\\n\\t.png'",
+    "\x85\udc9b0.png": "$'--content=\\u0085\\x9b0.png'",
+}
+
+
+# pytest catches what is printed as text.
+TEXTS = [name for name in ODD if "\udce9" not in name]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_command_is_shown_with_the_name_that_it_was_given(ask, folder, name):
+    write_settings(folder / name, flags=[f"--content={name}"])
+    assert ask(f"--show_config={name}") == (0, f"nst-jax {ODD[name]}\n", MADE)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_line_that_is_shown_gives_the_same_bytes_in_a_shell(tmp_path, name):
+    """Also with a picture that is not there, whose name is told byte by byte."""
+    shell = shutil.which("bash")
+    if shell is None:
+        pytest.skip("needs bash")
+    root = pathlib.Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root), "LC_ALL": "C.UTF-8"}
+
+    def call(*command):
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False
+        )
+
+    write_settings(tmp_path / name, flags=[f"--content={name}"])
+    ask = (sys.executable, "-m", "nst_jax", f"--show_config={name}")
+    done = call(*ask)
+    assert (done.returncode, done.stderr.decode()) == (0, MADE)
+    again = call(shell, "-c", b"printf %s " + done.stdout.rstrip(b"\n").removeprefix(b"nst-jax "))
+    assert again.stdout == b"--content=" + os.fsencode(name)
+    (tmp_path / name).unlink()
+    told = f"nst-jax: {console.escaped(name)}: cannot be read: No such file or directory\n"
+    assert call(*ask).stderr == os.fsencode(told)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_message_has_the_whole_name_on_one_line(run, folder, name):
+    code, err = run(f"--show_config={name}")
+    assert code == BAD_INPUT
+    shown = console.escaped(name)
+    assert err == f"nst-jax: {shown}: cannot be read: No such file or directory\n"
+    if name[0] not in "a\x85":
+        assert shown == name
+    (folder / "d").mkdir()
+    code, err = run(f"--content=d/{name}*", "--styles=d")
+    assert err == f"nst-jax: --content: there are no pictures like 'd/{shown}*'\n"
+
+
+def test_the_ends_of_long_names_are_whole_characters():
+    assert short("x" * 199 + "é") == "x" * 199 and short("x" * 198 + "é") == "x" * 198 + "é"
+    assert short("\udce9" * 201) == "\udce9" * 200 and short("caf\udce9") == "caf\udce9"
+    assert short("\udc80" * 300) == "\udc80" * 200
+
+
+def test_tables_and_warnings_keep_names(capsys):
+    rows = console.table(("output", "state"), [("a\u202f\n.png", "done"), ("b", "done")])
+    assert rows == ["output    state", "a\u202f\\n.png  done", "b         done"]
+    told = ("nst_jax.x", logging.WARNING, "", 0, "%s: odd", ("a\u202f  \n",), None)
+    record = logging.LogRecord(*told)
+    console.Warnings().emit(record)
+    assert capsys.readouterr().err == "nst-jax: a\u202f  \\n: odd\n"
+
+
+def test_labels_that_are_no_text_are_drawn(tmp_path):
+    loss_curves(tmp_path / "a.png", {"total": np.ones((3, 1))}, ["caf\udce9"])
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shot\u202fAM", "\U0001f468\u200d\U0001f469", "a\nb"])
+def test_odd_names_go_through_all_files(run, ask, pictures, folder, name):
+    content, style, _ = pictures
+    content.rename(folder / f"{name}.png")
+    pictured = (f"--content={name}.png", f"--styles={style}", *FAST, "--report", "--save_every=1")
+    code, err = run(*pictured, "--checkpoint_dir=saved")
+    assert code == 0, err
+    assert f"out/{console.escaped(name)}__b.png" in err
+    assert (folder / "out" / f"{name}__b" / "step_000002.png").exists()
+    lines = (folder / "out" / "metrics.jsonl").read_text().split("\n")[:-1]
+    assert {json.loads(line)["output"] for line in lines} == {f"{name}__b"}
+    code, out, err = ask(f"--show_config=out/{name}__b.png")
+    assert code == 0 and console.shell_line([f"--content={name}.png"]) in out
 
 
 def test_the_digest_is_that_of_the_file(tmp_path):

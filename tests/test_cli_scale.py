@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from commandline import FAST
+from commandline import FAST, SMALL
 from PIL import Image
 
 from nst_jax import optimize, windows
@@ -189,7 +189,7 @@ def test_a_signal_ends_each_of_two_processes_and_they_go_on_to_the_same_pictures
     pictures, tmp_path
 ):
     content, *styles = pictures
-    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *FAST, "--steps=40")
+    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *SMALL, "--steps=40")
     flags += ("--checkpoint_every=2", "--log_every=100")
     flags += ("--style_layers=block1_conv1", "--content_layers=block1_conv2")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from commandline import FAST
+from commandline import SMALL
 from PIL import Image
 
 import nst_jax
@@ -68,7 +68,7 @@ SMALLER = {
 }
 # The first layers, which compile fastest; and on the command line, one device, so that both compile
 # the same programs.
-FASTEST = (*FAST, "--style_layers=block1_conv1", "--content_layers=block1_conv2")
+FASTEST = (*SMALL, "--style_layers=block1_conv1", "--content_layers=block1_conv2")
 FLAGS = (*FASTEST, "--mesh=style:1", "--nocompilation_cache")
 
 

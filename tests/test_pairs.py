@@ -22,15 +22,19 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def names(items, output_dir="elsewhere"):
-    return [source.name for source in expand(items, flag="--content", output_dir=output_dir)]
+def names(items, output_dir="elsewhere", made=()):
+    found = expand(items, flag="--content", output_dir=output_dir, made=made)
+    return [source.name for source in found]
 
 
 def test_a_folder_is_its_pictures_and_those_of_its_folders(folder):
     found = ["a", "b", "deep/d", "deep/er/c", "out/done", "x[1]"]
     assert names(["in"]) == names(["in/"]) == found
     assert names([str(folder / "in")]) == found
-    assert names(["in"], output_dir="in/out") == [name for name in found if name != "out/done"]
+    assert names(["in"], output_dir="in/out", made=["other.png", "done"]) == found
+    kept = [name for name in found if name != "out/done"]
+    assert names(["in"], output_dir="in/out", made=["done.png"]) == kept
+    assert names(["in"], output_dir="in", made=["out"]) == kept
     paths = [source.path for source in expand(["in"], flag="", output_dir="o")]
     assert paths[:2] == ["in/a.JPG", "in/b.png"]
 

@@ -13,6 +13,8 @@ from nst_jax.files.atomic import FileError, check_folder, check_place, replacing
 from nst_jax.files.images import ImageError, read_image, read_shape, write_image
 from nst_jax.files.lines import Lines
 from nst_jax.files.paths import StorageError, absolute, is_remote, path_of
+from nst_jax.weights.convert import convert
+from nst_jax.weights.load import load_params, open_params
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_a_path_without_a_scheme_is_of_this_machine(name):
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("http://x/a.jpg", "wanted a path on this machine, gs:// or s3://, got http://"),
+        ("file:///a.jpg", "wanted a path on this machine, gs:// or s3://, got file://"),
         ("az://x/a.jpg", "wanted a path on this machine, gs:// or s3://, got az://"),
         ("s3://", "wanted s3://bucket/name"),
         ("gs:///a.jpg", "wanted gs://bucket/name"),
@@ -48,6 +50,57 @@ def test_other_addresses_are_refused_by_their_names(name, wanted):
     with pytest.raises(ImageError) as caught:
         read_image(name)
     assert str(caught.value) == f"{name}: {wanted}"
+
+
+ADDRESSES = ("http://x/a.jpg", "https://x//a.jpg?b=1&c=%20#d", "HTTPS://x.org")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_web_addresses_are_told_as_typed(address):
+    wanted = f"{address}: web addresses are not fetched: wanted a path on this machine, "
+    wanted += "gs:// or s3://"
+    for act in (read_image, read_shape, lambda name: write_image(name, np.zeros((1, 1, 3)))):
+        with pytest.raises(ImageError) as caught:
+            act(address)
+        assert str(caught.value) == wanted
+    for argument, act in (
+        ("name_or_path", load_params),
+        ("path", lambda name: open_params(name).__enter__()),
+        ("input_path", lambda name: convert(name, "a.h5")),
+        ("output_path", lambda name: convert("a.h5", name)),
+    ):
+        with pytest.raises(ValueError) as refused:
+            act(address)
+        assert str(refused.value) == f"{argument} must be a path on this machine, got '{address}'"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--content={}", "--styles=b.png"),
+        ("--content=a.png", "--styles=b.png,{}"),
+        ("--content=.", "--styles={}"),
+        ("--content=a.png", "--styles=b.png", "--output_dir={}"),
+        ("--content=a.png", "--styles=b.png", "--init={}"),
+        ("--content=a.png", "--styles=b.png", "--masks={}"),
+        ("--content=a.png", "--styles=b.png", "--masks=b.png", "--style_masks={}"),
+        ("--content=a.png", "--styles=b.png", "--checkpoint_dir={}"),
+        ("--show_config={}",),
+    ],
+)
+def test_the_command_tells_a_web_address_as_typed(run, pictures, monkeypatch, flags):
+    monkeypatch.chdir(pictures[0].parent)
+    address = ADDRESSES[1]
+    code, err = run(*(flag.format(address) for flag in flags))
+    assert code == 1 and err.startswith(f"nst-jax: {address}: web addresses are not fetched: "), err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["weights", "tensorboard_dir", "profile_dir"])
+def test_a_flag_that_takes_no_address_tells_it_as_typed(run, flag):
+    code, err = run("--demo", f"--{flag}={ADDRESSES[1]}")
+    wanted = f"nst-jax: --{flag} must be a path on this machine, got {ADDRESSES[1]!r}\n"
+    assert (code, err) == (1, wanted)
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("s3", "s3fs")])
@@ -191,7 +244,8 @@ def test_folders_and_patterns_name_what_they_name_on_a_disk(new_bucket, scheme, 
         bucket.put(f"in/{name}", path.read_bytes())
 
     def named(root, item):
-        found = expand([f"{root}/{item}"], flag="--content", output_dir=f"{root}/in/out")
+        out = f"{root}/in/out"
+        found = expand([f"{root}/{item}"], flag="--content", output_dir=out, made=["h.png"])
         assert names_several([f"{root}/{item}"])
         return [(source.path.removeprefix(f"{root}/"), source.name) for source in found]
 

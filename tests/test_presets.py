@@ -331,7 +331,6 @@ PUBLISHED = {
         "moments_weight": 1.0,
         "remd_weight": 1.0,
         "palette_weight": 0.5,
-        "palette_layers": {"image": 1.0},
         **{f"{term}_layers": SHARES_OF_STROTSS for term in ("similarity", "moments", "remd")},
         **{f"{term}_samples": 1024 for term in ("similarity", "moments", "remd", "palette")},
         **{f"{term}_style_samples": 4096 for term in ("moments", "remd", "palette")},
@@ -370,8 +369,8 @@ PUBLISHED = {
 }
 
 
-# Their loss and steps are not written out here. The terms have oracles in test_terms_new.py, and the
-# steps of a pyramid are in test_own_parametrization.py.
+# Their loss and steps are not written out here. test_terms_new.py has oracles of the terms, and
+# test_own_parametrization.py has the steps of a pyramid.
 OF_PARTS = ("strotss", "nnst")
 
 

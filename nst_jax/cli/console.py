@@ -1,9 +1,16 @@
-"""Messages of the command on stderr. With `--quiet`, only errors are shown."""
+"""Messages of the command on stderr. With `--quiet`, only errors are shown.
 
+Names of files stand in the messages as they are, byte by byte. Only control characters are escaped,
+because they could move the terminal's cursor.
+"""
+
+import codecs
 import contextlib
 import logging
 import os
 import pathlib
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, NoReturn
@@ -12,6 +19,55 @@ from absl import flags
 
 _quiet = False
 _reader_left = False
+
+# Control characters; a byte that is one on terminals of 8 bits and is no UTF-8, as Python decodes
+# it; and surrogates that stand for no byte.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udc9f\udd00-\udfff]")
+
+
+def escaped(text: str) -> str:
+    """Returns a text for the terminal, with control characters as \\n, \\x1b and so on."""
+    return _CONTROL.sub(lambda found: _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udc9f":
+        return f"\\x{ord(character) - 0xDC00:x}"
+    return character.encode("unicode_escape").decode()
+
+
+def shell_line(arguments: Sequence[str]) -> str:
+    """Returns arguments as a line for a shell, which gives the same arguments again.
+
+    Arguments with control characters are quoted as in bash, ksh and zsh: $'...'.
+    """
+    return " ".join(map(_quoted, arguments))
+
+
+def _quoted(argument: str) -> str:
+    if not _CONTROL.search(argument):
+        return shlex.quote(argument)
+    # As \u0085, because \x85 would be a byte.
+    bare = re.sub(r"[\\']", r"\\\g<0>", argument)
+    bare = re.sub("[\x80-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", bare)
+    return f"$'{escaped(bare)}'"
+
+
+def show_names_as_they_are() -> None:
+    """Lets stdout and stderr take the bytes of names that are no text in the user's encoding."""
+    codecs.register_error("nst_jax.bytes", _as_bytes)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="nst_jax.bytes")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encodes one character: a byte that was decoded as a surrogate, or an escape."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return _escape(character), error.start + 1
 
 
 def be_quiet(quiet: bool) -> None:
@@ -28,12 +84,12 @@ def shows_progress() -> bool:
 def say(line: str) -> None:
     """Shows a line to the user, except with `--quiet`."""
     if not _quiet:
-        STDERR.write(f"{line}\n")
+        STDERR.write(f"{escaped(line)}\n")
 
 
 def complain(line: str) -> None:
     """Shows an error to the user, also with `--quiet`."""
-    STDERR.write(f"nst-jax: {line}\n")
+    STDERR.write(f"nst-jax: {escaped(line)}\n")
 
 
 def reader_left() -> bool:
@@ -91,7 +147,7 @@ class Warnings(logging.Handler):
         self._shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = " ".join(record.getMessage().split())
+        line = record.getMessage()
         if line not in self._shown:
             self._shown.add(line)
             say(f"nst-jax: {line}")
@@ -139,8 +195,9 @@ def stdout_on_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Formats rows as columns. The first and the last are aligned left, the others right."""
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Formats rows as lines. The first and the last column are aligned left, the others right."""
+    headings, *rows = [list(map(escaped, row)) for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     aligned = [
         [
@@ -149,4 +206,4 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ]
         for row in (headings, *rows)
     ]
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
+    return ["  ".join(row).rstrip() for row in aligned]

@@ -11,6 +11,7 @@ from absl import flags
 
 from nst_jax.cli.console import say
 from nst_jax.cli.dataset.run import BATCH_SIZE
+from nst_jax.cli.flag_types import define_list, define_path, define_paths
 from nst_jax.cli.inputs import read_regions
 from nst_jax.cli.look.observers import ANIMATIONS
 from nst_jax.config import INITS, OTHER_NAMES, Config, check_sweep, known_addresses
@@ -37,12 +38,12 @@ Definition = tuple[Callable[..., Any], Any, str]
 
 RUN_FLAGS: dict[str, Definition] = {
     "content": (
-        flags.DEFINE_list,
+        define_paths,
         [],
-        "content pictures, separated by commas; folders and glob patterns make a data set; names "
-        "may begin with gs:// or s3://",
+        "content pictures, separated by commas, a name with a comma in double quotes; folders and "
+        "glob patterns make a data set; names may begin with gs:// or s3://",
     ),
-    "styles": (flags.DEFINE_list, [], "style pictures, in the same form"),
+    "styles": (define_paths, [], "style pictures, in the same form"),
     "pairing": (
         flags.DEFINE_string,
         None,
@@ -62,7 +63,7 @@ RUN_FLAGS: dict[str, Definition] = {
         f"(default: {BATCH_SIZE} per device)",
     ),
     "output_dir": (
-        flags.DEFINE_string,
+        define_path,
         "out",
         "folder for the pictures, on a disk or in a bucket",
     ),
@@ -79,7 +80,7 @@ RUN_FLAGS: dict[str, Definition] = {
     "overwrite": (
         flags.DEFINE_boolean,
         False,
-        "replace files that are already in the folder; without it the command refuses to start",
+        "replace pictures that are already in the folder; without it the command refuses to start",
     ),
     "quiet": (flags.DEFINE_boolean, False, "show only errors"),
     "demo": (
@@ -89,7 +90,7 @@ RUN_FLAGS: dict[str, Definition] = {
     ),
     "model": (flags.DEFINE_string, "vgg19", "bundled network, vgg16 or vgg19"),
     "weights": (
-        flags.DEFINE_string,
+        define_path,
         None,
         "weights file (HDF5, Keras' layout) to use in place of the bundled network",
     ),
@@ -101,13 +102,13 @@ RUN_FLAGS: dict[str, Definition] = {
         "--mixing='0.7,0.3;1,1'",
     ),
     "masks": (
-        flags.DEFINE_list,
+        define_paths,
         [],
         "a mask picture for each style, white where the style applies in the content; makes one "
         "output of all styles",
     ),
     "style_masks": (
-        flags.DEFINE_list,
+        functools.partial(define_paths, empty_items=True),
         [],
         "a mask picture for each style, white where to learn from the style; an empty name takes "
         "the whole style",
@@ -169,7 +170,7 @@ RUN_FLAGS: dict[str, Definition] = {
     "num_processes": (flags.DEFINE_integer, None, "number of processes"),
     "process_id": (flags.DEFINE_integer, None, "number of this process, from 0"),
     "checkpoint_dir": (
-        flags.DEFINE_string,
+        define_path,
         None,
         "folder for checkpoints, on a disk or in a bucket; the same command continues from the "
         "last one",
@@ -197,11 +198,11 @@ RUN_FLAGS: dict[str, Definition] = {
         f"format of an animation of the run, <output>/animation: {', '.join(ANIMATIONS)}",
     ),
     "tensorboard_dir": (
-        flags.DEFINE_string,
+        define_path,
         None,
         "folder for TensorBoard: losses, and pictures at snapshots (needs tensorboardX)",
     ),
-    "profile_dir": (flags.DEFINE_string, None, "folder for a profiler trace of a few steps"),
+    "profile_dir": (define_path, None, "folder for a profiler trace of a few steps"),
     "compilation_cache": (
         flags.DEFINE_boolean,
         True,
@@ -218,7 +219,7 @@ QUESTION_FLAGS: dict[str, Definition] = {
         "print versions, devices and their memory, and whether --dtype, --precision and --mesh fit",
     ),
     "show_config": (
-        flags.DEFINE_string,
+        define_path,
         None,
         "print the command that made this picture, from the picture's metadata",
     ),
@@ -265,11 +266,12 @@ def _definition(address: str) -> tuple[Callable[..., Any], str]:
     text = about["help"]
     if "choices" in about:
         choices = dict.fromkeys(x for each in found for x in each.field.metadata["choices"])
-        return flags.DEFINE_string, f"{text}: {', '.join(choices)}"
+        define = define_path if address == "init" else flags.DEFINE_string  # it may name a file
+        return define, f"{text}: {', '.join(choices)}"
     if about["type"] == "switch":
         return flags.DEFINE_boolean, text
     if about["type"] in ("weighted", "numbers") or takes_several(address):
-        return flags.DEFINE_list, text
+        return define_list, text
     if "words" in about:
         return functools.partial(flags.DEFINE, _WholeOrWord(about["words"])), text
     return flags.DEFINE_integer if about.get("whole") else flags.DEFINE_float, text

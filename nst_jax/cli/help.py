@@ -120,7 +120,10 @@ def flags_by_group(values: flags.FlagValues, config: Config, *, width: int | Non
                 start = " " * indent
             lines += _wrap(_meaning(values, name, config), width, start.ljust(indent), indent)
         lines.append("")
-    several = "A value that ends in ,... may be several numbers: each makes a picture."
+    several = (
+        "A value that ends in ,... may be several numbers: each makes a picture. "
+        "A list may be given in parts: --styles=a.jpg --styles=b.jpg."
+    )
     lines += _wrap(several, width, "", 0)
     return "\n".join(lines)
 
@@ -240,4 +243,4 @@ def list_layers(model: vgg.Model) -> str:
         stride, radius = vgg.receptive_field(model, name)
         sees = stride + 2 * radius
         rows.append((name, str(vgg.CHANNELS[block - 1]), f"{stride} px", f"{sees} px", ""))
-    return console.table(("layer", "channels", "stride", "sees", ""), rows)
+    return "\n".join(console.table(("layer", "channels", "stride", "sees", ""), rows))

@@ -8,7 +8,6 @@
 import logging as python_logging
 import os
 import pathlib
-import shlex
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from nst_jax.cli.console import complain
 from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several, read_pairs
 from nst_jax.cli.dataset.run import DataSetJob, run_data_set
 from nst_jax.cli.devices import describe_devices, describe_version, no_devices
+from nst_jax.cli.flag_types import BadValue
 from nst_jax.cli.flags import (
     DEVICE_FLAGS,
     FLAGS,
@@ -38,8 +38,9 @@ from nst_jax.cli.help import flags_by_group, list_layers, list_presets
 from nst_jax.cli.inputs import style_mask
 from nst_jax.cli.look.observers import ANIMATIONS, Look, Picture
 from nst_jax.cli.run import Delivery, PictureJob, digest, run_pictures
+from nst_jax.cli.shared_folder import made
 from nst_jax.config import INITS, Config
-from nst_jax.files.atomic import from_json, unique
+from nst_jax.files.atomic import first_line, from_json, unique
 from nst_jax.files.images import FORMATS, ImageError, read_image, read_text, read_with_alpha
 from nst_jax.files.paths import check_local, is_remote, path_of
 from nst_jax.partition import Placement
@@ -55,6 +56,7 @@ BAD_INPUT = 1
 
 def main() -> None:
     """Entry point of the `nst-jax` command."""
+    console.show_names_as_they_are()
     try:
         app.run(_main, flags_parser=_parse)
     except BrokenPipeError:
@@ -102,10 +104,12 @@ def _in_plain_words(error: Exception) -> str:
     # absl's text is "flag --name=value: " and the words of the error that it caught.
     text = str(error).removesuffix(f": {error.__context__}")
     name, equals, value = text.removeprefix("flag --").partition("=")
+    if isinstance(error.__context__, BadValue):
+        return f"--{name} {error.__context__}"
     kind = _KINDS.get(FLAGS[name].flag_type()) if equals and name in FLAGS else None
     if isinstance(error, flags.IllegalFlagValueError) and kind is not None:
         return f"--{name} must be {kind}, got {value!r}"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split("\n"))
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -124,6 +128,8 @@ def _main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return _failed(130)
+    except BrokenPipeError:
+        raise
     except (RuntimeError, AssertionError) as error:  # either, if no device starts
         told = no_devices()
         if told is None and isinstance(error, AssertionError):
@@ -136,8 +142,7 @@ def _main(argv: Sequence[str]) -> int:
 def _refused(error: Exception, told: str | None = None) -> int:
     """Shows an error on one line, in these words if there are any, and returns the exit code."""
     logging.debug("the error in full", exc_info=error)
-    first, *_ = str(error).splitlines() or [type(error).__name__]
-    complain(told or first)
+    complain(told or first_line(error))
     return _failed(BAD_INPUT)
 
 
@@ -211,13 +216,10 @@ def show_config(path: str) -> None:
     try:
         found = from_json(read_text(path) or "")
         arguments, versions = found["flags"], found["versions"]
-        line = shlex.join(["nst-jax", *arguments])
+        line = console.shell_line(["nst-jax", *arguments])
         made = ", ".join(f"{name} {version}" for name, version in versions.items())
         made += f"; on {found['devices']} x {found['device']} ({found['platform']})"
         made += f"; weights' SHA-256 {found['weights_sha256']}"
-        # Metadata of another program could hold control characters for the terminal.
-        if not (line + made).isprintable():
-            raise ValueError
     except ImageError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -471,8 +473,9 @@ def _run_data_set(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     if FLAGS.pairs is not None:
         contents, styles, pairs = read_pairs(FLAGS.pairs, suffix=FORMATS[FLAGS.format].suffix)
     else:
-        contents = expand(FLAGS.content, flag="--content", output_dir=FLAGS.output_dir)
-        styles = expand(FLAGS.styles, flag="--styles", output_dir=FLAGS.output_dir)
+        found = {"output_dir": FLAGS.output_dir, "made": made(path_of(FLAGS.output_dir))}
+        contents = expand(FLAGS.content, flag="--content", **found)
+        styles = expand(FLAGS.styles, flag="--styles", **found)
     job = DataSetJob(
         contents=contents,
         styles=styles,
@@ -540,7 +543,7 @@ def read_initial() -> np.ndarray | None:
     """
     if FLAGS.init in (None, *INITS):
         return None
-    if not is_remote(FLAGS.init) and not pathlib.Path(FLAGS.init).is_file():
+    if not is_remote(FLAGS.init) and not pathlib.Path(FLAGS.init).exists():
         if _looks_like_a_file(FLAGS.init):
             raise ValueError(
                 f"--init (or an existing file) must be one of {', '.join(INITS)}, got "

@@ -13,6 +13,7 @@ from nst_jax.cli.look import report_page
 from nst_jax.cli.look.charts import loss_curves
 from nst_jax.cli.look.contact_sheet import contact_sheet, side_by_side
 from nst_jax.cli.look.observers import Picture
+from nst_jax.cli.shared_folder import numbered
 from nst_jax.coarse_to_fine import Result
 from nst_jax.files.atomic import short, unique
 from nst_jax.files.images import Format, write_image
@@ -65,10 +66,15 @@ def check_free(folder: pathlib.Path, names: Sequence[str]) -> None:
         )
 
 
-def sheet_names(contents: Sequence[Picture]) -> dict[str, tuple[str, str]]:
-    """File names of the contact sheet and the loss curves, by the name of their content."""
+def sheet_names(contents: Sequence[Picture], *, number: int = 1) -> dict[str, tuple[str, str]]:
+    """File names of the contact sheet and the loss curves, by the name of their content.
+
+    Args:
+      contents: all contents of the run.
+      number: of the run in its folder.
+    """
     stems = [f"{short(c.name)}__" if len(contents) > 1 else "" for c in contents]
-    kinds = ("contact_sheet", "loss_curves")
+    kinds = [numbered(kind, number) for kind in ("contact_sheet", "loss_curves")]
     names = iter(unique([f"{stem}{kind}" for stem in stems for kind in kinds]))
     return {content.name: (f"{next(names)}.png", f"{next(names)}.png") for content in contents}
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nst_jax.cli.console import STDERR, say, shows_progress
+from nst_jax.cli.console import STDERR, escaped, say, shows_progress
 from nst_jax.cli.look.observers import Group, Observer, Pictures
 from nst_jax.coarse_to_fine import Result
 from nst_jax.optimize import Progress
@@ -81,7 +81,9 @@ class StepProgress(Bars):
         left = self._left(before, progress.step)
         if self._bar is not None:
             state = "compiling, " if progress.step in self._begins else ""
-            self._bar.set_postfix_str(f"{state}{left}loss: {losses}", refresh=False)
+            text = f"{state}{left}loss: {escaped(losses)}"
+            self._bar.total = progress.steps
+            self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(len(total))
         elif before == 0 or progress.step * 10 // progress.steps > before * 10 // progress.steps:
             seconds = self._seconds()

@@ -14,14 +14,14 @@ import itertools
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from nst_jax import sharding, vgg
-from nst_jax.cli import console, preflight
+from nst_jax.cli import console, preflight, shared_folder
 from nst_jax.cli.console import complain, say
 from nst_jax.cli.inputs import tell_enlarged
 from nst_jax.cli.look.observers import (
@@ -48,6 +48,7 @@ from nst_jax.cli.outputs import (
 )
 from nst_jax.cli.profiling import Profile
 from nst_jax.cli.progress import StepProgress
+from nst_jax.cli.shared_folder import CONFIG, METRICS, REPORT, numbered
 from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import (
     Result,
@@ -542,15 +543,15 @@ def _paint_all(
     for contents in groups.values():
         outputs.append(job.outputs(contents, taken=stems))
         stems += [output.stem for output in outputs[-1]]
-    sheets = sheet_names(job.contents)
     saving = _saving(job, described, delivery)
-    if not (delivery.overwrite or saving("0").begun):
-        pictures = [f"{stem}{delivery.kind.suffix}" for stem in stems]
-        others = itertools.chain(("config.json", "metrics.jsonl"), *sheets.values())
-        check_free(delivery.folder, [*pictures, *others, *delivery.look.names(stems)])
+    again = delivery.overwrite or saving("0").begun
+    pictures = [f"{stem}{delivery.kind.suffix}" for stem in stems]
+    own = [*pictures, *delivery.look.folders(stems)]
+    if not again:
+        check_free(delivery.folder, own)
     paintings = [
-        job.painting(contents, own, name=str(number))
-        for number, (contents, own) in enumerate(zip(groups.values(), outputs, strict=True))
+        job.painting(contents, share, name=str(number))
+        for number, (contents, share) in enumerate(zip(groups.values(), outputs, strict=True))
     ]
 
     # --- Memory and folders. ---
@@ -558,9 +559,9 @@ def _paint_all(
         job=job, params=params, stopping=stopping, saving=saving, retries=delivery.retries
     )
     runner.check_memory(paintings)
-    for folder in (delivery.checkpoint_dir, delivery.look.tensorboard_dir):
-        if folder is not None:
-            check_place(path_of(folder))
+    for other in (delivery.checkpoint_dir, delivery.look.tensorboard_dir):
+        if other is not None:
+            check_place(path_of(other))
     check_folder(delivery.folder)
     if leads:
         fitting = [(content, fit_shape) for content in job.contents]
@@ -572,6 +573,59 @@ def _paint_all(
                 if picture.path
             ]
         )
+
+    # --- The number of this run in the folder. ---
+    def records_of(number: int) -> list[str]:
+        sheets = sheet_names(job.contents, number=number).values()
+        records = [numbered(name, number) for name in (CONFIG, METRICS, REPORT)]
+        return [*records, *itertools.chain(*sheets)]
+
+    def choose(taken: Collection[int]) -> int:
+        if again:
+            for record in reversed(shared_folder.records(place)):
+                if record.settings.get("pictures") == pictures:
+                    return record.number
+        else:
+            check_free(place, own)  # another run may have ended meanwhile
+        return shared_folder.free_number(place, records_of, taken=taken, own=own)
+
+    place = delivery.folder
+    # The first process writes the records of all, so it holds the lock of all.
+    lock = shared_folder.writing(place, own, choose=choose) if leads else contextlib.nullcontext(1)
+    with lock as number:
+        described |= {"pictures": pictures, "files": [*records_of(number), *own[len(pictures) :]]}
+        return _paint_into(
+            delivery, number, job, runner, described, paintings, outputs, first=next(iter(groups))
+        )
+
+
+def _paint_into(
+    delivery: Delivery,
+    number: int,
+    job: PictureJob,
+    runner: Runner,
+    described: Mapping[str, Any],
+    paintings: Sequence[Painting],
+    outputs: Sequence[Sequence[Output]],
+    *,
+    first: tuple[int, int],
+) -> int:
+    """Paints, writes all files, and returns the exit code.
+
+    Args:
+      delivery: where the files go.
+      number: of the run in its folder.
+      job: what to paint.
+      runner: makes the paintings.
+      described: what config.json holds.
+      paintings: the paintings of the job.
+      outputs: of each painting.
+      first: `(H, W)` of the first content.
+    """
+    leads = jax.process_index() == 0
+    sheets = sheet_names(job.contents, number=number)
+    if number > 1:
+        say(f"nst-jax: the records of this run are {numbered(CONFIG, number)} and so on")
 
     # --- Metadata and observers. ---
     text = recipe(described)
@@ -591,24 +645,28 @@ def _paint_all(
     watching: list[Observer] = []
     profile: Profile | None = None
     if leads:
-        records = Records(delivery.folder, described, log_every=delivery.log_every)
+        records = Records(delivery.folder, described, log_every=delivery.log_every, number=number)
         watching += [records, StepProgress(records.seconds)]
         if delivery.profile_dir is not None:
-            profile = Profile(delivery.profile_dir, fit_shape(next(iter(groups)), job.config))
+            profile = Profile(delivery.profile_dir, fit_shape(first, job.config))
             watching.append(profile)
     watching += delivery.look.observers(
-        delivery.folder, settings=described, log_every=delivery.log_every, outputs=len(stems)
+        delivery.folder,
+        settings=described,
+        log_every=delivery.log_every,
+        outputs=sum(map(len, outputs)),
+        number=number,
     )
 
     # --- Painting. ---
     if leads:
-        say(f"painting {planned(len(stems), job.config)}")
+        say(f"painting {planned(sum(map(len, outputs)), job.config)}")
     diverged: list[str] = []
     rows: list[tuple[str, ...]] = []
     risen: list[str] = []  # and other remarks
     with Observers(watching) as watch:
         for painting, own in zip(paintings, outputs, strict=True):
-            stopping.check()
+            runner.stopping.check()
             start = time.perf_counter()
             contents = painting.group.contents
             keep = functools.partial(write, contents, own)
@@ -628,7 +686,8 @@ def _paint_all(
 
     # --- Summary. ---
     if rows:
-        say(console.table(HEADINGS, rows))
+        for line in console.table(HEADINGS, rows):
+            say(line)
     for line in risen:
         say(f"nst-jax: {line}")
     if profile is not None:

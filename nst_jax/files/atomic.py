@@ -99,7 +99,11 @@ def replacing(path: Path, *, error: type[FileError] = FileError) -> Iterator[io.
 
 def short(name: str) -> str:
     """Returns the first 200 bytes of a name: a file's name has at most 255 on most disks."""
-    return os.fsencode(name)[:200].decode("utf-8", "ignore")
+    if len(data := os.fsencode(name)) <= 200:
+        return name
+    # Bytes that are no UTF-8 stay, but no character is cut.
+    end = next((end for end in range(200, 196, -1) if data[end] & 0xC0 != 0x80), 200)
+    return os.fsdecode(data[:end])
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -155,6 +159,15 @@ def from_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message; of a `FileError`, the whole message.
+
+    There, a line feed is part of a file's name.
+    """
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, FileError) else text.split("\n")[0]
 
 
 def reason(error: Exception) -> str:

@@ -75,8 +75,10 @@ def path_of(name: str | os.PathLike[str], *, error: type[ValueError] = ValueErro
         return Path(text)
     client = _CLIENTS.get(scheme[1])
     if client is None:
-        known = " or ".join(f"{known}://" for known in _CLIENTS)
-        raise error(f"{text}: wanted a path on this machine, {known}, got {scheme[0]}")
+        known = f"wanted a path on this machine, {' or '.join(f'{s}://' for s in _CLIENTS)}"
+        if scheme[1].lower() in ("http", "https"):
+            raise error(f"{text}: web addresses are not fetched: {known}")
+        raise error(f"{text}: {known}, got {scheme[0]}")
     if not re.match(r"[^/*?\[]+(/|$)", text[scheme.end() :]):
         raise error(f"{text}: wanted {scheme[0]}bucket/name")
     if importlib.util.find_spec(client.package) is None:
@@ -86,18 +88,25 @@ def path_of(name: str | os.PathLike[str], *, error: type[ValueError] = ValueErro
     return cast(Path, epath.Path(text))
 
 
-def check_local(argument: str, name: str | None) -> None:
-    """Refuses a remote path.
+def check_local(argument: str, name: str | os.PathLike[str] | None) -> None:
+    """Refuses a remote path, and a pipe.
 
     Args:
       argument: what the message calls it.
       name: the path, or None.
 
     Raises:
-      ValueError: it is remote.
+      ValueError: it is one.
     """
-    if name is not None and is_remote(name):
-        raise ValueError(f"{argument} must be a path on this machine, got {name!r}")
+    if name is None:
+        return
+    if is_remote(name):
+        raise ValueError(f"{argument} must be a path on this machine, got '{os.fspath(name)}'")
+    if is_pipe(Path(name)):
+        raise ValueError(
+            f"{argument} must be a file, which is read more than once, got the pipe "
+            f"'{os.fspath(name)}'"
+        )
 
 
 def absolute(path: Path) -> Path:
@@ -131,13 +140,33 @@ def is_dir(path: Path) -> bool:
     return path.is_dir() if not is_remote(path) else _kind(path) == "directory"
 
 
+PIPE_BYTES = 2**30
+"""The most bytes that are read from a pipe."""
+
+
 def open_bytes(path: Path) -> IO[bytes]:
-    """Opens a file for reading. A remote one is read whole.
+    """Opens a file for reading. A remote one is read whole, and so is a pipe, up to `PIPE_BYTES`.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: it cannot be read, or a pipe gives more.
     """
-    return io.BytesIO(read_bytes(path)) if is_remote(path) else path.open("rb")
+    if is_remote(path):
+        return io.BytesIO(read_bytes(path))
+    file = path.open("rb")
+    if file.seekable():
+        return file
+    with file:
+        buffer = io.BytesIO()
+        while chunk := file.read(2**20):
+            if buffer.tell() + len(chunk) > PIPE_BYTES:
+                raise OSError(errno.EFBIG, f"the pipe gives more than {PIPE_BYTES:,} bytes")
+            buffer.write(chunk)
+        return buffer
+
+
+def is_pipe(path: Path) -> bool:
+    """Returns whether a file can be read only once."""
+    return not is_remote(path) and path.is_fifo()
 
 
 def read_bytes(path: Path) -> bytes:

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_jax import vgg
+from nst_jax.files.paths import check_local
 from nst_jax.weights.load import (
     Params,
     StoredArray,
@@ -112,6 +113,8 @@ def convert(
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
     Recognition", https://arxiv.org/abs/1409.1556.
     """
+    check_local("input_path", input_path)
+    check_local("output_path", output_path)
     input_path, output_path = Path(input_path), Path(output_path)
     if format not in FORMATS:
         raise ValueError(f"format: wanted one of {', '.join(FORMATS)}, got {format!r}")

@@ -34,6 +34,7 @@ import numpy as np
 
 from nst_jax import vgg
 from nst_jax.files.atomic import reason
+from nst_jax.files.paths import check_local
 from nst_jax.weights import fetch, hdf5
 
 Params = dict[str, dict[str, Any]]
@@ -119,6 +120,7 @@ def load_params(
         model, opener = model or name, _open  # a right checksum makes `hdf5.check` needless
         path = _named_file(name, precision=precision, head=head)
     else:
+        check_local("name_or_path", name_or_path)
         path = Path(name_or_path)
         names = " or ".join(repr(each) for each in vgg.CONVOLUTIONS)
         if precision != "bundled":
@@ -154,6 +156,7 @@ def open_params(
     Raises:
       ValueError: as in `load_params`, except that values may be NaN or infinite.
     """
+    check_local("path", path)
     path = Path(path)
     with readable(path):
         path.open("rb").close()  # its error is clearer than h5py's

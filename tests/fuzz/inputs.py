@@ -178,7 +178,7 @@ TARGETS = {
     "settings": Target(
         "config.json",
         [json.dumps(_SETTINGS).encode()],
-        lambda path: manifest.check_settings(path, _SETTINGS),
+        lambda path: manifest.find_job(path.parent, _SETTINGS),
         refused=_NESTED,
     ),
     "checkpoints": Target(

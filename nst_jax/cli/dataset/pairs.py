@@ -17,13 +17,22 @@ import itertools
 import math
 import os
 import pathlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from nst_jax.cli.console import say
 from nst_jax.files import images
-from nst_jax.files.atomic import short, unique
-from nst_jax.files.paths import exists, is_dir, is_remote, listing, path_of, read_bytes, real
+from nst_jax.files.atomic import FileError, short, unique
+from nst_jax.files.paths import (
+    exists,
+    is_dir,
+    is_pipe,
+    is_remote,
+    listing,
+    path_of,
+    read_bytes,
+    real,
+)
 
 Pairing = Literal["all", "zip", "random"]
 PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
@@ -82,7 +91,13 @@ def names_several(items: Sequence[str]) -> bool:
     return any(is_dir(path) or (_is_pattern(str(path)) and not exists(path)) for path in paths)
 
 
-def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str]) -> list[Source]:
+def expand(
+    items: Sequence[str],
+    *,
+    flag: str,
+    output_dir: str | os.PathLike[str],
+    made: Collection[str] = (),
+) -> list[Source]:
     """Lists the picture files that `items` name, each file once.
 
     A file stands for itself. A folder stands for the pictures in it and in its subfolders. A glob
@@ -90,22 +105,34 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
     patterns may be remote. Each of these takes one listing.
 
     In folders and patterns, a picture is a file with the suffix of one. It does not begin with a
-    dot and is not in `output_dir`. The pictures of an item are sorted. Links are followed, but each
-    folder is visited once. A broken link counts as a picture, so that reading it gives the error.
-    Other files are passed over, and counted in a message.
+    dot, and no run has recorded it as its own. The pictures of an item are sorted. Links are
+    followed, but each folder is visited once. A broken link counts as a picture, so that reading it
+    gives the error. Other files are passed over, and counted in a message.
 
     Args:
       items: paths of files and folders, and glob patterns.
       flag: the start of error messages.
-      output_dir: folder of the outputs, whose pictures are left out.
+      output_dir: folder of the outputs.
+      made: names in `output_dir` of what earlier runs made, files and folders. They are passed
+        over, and a line tells how many pictures these are.
 
     Raises:
-      ValueError: an item names no picture.
+      FileError: an item names no picture, or a pipe.
       OSError: a remote folder cannot be listed.
     """
     outputs = real(output_dir) + ("/" if is_remote(output_dir) else os.sep)
+
+    def is_made(path: pathlib.Path) -> bool:
+        """Whether a picture, or a folder that it is in, is in `made`."""
+        name = real(path)
+        if not name.startswith(outputs):
+            return False
+        parts = pathlib.PurePath(name.removeprefix(outputs)).parts
+        return any("/".join(parts[:end]) in made for end in range(1, len(parts) + 1))
+
     suffixes = images.suffixes()
     found: dict[str, Source] = {}
+    passed: set[str] = set()
     for item in items:
         path = path_of(item)
         folder = is_dir(path)
@@ -114,24 +141,34 @@ def expand(items: Sequence[str], *, flag: str, output_dir: str | os.PathLike[str
         elif _is_pattern(item) and not exists(path):
             fixed = tuple(itertools.takewhile(lambda part: not _is_pattern(part), path.parts))
             root, pattern = type(path)(*fixed), path.parts[len(fixed) :]
+        elif is_pipe(path):
+            raise FileError(
+                f"{flag}: a data set needs files, which it reads more than once, got the pipe "
+                f"'{item}'"
+            )
         else:
             found.setdefault(str(path), Source(str(path), path.stem))
             continue
         below = _objects if is_remote(path) else _files
-        files = [match for match in below(root, pattern) if not real(match).startswith(outputs)]
-        matches = sorted(match for match in files if match.suffix.lower() in suffixes)
-        passed = _passed_over(match for match in files if match.suffix.lower() not in suffixes)
+        files = list(below(root, pattern))
+        every = sorted(match for match in files if match.suffix.lower() in suffixes)
+        matches = [match for match in every if not is_made(match)]
+        passed |= {str(match) for match in every} - {str(match) for match in matches}
+        others = _passed_over(match for match in files if match.suffix.lower() not in suffixes)
         where = "in the folder" if folder else "like"
         if not matches:
-            passed = passed and f", only {passed}"
-            raise ValueError(f"{flag}: there are no pictures {where} {item!r}{passed}")
-        if passed:
-            say(f"nst-jax: {flag}: passed over {passed} {where} {item!r}")
+            but = f", but the {len(every)} that earlier runs made" if every else ""
+            but += others and f", only {others}"
+            raise FileError(f"{flag}: there are no pictures {where} '{item}'{but}")
+        if others:
+            say(f"nst-jax: {flag}: passed over {others} {where} '{item}'")
         for match in matches:
             parts = match.relative_to(root).with_suffix("").parts
             # Without "..", so that outputs stay in the output folder.
             name = "/".join(part for part in parts if part != "..")
             found.setdefault(str(match), Source(str(match), name))
+    if passed:
+        say(f"nst-jax: {flag}: passed over {len(passed)} pictures that earlier runs made")
     return list(found.values())
 
 

@@ -19,7 +19,8 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
@@ -28,13 +29,14 @@ from tqdm import tqdm
 
 from nst_jax import objective, sharding, vgg
 from nst_jax.cli.console import STDERR, complain, say, shows_progress
-from nst_jax.cli.dataset.manifest import Manifest, check_settings
+from nst_jax.cli.dataset.manifest import Manifest, check_others, find_job, manifest_name
 from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, draw_again, pair, plan
 from nst_jax.cli.inputs import style_mask, tell_enlarged
 from nst_jax.cli.look.observers import Group, Observers, Picture
 from nst_jax.cli.outputs import check_free, remarks_on_clipping, remarks_on_still_losses
 from nst_jax.cli.progress import PictureProgress
 from nst_jax.cli.run import DIVERGED, Job, Painting, Runner, planned
+from nst_jax.cli.shared_folder import CONFIG, free_number, numbered, writing
 from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import (
     Result,
@@ -58,7 +60,7 @@ from nst_jax.files.images import (
     resize_mask,
     write_image,
 )
-from nst_jax.files.paths import existing, exists, is_remote, real
+from nst_jax.files.paths import existing, is_remote, real
 from nst_jax.objective import Combine
 
 # Pictures painted at once on each device. On a CPU, more of them gain nothing: see `batch_scaling`
@@ -163,8 +165,9 @@ def _paint_share(
         "batch_size": job.batch_size,
         **job.settings(),
     }
-    check_settings(folder / "config.json", settings)
-    manifest = Manifest(folder, process=job.process)
+    known = find_job(folder, settings)
+    number = free_number(folder, _records_of) if known is None else known
+    manifest = Manifest(folder, process=job.process, number=number)
     whole = _whole(folder)
     # If even a square of this size cannot be painted, the settings are at fault and not a file.
     check_content(params, (512, 512), job.config, tile=job.placement.tile)
@@ -182,6 +185,8 @@ def _paint_share(
     # The shares do not depend on files and devices, which may differ between processes: a bad file
     # may be repaired before another process starts.
     share = sharding.share_of_process(len(pairs), process=job.process, processes=job.processes)
+    if known is None:
+        check_others(folder, settings, {one.output for one in pairs})
     shapes, bad = _look_at_files(job, stopping)
 
     unplanned = frozenset(bad)  # files that break later keep their places in the batches
@@ -217,7 +222,7 @@ def _paint_share(
     # --- Memory and folders. ---
     runner = Runner(job=job, params=params, stopping=stopping)
     runner.check_memory(_largest(unfinished(own), shapes, job.config))
-    _refuse_to_overwrite(job, pairs, folder)
+    _keep_inputs(job, pairs, folder)
     check_folder(folder)
     tell_enlarged(
         [
@@ -230,12 +235,27 @@ def _paint_share(
         ]
     )
 
+    def choose(taken: Collection[int]) -> int:
+        known = find_job(folder, settings)  # another process may have begun this job meanwhile
+        if known is not None:
+            return known
+        check_free(folder, [one.output for one in pairs])
+        number = free_number(folder, _records_of, taken=taken)
+        _write_settings(folder, numbered(CONFIG, number), settings)
+        return number
+
     # --- Painting. ---
     reader = _Reader(job.config, finished)
     write = functools.partial(write_image, bits=job.kind.bits, quality=job.quality)
-    with contextlib.closing(manifest), _putting(folder, process=job.process) as put:
-        if not exists(folder / "config.json"):
-            put("config.json", lambda path: _write_settings(path, settings))
+    own_outputs = [pairs[n].output for n in share]
+    with contextlib.ExitStack() as stack:
+        chosen = stack.enter_context(writing(folder, own_outputs, choose=choose))
+        if chosen != number:  # another job has begun meanwhile
+            manifest = Manifest(folder, process=job.process, number=chosen)
+        if chosen > 1:
+            say(f"nst-jax: the records of this run are {numbered(CONFIG, chosen)} and so on")
+        stack.enter_context(contextlib.closing(manifest))
+        put = stack.enter_context(_putting(folder, process=job.process, number=chosen))
         if job.process == 0:
             _record_bad(manifest, bad)
         left = sum(not finished(one) for one in good)
@@ -266,6 +286,10 @@ def _paint_share(
             good = [one for batch in own for one in batch.pairs]
             runner.check_memory(_largest(unfinished(own), shapes, job.config))
     return _summary(manifest, folder, good, bad, missing=len(share) - len(good))
+
+
+def _records_of(number: int) -> list[str]:
+    return [numbered(CONFIG, number), manifest_name(number)]
 
 
 # ---------------------------- Checks before painting ----------------------------
@@ -340,8 +364,8 @@ def _shapes_of(
         yield from threads.map(look, paths)
 
 
-def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
-    """Refuses a folder where pictures would replace inputs, or files of no data set.
+def _keep_inputs(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib.Path) -> None:
+    """Refuses a folder where pictures would replace inputs.
 
     Raises:
       ValueError: they would.
@@ -350,8 +374,6 @@ def _refuse_to_overwrite(job: DataSetJob, pairs: Sequence[Pair], folder: pathlib
     for one in pairs:
         if real(folder / one.output) in inputs:
             raise ValueError(f"{folder / one.output} is an input: choose another --output_dir")
-    if not exists(folder / "config.json"):
-        check_free(folder, [one.output for one in pairs])
 
 
 def _largest(batches: Sequence[Batch], shapes: Shapes, config: Config) -> Iterator[Painting]:
@@ -493,7 +515,7 @@ Put = Callable[[str, Callable[[pathlib.Path], None]], None]
 
 
 @contextlib.contextmanager
-def _putting(folder: pathlib.Path, *, process: int) -> Iterator[Put]:
+def _putting(folder: pathlib.Path, *, process: int, number: int) -> Iterator[Put]:
     """Gives a `Put` whose files appear whole, also if several processes write one at once.
 
     Remote files always do. Local files are written in a folder that the next run removes, then
@@ -502,7 +524,7 @@ def _putting(folder: pathlib.Path, *, process: int) -> Iterator[Put]:
     if is_remote(folder):
         yield lambda name, write: write(folder / name)
         return
-    unfinished = folder / f".unfinished-{process}"
+    unfinished = folder / f".{numbered('unfinished', number)}-{process}"
     shutil.rmtree(unfinished, ignore_errors=True)  # a killed process may have left it
     unfinished.mkdir()
 
@@ -531,9 +553,13 @@ def _whole(folder: pathlib.Path) -> Callable[[str], bool]:
     return whole
 
 
-def _write_settings(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    with replacing(path) as file:
+def _write_settings(folder: pathlib.Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Writes config.json, which appears whole also if several processes write it at once."""
+    begun = name if is_remote(folder) else f".{uuid.uuid4().hex}.tmp"
+    with replacing(folder / begun) as file:
         file.write((json.dumps(settings, indent=2) + "\n").encode())
+    if not is_remote(folder):
+        os.replace(folder / begun, folder / name)
 
 
 # ----------------------------- Painting and records -----------------------------
@@ -584,8 +610,27 @@ def _paint(
     filled = [given.get(number, filler) for number in range(batch.size)]
     result = runner.paint(_painting(filled), watch)
     images, losses = np.asarray(result.images), result.loss
-    for number in given:
-        put(batch.pairs[number].output, functools.partial(write, image=images[number]))
+    written = []
+    try:
+        for number in given:
+            put(batch.pairs[number].output, functools.partial(write, image=images[number]))
+            written.append(number)
+    finally:  # a picture without a record would pass for an input, if inputs are in the folder too
+        seconds = round((time.perf_counter() - start) / len(given), 3)
+        manifest.write(
+            [
+                {
+                    **batch.pairs[number]._asdict(),
+                    **_instead_of(batch.pairs[number], first),
+                    # JSON has no NaN.
+                    "loss": float(losses[number]) if math.isfinite(losses[number]) else None,
+                    "seconds": seconds,
+                    "diverged": bool(result.diverged[number]),
+                    "kept_start": int(result.kept_start[number]),
+                }
+                for number in written
+            ]
+        )
     _remark(
         [batch.pairs[number].output for number in given],
         [given[number].content for number in given],
@@ -594,21 +639,6 @@ def _paint(
             history={name: values[:, list(given)] for name, values in result.history.items()},
         ),
         runner.job.config,
-    )
-    seconds = round((time.perf_counter() - start) / len(given), 3)
-    manifest.write(
-        [
-            {
-                **batch.pairs[number]._asdict(),
-                **_instead_of(batch.pairs[number], first),
-                # JSON has no NaN.
-                "loss": float(losses[number]) if math.isfinite(losses[number]) else None,
-                "seconds": seconds,
-                "diverged": bool(result.diverged[number]),
-                "kept_start": int(result.kept_start[number]),
-            }
-            for number in given
-        ]
     )
     watch.end(result)
 

@@ -224,6 +224,8 @@ def loss_curves(
     arrays = _check_history(history)
     steps, count = arrays["total"].shape
     labels = check_labels("labels", labels, count)
+    # matplotlib refuses what stands for a byte that is no UTF-8.
+    labels = [label.encode("utf-8", "replace").decode() for label in labels]
 
     # Other values have no logarithm. matplotlib draws NaN as a gap.
     curves = {

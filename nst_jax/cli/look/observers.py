@@ -24,8 +24,9 @@ from jax.typing import ArrayLike
 from nst_jax import sharding
 from nst_jax.cli.console import say
 from nst_jax.cli.look import report_page
+from nst_jax.cli.shared_folder import CONFIG, METRICS, REPORT, numbered
 from nst_jax.coarse_to_fine import Result
-from nst_jax.files.atomic import FileError, from_json, replacing, writing
+from nst_jax.files.atomic import FileError, first_line, from_json, replacing, writing
 from nst_jax.files.images import FORMATS, to_uint8, write_animation, write_image
 from nst_jax.files.lines import Lines
 from nst_jax.files.paths import exists, read_bytes
@@ -228,7 +229,7 @@ def logged_rows(taken: int, step: int, steps: int, every: int) -> Iterator[tuple
 
 
 class Records(Observer):
-    """Writes config.json and metrics.jsonl of a run.
+    """Writes config.json and metrics.jsonl of a run, or those of a later run in the folder.
 
     The files are begun after the first step. So a run that ends before it, for example because of
     bad input, leaves the files of an earlier run alone. A resumed run that has no steps left adds
@@ -241,14 +242,24 @@ class Records(Observer):
     SECONDS = 10.0
     """Seconds between two writes of a remote metrics.jsonl, which is written whole each time."""
 
-    def __init__(self, folder: pathlib.Path, described: Mapping, *, log_every: int = 10):
-        self._folder, self._described, self._log_every = folder, described, log_every
+    def __init__(
+        self, folder: pathlib.Path, described: Mapping, *, log_every: int = 10, number: int = 1
+    ):
+        """Args:
+        folder: the folder of the run.
+        described: what config.json holds.
+        log_every: steps between the lines.
+        number: of the run in its folder.
+        """
+        self._config = folder / numbered(CONFIG, number)
+        self._path = folder / numbered(METRICS, number)
+        self._described, self._log_every = described, log_every
         self._metrics: Lines | None = None
         self._kept: list[Mapping] = []
         self.earlier: list[Mapping] = []
         # There may be no file, or its last line may be cut if the earlier run was killed.
         with contextlib.suppress(OSError, ValueError, TypeError):
-            for text in read_bytes(folder / "metrics.jsonl").decode().splitlines():
+            for text in read_bytes(self._path).decode().splitlines():
                 line = dict(from_json(text))
                 if not {"output", "step", "seconds"} <= line.keys():
                     break  # not ours
@@ -267,14 +278,13 @@ class Records(Observer):
         Raises:
           FileError: a file cannot be written.
         """
-        path = self._folder / "metrics.jsonl"
         if self._metrics is None:
-            with replacing(self._folder / "config.json") as file:
+            with replacing(self._config) as file:
                 file.write((json.dumps(self._described, indent=2) + "\n").encode())
             kept = _jsonl(self._kept).encode()
-            with replacing(path) as file:
+            with replacing(self._path) as file:
                 file.write(kept)
-            self._metrics = Lines(path, start=kept, seconds=self.SECONDS)
+            self._metrics = Lines(self._path, start=kept, seconds=self.SECONDS)
         self._metrics.write(_jsonl(lines))
         self._metrics.flush()
 
@@ -299,7 +309,7 @@ class Records(Observer):
 
     def close(self, error: BaseException | None) -> None:
         over = self._metrics is None and self._kept and error is None
-        if over and not (self._kept == self.earlier and exists(self._folder / "config.json")):
+        if over and not (self._kept == self.earlier and exists(self._config)):
             self.write([])
         if self._metrics is not None:
             # Closing writes again what could not be written. It must not hide the first error.
@@ -667,7 +677,7 @@ class Report(Observer):
         elif isinstance(error, KeyboardInterrupt):
             self._write("stopped", message="interrupted")
         else:
-            self._write("stopped", message=(str(error).splitlines() or [type(error).__name__])[0])
+            self._write("stopped", message=first_line(error))
         return [self._path]
 
     def _is_finished(self) -> bool:
@@ -793,17 +803,22 @@ class Look(NamedTuple):
     report: bool = False
     tensorboard_dir: str | None = None
 
-    def names(self, stems: Sequence[str]) -> list[str]:
-        """Returns the names that these files and folders take in the folder of a run.
+    def folders(self, stems: Sequence[str]) -> list[str]:
+        """Returns the names of the folders that it makes in the folder of a run.
 
         Args:
           stems: names of the outputs' files, without the extension.
         """
-        folders = list(stems) if self.save_every is not None or self.animate is not None else []
-        return [*folders, *(["report.html"] if self.report else [])]
+        return list(stems) if self.save_every is not None or self.animate is not None else []
 
     def observers(
-        self, folder: Path, *, settings: Mapping[str, Any], log_every: int, outputs: int
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, Any],
+        log_every: int,
+        outputs: int,
+        number: int = 1,
     ) -> list[Observer]:
         """Returns the observers that show it.
 
@@ -812,6 +827,7 @@ class Look(NamedTuple):
           settings: shown on the report page.
           log_every: steps between the losses.
           outputs: how many outputs the whole run has.
+          number: of the run in its folder.
 
         Raises:
           ValueError: tensorboardX is needed and not installed.
@@ -828,7 +844,7 @@ class Look(NamedTuple):
                 )
             )
         if self.report:
-            path = folder / "report.html"
+            path = folder / numbered(REPORT, number)
             found.append(Report(path, settings=settings, log_every=log_every, outputs=outputs))
         return found
 
