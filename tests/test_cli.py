@@ -84,10 +84,16 @@ def test_a_loss_that_rises_is_told_after_the_table(run, pictures, tmp_path):
     assert not any("kept_start" in line for line in lines if "30000" not in line["output"])
     *_, good, bad, told = err.splitlines()
     assert good.split()[-1] == "done" and bad.endswith("no better at 2 scales: start kept")
-    assert told == (
+    assert told.startswith(
         "nst-jax: a__b__learning_rate=30000: the loss rose at 2 of 2 scales, which returned the "
-        "picture unchanged; a smaller --learning_rate may help"
+        "picture unchanged; a smaller --learning_rate may help, or other weights of the terms ("
     )
+    terms = dict(each.rsplit(" ", 1) for each in told.partition("terms (")[2][:-1].split(", "))
+    last = next(line for line in reversed(lines) if "30000" in line["output"])
+    for name, value in terms.items():
+        np.testing.assert_allclose(
+            float(value), last[{"style": "style_loss"}.get(name, name)], rtol=6e-3
+        )
 
 
 def test_styles_of_one_name_keep_their_own_files(run, pictures, tmp_path):

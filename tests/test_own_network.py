@@ -60,6 +60,26 @@ def test_it_paints(params, rng):
     own.assert_paints_alike(params, content, styles, CONFIG, tile=20)
 
 
+@pytest.mark.slow
+def test_a_frame_begins_from_the_same_noise_wherever_it_is_in_a_batch(params, rng):
+    *frames, style = own.pictures(rng, (24, 32), (24, 32), (24, 32), (30, 41))
+    config = CONFIG.replace(init="noise", steps=1)
+
+    def starts(*contents):
+        seen = []
+        nst_jax.stylize(
+            *(params, list(contents), [style], config),
+            key=jax.random.key(7),
+            callback=lambda progress: seen.append(np.array(progress.states.start)),
+        )
+        return seen[0]
+
+    together = starts(*frames)
+    assert np.ptp(together[0]) > 0.5
+    for start in (*together[1:], *starts(frames[2]), *starts(frames[1], frames[0])):
+        np.testing.assert_array_equal(start, together[0])
+
+
 def test_if_all_outputs_diverge_the_run_ends_with_the_last_finite_picture(params, rng):
     content, style = own.pictures(rng, (40, 48), (30, 41))
     config = CONFIG.replace(size=48, first_size=24, scale_factor=2, steps=4)

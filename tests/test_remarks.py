@@ -1,9 +1,18 @@
-"""What is said of pictures and losses when a run is done."""
+"""What is said of pictures and losses when a run is done, or has just begun."""
 
+import basic
 import numpy as np
 
+from nst_jax import optimize
 from nst_jax.cli.look.observers import Picture
-from nst_jax.cli.outputs import remarks_on_clipping, remarks_on_still_losses
+from nst_jax.cli.outputs import (
+    remarks_on_clipping,
+    remarks_on_overflow,
+    remarks_on_still_losses,
+)
+from nst_jax.optimizers import Adam
+
+PLAIN = Adam(learning_rate=1.0, normalize_gradient="none")
 
 
 def picture(clipped):
@@ -43,3 +52,28 @@ def test_a_loss_that_stands_still_over_a_whole_scale_is_told_with_its_terms():
     assert remarks_on_still_losses(["one"], {"total": np.ones((2, 1))}, [1, 1]) == []
     diverged = {"total": np.full((5, 1), np.nan)}
     assert remarks_on_still_losses(["diverged"], diverged, [5]) == []
+
+
+def weighted(image, weight):
+    value = weight * ((image - 0.25) ** 2).mean()
+    return value, {"total": value, "style": value}
+
+
+def test_a_gradient_that_overflows_is_told_at_the_first_step():
+    """Adam keeps the square of the gradient, which is infinite in float32 beyond 3.4e38."""
+    seen = []
+    weights = np.float32([1.0, 1e30])
+    images = np.full((2, 4, 4, 3), 0.5, np.float32)
+    config = basic.CONFIG.replace(size=None, optimizer=PLAIN, steps=2)
+
+    def look(progress):
+        seen.append(remarks_on_overflow(["calm", "large"], progress))
+        calm, large = np.asarray(progress.states.picture)
+        assert (calm != 0.5).all() and (large == 0.5).all()  # or there is nothing to tell
+
+    optimize.run(weighted, images, config, each=(weights,), callback=look)
+    (line,), _ = seen
+    told = (
+        "large: the first step has not moved the picture: with a loss of 6.25e+28 (style 6.25e+28)"
+    )
+    assert line.startswith(told) and "its gradient overflows" in line

@@ -18,6 +18,7 @@ from nst_jax.coarse_to_fine import Result
 from nst_jax.files.atomic import short, unique
 from nst_jax.files.images import Format, write_image
 from nst_jax.files.paths import existing
+from nst_jax.optimize import Progress
 
 
 class Output(NamedTuple):
@@ -200,6 +201,30 @@ def remarks_on_still_losses(
                 )
                 break
     return lines
+
+
+OVERFLOWS = 1e12
+"""A loss above this may have a gradient whose square overflows float32."""
+
+
+def remarks_on_overflow(stems: Sequence[str], progress: Progress) -> list[str]:
+    """A line for each output that a first dispatch has not moved, as its gradient overflows.
+
+    The square of such a gradient is infinite, and steps that are divided by it are 0. The pictures
+    are only looked at if a loss is very large.
+    """
+    large = progress.terms["total"][0] > OVERFLOWS
+    if not large.any():
+        return []
+    states = progress.states
+    still = (np.asarray(states.picture) == np.asarray(states.start)).all(axis=(1, 2, 3))
+    return [
+        f"{stem}: the first step has not moved the picture: with a loss of "
+        f"{progress.terms['total'][0, number]:.3g} ({terms_at(progress.terms, 0, number)}), its "
+        "gradient overflows; give the terms smaller weights, such as --style_weight"
+        for number, stem in enumerate(stems)
+        if large[number] and still[number]
+    ]
 
 
 def terms_at(history: Mapping[str, np.ndarray], step: int, number: int) -> str:

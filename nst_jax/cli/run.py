@@ -39,6 +39,7 @@ from nst_jax.cli.outputs import (
     check_free,
     recipe,
     remarks_on_clipping,
+    remarks_on_overflow,
     remarks_on_still_losses,
     sheet_names,
     summary,
@@ -257,6 +258,9 @@ class Runner:
                     nonlocal latest
                     if keep is not None and jax.process_count() == 1:
                         latest = np.array(progress.images)
+                    if progress.step == len(progress.terms["total"]) and jax.process_count() == 1:
+                        for line in remarks_on_overflow(group.stems, progress):
+                            complain(line)
                     # Checkpoints come first, so that a refused run writes nothing to the folder.
                     checkpoints(progress)
                     watch(progress)
