@@ -592,7 +592,7 @@ def _checked_each(name: str, pictures: Any) -> list[jax.Array]:
 
 def _several(name: str, pictures: Any) -> list[jax.Array]:
     """A picture, or each of several, as of `checked`, in a list."""
-    if getattr(pictures, "ndim", None) == 3:
+    if getattr(pictures, "ndim", 4) != 4:
         return [checked(name, pictures)]
     found = _checked_each(name, pictures)
     if not found:

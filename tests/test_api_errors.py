@@ -197,9 +197,9 @@ def test_stylize_refuses_what_every_run_refuses(vgg16, refused, given, error, me
             "initial must have shape [H, W, 3], got [40, 48]",
         ),
         (
-            {"initial": PICTURE[None]},
+            {"initial": [PICTURE, PICTURE[..., 0]]},
             ValueError,
-            "initial must have shape [H, W, 3], got [1, 40, 48, 3]",
+            "initial[1] must have shape [H, W, 3], got [40, 48]",
         ),
     ],
     ids=str,

@@ -21,6 +21,7 @@ def test_half_of_a_gram_matrix_is_all_of_it():
     np.testing.assert_array_equal(found, found.T)
 
 
+@pytest.mark.slow
 def test_layouts_and_pooling_change_no_value(vgg16):
     """Oracle: `vgg.features`, to the fourth layer, with a pooling between."""
     layers = vgg.layer_names("vgg16")[:4]

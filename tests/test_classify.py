@@ -63,6 +63,7 @@ def test_the_most_probable_classes_come_first(script, params, picture):
     np.testing.assert_allclose([value for _, value in found], [0.4, 0.3, 0.12], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_classes_are_those_of_the_prepared_picture(script, params, picture, rng):
     for arrays in params.values():
         arrays["kernel"] = 0.1 * rng.standard_normal(arrays["kernel"].shape, np.float32)

@@ -302,6 +302,7 @@ def test_several_contents_of_several_shapes(run, pictures, tmp_path):
         assert picture.size == (36, 48)
 
 
+@pytest.mark.slow
 def test_masks_from_files(run, pictures, tmp_path):
     content, *styles = pictures
     left = np.zeros((60, 80), np.uint8)
@@ -321,6 +322,7 @@ def test_masks_from_files(run, pictures, tmp_path):
     assert (tmp_path / "o" / "a__b+c.png").exists()
 
 
+@pytest.mark.slow
 def test_a_style_mask_hides_the_rest_of_the_style(run, pictures, tmp_path):
     """Two styles of one left half: with that alone they paint nearly the same picture."""
     content, style, _ = pictures
@@ -436,7 +438,10 @@ def test_colours_alone(run, pictures, tmp_path):
         (("--masks=x.png",), "--masks needs a picture for each of the 2 styles"),
         (("--init=noise.png",), "got 'noise.png': there is no such file\n"),
         (("--init=a/noise",), "got 'a/noise': there is no such file\n"),
-        (("--init=xyz",), "--init (or an existing file) must be one of content, noise, style, got"),
+        (
+            ("--init=xyz",),
+            "--init (or an existing file) must be one of content, recolored, style",
+        ),
         (("--init=xyz",), "got 'xyz'\n"),
         (("--content_weight=1,-1",), "content_weight must be at least 0"),
         (("--color=lumin",), "did you mean 'luminance'"),
@@ -486,6 +491,7 @@ def test_bad_input_leaves_the_files_of_an_earlier_run_alone(run, pictures, tmp_p
     assert [line["step"] for line in lines] == [1, 3]
 
 
+@pytest.mark.slow
 def test_a_profile_changes_no_picture(run, pictures, tmp_path):
     content, style, _ = pictures
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--steps=7")
@@ -528,6 +534,7 @@ def test_a_mask_of_another_shape_is_refused(run, pictures, tmp_path):
     assert code == BAD_INPUT and "masks[0] must have the shape of its picture" in err
 
 
+@pytest.mark.slow
 def test_contents_of_one_shape_and_several_resolutions(run, pictures, tmp_path, rng):
     content, style, _ = pictures
     Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8)).save(tmp_path / "big.png")

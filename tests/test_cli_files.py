@@ -92,7 +92,11 @@ def test_a_picture_says_what_makes_it_again(run, ask, pictures, folder, kind):
     assert json.loads((folder / "out" / "config.json").read_text())["flags"] == again
 
 
-@pytest.mark.parametrize("preset", presets)
+# Flags of the style and of the content are for presets with such terms.
+WITH_STYLE = [name for name, preset in presets.items() if preset.term("style")]
+
+
+@pytest.mark.parametrize("preset", WITH_STYLE)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -141,6 +145,7 @@ def test_nothing_is_overwritten_unless_asked_for(run, pictures, folder):
     assert after.keys() == before.keys() and after["a__b.png"] != before["a__b.png"]
 
 
+@pytest.mark.slow
 def test_quiet_leaves_the_errors(run, pictures, folder):
     content, style, _ = pictures
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--quiet")

@@ -313,6 +313,7 @@ def check_kept(kept, snapshots):
     np.testing.assert_array_equal(np.asarray(Image.open(kept)), two)
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_keeps_the_last_pictures(run, pictures, tmp_path, monkeypatch):
     content, style, _ = pictures
     arguments = (f"--content={content}", f"--styles={style}", *FAST, "--steps=5", "--mesh=style:1")

@@ -224,6 +224,7 @@ def test_nothing_readable_is_an_error(run, folders):
     assert not (folders / "out").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_never_meet_share_the_work(run, folders, painted):
     code, err = run(*arguments(out="one"))
     assert code == 0, err

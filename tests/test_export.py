@@ -84,6 +84,7 @@ def test_what_is_loaded_paints_the_same(vgg16, rng):
     np.testing.assert_allclose(terms["total"], wanted_terms["total"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_targets_that_a_program_returns_can_be_used(vgg16, rng):
     image, params, targets, config = problem(vgg16, rng, CONFIG)
     same = export.export(jax.jit(lambda targets: targets))(targets)

@@ -15,7 +15,7 @@ from nst_jax.cli.main import BAD_INPUT, _parse
 ROOT = pathlib.Path(__file__).parents[1]
 LISTS = ("content", "styles", "masks", "style_masks")
 PATHS = ("output_dir", "weights", "init", "show_config")
-PATHS += ("checkpoint_dir", "tensorboard_dir", "profile_dir")
+PATHS += ("checkpoint_dir", "tensorboard_dir", "profile_dir", "pairs", "regions")
 
 
 @pytest.fixture

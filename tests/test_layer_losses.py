@@ -100,6 +100,7 @@ def test_a_run_tells_the_losses_of_its_layers(vgg16, content, styles, how):
         np.testing.assert_allclose(np.sum(values, axis=1), history[kind][1], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_pictures_on_the_way_have_the_contents_colours_too(vgg16, content, styles):
     seen = []
     config = FAST.replace(color="luminance")

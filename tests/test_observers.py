@@ -150,6 +150,7 @@ def test_everything_that_a_run_can_show(run, pictures, tmp_path, followed):
     assert f"wrote {out / 'report.html'}" in err
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_leaves_a_page_that_says_so(run, pictures, tmp_path, monkeypatch):
     content, style, _ = pictures
     call = Observers.__call__
@@ -168,6 +169,7 @@ def test_a_run_that_stops_leaves_a_page_that_says_so(run, pictures, tmp_path, mo
     assert 'http-equiv="refresh"' not in text
 
 
+@pytest.mark.slow
 def test_nothing_is_shown_unasked_and_bad_input_leaves_a_page_alone(run, pictures, tmp_path):
     content, style, _ = pictures
     (tmp_path / "report.html").write_text("old")

@@ -160,6 +160,7 @@ def starts(params, content, styles, **changes):
     )
 
 
+@pytest.mark.slow
 def test_every_other_way_to_start(vgg16, content, styles):
     np.testing.assert_allclose(starts(vgg16, content, styles, init="grey"), 0.5, atol=1e-6)
     # The pixels drawn from a style are its own, in other places, about as often.
@@ -174,6 +175,7 @@ def test_every_other_way_to_start(vgg16, content, styles):
         np.testing.assert_allclose(image, color.match_colors(content, style), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size_of", ["longer", "height"])
 def test_the_original_size_is_that_of_the_content(vgg16, content, styles, size_of):
     config = FAST.replace(size_of=size_of, first_size=20, scale_factor=2.0, steps=1)
@@ -187,6 +189,7 @@ def test_the_original_size_is_that_of_the_content(vgg16, content, styles, size_o
     assert len(found.history["total"]) == 2  # scales
 
 
+@pytest.mark.slow
 def test_the_content_weighs_more_at_coarse_scales(vgg16, content, styles):
     """The optimiser changes nothing, so that the terms at each scale are those of one picture."""
     config = FAST.replace(init="grey", first_size=24, steps=1)
@@ -213,6 +216,7 @@ def test_a_transfer_of_colours_optimises_nothing(vgg16, content, styles):
     assert np.isnan(result.loss).all() and not result.diverged.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "matched"), [("match", color.match_colors), ("histogram", color.match_histograms)]
 )
@@ -323,6 +327,7 @@ def test_a_style_mask_learns_from_a_part_of_the_style(vgg16, content, styles):
     assert near < 0.2 * far  # but for the column where the halves meet
 
 
+@pytest.mark.slow
 def test_averaging_returns_the_bias_corrected_average_of_the_iterates(vgg16, content, styles):
     seen = []
     config = FAST.replace(steps=5, average_decay=0.6, clip=False)
@@ -402,6 +407,7 @@ def test_coarse_to_fine_runs_every_scale_and_ends_at_the_size(vgg16, content, st
     assert result.images.shape == (2, 36, 48, 3)
 
 
+@pytest.mark.slow
 def test_moments_go_over_to_the_next_scale(vgg16, content, styles):
     from nst_jax import optimize
 
@@ -435,6 +441,7 @@ def test_numbers_explore_one_style_in_one_program(vgg16, content, styles, compil
         assert count() == 0
 
 
+@pytest.mark.slow
 def test_texture_synthesis_needs_no_content(vgg16, styles):
     config = FAST.replace(content_layers=(), init="noise", steps=40, learning_rate=4.0)
     blank = np.full((36, 48, 3), 0.5, np.float32)

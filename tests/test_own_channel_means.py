@@ -87,6 +87,7 @@ def test_masks_and_style_masks(vgg16, rng, monkeypatch):
     own.assert_same(own.in_windows(*arguments, **given), wanted)
 
 
+@pytest.mark.slow
 def test_it_paints_beside_other_terms(vgg16, rng):
     content, *styles = own.pictures(rng, (40, 48), (30, 41), (40, 33))
     config = CONFIG.replace(

@@ -43,6 +43,7 @@ def params():
     return Small().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
 
 
+@pytest.mark.slow
 def test_every_way_gives_the_same(params, rng, monkeypatch):
     image, content, *styles = own.pictures(rng, (37, 53), (37, 53), (30, 41), (40, 33))
     given = {"combine": nst_jax.Combine(masks=rng.random((2, 37, 53), np.float32))}

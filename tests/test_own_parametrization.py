@@ -108,6 +108,7 @@ def test_a_step_is_that_of_the_chain_rule(rng):
                 np.testing.assert_allclose(step, -0.1 * slope, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_config_chooses_pixels_or_a_pyramid(vgg16, pictures):
     made = []
     for levels, kind in ((1, optimize.Pixels()), (3, optimize.Pyramid(3))):

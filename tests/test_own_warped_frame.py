@@ -88,6 +88,7 @@ def test_it_paints_at_every_scale(vgg16, rng):
     )
 
 
+@pytest.mark.slow
 def test_luminance_alone_is_compared_where_luminance_alone_is_painted(vgg16, rng):
     content, style = own.pictures(rng, (40, 48), (30, 41))
     same = {

@@ -115,6 +115,7 @@ def test_the_other_network_and_all_its_layers(vgg19, rng):
         assert not np.any(value.reshape(-1, *value.shape[2:])[wanted[layer].shape[0] :]), layer
 
 
+@pytest.mark.slow
 def test_it_paints_what_the_plain_way_paints(vgg16, rng, monkeypatch):
     """A whole run: prepared parameters, styles of other sizes, and outputs one after the other."""
     content, *styles = own.pictures(rng, (40, 36), (30, 41), (40, 33))

@@ -90,7 +90,14 @@ def test_files_that_are_passed_over_are_counted(folder, capsys):
     with pytest.MonkeyPatch.context() as patch:
         # As if pillow-heif were not installed.
         patch.setattr(images, "suffixes", lambda: frozenset({".png", ".jpg", ".webp", ".tiff"}))
-        assert names(["in"], output_dir="in/out") == ["a", "b", "deep/d", "deep/er/c", "x[1]"]
+        assert names(["in"], output_dir="in/out") == [
+            "a",
+            "b",
+            "deep/d",
+            "deep/er/c",
+            "out/done",
+            "x[1]",
+        ]
         assert capsys.readouterr().err == (
             "nst-jax: --content: passed over 6 files that cannot be read (2 .HEIC, 1 without a "
             "suffix, 1 .psd, 1 .tga, 1 .txt; HEIC pictures need pillow-heif: pip install "

@@ -201,6 +201,7 @@ def test_the_optimisers_state_is_float32(content):
         assert types <= {"float32", "int32", "bool"}
 
 
+@pytest.mark.slow
 def test_a_second_job_in_half_precision_compiles_nothing(vgg16, content, styles, compilations):
     nst_jax.stylize(vgg16, content, styles, HALF)
     with compilations() as count:

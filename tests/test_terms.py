@@ -228,6 +228,7 @@ class RegionalLinear(terms.Term):
         return {layer: own / at.positions[layer] for layer, own in sums.items()}
 
 
+@pytest.mark.slow
 def test_what_a_jitter_moves_and_what_it_does_not(vgg16, rng):
     """The picture itself is compared before it is moved; layers of the network after."""
     image, content, style = own.pictures(rng, (37, 53), (37, 53), (30, 41))

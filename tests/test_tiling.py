@@ -131,6 +131,7 @@ def test_masks_of_regions_and_of_styles(vgg16, rng):
     assert_equal_untiled(vgg16, image, content, styles, SHALLOW, combine=combine)
 
 
+@pytest.mark.slow
 def test_blends_and_jitter(vgg16, rng):
     image, content, *styles = pictures(rng, (61, 45), (61, 45), (30, 22), (40, 51))
     config = SHALLOW.replace(jitter=8)

@@ -51,7 +51,7 @@ RUN_FLAGS: dict[str, Definition] = {
         "style and so on; random, each content in one style drawn by the seed (default: all)",
     ),
     "pairs": (
-        flags.DEFINE_string,
+        define_path,
         None,
         "CSV file of a data set, with the columns content, style and, if wanted, output; its names "
         "are relative to its folder",
@@ -114,12 +114,12 @@ RUN_FLAGS: dict[str, Definition] = {
         "the whole style",
     ),
     "regions": (
-        flags.DEFINE_string,
+        define_path,
         None,
         "one picture in place of --masks, with a colour for the region of each style",
     ),
     "legend": (
-        flags.DEFINE_list,
+        define_list,
         [],
         "the colour in --regions of each style, in the order of --styles, such as #ff0000,blue",
     ),

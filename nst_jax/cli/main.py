@@ -42,7 +42,7 @@ from nst_jax.cli.shared_folder import made
 from nst_jax.config import INITS, Config
 from nst_jax.files.atomic import first_line, from_json, unique
 from nst_jax.files.images import FORMATS, ImageError, read_image, read_text, read_with_alpha
-from nst_jax.files.paths import check_local, is_remote, path_of
+from nst_jax.files.paths import check_local, is_pipe, is_remote, path_of
 from nst_jax.partition import Placement
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, nearest
@@ -543,7 +543,8 @@ def read_initial() -> np.ndarray | None:
     """
     if FLAGS.init in (None, *INITS):
         return None
-    if not is_remote(FLAGS.init) and not pathlib.Path(FLAGS.init).exists():
+    path = path_of(FLAGS.init)
+    if not is_remote(path) and not (path.is_file() or is_pipe(path)):
         if _looks_like_a_file(FLAGS.init):
             raise ValueError(
                 f"--init (or an existing file) must be one of {', '.join(INITS)}, got "

@@ -161,6 +161,7 @@ def open_bytes(path: Path) -> IO[bytes]:
             if buffer.tell() + len(chunk) > PIPE_BYTES:
                 raise OSError(errno.EFBIG, f"the pipe gives more than {PIPE_BYTES:,} bytes")
             buffer.write(chunk)
+        buffer.seek(0)
         return buffer
 
 

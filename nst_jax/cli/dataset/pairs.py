@@ -154,7 +154,9 @@ def expand(
         every = sorted(match for match in files if match.suffix.lower() in suffixes)
         matches = [match for match in every if not is_made(match)]
         passed |= {str(match) for match in every} - {str(match) for match in matches}
-        others = _passed_over(match for match in files if match.suffix.lower() not in suffixes)
+        others = _passed_over(
+            match for match in files if match.suffix.lower() not in suffixes and not is_made(match)
+        )
         where = "in the folder" if folder else "like"
         if not matches:
             but = f", but the {len(every)} that earlier runs made" if every else ""
