@@ -99,8 +99,8 @@ def test_files_that_are_passed_over_are_counted(folder, capsys):
             "x[1]",
         ]
         assert capsys.readouterr().err == (
-            "nst-jax: --content: passed over 6 files that cannot be read (2 .HEIC, 1 without a "
-            "suffix, 1 .psd, 1 .tga, 1 .txt; HEIC pictures need pillow-heif: pip install "
+            "nst-jax: --content: passed over 7 files that cannot be read (2 .HEIC, 2 .txt, 1 "
+            "without a suffix, 1 .psd, 1 .tga; HEIC pictures need pillow-heif: pip install "
             "pillow-heif) in the folder 'in'\n"
         )
         names(["in/b*"])

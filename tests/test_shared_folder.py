@@ -69,7 +69,8 @@ def test_records_and_what_they_made(tmp_path):
     (tmp_path / ".nst_jax-0.lock").write_text('[1, ["h.png"], "process 9 on a"]')  # of one killed
     (tmp_path / ".nst_jax-1.lock").write_text('[1, ["i.')
     wanted = {"a.png", "contact_sheet.png", "a", "b.png", "c.png", "deep/f.png", "h.png"}
-    assert made(tmp_path) == wanted
+    own = {"config.json", *(f"config_{number}.json" for number in (2, 3, 4, 10))}
+    assert made(tmp_path) == wanted | own | {"manifest_2-1.jsonl"}
 
 
 # ------------------------- Inputs and outputs in one folder ---------------------

@@ -192,7 +192,7 @@ def test_pairs_that_are_none_are_refused(vgg16, pictures, count, others, message
         (np.full((64, 64, 3), 200.0, np.float32), ValueError, r"content must be in \[0, 1\]"),
         (np.full((64, 64, 3), np.nan, np.float32), ValueError, r"content must be in \[0, 1\]"),
         (np.zeros((64, 64, 3), np.uint8), TypeError, "content must be floating point"),
-        (np.zeros((64, 64), np.float32), ValueError, r"content\[0\] must have shape"),
+        (np.zeros((64, 64), np.float32), ValueError, r"content must have shape"),
         (
             [np.zeros((64, 64, 3), np.float32), np.zeros((64, 48, 3), np.float32)],
             ValueError,

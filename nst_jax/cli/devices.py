@@ -43,7 +43,7 @@ def no_devices() -> str | None:
     for name in asked.split(","):
         modules, package = PACKAGES.get(name, ((), ""))
         if modules and not any(map(importlib.util.find_spec, modules)):
-            reason = f"{name} needs a package that is missing: pip install '" + package + "'"
+            reason = f"{name} needs a package that is missing: pip install '{package}'"
     line = f"JAX_PLATFORMS={asked}: " if asked else ""
     line += reason or "there is no such device"
     jax.config.update("jax_platforms", "")

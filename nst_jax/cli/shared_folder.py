@@ -101,7 +101,7 @@ def records(folder: pathlib.Path) -> list[Record]:
 
 
 def made(folder: pathlib.Path) -> set[str]:
-    """Returns the names of the files and folders that runs have recorded as theirs.
+    """Returns the names of the files and folders that runs have recorded as theirs, with records.
 
     A run that writes at the moment, or that was killed, has also recorded what it was to make.
 
@@ -109,7 +109,10 @@ def made(folder: pathlib.Path) -> set[str]:
       OSError: a remote folder cannot be listed.
     """
     names = {name for record in records(folder) for name in record.made()}
+    for name in (CONFIG, METRICS):
+        names.update(names_of_kind(folder, name))
     for manifest in names_of_kind(folder, MANIFEST, processes=True):
+        names.add(manifest)
         with contextlib.suppress(OSError):
             for line in read_bytes(folder / manifest).split(b"\n"):
                 with contextlib.suppress(ValueError, TypeError, KeyError):
