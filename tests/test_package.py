@@ -1,5 +1,6 @@
 """The wheel and the sdist: what they hold, and that the wheel works away from the checkout."""
 
+import configparser
 import pathlib
 import re
 import shlex
@@ -111,3 +112,15 @@ def test_messages_name_packages_that_an_index_has():
             name = re.match(r"[\w-]+", package)
             assert name and name[0] not in ("nst-jax", "nst_jax"), command
             assert re.search(rf"^    {name[0]}\b", setup, re.M), command
+
+
+def test_the_image_is_of_a_python_and_extras_that_there_are():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    version = re.search(r"^FROM python:([\d.]+)-", text, re.M)
+    assert version and f"Python :: {version[1]}" in setup["metadata"]["classifiers"]
+    extras = re.findall(r"EXTRAS=([\w,]+)", text)
+    assert len(extras) == 2
+    for extra in ",".join(extras).split(","):
+        assert extra in setup["options.extras_require"], extra
