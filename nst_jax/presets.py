@@ -227,13 +227,13 @@ _STROTSS = Config(
     terms=(
         SelfSimilarity(name="similarity", weight=2.0, layers=_STROTSS_LAYERS, samples=1024),
         MomentMatching(
-            name="moments", weight=1.0, layers=_STROTSS_LAYERS, samples=1024, style_samples=4096
+            name="moments", weight=1.0, layers=_STROTSS_LAYERS, samples=1024, style_samples=1024
         ),
         RelaxedTransport(
-            name="remd", weight=1.0, layers=_STROTSS_LAYERS, samples=1024, style_samples=4096
+            name="remd", weight=1.0, layers=_STROTSS_LAYERS, samples=1024, style_samples=1024
         ),
         Palette(
-            name="palette", weight=0.5, layers={"image": 1.0}, samples=1024, style_samples=4096
+            name="palette", weight=0.5, layers={"image": 1.0}, samples=1024, style_samples=1024
         ),
     ),
     network=_NEAR_ONE,

@@ -125,6 +125,8 @@ def test_demo_runs_as_a_command_without_input_and_compiles_once_for_all_runs(tmp
         assert done.stdout == ""
         said = {line.split()[0] for line in done.stderr.splitlines()}
         assert said == {
+            "painting",
+            "compiling",
             "step",
             "output",
             "here/butterfly__rainbow.png",

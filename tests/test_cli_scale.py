@@ -273,6 +273,7 @@ def test_every_shape_is_asked_about_once_and_before_the_first_is_painted(
 
     monkeypatch.setattr(preflight.Plan, "program_bytes", program_bytes)
     monkeypatch.setattr(preflight.Plan, "targets_bytes", lambda _: 0)
+    monkeypatch.setattr(preflight._Scale, "least_bytes", lambda _: 0)
     arguments = (f"--content={one},{other}", f"--styles={style}", f"--output_dir={out}", *FAST)
     monkeypatch.setattr(preflight, "available_bytes", lambda: 40 * 48)
     code, err = run(*arguments)

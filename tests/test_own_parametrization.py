@@ -158,7 +158,9 @@ def test_it_goes_on_where_it_stood(vgg16, pictures, tmp_path):
 @pytest.mark.slow
 def test_lbfgs_wants_one_array(vgg16, pictures):
     config = CONFIG.replace(optimizer=LBFGS(schedule="constant"), **basic.FIRST_LAYERS)
-    with pytest.raises(ValueError, match="LBFGS optimises one array, and Bands has a tree of them"):
+    with pytest.raises(
+        ValueError, match="LBFGS optimises one array, and Pyramid has a tree of them"
+    ):
         paint(vgg16, pictures, config, parametrization=optimize.Pyramid(3))
     found = paint(vgg16, pictures, config, parametrization=Logits())
     assert (found.history["total"][-1] < found.history["total"][0]).all()
