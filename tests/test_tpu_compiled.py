@@ -76,6 +76,7 @@ def test_the_total_variation_of_a_pod_exchanges_border_rows():
         import jax
         from benchmarks import hlo, tpu_compiled
         from nst_jax import losses
+        tpu_compiled.wait_for_others()
         mesh = tpu_compiled.mesh_of(tpu_compiled.chips("v5e:4x4"), "space:16")
         rows = jax.NamedSharding(mesh, jax.P("space"))
         picture = jax.ShapeDtypeStruct((1024, 512, 3), "float32", sharding=rows)
