@@ -15,7 +15,6 @@ from nst_jax.terms import (
     Content,
     GramStyle,
     MomentMatching,
-    NearestNeighbors,
     Palette,
     RelaxedTransport,
     SelfSimilarity,
@@ -26,7 +25,7 @@ from nst_jax.terms import (
 # The layers of Gatys et al., with equal weights.
 _GATYS_LAYERS = {f"block{block}_conv1": 0.2 for block in range(1, 6)}
 
-# The layers of STROTSS, which are hypercolumns together, and those of NNST.
+# The layers of STROTSS, which are hypercolumns together.
 _STROTSS_LAYERS: dict[str, float] = dict.fromkeys(
     (
         *("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"),
@@ -34,14 +33,6 @@ _STROTSS_LAYERS: dict[str, float] = dict.fromkeys(
         *("block4_conv3", "block5_conv3"),
     ),
     1 / 9,
-)
-_NNST_LAYERS: dict[str, float] = dict.fromkeys(
-    (
-        *("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"),
-        *("block3_conv1", "block3_conv2", "block3_conv3"),
-        *("block4_conv1", "block4_conv2", "block4_conv3"),
-    ),
-    1 / 10,
 )
 
 # The network as it was published.
@@ -262,32 +253,6 @@ _STROTSS = Config(
     },
 )
 
-# Nicholas Kolkin, Michal Kucera, Sylvain Paris, Daniel Sykora, Eli Shechtman, Gregory
-# Shakhnarovich: "Neural Neighbor Style Transfer", 2022, https://arxiv.org/abs/2203.13215. Here,
-# each layer is matched by itself and in every step. The paper does so in its last pass only, and
-# matches the content's features before. Its last step is left out: it gives the picture the colours
-# of the photograph.
-_NNST = Config(
-    terms=(NearestNeighbors(name="nearest", weight=1.0, layers=_NNST_LAYERS, rows=4096),),
-    network=_NEAR_ONE,
-    optimizer=Adam(
-        learning_rate=0.002 * 255,
-        schedule="constant",
-        decay_rate=0.96,
-        decay_steps=100.0,
-        normalize_gradient="none",
-        band_weights=(1.0, 1.0, 1.0),
-        beta1=0.9,
-        beta2=0.999,
-        epsilon=1e-8 / 255,
-    ),
-    size=512,
-    size_of="longer",
-    steps=200,
-    clip=False,
-    **_ONE_SCALE | {"first_size": 64, "scale_factor": 2.0, "pyramid": 8},
-)
-
 
 class Presets(dict[str, Config]):
     """Configurations by name. For another name the ValueError suggests the nearest one."""
@@ -313,7 +278,6 @@ presets = Presets(
     tf_blog=_TF_BLOG,
     wasserstein=_WASSERSTEIN,
     strotss=_STROTSS,
-    nnst=_NNST,
 )
 """Every preset by its name."""
 
@@ -328,6 +292,5 @@ descriptions: dict[str, str] = {
     "tf_blog": "The tutorial of the TensorFlow blog, 2018: mean squares, minimised by Adam.",
     "wasserstein": "Wasserstein-2 style loss, as in crowsonkb/style-transfer-pytorch.",
     "strotss": "Relaxed optimal transport and self-similarity, after Kolkin et al., 2019.",
-    "nnst": "Nearest neighbours of features, after Kolkin et al., 2022, matched in each step.",
 }
 """One line about each preset."""

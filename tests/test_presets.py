@@ -234,7 +234,6 @@ OF_SGD = {"normalize_gradient", "band_weights"}
 
 _SHALLOW = [f"block{block}_conv{n}" for block in (1, 2, 3) for n in range(1, 3 + (block > 2))]
 SHARES_OF_STROTSS = dict.fromkeys([*_SHALLOW, "block4_conv3", "block5_conv3"], 1 / 9)
-SHARES_OF_NNST = dict.fromkeys([*_SHALLOW, *(f"block4_conv{n}" for n in (1, 2, 3))], 1 / 10)
 
 PUBLISHED = {
     "default": DEFAULT,
@@ -348,30 +347,12 @@ PUBLISHED = {
         "clip": False,
         "steps": 250,
     },
-    # https://github.com/nkolkin13/NeuralNeighborStyleTransfer: sizes 64 to 512, 200 steps of
-    # Adam(lr=2e-3) on [0, 1], eight levels, the layers of blocks 1 to 4.
-    "nnst": {
-        "first_size": 64,
-        "scale_factor": 2.0,
-        "nearest_weight": 1.0,
-        "nearest_layers": SHARES_OF_NNST,
-        "nearest_rows": 4096,
-        "normalize_features": True,
-        "pyramid": 8,
-        "optimizer": "adam",
-        "epsilon": 1e-8 / 255,
-        "normalize_gradient": "none",
-        "learning_rate": 0.002 * 255,
-        "schedule": "constant",
-        "clip": False,
-        "steps": 200,
-    },
 }
 
 
 # Their loss and steps are not written out here. test_terms_new.py has oracles of the terms, and
 # test_own_parametrization.py has the steps of a pyramid.
-OF_PARTS = ("strotss", "nnst")
+OF_PARTS = ("strotss",)
 
 
 def test_every_preset_is_held_against_its_source_here():
@@ -402,7 +383,7 @@ def test_published_presets_state_every_field():
     classes = {}
     for name in (
         *("_PLAIN", "_NEAR_ONE", "_KERAS", "_GATYS", "_TF_BLOG", "_WASSERSTEIN"),
-        *("_STROTSS", "_NNST"),
+        "_STROTSS",
     ):
         for call in filter(lambda node: isinstance(node, ast.Call), ast.walk(named[name])):
             if not hasattr(presets_module, call.func.id if isinstance(call.func, ast.Name) else ""):
