@@ -204,8 +204,11 @@ def row(names: Iterable[str], cells: Iterable[str], width: int = 11) -> str:
     return "".join(f"{name:<12}" for name in names) + "".join(f"{cell:>{width}}" for cell in cells)
 
 
-def photographs() -> dict[str, np.ndarray]:
-    """The photographs of scikit-image, `[H, W, 3]` in [0, 1].
+def photographs(names: Iterable[str] = PHOTOGRAPHS) -> dict[str, np.ndarray]:
+    """Photographs of scikit-image, `[H, W, 3]` in [0, 1]. Grey ones get three equal channels.
+
+    Args:
+      names: of functions of `skimage.data`, or "motorcycle", the left one of a pair.
 
     Raises:
       ImportError: it is not installed.
@@ -216,7 +219,12 @@ def photographs() -> dict[str, np.ndarray]:
         raise ImportError(
             f"needs --contents=FOLDER or pip install scikit-image ({error})"
         ) from error
-    return {name: getattr(data, name)().astype(np.float32) / 255 for name in PHOTOGRAPHS}
+    found = {}
+    for name in names:
+        levels = data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
+        levels = levels if levels.ndim == 3 else np.stack([levels] * 3, axis=-1)
+        found[name] = levels.astype(np.float32) / 255
+    return found
 
 
 def read_folder(folder: str) -> dict[str, np.ndarray]:

@@ -195,9 +195,8 @@ def stylize(
             f"resume must be of the terms {', '.join(sorted(names))}, got "
             f"{', '.join(sorted(resume.history))}"
         )
-    within = placement.partition_of(config.network)
     run = _Run(
-        params=objective.prepare(params, config, partition=within, mesh=placement.mesh),
+        params=params,
         contents=contents,
         styles=styles,
         config=config,
@@ -222,6 +221,9 @@ def stylize(
             kept_start=np.zeros(outputs, int),
             loss=np.full(outputs, np.nan, np.float32),
         )
+    within = placement.partition_of(config.network)
+    prepared = objective.prepare(params, config, partition=within, mesh=placement.mesh)
+    run = dataclasses.replace(run, params=prepared)
     states: optimize.State | None = None
     histories = []
     for number in range(len(steps)):
@@ -500,10 +502,12 @@ def for_content(config: Config, shape: Sequence[int]) -> Config:
 
     They differ only if `config.size` is "original".
     """
-    if config.size != "original":
-        return config
-    height, width = shape[:2]
-    return config.replace(size=height if config.size_of == "height" else max(height, width))
+    return config.replace(size=side_of(shape, config)) if config.size == "original" else config
+
+
+def side_of(shape: Sequence[int], config: Config) -> int:
+    """The side that `config.size` means, of a picture of `shape` `[H, W, ...]`."""
+    return shape[0] if config.size_of == "height" else max(shape[:2])
 
 
 def fit_shape(shape: Sequence[int], config: Config) -> tuple[int, int]:

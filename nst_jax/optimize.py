@@ -109,8 +109,10 @@ class Pyramid(Parametrization):
         return image_lib.laplacian_sum(list(tree))
 
 
-def parametrization_of(config: Config) -> Parametrization:
-    """What a run with these settings optimises: pixels, or the levels of a pyramid."""
+def _chosen(parametrization: Parametrization | None, config: Config) -> Parametrization:
+    """What a run optimises: what it is given, or what its settings say."""
+    if parametrization is not None:
+        return parametrization
     return Pixels() if config.pyramid == 1 else Pyramid(config.pyramid)
 
 
@@ -621,7 +623,7 @@ def start(
     shape = np.shape(images)
     if len(shape) != 4:
         raise ValueError(f"images must be [N, H, W, 3], got an array of shape {list(shape)}")
-    parametrization = parametrization_of(config) if parametrization is None else parametrization
+    parametrization = _chosen(parametrization, config)
     numbers = batch_numbers(config, shape[0], sweep=sweep)
     tree = jax.eval_shape(jax.vmap(parametrization.init), images)
     if optimizer is None and config.optimizer.of_one_array and not jax.tree_util.all_leaves([tree]):
@@ -724,7 +726,7 @@ def run(
         callback=callback,
     )
     sharding.check_mesh(mesh)
-    parametrization = parametrization_of(config) if parametrization is None else parametrization
+    parametrization = _chosen(parametrization, config)
     begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
     states = _begin(images, config, previous, resume, begun)
     key = jax.random.key(0) if key is None else key
@@ -811,7 +813,7 @@ def run_given_gradients(
         raise ValueError(f"each must hold arguments for each of {count} images, got {len(each)}")
     if optimizer is None and config.optimizer.searches:
         raise ValueError("linesearch needs a loss that can be compiled as one program")
-    parametrization = parametrization_of(config) if parametrization is None else parametrization
+    parametrization = _chosen(parametrization, config)
     begun = {"optimizer": optimizer, "sweep": sweep, "parametrization": parametrization}
     states = _begin(images, config, previous, resume, begun)
     numbers = batch_numbers(config, count, sweep=sweep)

@@ -89,7 +89,7 @@ def test_every_path_of_the_scripts_and_benchmarks_is_one():
     texts = [
         path.read_text()
         for folder in ("scripts", "benchmarks")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
     ]
     wrong = []
     for text in texts:

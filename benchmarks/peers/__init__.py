@@ -59,6 +59,7 @@ from benchmarks.peers.programs import Program
 from benchmarks.peers.weights import FORMS
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, ratio, significant
 from nst_jax import examples, vgg
+from nst_jax.cli.flag_types import define_list, define_path
 from nst_jax.settings import check_choice
 
 NAME = "peers"
@@ -95,17 +96,17 @@ COLUMNS = [
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "motorcycle", "camera")
 FAILED_BY_SIGNAL = 128 + signal.SIGTERM
 FLAGS = {
-    "output_dir": (flags.DEFINE_string, None, "Folder for pictures, records and results."),
+    "output_dir": (define_path, None, "Folder for pictures, records and results."),
     "size": (common.pixels, 256, "Longer side of all pictures in pixels."),
-    "presets": (flags.DEFINE_list, ["default", "fast"], "Presets of ours, by name."),
-    "peers": (flags.DEFINE_list, [], "name:folder for each peer; pastiche alone has no folder."),
-    "peer_steps": (flags.DEFINE_list, [], "name:N for a peer with another number of iterations."),
-    "python": (flags.DEFINE_string, sys.executable, "Interpreter of the peers."),
-    "contents": (flags.DEFINE_string, None, "Folder of content pictures."),
-    "styles": (flags.DEFINE_string, None, "Folder of style pictures."),
+    "presets": (define_list, ["default", "fast"], "Presets of ours, by name."),
+    "peers": (define_list, [], "name:folder for each peer; pastiche alone has no folder."),
+    "peer_steps": (define_list, [], "name:N for a peer with another number of iterations."),
+    "python": (define_path, sys.executable, "Interpreter of the peers."),
+    "contents": (define_path, None, "Folder of content pictures."),
+    "styles": (define_path, None, "Folder of style pictures."),
     "square": (flags.DEFINE_boolean, True, "Cut the middle square out of every picture."),
     "pairs": (common.positive, None, "Number of pairs after which to stop."),
-    "judges": (flags.DEFINE_list, list(NETWORKS), "Networks that judge."),
+    "judges": (define_list, list(NETWORKS), "Networks that judge."),
     **JSON_FLAG,
 }
 
@@ -113,26 +114,6 @@ Records = dict[tuple[str, str], dict[str, Any]]  # by content and style
 
 
 # ----------------------------------------------------------------------------------- what to paint
-
-
-def photographs() -> dict[str, np.ndarray]:
-    """Six photographs of scikit-image, `[H, W, 3]` in [0, 1].
-
-    Raises:
-      ImportError: it is not installed.
-    """
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise ImportError(
-            f"needs --contents=FOLDER or pip install scikit-image ({error})"
-        ) from error
-    found = {}
-    for name in PHOTOGRAPHS:
-        levels = data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
-        levels = levels if levels.ndim == 3 else np.stack([levels] * 3, axis=-1)
-        found[name] = levels.astype(np.float32) / 255
-    return found
 
 
 def middle(picture: np.ndarray) -> np.ndarray:
@@ -144,7 +125,11 @@ def middle(picture: np.ndarray) -> np.ndarray:
 
 def inputs(options: flags.FlagValues) -> list[dict[str, np.ndarray]]:
     """The contents and the styles by name, from the flags' folders or built in."""
-    contents = common.read_folder(options.contents) if options.contents else photographs()
+    contents = (
+        common.read_folder(options.contents)
+        if options.contents
+        else common.photographs(PHOTOGRAPHS)
+    )
     if options.styles:
         styles = common.read_folder(options.styles)
     else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -204,7 +205,8 @@ def peers(
     Raises:
       ValueError: a name is unknown, a folder is missing or another program's, or steps are wrong.
     """
-    folders, numbers = named("peers", texts), named("peer_steps", steps)
+    numbers = named("peer_steps", steps)
+    folders = {name: os.path.expanduser(folder) for name, folder in named("peers", texts).items()}
     for name, text in numbers.items():
         if name not in folders:
             raise ValueError(f"--peer_steps: {name} is not in --peers")

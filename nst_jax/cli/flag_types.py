@@ -1,4 +1,4 @@
-"""Types of flags that absl does not have: a path, and lists that are given in parts.
+"""Types of flags that absl does not have: paths, lists in parts, and numbers or words.
 
 A list is separated by commas. An item in double quotes may hold commas. If a list flag is given
 several times, its items follow each other. In a path, `~` is the home folder of the user, and
@@ -9,7 +9,7 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from absl import flags
@@ -31,6 +31,15 @@ class BadValue(ValueError):
 def define_path(name: str, default: str | None, help: str, **options: Any) -> None:
     """Defines a flag that takes the name of a file or folder."""
     flags.DEFINE(_Path(), name, default, help, serializer=flags.ArgumentSerializer(), **options)
+
+
+def define_whole(
+    name: str, default: int | str | None, help: str, *, words: Collection[str], **options: Any
+) -> None:
+    """Defines a flag that takes a whole number, or one of some words."""
+    flags.DEFINE(
+        _Whole(words), name, default, help, serializer=flags.ArgumentSerializer(), **options
+    )
 
 
 def define_list(name: str, default: Sequence[str] | None, help: str, **options: Any) -> None:
@@ -85,6 +94,17 @@ def expanded(path: str) -> str:
             f"write './{path}' for a name that begins with ~"
         )
     return found
+
+
+class _Whole(flags.IntegerParser):
+    """Reads a whole number, or one of some words."""
+
+    def __init__(self, words: Collection[str]):
+        super().__init__()
+        self._words = words
+
+    def parse(self, argument: str) -> Any:
+        return argument if argument in self._words else super().parse(argument)
 
 
 class _Path(flags.ArgumentParser):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from absl import flags
 
 from nst_jax.cli.console import say
 from nst_jax.cli.dataset.run import BATCH_SIZE
-from nst_jax.cli.flag_types import define_list, define_path, define_paths
+from nst_jax.cli.flag_types import define_list, define_path, define_paths, define_whole
 from nst_jax.cli.inputs import read_regions
 from nst_jax.cli.look.observers import ANIMATIONS
 from nst_jax.config import INITS, OTHER_NAMES, Config, check_sweep, known_addresses
@@ -248,17 +248,6 @@ def takes_several(address: str) -> bool:
     return about["type"] == "number" and about["leaf"] and not about.get("per_run", False)
 
 
-class _WholeOrWord(flags.IntegerParser):
-    """Reads a whole number, or one of some words."""
-
-    def __init__(self, words: Collection[str]):
-        super().__init__()
-        self._words = words
-
-    def parse(self, argument: str) -> Any:
-        return argument if argument in self._words else super().parse(argument)
-
-
 def _definition(address: str) -> tuple[Callable[..., Any], str]:
     """The function that defines a setting's flag, and the flag's help."""
     found = ADDRESSES[address]
@@ -273,7 +262,7 @@ def _definition(address: str) -> tuple[Callable[..., Any], str]:
     if about["type"] in ("weighted", "numbers") or takes_several(address):
         return define_list, text
     if "words" in about:
-        return functools.partial(flags.DEFINE, _WholeOrWord(about["words"])), text
+        return functools.partial(define_whole, words=about["words"]), text
     return flags.DEFINE_integer if about.get("whole") else flags.DEFINE_float, text
 
 

@@ -23,6 +23,7 @@ from nst_jax.coarse_to_fine import (
     for_content,
     resized,
     scales,
+    side_of,
 )
 from nst_jax.config import Config
 from nst_jax.extractor import VGGExtractor
@@ -290,7 +291,7 @@ class Plan:
             return found
 
         size = _size_that_fits(
-            _side(self.config, *whole),
+            side_of(whole, self.config),
             needed,
             need=need,
             available=available,
@@ -314,7 +315,7 @@ class Plan:
             return max(scale.usual_bytes() for scale in plan._largest_scales())
 
         whole, need = fit_shape(self.shape, self.config), about(self)
-        side = _side(self.config, *whole)
+        side = side_of(whole, self.config)
         sizes = (int(side * factor / 100) for factor in range(95, 0, -1))
         fit = (
             s for s in sizes if about(self.replace(config=self.config.replace(size=s))) <= available
@@ -473,11 +474,6 @@ def ran_out(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     )
-
-
-def _side(config: Config, height: int, width: int) -> int:
-    """The side of a picture that `config.size` gives."""
-    return height if config.size_of == "height" else max(height, width)
 
 
 def _size_that_fits(

@@ -680,9 +680,10 @@ def _paint_into(
             if leads:
                 config = for_content(job.config, contents[0].image.shape)
                 steps, group = steps_at_scales(config), painting.group
-                risen += _risen(own, result, steps)
-                risen += remarks_on_still_losses(group.stems, result.history, steps)
-                risen += remarks_on_clipping(group.stems, np.asarray(result.images), contents)
+                if steps[-1]:  # 0 for a transfer of colours
+                    risen += _risen(own, result, steps)
+                    risen += remarks_on_still_losses(group.stems, result.history, steps)
+                    risen += remarks_on_clipping(group.stems, np.asarray(result.images), contents)
                 shown = [[*s, *m] for s, m in zip(group.styles, group.masks, strict=True)]
                 write_sheets(delivery.folder, contents, shown, own, result, names=sheets, text=text)
             watch.end(result)
@@ -813,8 +814,6 @@ def _risen(outputs: Sequence[Output], result: Result, steps: Sequence[int]) -> l
       result: of these outputs.
       steps: number of steps at each scale.
     """
-    if not steps[-1]:
-        return []
     totals = result.history["total"]  # fewer than the steps if all outputs have diverged
     firsts = totals[-min(steps[-1], len(totals))]
     scales = f"{len(steps)} scale{'s' if len(steps) > 1 else ''}"

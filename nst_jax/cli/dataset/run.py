@@ -659,6 +659,8 @@ def _remark(
 ) -> None:
     """Says on one line what is remarkable about some pictures."""
     steps = steps_at_scales(for_content(config, contents[0].shape))
+    if not steps[-1]:  # a transfer of colours
+        return
     lines = remarks_on_still_losses(names, result.history, steps)
     own = [Picture(name, content) for name, content in zip(names, contents, strict=True)]
     lines += remarks_on_clipping(names, np.asarray(result.images), own)
