@@ -131,8 +131,8 @@ class VGGExtractor:
       pooling_correction: scale average and l2 pooling to the magnitude of max pooling.
       padding: what lies beyond the border. "zeros" is what the network was trained with.
         "replicate" repeats the border at the first convolution, which reduces artefacts there.
-        "circular" continues each layer by its other side: a picture whose sides are multiples of 16
-        becomes a seamless tile. Styles are then padded by "replicate".
+        "circular" continues each layer by its other side, exactly if the sides are multiples of 16.
+        Styles are then padded by "replicate".
       dtype: the type of kernels and activations. "bfloat16" keeps the range of float32 and rounds
         to 8 bits. Statistics, losses, picture and optimiser stay float32. It is for accelerators
         that support it; on a CPU a step takes about twice as long. None is "float32".
