@@ -396,13 +396,15 @@ def _images(run, config, sized, number, states):
     """
     if states is None:
         return _start(run, config, sized)
+    wraps = bool(getattr(config.network, "wraps", False))
+    resize = functools.partial(image_lib.resize, wraps=wraps)
     moved = np.asarray(states.kept_start) < number
     if moved.all():
-        return image_lib.resize(states.picture, *sized[0].shape[:2])
+        return resize(states.picture, *sized[0].shape[:2])
     first = _start(run, config, sized)
     if not moved.any():
         return first
-    images = image_lib.resize(states.picture, *sized[0].shape[:2])
+    images = resize(states.picture, *sized[0].shape[:2])
     return jnp.where(moved[:, None, None, None], images, first)
 
 

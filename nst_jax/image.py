@@ -126,7 +126,7 @@ def fit_height(height: int, width: int, rows: int) -> tuple[int, int]:
 
 
 def resize(
-    image: Float[ArrayLike, "*N H W 3"], height: int, width: int
+    image: Float[ArrayLike, "*N H W 3"], height: int, width: int, *, wraps: bool = False
 ) -> Float[Array, "*N height width 3"]:
     """Resizes an image with Keys' cubic filter, antialiased along a side that shrinks.
 
@@ -137,6 +137,7 @@ def resize(
       image: [..., H, W, 3], range [0, 1].
       height: wanted height in pixels, static under `jax.jit`.
       width: wanted width in pixels, static under `jax.jit`.
+      wraps: whether the image is a tile, which continues by its other side. Then so does the result.
 
     Returns:
       [..., height, width, 3], clipped to [0, 1]. An image of that size comes back unchanged.
@@ -151,6 +152,9 @@ def resize(
     width = whole_number("width", width)
     if image.shape[-3:-1] == (height, width):
         return image
+    if wraps:  # the middle one of nine tiles has neighbours on all sides
+        tiles = jnp.tile(image, (3, 3, 1))
+        return resize(tiles, 3 * height, 3 * width)[..., height:-height, width:-width, :]
     shape = (*image.shape[:-3], height, width, 3)
     return jnp.clip(jax.image.resize(image, shape, method="cubic"), 0, 1)
 

@@ -479,6 +479,7 @@ def total_variation(
     *,
     exponent: float = 1.25,
     weights: Float[ArrayLike, "H W"] | None = None,
+    wraps: bool = False,
 ) -> Float[Array, ""]:
     """Computes the total variation `sum (dy^2 + dx^2)^exponent` of [3].
 
@@ -491,11 +492,12 @@ def total_variation(
       weights: `[H, W]`, the weight of each pixel's difference to the pixels right of it and below
         it. None weighs every pixel by 1. If the weights of a pixel in overlapping windows sum to 1,
         the values of the windows sum to the value of the whole picture.
+      wraps: whether the picture continues by its other side. The sum then runs over all pixels.
 
     Returns:
       A scalar.
     """
-    image = jnp.asarray(image)
+    image = _continued(image) if wraps else jnp.asarray(image)
     corner = image[:-1, :-1]
     dy = image[1:, :-1] - corner
     dx = image[:-1, 1:] - corner
@@ -509,6 +511,7 @@ def total_variation_nine_point(
     *,
     weights: Float[ArrayLike, "H W"] | None = None,
     shape: tuple[int, ...] | None = None,
+    wraps: bool = False,
 ) -> Float[Array, ""]:
     """Computes the squared total variation over a nine-point stencil, as in [4].
 
@@ -522,15 +525,20 @@ def total_variation_nine_point(
       weights: as in `total_variation`.
       shape: `(H, W, ...)` of the whole picture, if `image` is a window of it. The means are then
         those of the whole picture.
+      wraps: whether the picture continues by its other side, in place of the replicated border.
 
     Returns:
       A scalar.
     """
-    image = jnp.asarray(image)
-    height, width = (image.shape if shape is None else shape)[:2]
+    image = _continued(image) if wraps else jnp.asarray(image)
     right, down = image[:, 1:] - image[:, :-1], image[1:] - image[:-1]
     diagonal = image[1:, 1:] - image[:-1, :-1]
     other = image[1:, :-1] - image[:-1, 1:]
+    if wraps:  # `_continued` repeats a row and a column, which count once
+        squares = (jnp.square(right[:-1]) + jnp.square(down[:, :-1])) / 3.0
+        squares += (jnp.square(diagonal) + jnp.square(other)) / 12.0
+        return 2.0 * _weighted_sum(squares, weights) / squares.size
+    height, width = (image.shape if shape is None else shape)[:2]
     # At the replicated border, both diagonals are differences along the border. So their weight is
     # added to that of these differences. On a mesh, padding would exchange more than border rows.
     straight = 2.0 / 3.0 / (height * width * 3.0)
@@ -557,6 +565,7 @@ def total_variation_l1(
     *,
     weights: Float[ArrayLike, "H W"] | None = None,
     shape: tuple[int, ...] | None = None,
+    wraps: bool = False,
 ) -> Float[Array, ""]:
     """Computes the anisotropic total variation `1/2 (E[|dx|] + E[|dy|])`, as in [5].
 
@@ -566,15 +575,26 @@ def total_variation_l1(
       image: `[H, W, 3]`, both sides at least 2. The published weight is for grey levels of 0-255.
       weights: as in `total_variation`.
       shape: as in `total_variation_nine_point`.
+      wraps: whether the picture continues by its other side.
 
     Returns:
       A scalar.
     """
     image = jnp.asarray(image)
+    if wraps:
+        image = _continued(image)
+        slopes = jnp.abs(image[:-1, 1:] - image[:-1, :-1])
+        slopes += jnp.abs(image[1:, :-1] - image[:-1, :-1])
+        return 0.5 * _weighted_sum(slopes, weights) / slopes.size
     height, width = (image.shape if shape is None else shape)[:2]
     dx = _weighted_sum(jnp.abs(image[:, 1:] - image[:, :-1]), weights)
     dy = _weighted_sum(jnp.abs(image[1:] - image[:-1]), weights)
     return 0.5 * (dx / (height * (width - 1) * 3.0) + dy / ((height - 1) * width * 3.0))
+
+
+def _continued(image: ArrayLike) -> jax.Array:
+    """`[H, W, C]` to `[H + 1, W + 1, C]`: the first row follows the last one, and so do columns."""
+    return jnp.pad(jnp.asarray(image), ((0, 1), (0, 1), (0, 0)), mode="wrap")
 
 
 def _weighted_sum(terms: jax.Array, weights: ArrayLike | None) -> jax.Array:

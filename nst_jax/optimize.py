@@ -556,7 +556,8 @@ def _descend_all(states, values, gradients, config, *, optimizer, parametrizatio
 def _transformation(optimizer, config: Config, step) -> optax.GradientTransformation:
     if optimizer is not None:
         return optimizer
-    return config.optimizer.transformation(step, config.steps)
+    wraps = bool(getattr(config.network, "wraps", False))
+    return config.optimizer.transformation(step, config.steps, wraps=wraps)
 
 
 def batch_numbers(config: Config, count: int, *, sweep: Sweep | None = None) -> Config:

@@ -20,7 +20,7 @@ GradientNormalization = Literal["none", "whole", "bands"]
 
 
 def normalize_by_band(
-    *, weights: Sequence[ArrayLike] = (1.0, 1.0, 1.0)
+    *, weights: Sequence[ArrayLike] = (1.0, 1.0, 1.0), wraps: bool = False
 ) -> optax.GradientTransformation:
     """Divides each band of an image's gradient by the band's own root mean square.
 
@@ -35,6 +35,7 @@ def normalize_by_band(
     Args:
       weights: the root mean square that each band gets, from fine to coarse. A picture that is too
         small for this number of bands has no coarsest ones.
+      wraps: whether the picture is a tile, which continues by its other side.
 
     Returns:
       An optax transformation of one image `[H, W, C]`, or of a tree of images. For many, use
@@ -51,9 +52,14 @@ def normalize_by_band(
         gradient = jnp.asarray(gradient)
         if gradient.ndim != 3:
             raise ValueError(f"the gradient must be of one image [H, W, C], got {gradient.shape}")
-        bands = laplacian_pyramid(_in_unit_range(gradient), len(weights))
+        # Five taps of the coarsest level. So all bands inside are those of the repeated tile.
+        edge = 4 * 2 ** len(weights) if wraps and len(weights) > 1 else 0
+        around = ((edge, edge), (edge, edge), (0, 0))
+        gradient = jnp.pad(_in_unit_range(gradient), around, mode="wrap")
+        bands = laplacian_pyramid(gradient, len(weights))
         pairs = zip(bands, weights, strict=False)
-        return laplacian_sum([jnp.multiply(weight, _normalized(band)) for band, weight in pairs])
+        moved = laplacian_sum([jnp.multiply(weight, _normalized(band)) for band, weight in pairs])
+        return moved[edge : moved.shape[0] - edge, edge : moved.shape[1] - edge]
 
     return optax.stateless_with_tree_map(update)
 
@@ -262,7 +268,9 @@ class Optimizer:
             return self.learning_rate * decay(step / steps)
         return jnp.asarray(self.learning_rate)
 
-    def transformation(self, step: ArrayLike, steps: ArrayLike) -> optax.GradientTransformation:
+    def transformation(
+        self, step: ArrayLike, steps: ArrayLike, *, wraps: bool = False
+    ) -> optax.GradientTransformation:
         """The optax transformation of one image in grey levels, for one step.
 
         The learning rate is a function of `step`, not of a count in the optimiser's state. So the
@@ -271,6 +279,7 @@ class Optimizer:
         Args:
           step: number of the step, from 0; may be a traced array, as the settings' numbers may.
           steps: number of steps in the run.
+          wraps: whether the picture is a tile, which continues by its other side.
         """
         raise NotImplementedError
 
@@ -299,11 +308,11 @@ class _Normalized(Optimizer):
         "the learning rate",
     )
 
-    def _normalizer(self) -> list[optax.GradientTransformation]:
+    def _normalizer(self, wraps: bool) -> list[optax.GradientTransformation]:
         if self.normalize_gradient == "none":
             return []
         bands = self.band_weights if self.normalize_gradient == "bands" else (1.0,)
-        return [normalize_by_band(weights=bands)]
+        return [normalize_by_band(weights=bands, wraps=wraps)]
 
 
 @settings
@@ -320,9 +329,11 @@ class SGD(_Normalized):
     def kept(self) -> int:
         return 1
 
-    def transformation(self, step: ArrayLike, steps: ArrayLike) -> optax.GradientTransformation:
+    def transformation(
+        self, step: ArrayLike, steps: ArrayLike, *, wraps: bool = False
+    ) -> optax.GradientTransformation:
         descend = optax.scale(-self.learning_rate_at(step, steps))
-        return optax.chain(*self._normalizer(), optax.trace(self.momentum), descend)
+        return optax.chain(*self._normalizer(wraps), optax.trace(self.momentum), descend)
 
 
 @settings
@@ -345,10 +356,12 @@ class Adam(_Normalized):
     def kept(self) -> int:
         return 2
 
-    def transformation(self, step: ArrayLike, steps: ArrayLike) -> optax.GradientTransformation:
+    def transformation(
+        self, step: ArrayLike, steps: ArrayLike, *, wraps: bool = False
+    ) -> optax.GradientTransformation:
         descend = optax.scale(-self.learning_rate_at(step, steps))
         moments = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
-        return optax.chain(*self._normalizer(), moments, descend)
+        return optax.chain(*self._normalizer(wraps), moments, descend)
 
 
 @settings
@@ -388,7 +401,10 @@ class LBFGS(Optimizer):
     def kept(self) -> int:
         return 2 * self.history_size  # the step and the gradient's change, for each past step
 
-    def transformation(self, step: ArrayLike, steps: ArrayLike) -> optax.GradientTransformation:
+    def transformation(
+        self, step: ArrayLike, steps: ArrayLike, *, wraps: bool = False
+    ) -> optax.GradientTransformation:
+        del wraps  # it looks at each pixel by itself
         if self.linesearch:
             return optax.lbfgs(memory_size=self.history_size)
         descend = optax.scale(-self.learning_rate_at(step, steps))

@@ -342,7 +342,8 @@ def make_at(
         channels[layer] = found.channels
     # NumPy arrays, so that a compiled program holds them as constants.
     origin: dict[str, Any] = {layer: np.zeros(2, np.int32) for layer in sides}
-    return At((height, width), sides, channels, origin, key)
+    wraps = bool(getattr(extractor, "wraps", False))
+    return At((height, width), sides, channels, origin, key, wraps)
 
 
 def measure(

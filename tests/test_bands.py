@@ -226,3 +226,15 @@ def test_on_a_mesh_over_the_height_it_exchanges_border_rows_and_single_numbers()
     # The largest value, and a sum for each band.
     assert len(summed) >= 1 and {shape for shape in summed} <= {"", "1"}
     assert not re.search(r" (all-gather|all-to-all|reduce-scatter)(-start)?\(", text)
+
+
+def test_bands_of_a_tile_move_with_it(rng):
+    """Rolling by a step of the coarsest level rolls the result. Without `wraps` it does not."""
+    gradient = rng.normal(size=(16, 24, 3)).astype(np.float32)
+    for wraps in (True, False):
+        normalize = optimizers.normalize_by_band(weights=(0.5, 0.8, 1.0), wraps=wraps)
+        found, _ = normalize.update(gradient, optax.EmptyState())
+        rolled, _ = normalize.update(np.roll(gradient, (4, 8), (0, 1)), optax.EmptyState())
+        error = np.abs(np.roll(found, (4, 8), (0, 1)) - rolled).max()
+        # The root mean squares include the continued border, which differs.
+        assert error < 0.06 if wraps else error > 0.2

@@ -84,5 +84,7 @@ def test_a_platform_that_is_not_there_is_one_line(command, platform, line, tmp_p
         env=os.environ | paths | {"CUDA_VISIBLE_DEVICES": ""},
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1, done.stderr
-    assert "; there is 1 x cpu" in done.stderr
+    # Where the TPU's library is installed, it says first that it finds no TPU.
+    *others, last = done.stderr.splitlines()
+    assert last.startswith(line) and "; there is 1 x cpu" in last, done.stderr
+    assert not any("nst-jax" in other or "Traceback" in other for other in others), done.stderr

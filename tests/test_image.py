@@ -123,6 +123,15 @@ def test_resize_to_the_same_size_changes_nothing():
     np.testing.assert_array_equal(image.resize(array, 9, 8), array)
 
 
+def test_a_resized_tile_continues_by_its_other_side(rng):
+    tile = rng.uniform(0, 1, (6, 10, 3)).astype(np.float32)
+    wide = image.resize(np.tile(tile, (5, 5, 1)), 60, 75)
+    np.testing.assert_allclose(
+        image.resize(tile, 12, 15, wraps=True), wide[24:36, 30:45], atol=1e-6
+    )
+    assert np.abs(image.resize(tile, 12, 15) - wide[24:36, 30:45]).max() > 0.01
+
+
 def test_resize_has_a_gradient():
     array = picture(8, 8) * 0.5 + 0.25  # away from the clip
     total = jax.grad(lambda x: image.resize(x, 16, 16).mean())(jnp.asarray(array)).sum()

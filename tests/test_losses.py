@@ -359,6 +359,30 @@ def test_total_variations_of_a_ramp_are_known():
         assert np.isfinite(jax.grad(function)(flat)).all()
 
 
+def test_total_variations_of_a_tile_continue_by_its_other_side(rng):
+    image = features(rng, 5, 7, 3)
+    exact = image.astype(np.float64)
+
+    def to(rows, columns):
+        """The difference to the pixel that lies `rows` below and `columns` to the right."""
+        return np.roll(exact, (-rows, -columns), (0, 1)) - exact
+
+    wanted = {
+        losses.total_variation: ((to(0, 1) ** 2 + to(1, 0) ** 2) ** 1.25).sum(),
+        losses.total_variation_l1: 0.5 * (np.abs(to(0, 1)).mean() + np.abs(to(1, 0)).mean()),
+        losses.total_variation_nine_point: 2 / 3 * (to(0, 1) ** 2 + to(1, 0) ** 2).mean()
+        + 1 / 6 * (to(1, 1) ** 2 + to(1, -1) ** 2).mean(),
+    }
+    for function, value in wanted.items():
+        wrapping = functools.partial(function, wraps=True)
+        np.testing.assert_allclose(wrapping(image), value, rtol=1e-5)
+        gradient = jax.grad(wrapping)(image)
+        moved = np.roll(image, (2, 3), (0, 1))
+        np.testing.assert_allclose(
+            jax.grad(wrapping)(moved), np.roll(gradient, (2, 3), (0, 1)), atol=1e-6
+        )
+
+
 def test_total_variation_of_lengths_has_a_gradient_where_a_picture_is_flat(rng):
     image = np.zeros((8, 6, 3), np.float32)
     image[4:] = features(rng, 4, 6, 3)

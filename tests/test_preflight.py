@@ -377,3 +377,10 @@ def test_beside_an_accelerator_the_host_is_asked_by_itself(vgg16, monkeypatch, s
     with pytest.raises(preflight.DoesNotFit, match="GiB of the host's memory, and there are"):
         plan(vgg16, SHAPE, 1, CONFIG, tile=64).check()
     plan(vgg16, SHAPE, 1, CONFIG).check()
+
+
+def test_a_transfer_of_colours_needs_no_memory_of_steps(vgg16, step_takes, no_flags):
+    step_takes(lambda *_, **__: 2**40)
+    plan(vgg16, SHAPE, 1, CONFIG.replace(color="transfer")).check(available=2**20)
+    with pytest.raises(preflight.DoesNotFit):
+        plan(vgg16, SHAPE, 1, CONFIG.replace(color="match")).check(available=2**20)

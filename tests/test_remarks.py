@@ -26,7 +26,7 @@ def test_clipped_pixels_are_told_unless_the_content_has_them():
     contents = [Picture("dull", picture(3)), Picture("bright", picture(11))]
     images = np.stack([picture(10), picture(25), picture(90), picture(91)])
     (line,) = remarks_on_clipping(["a", "b", "c", "d"], images, contents)
-    assert line.startswith("b: 25% of the pixels are clipped, 3% of the content's are; a smaller ")
+    assert line.startswith("b: 25% of the pixels are clipped; a smaller ")
     assert "--learning_rate" in line and "--tv_weight" in line
 
 

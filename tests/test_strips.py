@@ -216,6 +216,27 @@ def test_circular_padding_needs_whole_pictures(vgg16, given):
         nst_jax.stylize(vgg16, picture, [picture], config, placement=nst_jax.Placement(**given))
 
 
+@pytest.mark.parametrize("form", ["keras", "nine_point", "l1"])
+def test_the_loss_of_a_tile_has_no_seam(vgg16, rng, form):
+    """With circular padding, rolling a texture by the stride of the layers changes no loss."""
+    image, _, style = own.pictures(rng, (32, 48), (32, 48), (40, 40))
+    config = CONFIG.replace(
+        content=None, padding="circular", tv_form=form, style_weight=30.0, tv_weight=1.0
+    )
+    targets = nst_jax.compute_targets(vgg16, image, [style], config=config)
+    targets = jax.tree.map(lambda leaf: leaf[0], targets)
+    rolled = np.roll(image, (16, 32), (0, 1))
+    (value, terms), gradient = own.value_and_grad(image, vgg16, targets, config)
+    (moved, others), slope = own.value_and_grad(rolled, vgg16, targets, config)
+    assert set(terms) == {"style", "tv", "total"}
+    for name, term in terms.items():
+        np.testing.assert_allclose(term, others[name], rtol=1e-5)
+    np.testing.assert_allclose(value, moved, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.roll(gradient, (16, 32), (0, 1)), slope, atol=1e-4 * np.abs(slope).max()
+    )
+
+
 def test_a_placement_says_which_partition(vgg16, rng):
     network = CONFIG.network
     assert nst_jax.Placement().partition_of(network) == Together()

@@ -169,9 +169,8 @@ def remarks_on_clipping(
         share, before = share_clipped(picture), own[number * len(contents) // len(stems)]
         if share > CLIPPED >= before:
             lines.append(
-                f"{stem}: {share:.0%} of the pixels are clipped, {before:.0%} of the content's "
-                "are; a smaller --learning_rate or --style_weight, or a larger --tv_weight, "
-                "may help"
+                f"{stem}: {share:.0%} of the pixels are clipped; a smaller --learning_rate or "
+                "--style_weight, or a larger --tv_weight, may help"
             )
     return lines
 

@@ -24,6 +24,7 @@ from nst_jax.coarse_to_fine import (
     resized,
     scales,
     side_of,
+    steps_at_scales,
 )
 from nst_jax.config import Config
 from nst_jax.extractor import VGGExtractor
@@ -235,6 +236,8 @@ class Plan:
             that fits, to within a few hundredths, and the flags with which this size would fit.
           ValueError: a tile that is too small for the layers.
         """
+        if not any(steps_at_scales(self.config)):
+            return  # a transfer of colours evaluates no network
         largest = self._largest_scales()
         host = 0 if jax.default_backend() == "cpu" else max(scale.host for scale in largest)
         there = host_memory.host_bytes() if host else None

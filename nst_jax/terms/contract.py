@@ -95,6 +95,7 @@ class At:
         They are 0 for a whole picture.
       key: the random key of this run and step, for terms that draw. It is the same in every part of
         a picture.
+      wraps: whether the picture continues by its other side, as with circular padding.
     """
 
     shape: tuple[int, int]
@@ -102,6 +103,7 @@ class At:
     channels: Mapping[str, int]
     origin: Mapping[str, Int[Array, "2"]]
     key: jax.Array | None = None
+    wraps: bool = False
 
     @property
     def positions(self) -> dict[str, int]:

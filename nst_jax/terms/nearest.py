@@ -8,33 +8,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import Term
-from nst_jax.terms.distances import cosine_distances
+from nst_jax.terms.distances import unit_rows
 
 BLOCK = 2**22
 """The most distances that are in memory at once."""
+
+
+def nearest_rows(x: Float[ArrayLike, "n C"], y: Float[ArrayLike, "m C"]) -> Int[Array, " n"]:
+    """Returns the index of the row of `y` that has the least cosine distance from each row of `x`.
+
+    Distances are computed in blocks of rows of `x`. The result has no gradient.
+    """
+    x, y = (unit_rows(jax.lax.stop_gradient(jnp.asarray(rows))) for rows in (x, y))
+    rows = max(1, min(len(x), BLOCK // len(y)))
+    blocks = -(-len(x) // rows)
+    padded = jnp.pad(x, ((0, blocks * rows - len(x)), (0, 0))).reshape(blocks, rows, -1)
+
+    def nearest(block):
+        return jnp.argmax(jnp.matmul(block, y.T, precision="highest"), axis=1)
+
+    found = nearest(padded[0])[None] if blocks == 1 else jax.lax.map(nearest, padded)
+    return found.reshape(-1)[: len(x)]
 
 
 def nearest_distance(x: Float[ArrayLike, "n C"], y: Float[ArrayLike, "m C"]) -> Float[Array, ""]:
     """Returns the mean cosine distance of each row of `x` from its nearest row of `y`.
 
     It is equation 2 of the paper, with matches that are found anew in each step:
-    `1/n sum_i min_j D_cos(x_i, y_j)`. Distances are computed in blocks of rows of `x`.
+    `1/n sum_i min_j D_cos(x_i, y_j)`. The gradient needs the distances of the matches alone.
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
-    rows = max(1, min(len(x), BLOCK // len(y)))
-    blocks = -(-len(x) // rows)
-    padded = jnp.pad(x, ((0, blocks * rows - len(x)), (0, 0))).reshape(blocks, rows, -1)
-
-    @jax.checkpoint
-    def nearest(block):
-        return jnp.min(cosine_distances(block, y), axis=1)
-
-    found = nearest(padded[0]) if blocks == 1 else jax.lax.map(nearest, padded)
-    return jnp.mean(found.reshape(-1)[: len(x)])
+    matches = unit_rows(y)[nearest_rows(x, y)]
+    return jnp.mean(1.0 - jnp.sum(unit_rows(x) * matches, axis=1))
 
 
 @settings

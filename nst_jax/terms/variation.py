@@ -1,6 +1,6 @@
 """The total variation."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from nst_jax import losses
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
@@ -30,11 +30,12 @@ class TotalVariation(Term):
 
     def sums(self, layer, x, weights, target, at):
         # The published weights of "keras" and "l1" are for grey levels.
+        options: dict[str, Any] = {"weights": weights, "wraps": at.wraps}
         if self.form == "keras":
-            return losses.total_variation(255.0 * x, weights=weights)
+            return losses.total_variation(255.0 * x, **options)
         if self.form == "l1":
-            return losses.total_variation_l1(255.0 * x, weights=weights, shape=at.shape)
-        return losses.total_variation_nine_point(x, weights=weights, shape=at.shape)
+            return losses.total_variation_l1(255.0 * x, shape=at.shape, **options)
+        return losses.total_variation_nine_point(x, shape=at.shape, **options)
 
     def loss(self, sums, target, at):
         return {layer: weight * sums[layer] for layer, weight in self.layers.items()}
