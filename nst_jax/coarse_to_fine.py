@@ -49,6 +49,8 @@ class Result(NamedTuple):
         the last finite one.
       kept_start: `[N]`, NumPy: at how many scales an output returned the picture that the scale
         started from, because the last picture's loss was above the first one's.
+      steps: `[N]`, NumPy: how many steps each output took, at all scales. It is less than that of
+        the history for outputs that settled, see `Config.tolerance`, or diverged.
       loss: `[N]`, NumPy: the total of each final picture, in the form that was optimised. With
         jitter, it is the total of the picture before it is moved. It is not a number if nothing was
         optimised.
@@ -58,6 +60,7 @@ class Result(NamedTuple):
     history: dict[str, Float[np.ndarray, "steps N"]]
     diverged: Bool[np.ndarray, " N"]
     kept_start: Int[np.ndarray, " N"]
+    steps: Int[np.ndarray, " N"]
     loss: Float[np.ndarray, " N"]
 
 
@@ -219,6 +222,7 @@ def stylize(
             history=dict.fromkeys(names, nothing),
             diverged=np.zeros(outputs, bool),
             kept_start=np.zeros(outputs, int),
+            steps=np.zeros(outputs, int),
             loss=np.full(outputs, np.nan, np.float32),
         )
     within = placement.partition_of(config.network)
@@ -247,6 +251,7 @@ def stylize(
         history=jax.tree.map(lambda *parts: np.concatenate(parts), *histories),
         diverged=np.asarray(states.diverged),
         kept_start=np.asarray(states.kept_start),
+        steps=np.asarray(states.taken),
         loss=np.asarray(states.value),
     )
 

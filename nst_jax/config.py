@@ -131,6 +131,8 @@ class Config:
         optimises the pixels themselves.
       average_decay: the decay of the exponential average of all iterates, which becomes the result.
         The average is corrected for its bias. 0 takes the last iterate.
+      tolerance: a picture's scale ends early once ten steps lower its loss by less than this share.
+        Other pictures go on. 0 takes all steps.
       clip: keep the picture inside [0, 1] after each step.
       jitter: move the picture by up to this many pixels, at random in each step, before the network
         sees it. The content moves with it.
@@ -234,6 +236,14 @@ class Config:
         group="Optimiser",
         help="decay of the average of all iterates, which becomes the picture; 0 takes the last "
         "iterate",
+    )
+    tolerance: Number = number(
+        0.0,
+        low=0,
+        below=1,
+        group="Optimiser",
+        help="end the scale of a picture once ten steps lower its loss by less than this share; 0 "
+        "takes all steps",
     )
     coarse_content: float = number(
         1.0,

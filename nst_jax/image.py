@@ -137,7 +137,7 @@ def resize(
       image: [..., H, W, 3], range [0, 1].
       height: wanted height in pixels, static under `jax.jit`.
       width: wanted width in pixels, static under `jax.jit`.
-      wraps: whether the image is a tile, which continues by its other side. Then so does the result.
+      wraps: whether the image is a tile, which continues by its other side. So does the result.
 
     Returns:
       [..., height, width, 3], clipped to [0, 1]. An image of that size comes back unchanged.

@@ -32,6 +32,9 @@ from nst_jax.settings import checked_count
 
 LEVELS = 255.0
 
+PATIENCE = 10
+"""Over how many steps `Config.tolerance` compares losses."""
+
 Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 """`loss(image, *shared, *each) -> (value, terms)`."""
 
@@ -125,6 +128,10 @@ class State(NamedTuple):
       opt_state: state of the optax transformation.
       step: number of steps taken.
       diverged: whether a step was not finite. From then on the image stays as it is.
+      settled: whether the loss fell by less than the tolerance. Until the next scale, the image
+        then stays as it is.
+      mark: the loss that the next comparison refers to, see `PATIENCE`.
+      taken: number of steps taken at this scale and earlier ones.
       average: exponential moving average of the images, as optax keeps it.
       picture: `[H, W, 3]`, what the run would return now: the average, corrected for its bias. With
         a decay of 0 it is the image itself.
@@ -140,6 +147,9 @@ class State(NamedTuple):
     opt_state: Any
     step: Int[Array, "*N"]
     diverged: Bool[Array, "*N"]
+    settled: Bool[Array, "*N"]
+    mark: Float[Array, "*N"]
+    taken: Int[Array, "*N"]
     average: optax.EmaState
     picture: Float[Array, "*N H W 3"]
     start: Float[Array, "*N H W 3"]
@@ -206,6 +216,9 @@ def init(
         opt_state=optimizer.init(_in_levels(tree)),
         step=jnp.zeros((), jnp.int32),
         diverged=jnp.zeros((), bool),
+        settled=jnp.zeros((), bool),
+        mark=jnp.float32(jnp.inf),
+        taken=jnp.zeros((), jnp.int32),
         average=average,
         picture=picture,
         start=picture,
@@ -223,6 +236,7 @@ def step(
     parametrization: Parametrization = Pixels(),
     clip: bool = False,
     average_decay: ArrayLike = 0.0,
+    tolerance: ArrayLike = 0.0,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Takes one step on one image. It is pure.
 
@@ -233,6 +247,7 @@ def step(
       parametrization: how the image is described.
       clip: whether to keep the image inside [0, 1].
       average_decay: decay of the average of the images, at least 0 and below 1.
+      tolerance: as in `Config`; 0 never settles.
 
     Returns:
       The next state, and the terms of the loss before the step. A step is not applied if its value,
@@ -249,6 +264,7 @@ def step(
         parametrization=parametrization,
         clip=clip,
         average_decay=average_decay,
+        tolerance=tolerance,
     )
     return moved, terms
 
@@ -263,6 +279,7 @@ def descend(
     parametrization: Parametrization = Pixels(),
     clip: bool = False,
     average_decay: ArrayLike = 0.0,
+    tolerance: ArrayLike = 0.0,
 ) -> State:
     """Takes one step on one image, given the loss's value and gradient there. It is pure.
 
@@ -271,7 +288,7 @@ def descend(
       value: the loss of the image.
       gradient: `[H, W, 3]`, the gradient of the loss with respect to the image.
       value_fn: the loss as a function of the image, for optimisers with a line search.
-      optimizer, parametrization, clip, average_decay: as in `step`.
+      optimizer, parametrization, clip, average_decay, tolerance: as in `step`.
 
     Returns:
       The next state, as in `step`.
@@ -302,19 +319,26 @@ def descend(
     for leaf in jax.tree.leaves(update):
         finite &= jnp.all(jnp.isfinite(leaf))
     diverged = state.diverged | ~finite
+    compares = state.step % PATIENCE == 0
+    slow = state.mark - value <= tolerance * jnp.abs(state.mark)
+    asked = (jnp.asarray(tolerance) > 0.0) & jnp.isfinite(state.mark)
+    settled = state.settled | (compares & asked & slow)
     picture, average = optax.ema(average_decay).update(image, state.average)
-    # A diverged image stays as it is. Its optimiser's state does not matter any more. To keep that
+    # Such an image stays as it is. Its optimiser's state does not matter any more. To keep that
     # state as well would copy the whole history of L-BFGS at each step.
-    tree, step, average, picture = jax.tree.map(
-        functools.partial(jnp.where, diverged),
-        (state.tree, state.step, state.average, state.picture),
-        (tree, state.step + 1, average, picture),
+    tree, step, taken, average, picture = jax.tree.map(
+        functools.partial(jnp.where, diverged | settled),
+        (state.tree, state.step, state.taken, state.average, state.picture),
+        (tree, state.step + 1, state.taken + 1, average, picture),
     )
     return state._replace(
         tree=tree,
         opt_state=opt_state,
         step=step,
         diverged=diverged,
+        settled=settled,
+        mark=jnp.where(compares, value, state.mark),
+        taken=taken,
         average=average,
         picture=picture,
         start_value=jnp.where(state.step == 0, value, state.start_value),
@@ -372,6 +396,7 @@ def scan(
             parametrization=parametrization,
             clip=config.clip,
             average_decay=config.average_decay,
+            tolerance=config.tolerance,
         )
 
     if length == 1:  # XLA runs convolutions on a CPU slower inside a loop
@@ -548,6 +573,7 @@ def _descend_all(states, values, gradients, config, *, optimizer, parametrizatio
             parametrization=parametrization,
             clip=config.clip,
             average_decay=config.average_decay,
+            tolerance=config.tolerance,
         )
 
     return jax.vmap(one)(states, values, gradients, config)
@@ -608,7 +634,7 @@ def start(
 
     With `previous`, the states of a run at another scale, some of their contents carry over:
 
-    - Diverged images stay diverged, and the count of returned starts continues.
+    - Diverged images stay diverged. The counts of returned starts and of steps continue.
     - The moments of SGD and Adam are resampled: they are arrays of the images' shape. An image that
       returned its start has fresh moments, because its old ones belong to steps that were undone.
     - L-BFGS starts afresh: its memory holds steps and gradients of another size.
@@ -642,7 +668,9 @@ def start(
         return jnp.copy(old)  # the first step donates the copy; `previous` is the caller's
 
     states = states._replace(
-        diverged=taken_over(previous.diverged), kept_start=taken_over(previous.kept_start)
+        diverged=taken_over(previous.diverged),
+        kept_start=taken_over(previous.kept_start),
+        taken=taken_over(previous.taken),
     )
     carries = config.optimizer.carries and isinstance(parametrization, Pixels)
     if optimizer is not None or not carries:
@@ -706,7 +734,8 @@ def run(
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
-      before its step. If all images have diverged, the run ends and the history is shorter. After
+      before its step. If all images have diverged, the run ends and the history is shorter. If all
+      have settled, it ends, too, and the last losses fill the history. After
       the last step each picture's loss is evaluated once more. A picture gives way to the start if
       the start's loss is lower, see `keep_better`. With jitter, a term that draws, or an average,
       the last picture is returned in any case.
@@ -974,6 +1003,11 @@ def _loop(advance, end, states, steps, callback, resume):
         history.append(jax.tree.map(np.asarray, terms))
         done += len(jax.tree.leaves(history[-1])[0])
         stopped = all_diverged(states)
+        if not stopped and done < steps and all_held(states):
+            # The rest of the steps would change nothing, neither pictures nor losses.
+            rest = {"pad_width": ((0, steps - done), (0, 0)), "mode": "edge"}
+            history[-1] = jax.tree.map(functools.partial(np.pad, **rest), history[-1])
+            done = steps
         if done == steps or stopped:  # a run that continues from its end does not come here again
             states = end(states)
         if callback is not None:
@@ -989,6 +1023,14 @@ def _loop(advance, end, states, steps, callback, resume):
                 )
             )
     return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
+
+
+def all_held(states: State) -> bool:
+    """Whether no image moves any more: each has diverged or settled."""
+    held = states.diverged, states.settled
+    if any(isinstance(of, jax.Array) and not of.is_fully_addressable for of in held):
+        return False  # as `all_diverged`
+    return bool(np.logical_or(*map(np.asarray, held)).all())
 
 
 def all_diverged(states: State) -> bool:

@@ -69,6 +69,7 @@ _ONE_SCALE: dict[str, Any] = {
     "coarse_content": 1.0,
     "pyramid": 1,
     "average_decay": 0.0,
+    "tolerance": 0.0,
 }
 
 # https://keras.io/examples/generative/neural_style_transfer/. Here styles keep their own shape. The
@@ -206,6 +207,7 @@ _WASSERSTEIN = Config(
     coarse_content=1.0,
     pyramid=1,
     average_decay=0.99,
+    tolerance=0.0,
 )
 
 

@@ -251,7 +251,12 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
     def stylize(params, contents, styles, config, **_):  # as if after no step
         zeros = np.zeros(len(contents))
         return Result(
-            np.stack(contents), {"total": zeros[None]}, zeros.astype(bool), zeros.astype(int), zeros
+            np.stack(contents),
+            {"total": zeros[None]},
+            zeros.astype(bool),
+            zeros.astype(int),
+            np.ones(len(contents), int),
+            zeros,
         )
 
     monkeypatch.setattr(cli_run, "stylize", stylize)

@@ -260,7 +260,12 @@ def test_many_losses_on_a_full_disk_end_too(tmp_path):
 
 # What a run says at its end of one output.
 ENDS = Result(
-    np.ones((1, 4, 4, 3), np.float32), {}, np.zeros(1, bool), np.zeros(1, int), np.ones(1)
+    np.ones((1, 4, 4, 3), np.float32),
+    {},
+    np.zeros(1, bool),
+    np.zeros(1, int),
+    np.ones(1, int),
+    np.ones(1),
 )
 
 

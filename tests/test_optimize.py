@@ -41,6 +41,42 @@ def test_sgd_moves_by_grey_levels(problem):
     np.testing.assert_allclose(history["total"], expected, rtol=1e-4)
 
 
+def test_a_picture_settles_once_its_loss_hardly_falls(problem):
+    images, targets = problem
+    config = PLAIN.replace(learning_rate=0.1, steps=25)
+    # Each step multiplies the loss by 0.81, so ten steps take 1 - 0.81^10 = 0.8784 of it.
+    sweep = {"tolerance": [0.0, 0.87, 0.89]}
+    images, targets = (np.concatenate([array, array[:1]]) for array in (images, targets))
+    states, history = optimize.run(quadratic, images, config, each=(targets,), sweep=sweep)
+    np.testing.assert_array_equal(states.taken, [25, 25, 10])
+    np.testing.assert_array_equal(states.settled, [False, False, True])
+    left = 0.9 ** np.array([25, 25, 10])[:, None, None, None]
+    np.testing.assert_allclose(states.tree - targets, left * (images - targets), atol=1e-6)
+    np.testing.assert_array_equal(history["total"][10:, 2], history["total"][10, 2])
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_a_run_ends_where_all_pictures_have_settled(problem, chunk):
+    images, targets = problem
+    seen = []
+    config = PLAIN.replace(learning_rate=0.1, steps=40, tolerance=0.89)
+    states, history = optimize.run(
+        quadratic, images, config, each=(targets,), callback=seen.append, chunk=chunk
+    )
+    # Step 11 compares the loss after ten steps with the first one.
+    assert [progress.step for progress in seen] == [*range(chunk, 11, chunk), 40]
+    assert sum(len(progress.terms["total"]) for progress in seen) == 40
+    np.testing.assert_array_equal(states.taken, 10)
+    assert history["total"].shape == (40, 2) and np.isfinite(states.value).all()
+    np.testing.assert_array_equal(history["total"][10:], history["total"][[10] * 30])
+    # A perfect picture has nothing to lower.
+    states, _ = optimize.run(quadratic, targets, config, each=(targets,))
+    np.testing.assert_array_equal(states.taken, 10)
+    # The next scale moves again, and the count goes on.
+    states, _ = optimize.run(quadratic, images, config, each=(targets,), previous=states)
+    np.testing.assert_array_equal(states.taken, 20)
+
+
 def test_momentum_is_the_heavy_ball(problem):
     images, targets = problem
     config = PLAIN.replace(learning_rate=0.1, momentum=0.5, steps=6)

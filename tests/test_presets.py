@@ -180,6 +180,7 @@ COMMON = {
     "beta2": 0.999,
     "epsilon": 1e-8,
     "average_decay": 0.0,
+    "tolerance": 0.0,
 }
 
 # https://keras.io/examples/generative/neural_style_transfer/ : 400 rows, sums of squares,
@@ -315,6 +316,7 @@ PUBLISHED = {
         "beta2": 0.99,
         "epsilon": 1e-8 / 255,
         "average_decay": 0.99,
+        "tolerance": 0.0,
         "normalize_gradient": "none",
         "learning_rate": 0.02 * 255,
         "schedule": "constant",
@@ -532,7 +534,7 @@ def test_no_number_of_any_preset_compiles_anything(vgg16, rng, compilations):
             "style_layers": {"block1_conv1": kind(0.5)},
             "band_weights": (kind(0.5), kind(1.0), kind(2.0)),
         }
-        assert changes.keys() == set(names) and len(names) == 16
+        assert changes.keys() == set(names) and len(names) == 17
         return config.replace(**changes)
 
     picture = rng.random((16, 16, 3), np.float32)

@@ -7,6 +7,7 @@ import sys
 import types
 
 import basic
+import jax
 import numpy as np
 import pytest
 from commandline import FAST
@@ -14,8 +15,8 @@ from tqdm import tqdm
 
 import nst_jax
 from nst_jax import coarse_to_fine, objective, optimize
-from nst_jax.cli import console, progress
-from nst_jax.cli.look.observers import Group
+from nst_jax.cli import console, progress, speeds
+from nst_jax.cli.look.observers import Group, Observers
 from nst_jax.cli.progress import PictureProgress, StepProgress
 from nst_jax.cli.run import planned
 
@@ -64,7 +65,8 @@ def test_the_time_that_is_left_counts_pixels_and_no_compiling(monkeypatch, capsy
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: now))
     group = Group((), (), ("a", "b"), (), steps=4, pixels=[100, 100, 400, 400])
     said = []
-    with StepProgress(lambda: 7.0) as follow:
+    pace = progress.Pace()
+    with Observers([pace, StepProgress(lambda: 7.0, pace)]) as follow:
         follow.begin(group)
         # The first step of each scale compiles for 10 s; a step takes a second per 100 pixels.
         for step, seconds in ((1, 11), (2, 1), (3, 14), (4, 4)):
@@ -86,20 +88,63 @@ def test_the_time_that_is_left_counts_pixels_and_no_compiling(monkeypatch, capsy
     ]
 
 
+def test_the_next_run_knows_the_pace_of_the_last(monkeypatch, tmp_path):
+    monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path))
+    config, placement = nst_jax.Config(), nst_jax.Placement()
+    kind = speeds.kind_of(config, placement)
+    # Numbers and sizes do not matter, layers and the way of evaluation do.
+    assert kind == speeds.kind_of(config.replace(size=64, style_weight=3, steps=1), placement)
+    others = [
+        speeds.kind_of(config.replace(content_layers=("block1_conv1",)), placement),
+        speeds.kind_of(config.replace(dtype="bfloat16"), placement),
+        speeds.kind_of(config, placement.replace(remat=True)),
+    ]
+    assert len({kind, *others}) == 4
+    now = 100.0
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    pace = progress.Pace(kind)
+    pace.begin(Group((), (), (), ("a", "b"), steps=3, pixels=[100, 100, 100]))
+    assert speeds.recall(kind) is None and pace.left(0) is None
+    for step, seconds in ((1, 50), (2, 4), (3, 6)):  # the first one compiles
+        now += seconds
+        pace(progress_at(step, 1))
+    pace.end(None)
+    assert speeds.recall(kind) == 10 / 200 / 2 and speeds.recall(others[0]) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(speeds, "_MOST", 1)
+        speeds.remember(others[0], 1.0)
+    assert speeds.recall(kind) is None and speeds.recall(others[0]) == 1.0
+    for broken in ("", "[]", f'{{"{kind}": "x"}}'):
+        (file,) = tmp_path.rglob("speeds.json")
+        file.write_text(broken)
+        assert speeds.recall(kind) is None
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        speeds.remember(kind, 1.0)
+        assert speeds.recall(kind) is None and file.read_text() == broken
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+
+
 @pytest.mark.parametrize(
     ("seconds", "wanted"),
     [(0.4, "0 s"), (119, "119 s"), (150, "2.5 min"), (3000, "50 min"), (9000, "2.5 h")],
 )
 def test_an_estimate_has_a_unit_that_suits_it(seconds, wanted):
-    assert progress._spoken(seconds) == wanted
+    assert progress.spoken(seconds) == wanted
 
 
 def test_a_run_says_what_it_is_about_to_do():
     config = nst_jax.presets["default"].replace(size=256, first_size=64, scale_factor=2)
     config = config.replace(first_steps=30, steps=20)
-    assert planned(2, config) == "2 pictures in 3 scales, 70 steps each"
+    shapes = [((100, 50, 3), 1), ((50, 50, 3), 1)]
+    assert planned(shapes, config) == "2 pictures in 3 scales, 70 steps each"
     one = config.replace(first_size=None, first_steps=None, steps=1)
-    assert planned(1, one) == "1 picture in 1 scale, 1 step each"
+    assert planned(shapes[:1], one) == "1 picture in 1 scale, 1 step each"
+    told = planned([((100, 50, 3), 3)], one, pace=1e-3)
+    assert told.endswith(
+        f", 1 step each; about {3 * 256 * 128 * 1e-3:.0f} s of steps, judged by the last run"
+    )
     pixels = coarse_to_fine.pixels_at_steps(config, (100, 50, 3))
     assert pixels == [64 * 32] * 30 + [128 * 64] * 20 + [256 * 128] * 20
 

@@ -137,7 +137,9 @@ def summary(
             state = "diverged"
         elif result.kept_start[number]:
             state = report_page.kept_start(result.kept_start[number])
-        rows.append((str(path), span, str(len(losses)), f"{seconds:.1f}", state))
+        elif result.steps[number] < len(taken):
+            state = "settled"
+        rows.append((str(path), span, str(result.steps[number]), f"{seconds:.1f}", state))
     return rows
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nst_jax.cli import speeds
 from nst_jax.cli.console import STDERR, escaped, say, shows_progress
 from nst_jax.cli.look.observers import Group, Observer, Pictures
 from nst_jax.coarse_to_fine import Result
-from nst_jax.optimize import Progress
+from nst_jax.optimize import Progress, all_held
 
 
 class Bars(Observer):
@@ -45,22 +46,52 @@ class Bars(Observer):
         self._bar = self._windows = None
 
 
-class StepProgress(Bars):
-    """Shows the steps of a run: a progress bar on a terminal, plain lines elsewhere.
+class Pace(Observer):
+    """Measures how long steps take for a pixel, by the dispatches that compiled nothing.
 
-    The time that is left counts pixels, as steps of a later scale take longer.
+    Time counts pixels, because steps of a later scale take longer. At the end of a group, the pace
+    is kept for later runs.
     """
 
-    def __init__(self, seconds: Callable[[], float]):
-        """Takes `seconds`, which returns how long the current group has taken."""
-        self._seconds = seconds
+    def __init__(self, kind: str = ""):
+        """Takes the kind of the program, see `speeds.kind_of`; "" keeps nothing."""
+        self._kind = kind
+
+    def begin(self, group: Group) -> None:
+        self._pixels = np.asarray(group.pixels, float)
+        self._outputs = len(group.stems)
+        # The steps that begin a scale: their dispatches compile.
+        self.begins = {group.taken, *(np.flatnonzero(np.diff(self._pixels)) + 1).tolist()}
+        self._now, self._measured = time.perf_counter(), np.zeros(2)
+
+    def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
+        before, now = progress.step - len(progress.terms["total"]), time.perf_counter()
+        # Once all pictures have settled, a dispatch counts steps that nobody took.
+        ended = progress.states is not None and all_held(progress.states)
+        if before not in self.begins and not ended:
+            self._measured += now - self._now, self._pixels[before : progress.step].sum()
+        self._now = now
+
+    def left(self, step: int) -> float | None:
+        """Seconds that the steps after this one will take; None if nothing is measured yet."""
+        seconds, pixels = self._measured
+        return seconds / pixels * self._pixels[step:].sum() if pixels else None
+
+    def end(self, result: Result) -> None:
+        seconds, pixels = self._measured
+        if self._kind and pixels:
+            speeds.remember(self._kind, seconds / pixels / self._outputs)
+
+
+class StepProgress(Bars):
+    """Shows the steps of a run: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, seconds: Callable[[], float], pace: Pace):
+        """Takes the observer that comes before this one, and how long the group has taken."""
+        self._seconds, self._pace = seconds, pace
 
     def begin(self, group: Group) -> None:
         self._labels = group.labels
-        self._pixels = np.asarray(group.pixels, float)
-        # The steps that begin a scale: their dispatches compile.
-        self._begins = {group.taken, *(np.flatnonzero(np.diff(self._pixels)) + 1).tolist()}
-        self._now, self._measured = time.perf_counter(), np.zeros(2)
         self.open(
             total=group.steps,
             initial=group.taken,
@@ -78,9 +109,10 @@ class StepProgress(Bars):
             f"{label} {loss:.4g}" for label, loss in zip(self._labels[:4], total[-1], strict=False)
         )
         losses += ", ..." if len(self._labels) > 4 else ""
-        left = self._left(before, progress.step)
+        seconds = self._pace.left(progress.step)
+        left = f"about {spoken(seconds)} left, " if seconds else ""
         if self._bar is not None:
-            state = "compiling, " if progress.step in self._begins else ""
+            state = "compiling, " if progress.step in self._pace.begins else ""
             text = f"{state}{left}loss: {escaped(losses)}"
             self._bar.total = progress.steps
             self._bar.set_postfix_str(text, refresh=False)
@@ -89,23 +121,11 @@ class StepProgress(Bars):
             seconds = self._seconds()
             say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, {left}loss: {losses}")
 
-    def _left(self, before: int, step: int) -> str:
-        """How long the rest takes, by the dispatches that compiled nothing; "" if none has yet."""
-        now = time.perf_counter()
-        if before not in self._begins:
-            self._measured += now - self._now, self._pixels[before:step].sum()
-        self._now = now
-        seconds, pixels = self._measured
-        rest = self._pixels[step:].sum()
-        if not pixels or not rest:
-            return ""
-        return f"about {_spoken(seconds / pixels * rest)} left, "
-
     def pause(self) -> None:
         self.close(None)
 
 
-def _spoken(seconds: float) -> str:
+def spoken(seconds: float) -> str:
     """A time in the unit that suits an estimate."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:

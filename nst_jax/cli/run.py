@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from nst_jax import sharding, vgg
-from nst_jax.cli import console, preflight, shared_folder
+from nst_jax.cli import console, preflight, shared_folder, speeds
 from nst_jax.cli.console import complain, say
 from nst_jax.cli.inputs import tell_enlarged
 from nst_jax.cli.look.observers import (
@@ -48,7 +48,7 @@ from nst_jax.cli.outputs import (
     write_sheets,
 )
 from nst_jax.cli.profiling import Profile
-from nst_jax.cli.progress import StepProgress
+from nst_jax.cli.progress import Pace, StepProgress, spoken
 from nst_jax.cli.shared_folder import CONFIG, METRICS, REPORT, numbered
 from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import (
@@ -647,10 +647,12 @@ def _paint_into(
         text=text if fits else None,
     )
     watching: list[Observer] = []
+    kind = speeds.kind_of(job.config, job.placement)
     profile: Profile | None = None
     if leads:
         records = Records(delivery.folder, described, log_every=delivery.log_every, number=number)
-        watching += [records, StepProgress(records.seconds)]
+        pace = Pace(kind)
+        watching += [records, pace, StepProgress(records.seconds, pace)]
         if delivery.profile_dir is not None:
             profile = Profile(delivery.profile_dir, fit_shape(first, job.config))
             watching.append(profile)
@@ -664,7 +666,8 @@ def _paint_into(
 
     # --- Painting. ---
     if leads:
-        say(f"painting {planned(sum(map(len, outputs)), job.config)}")
+        shapes = [(own.group.contents[0].image.shape, len(own.group.stems)) for own in paintings]
+        say(f"painting {planned(shapes, job.config, pace=speeds.recall(kind))}")
     diverged: list[str] = []
     rows: list[tuple[str, ...]] = []
     risen: list[str] = []  # and other remarks
@@ -709,15 +712,29 @@ def _paint_into(
     return DIVERGED if diverged else 0
 
 
-def planned(pictures: int, config: Config) -> str:
-    """What a run is about to do: "2 pictures in 3 scales, 130 steps each"."""
+def planned(
+    shapes: Iterable[tuple[Sequence[int], int]], config: Config, *, pace: float | None = None
+) -> str:
+    """What a run is about to do: "2 pictures in 3 scales, 130 steps each; about 90 s of steps".
+
+    Args:
+      shapes: `(shape, pictures)`, a shape of contents and how many pictures it gets.
+      config: the settings of the run.
+      pace: seconds for each pixel of a step, see `speeds.recall`.
+    """
+    pictures, pixels = 0, 0
+    for shape, many in shapes:
+        pictures += many
+        pixels += many * sum(pixels_at_steps(for_content(config, shape), shape))
+    line = f"{pictures} picture{'s' * (pictures != 1)}"
     if config.size == "original":
-        return f"{pictures} picture{'s' * (pictures != 1)} at the size of their contents"
-    count, steps = len(scales(config)), sum(steps_at_scales(config))
-    return (
-        f"{pictures} picture{'s' * (pictures != 1)} in {count} scale{'s' * (count != 1)}, "
-        f"{steps} step{'s' * (steps != 1)} each"
-    )
+        line += " at the size of their contents"
+    else:
+        count, steps = len(scales(config)), sum(steps_at_scales(config))
+        line += f" in {count} scale{'s' * (count != 1)}, {steps} step{'s' * (steps != 1)} each"
+    if pace and pixels:
+        line += f"; about {spoken(pace * pixels)} of steps, judged by the last run"
+    return line
 
 
 def _check_shape(

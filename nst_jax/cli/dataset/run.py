@@ -28,13 +28,14 @@ import numpy as np
 from tqdm import tqdm
 
 from nst_jax import objective, sharding, vgg
+from nst_jax.cli import speeds
 from nst_jax.cli.console import STDERR, complain, say, shows_progress
 from nst_jax.cli.dataset.manifest import Manifest, check_others, find_job, manifest_name
 from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, draw_again, pair, plan
 from nst_jax.cli.inputs import style_mask, tell_enlarged
 from nst_jax.cli.look.observers import Group, Observers, Picture
 from nst_jax.cli.outputs import check_free, remarks_on_clipping, remarks_on_still_losses
-from nst_jax.cli.progress import PictureProgress
+from nst_jax.cli.progress import Pace, PictureProgress
 from nst_jax.cli.run import DIVERGED, Job, Painting, Runner, planned
 from nst_jax.cli.shared_folder import CONFIG, free_number, numbered, writing
 from nst_jax.cli.signals import Stopping, run_until_stopped
@@ -258,13 +259,15 @@ def _paint_share(
         put = stack.enter_context(_putting(folder, process=job.process, number=chosen))
         if job.process == 0:
             _record_bad(manifest, bad)
-        left = sum(not finished(one) for one in good)
-        if left:
-            say(f"painting {planned(left, job.config)}")
+        kind = speeds.kind_of(job.config, job.placement)
+        left = [(batch.shape, sum(not finished(one) for one in batch.pairs)) for batch in own]
+        if any(many for _, many in left):
+            say(f"painting {planned(left, job.config, pace=speeds.recall(kind))}")
         while True:
+            pace = Pace(kind)
             progress = PictureProgress(total=len(good), done=sum(map(finished, good)))
             with (
-                Observers([progress]) as watch,
+                Observers([pace, progress]) as watch,
                 # Closed here, so that its thread does not work while the process ends.
                 contextlib.closing(_read_ahead(unfinished(own), reader)) as pictures,
             ):
@@ -627,6 +630,7 @@ def _paint(
                     "seconds": seconds,
                     "diverged": bool(result.diverged[number]),
                     "kept_start": int(result.kept_start[number]),
+                    "steps": int(result.steps[number]),
                 }
                 for number in written
             ]
