@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 import jax
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 from absl import flags
@@ -121,10 +123,15 @@ def blocks(page, *languages):
 def execute(parts, source, namespace):
     """Runs parts of a file one after the other, smaller; errors name the file's own lines."""
     for line, text in parts:
-        for pattern, smaller in SMALLER.items():
-            text = re.sub(pattern, smaller, text)
-        exec(compile("\n" * line + text, source, "exec"), namespace)
+        exec(compile("\n" * line + smaller(text), source, "exec"), namespace)
     return namespace
+
+
+def smaller(text):
+    """Python of a page, with sizes that suit a test."""
+    for pattern, other in SMALLER.items():
+        text = re.sub(pattern, other, text)
+    return text
 
 
 def commands(page):
@@ -287,16 +294,26 @@ def test_every_benchmark_and_flag_of_the_pages_exists():
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(folder, small):
-    notebook = json.loads(NOTEBOOK.read_text("utf-8"))
-    assert notebook["nbformat"] == 4
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    for cell in cells:
-        assert cell["outputs"] == [] and cell["execution_count"] is None, "outputs are left out"
-    parts = [(0, "".join(cell["source"])) for cell in cells]
-    found = execute(parts, "notebook.ipynb", {"__name__": "notebook"})
-    assert found["values"][-1] < found["values"][0]
-    assert found["result"].images.shape == found["sweep"].images.shape == (2, 48, 48, 3)
+def test_the_notebook_runs_in_a_kernel(tmp_path):
+    """The whole of it, smaller, in a kernel as of Jupyter."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, "outputs are left out"
+            cell.source = smaller(cell.source)
+    told = "print(values[-1] < values[0], result.images.shape, blend.images.shape, len(sweep.loss))"
+    notebook.cells.append(nbformat.v4.new_code_cell(told))
+    # The kernel imports the package from this checkout.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        client = nbclient.NotebookClient(
+            notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
+        )
+        client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs[-1].text == "True (2, 48, 48, 3) (2, 48, 48, 3) 2\n"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 7
 
 
 def found_in_package(name):
