@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def asked(tmp_path):
         return (tmp_path / "asked").read_text().splitlines()
 
     return run
+
+
+def test_a_demo_that_is_far_too_large_is_refused_before_it_is_drawn(tmp_path):
+    """Drawing it would take an hour."""
+    command = [sys.executable, "-m", "nst_jax", "--demo", "--size=60000"]
+    done = subprocess.run(
+        [*command, f"--output_dir={tmp_path}/out"], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    start = "nst-jax: a picture of 60000x60000 would take about "
+    assert done.stderr.startswith(start) and done.stderr.count("\n") == 1
 
 
 def test_only_its_own_folder_is_overwritten(asked):

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from nst_jax import examples, sharding, vgg
-from nst_jax.cli import compilation, console
+from nst_jax.cli import compilation, console, preflight
 from nst_jax.cli.console import complain
 from nst_jax.cli.dataset.pairs import PAIRINGS, expand, names_several, read_pairs
 from nst_jax.cli.dataset.run import DataSetJob, run_data_set
@@ -293,7 +293,13 @@ def _run_pictures(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     if FLAGS.batch_size is not None:
         raise ValueError("--batch_size needs --pairing, or folders or patterns for a data set")
 
-    # --- Pictures. ---
+    # --- Network and pictures. ---
+    params = read_params()
+    if FLAGS.demo and isinstance(config.size, int) and jax.device_count() == 1:
+        # Drawing pictures that are too large would take minutes.
+        shape = (config.size, config.size)
+        plan = preflight.Plan(params=params, shape=shape, outputs=1, config=config)
+        plan.replace(placement=_placement()).check_roughly()
     contents, styles = read_inputs(config)
     initial = read_initial()
     job = PictureJob(
@@ -309,9 +315,6 @@ def _run_pictures(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
         placement=_placement(),
         mesh=_mesh(),
     )
-
-    # --- Network. ---
-    params = read_params()
 
     # --- Files. ---
     described = {

@@ -247,13 +247,28 @@ class Plan:
                 f"there are {there / GIB:.2f} GiB: a smaller --size takes less"
             )
         available = available_bytes() if available is None else available
-        if available is not None and any(s.least_bytes() > available for s in largest):
-            raise DoesNotFit(self._rough_advice(available))
+        self.check_roughly(available=available)
         if available is None or max(scale.most_bytes() for scale in largest) < available / 2:
             return
         need = self.run_bytes()
         if need is not None and need > available:
             raise DoesNotFit(self.advice(need=need, available=available))
+
+    def check_roughly(self, *, available: int | None = None) -> None:
+        """Refuses a run that is far too large, by arithmetic on shapes. It compiles nothing.
+
+        Args:
+          available: as in `check`.
+
+        Raises:
+          DoesNotFit: the activations alone need more. The message is as in `check`.
+        """
+        if not any(steps_at_scales(self.config)):
+            return
+        available = available_bytes() if available is None else available
+        largest = self._largest_scales()
+        if available is not None and any(scale.least_bytes() > available for scale in largest):
+            raise DoesNotFit(self._rough_advice(available))
 
     def advice(self, *, need: int | None = None, available: int | None = None) -> str:
         """Says in one line what the run takes, what there is, and what would fit.
