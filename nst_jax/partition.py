@@ -448,7 +448,7 @@ def _adds_up(term: Term, layer: str, fields: Mapping[str, Mapping[str, Tree]]) -
     """Whether a part of the network's layer holds all that the term's sums over this part read."""
     beside = jax.tree.leaves(fields.get(term.name, {}).get(layer), is_leaf=is_field)
     own = all(field.layer == layer for field in beside if is_field(field))
-    return term.additive and not term.reach and layer != IMAGE and own
+    return term.additive and not (term.placed or term.reach) and layer != IMAGE and own
 
 
 def _network_layers_of(pairs: Sequence[tuple[Term, str]]) -> tuple[str, ...]:

@@ -183,6 +183,51 @@ def test_blocks_of_bounded_memory_change_nothing(sets, monkeypatch):
     np.testing.assert_allclose(*found, atol=1e-6)
 
 
+def test_weights_of_rows_are_those_of_the_mean(sets, rng):
+    x, y = sets
+    weights = rng.random(len(x))
+    weights[::3] = 0
+    distances = 1 - nearest_cosines(x, y)
+    wanted = (weights * distances).sum() / weights.sum()
+    found = nearest.nearest_distance(np.float32(x), np.float32(y), weights=np.float32(weights))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    # Half of the chosen rows are those of half of the weight, and none has weight 0.
+    rows, shares = jnp.arange(8.0)[:, None], jnp.array([0, 4, 0, 1, 1, 1, 1, 0], jnp.float32)
+    chosen = np.asarray(nearest.spread_rows(rows, shares, 64))[:, 0]
+    counts = np.bincount(chosen.astype(int), minlength=8)
+    np.testing.assert_allclose(counts, [0, 32, 0, 8, 8, 8, 8, 0], atol=1)
+
+
+def nearest_cosines(x, y):
+    x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
+    return (x @ y.T).max(axis=1)
+
+
+@pytest.mark.slow
+def test_regions_have_neighbours_of_their_own_style(vgg16, rng):
+    """Two halves, each with a style, are two pictures of half the positions."""
+    image, content, *styles = own.pictures(rng, (32, 64), (32, 64), (30, 41), (24, 40))
+    config = own.ALONE.replace(terms=(terms.NearestNeighbors(layers=("block1_conv1",), rows=64),))
+    left = np.zeros((32, 64), np.float32)
+    left[:, :32] = 1
+    combine = nst_jax.Combine(masks=np.stack([left, 1 - left])[None])
+    targets = nst_jax.compute_targets(vgg16, content, styles, config, combine=combine)
+    targets = jax.tree.map(lambda leaf: leaf[0], targets)
+    value, _ = nst_jax.objective_value(image, vgg16, targets, config)
+    wanted = 0.0
+    for half, style in zip((np.s_[:, :32], np.s_[:, 32:]), styles, strict=True):
+        alone, target = (
+            np.float64(config.network(vgg16, picture, ("block1_conv1",))["block1_conv1"])
+            for picture in (image, style)
+        )
+        rows = alone[half].reshape(-1, 64)
+        others = target.reshape(-1, 64) - target.reshape(-1, 64).mean(axis=0)
+        chosen = nearest.spread_rows(np.float32(others), np.ones(len(others), np.float32), 64)
+        cosines = nearest_cosines(rows - rows.mean(axis=0), np.float64(chosen))
+        wanted += 0.5 * (1 - cosines).mean()
+    np.testing.assert_allclose(value, wanted, rtol=1e-4)
+
+
 def test_quantiles_are_those_of_numpy(rng):
     ordered = np.sort(rng.normal(size=(31, 3)), axis=0)
     for count in (1, 7, 31, 90):

@@ -126,6 +126,9 @@ class Term:
       reach: how many positions beyond a position its part of `sums` reads, on each side.
       additive: True if the sums of parts add up to the sum of the whole. If False, `sums` is called
         once, on the whole layer. Such a term cannot be tiled.
+      placed: True if the sums are arrays of the whole layer, in which each part fills its own
+        positions. They add up, but strips and rematerialisation join the layer first, because that
+        takes less memory.
       linear: True if `loss` is linear in the sums. Tiling then needs one pass fewer.
       regions: True if the term works with masks. `sums` and `loss` are then taken once per region.
       mix: how styles are blended: by a weighted sum of their "targets", or of their "losses".
@@ -142,6 +145,7 @@ class Term:
     refers: ClassVar[Literal["style", "content", "run"] | None] = None
     reach: ClassVar[int] = 0
     additive: ClassVar[bool] = True
+    placed: ClassVar[bool] = False
     linear: ClassVar[bool] = False
     regions: ClassVar[bool] = False
     mix: ClassVar[Literal["targets", "losses"]] = "targets"

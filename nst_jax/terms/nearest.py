@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
-from nst_jax.terms.contract import Term
-from nst_jax.terms.distances import unit_rows
+from nst_jax.terms.contract import At, Term
+from nst_jax.terms.distances import TINY, unit_rows
 
 BLOCK = 2**22
 """The most distances that are in memory at once."""
@@ -35,15 +35,55 @@ def nearest_rows(x: Float[ArrayLike, "n C"], y: Float[ArrayLike, "m C"]) -> Int[
     return found.reshape(-1)[: len(x)]
 
 
-def nearest_distance(x: Float[ArrayLike, "n C"], y: Float[ArrayLike, "m C"]) -> Float[Array, ""]:
+def nearest_distance(
+    x: Float[ArrayLike, "n C"],
+    y: Float[ArrayLike, "m C"],
+    *,
+    weights: Float[ArrayLike, " n"] | None = None,
+) -> Float[Array, ""]:
     """Returns the mean cosine distance of each row of `x` from its nearest row of `y`.
 
     It is equation 2 of the paper, with matches that are found anew in each step:
     `1/n sum_i min_j D_cos(x_i, y_j)`. The gradient needs the distances of the matches alone.
+
+    Args:
+      x, y: features.
+      weights: of the rows of `x`, at least 0; None weighs all alike.
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
     matches = unit_rows(y)[nearest_rows(x, y)]
-    return jnp.mean(1.0 - jnp.sum(unit_rows(x) * matches, axis=1))
+    distances = 1.0 - jnp.sum(unit_rows(x) * matches, axis=1)
+    if weights is None:
+        return jnp.mean(distances)
+    weights = jnp.asarray(weights)
+    return jnp.sum(weights * distances) / (jnp.sum(weights) + TINY)
+
+
+def spread_rows(
+    x: Float[Array, "n C"], weights: Float[Array, " n"], count: int
+) -> Float[Array, "count C"]:
+    """Returns rows that are spread evenly over the weight of all rows.
+
+    A row of twice the weight comes twice as often, and one of weight 0 never does.
+    """
+    # Multiples of the golden ratio spread any number of places evenly.
+    places = np.mod((np.arange(count) + 0.5) * 0.6180339887498949, 1.0).astype(np.float32)
+    shares = jnp.cumsum(weights)
+    return x[jnp.searchsorted(shares, places * shares[-1], side="right").clip(0, len(x) - 1)]
+
+
+def _mean_row(x: Float[Array, "n C"], weights: Float[Array, " n"]) -> Float[Array, "1 C"]:
+    return jnp.matmul(weights[None], x, precision="highest") / (jnp.sum(weights) + TINY)
+
+
+def _placed(x: Float[Array, "h w ..."], at: At, layer: str) -> Float[Array, "H W ..."]:
+    """A part of a layer at its place in the whole layer, which is 0 elsewhere."""
+    whole = (*at.sides[layer], *x.shape[2:])
+    if x.shape == whole:
+        return x
+    row, column = at.origin[layer]
+    zeros = (jnp.zeros_like(row),) * (x.ndim - 2)
+    return jax.lax.dynamic_update_slice(jnp.zeros(whole, x.dtype), x, (row, column, *zeros))
 
 
 @settings
@@ -66,23 +106,33 @@ class NearestNeighbors(Term):
     )
     rows: int = option(4096, low=1, whole=True, help="positions of the style that are kept")
     refers = "style"
-    additive = False
+    regions = True
+    placed = True
     mix = "losses"
 
     def sums(self, layer, x, weights, target, at):
-        return x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        # Parts do not overlap, so their features add up to those of the whole layer.
+        x = x.astype(jnp.float32)
+        if weights is None:
+            weights = jnp.ones(x.shape[:2])
+        else:
+            x = jnp.where(weights[..., None] > 0, x, 0.0)
+        return {"features": _placed(x, at, layer), "weights": _placed(weights, at, layer)}
 
     def target(self, layer, measured, at):
-        rows = measured - jnp.mean(measured, axis=0, keepdims=True)
-        # By the golden ratio's multiples, which spread any number of rows evenly.
-        places = np.mod(np.arange(self.rows) * 0.6180339887498949, 1.0)
-        return rows[np.floor(places * len(rows)).astype(np.int32)]
+        rows, weights = _flat(measured)
+        return spread_rows(rows - _mean_row(rows, weights), weights, self.rows)
 
     def loss(self, sums, target, at):
         found = {}
         for layer, weight in self.layers.items():
-            x = sums[layer]
+            x, weights = _flat(sums[layer])
             # The mean counts as a constant: the gradient moves features and not their mean.
-            x -= jax.lax.stop_gradient(jnp.mean(x, axis=0, keepdims=True))
-            found[layer] = weight * nearest_distance(x, target[layer])
+            x -= jax.lax.stop_gradient(_mean_row(x, weights))
+            found[layer] = weight * nearest_distance(x, target[layer], weights=weights)
         return found
+
+
+def _flat(sums):
+    """Features `[n, C]` and weights `[n]` of all positions."""
+    return sums["features"].reshape(-1, sums["features"].shape[-1]), sums["weights"].reshape(-1)
