@@ -33,6 +33,7 @@ from nst_jax.terms import (
     TERMS,
     Content,
     GramStyle,
+    NearestNeighbors,
     Term,
     TotalVariation,
     check_term,
@@ -64,12 +65,13 @@ OTHER_NAMES = {
 
 
 # The default objective. The difference of Gram matrices in a layer is relative to the style's own
-# matrix, and activations are on a common scale. So the weights suit every style, both networks and
-# every size. docs/presets.md says how each value was chosen.
+# matrix, activations are on a common scale, and cosines have none. So the weights suit every style,
+# both networks and every size. docs/presets.md says how each value was chosen.
 _SHARES = dict(zip(FIRST_CONVOLUTIONS, (0.35, 0.25, 0.2, 0.18, 0.02), strict=True))
 _TERMS = (
-    Content(weight=2.0, layers={"block4_conv2": 1.0}),
+    Content(weight=4.0, layers={"block4_conv2": 1.0}),
     GramStyle(weight=30.0, layers=_SHARES, normalization="relative"),
+    NearestNeighbors(weight=4.0, rows=512),
     TotalVariation(weight=6.0, form="nine_point"),
 )
 _NETWORK = VGGExtractor(padding="replicate", normalize_features=True)
@@ -211,7 +213,7 @@ class Config:
         "colours; pixels: drawn at random from the style)",
     )
     steps: int = number(
-        80,
+        50,
         low=1,
         whole=True,
         per_run=True,
@@ -220,7 +222,7 @@ class Config:
         help="steps at each scale; without --first_steps also at the first scale",
     )
     first_steps: int | None = number(
-        150,
+        120,
         low=1,
         whole=True,
         none=True,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 # Flags of a run that takes a moment, without layers and with some.
-SMALL = ("--model=vgg16", "--size=48", "--steps=2")
+SMALL = ("--model=vgg16", "--size=48", "--steps=2", "--nearest_weight=0")
 FAST = (*SMALL, "--style_layers=block1_conv1,block2_conv1", "--content_layers=block2_conv2")
 
 SERVER = pathlib.Path(__file__).parent / "command_server.py"

@@ -450,7 +450,10 @@ def test_colours_alone(run, pictures, tmp_path):
         (("--first_size=0",), "first_size must be at least 1"),
         (("--init=noize",), "did you mean 'noise'"),
         (("--seed=-1",), "--seed must be from 0"),
-        (("--content_layers=", "--style_layers="), "config must have a term that looks at a layer"),
+        (
+            ("--content_layers=", "--style_layers=", "--nearest_layers="),
+            "config must have a term that looks at a layer",
+        ),
     ],
 )
 def test_bad_options_get_one_line(run, arguments, message, tmp_path, monkeypatch):

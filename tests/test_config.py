@@ -81,7 +81,7 @@ def test_a_class_derived_from_another_keeps_its_checks():
 
 def test_whole_numbers_are_whole_in_json_whatever_they_went_through():
     told = jax.jit(lambda config: config)(nst_jax.Config()).to_dict()
-    assert told["steps"] == 80 and isinstance(told["steps"], int)
+    assert told["steps"] == 50 and isinstance(told["steps"], int)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,10 @@ def test_whole_parts_are_replaced_and_taken_out():
     assert (config["style_weight"], config["momentum"], config["tv_weight"]) == (9, 0, 2)
     assert config["tv_form"] == "keras"  # that of the new one, not of the old
     none = config.replace(tv=None)
-    assert none.term("tv") is None and [term.name for term in none.terms] == ["content", "style"]
+    assert none.term("tv") is None and [term.name for term in none.terms][1:] == [
+        "style",
+        "nearest",
+    ]
     assert none.replace(tv_weight=3, tv_form="l1").term("tv") == TotalVariation(weight=3, form="l1")
     both = config.replace(optimizer=Adam(), learning_rate=2, beta1=0.5)
     assert both.optimizer == Adam(learning_rate=2, beta1=0.5)

@@ -177,7 +177,7 @@ def run_page(page):
 
 def test_python_of_the_page_of_terms():
     config = run_page(GUIDE / "terms.md")["config"]
-    assert [term.name for term in config.terms] == ["content", "tv", "nearest"]
+    assert [term.name for term in config.terms] == ["content", "nearest", "tv"]
 
 
 @pytest.mark.slow

@@ -214,7 +214,7 @@ def test_the_cluster_tells_its_processes(run, monkeypatch, chosen, given):
     ("arguments", "said"),
     [
         (("--preset=gatys", "--normalize_features"), "(--content_weight=0.01, --style_weight=50)"),
-        (("--nonormalize_features", "--style_weight=3"), "preset's (--content_weight=2): without"),
+        (("--nonormalize_features", "--style_weight=3"), "preset's (--content_weight=4): without"),
         (("--style_normalization=gatys",), "--style_normalization changes the units of the terms"),
         (("--normalize_features",), ""),  # as the preset has it
         (("--nonormalize_features", "--style_weight=3", "--content_weight=1"), ""),

@@ -90,6 +90,7 @@ def test_the_time_that_is_left_counts_pixels_and_no_compiling(monkeypatch, capsy
 
 def test_the_next_run_knows_the_pace_of_the_last(monkeypatch, tmp_path):
     monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(speeds, "_path", lambda: tmp_path / "more" / "speeds.json")
     config, placement = nst_jax.Config(), nst_jax.Placement()
     kind = speeds.kind_of(config, placement)
     # Numbers and sizes do not matter, layers and the way of evaluation do.
@@ -118,12 +119,19 @@ def test_the_next_run_knows_the_pace_of_the_last(monkeypatch, tmp_path):
         (file,) = tmp_path.rglob("speeds.json")
         file.write_text(broken)
         assert speeds.recall(kind) is None
-    jax.config.update("jax_enable_compilation_cache", False)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_pace_lies_beside_the_programs_if_they_are_kept(monkeypatch, tmp_path, kept):
+    monkeypatch.setenv("NST_JAX_CACHE", str(tmp_path))
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", kept)
     try:
-        speeds.remember(kind, 1.0)
-        assert speeds.recall(kind) is None and file.read_text() == broken
+        speeds.remember("kind", 1.0)
+        assert speeds.recall("kind") == (1.0 if kept else None)
     finally:
-        jax.config.update("jax_enable_compilation_cache", True)
+        jax.config.update("jax_enable_compilation_cache", before)
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["speeds.json"] * kept
 
 
 @pytest.mark.parametrize(

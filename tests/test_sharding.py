@@ -183,6 +183,7 @@ def test_a_step_of_the_default_exchanges_rows_and_sums_alone(vgg16, rng, outputs
         first_steps=None,
         content_layers=("block2_conv2",),
         style_layers=("block1_conv1", "block2_conv1", "block3_conv1"),
+        nearest_layers=("block2_conv2",),
     )
     content, *styles = pictures(rng, *[(height, width)] * (outputs + 1))
     targets = nst_jax.compute_targets(vgg16, content, styles, config)
@@ -211,12 +212,9 @@ def test_a_step_of_the_default_exchanges_rows_and_sums_alone(vgg16, rng, outputs
     own = outputs // 2
     for shape in found["collective-permute"]:  # rows of the neighbours, never a picture
         assert shape[0] == own and shape[1] <= 3
-    for shape in found["all-reduce"]:  # numbers, Gram matrices, a border row
-        assert shape[0] == own and shape[1:] in (
-            [],
-            [1, width, 3],
-            *([c, c] for c in (64, 128, 256)),
-        )
+    for shape in found["all-reduce"]:  # numbers, mean features, Gram matrices, a border row
+        grams = ([own, c, c] for c in (64, 128, 256))
+        assert shape in ([own], [own, 1, width, 3], [own, 1, 128], [1, own, 128], *grams)
     for shape in found.get("all-gather", []):  # numbers of each output, for every process to read
         assert shape == [outputs]
 

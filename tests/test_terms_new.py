@@ -15,6 +15,7 @@ from nst_jax.terms import (
     distances,
     kernels,
     laplacian,
+    matting,
     nearest,
     relaxed_transport,
     sampling,
@@ -167,10 +168,42 @@ def test_the_laplacian_is_that_of_the_paper(rng):
     np.testing.assert_allclose(found, laplacian_oracle(x, y), rtol=1e-5)
 
 
+def matting_laplacian(content, epsilon):
+    """The matrix of Levin, Lischinski, Weiss, 2008, equation 12, with windows of 3x3 pixels."""
+    height, width = content.shape[:2]
+    colours, found = content.reshape(-1, 3), np.zeros((height * width,) * 2)
+    for row in range(height - 2):
+        for column in range(width - 2):
+            inside = [(row + i) * width + column + j for i in range(3) for j in range(3)]
+            own = colours[inside] - colours[inside].mean(axis=0)
+            covariance = own.T @ own / 9 + epsilon / 9 * np.eye(3)
+            affinity = (1 + own @ np.linalg.inv(covariance) @ own.T) / 9
+            found[np.ix_(inside, inside)] += np.eye(9) - affinity
+    return found
+
+
+def test_the_matting_loss_is_the_quadratic_form_of_the_matting_laplacian(rng):
+    image, content = rng.random((2, 7, 9, 3))
+    matrix = matting_laplacian(content, 1e-4)
+    flat = image.reshape(-1, 3)
+
+    def loss(image):
+        return jnp.sum(matting.affine_residuals(image, np.float32(content), 1e-4))
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(np.float32(image))
+    np.testing.assert_allclose(value, np.einsum("ic,ij,jc", flat, matrix, flat), rtol=1e-4)
+    np.testing.assert_allclose(
+        gradient.reshape(-1, 3), 2 * matrix @ flat, atol=1e-4 * np.abs(matrix @ flat).max()
+    )
+    # An affine map of the colours costs nothing, and neither do other colours without edges.
+    mapped = content @ rng.random((3, 3)) * 0.3 + 0.1
+    assert loss(np.float32(mapped)) < 1e-3 * value and abs(loss(np.float32(0 * image + 0.7))) < 1e-5
+
+
 def test_blocks_of_bounded_memory_change_nothing(sets, monkeypatch):
     x, y = (jnp.asarray(v, jnp.float32) for v in sets)
     whole = jax.value_and_grad(nearest.nearest_distance)(x, y)
-    monkeypatch.setattr(nearest, "BLOCK", 5 * M)
+    monkeypatch.setattr(nearest, "BLOCK", 5 * N)
     for one, other in zip(whole, jax.value_and_grad(nearest.nearest_distance)(x, y), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     term = terms.SlicedWassersteinStyle(layers=("image",), slices=12, quantiles=40)
@@ -258,6 +291,7 @@ TERMS = {
     "palette": terms.Palette(samples=48, style_samples=64),
     "similarity": terms.SelfSimilarity(layers=LAYERS, samples=32),
     "laplacian": terms.Laplacian(squares=3),
+    "matting": terms.Matting(),
 }
 
 

@@ -78,10 +78,10 @@ def test_a_mask_of_a_transparent_style_counts_where_it_is_opaque(run, files, com
 
 
 def test_a_term_that_needs_the_whole_style_takes_the_background_as_white(run, files, combined):
-    err = start(run, "--styles=part.png", "--nearest_weight=1", "--nearest_layers=block2_conv1")
+    err = start(run, "--styles=part.png", "--style_loss=sliced")
     assert combined[0].style_masks is None
     assert (
-        "nst-jax: part.png: 75 % of the style is transparent and counts as white: the term nearest "
+        "nst-jax: part.png: 75 % of the style is transparent and counts as white: the term style "
         "cannot leave out a part of a style\n"
     ) in err
 

@@ -58,6 +58,7 @@ from nst_jax.terms.contract import (
 )
 from nst_jax.terms.kernels import BatchNormStyle, Kernel, KernelStyle
 from nst_jax.terms.laplacian import Laplacian
+from nst_jax.terms.matting import Matting
 from nst_jax.terms.nearest import NearestNeighbors
 from nst_jax.terms.relaxed_transport import (
     MomentMatching,
@@ -90,6 +91,7 @@ __all__ = [
     "KernelStyle",
     "Kind",
     "Laplacian",
+    "Matting",
     "MomentMatching",
     "NearestNeighbors",
     "Normalization",
@@ -126,6 +128,7 @@ TERMS: dict[str, dict[str, type[Term]]] = {
     },
     "tv": {"total_variation": TotalVariation},
     "nearest": {"nearest": NearestNeighbors},
+    "matting": {"matting": Matting},
     "remd": {"relaxed_transport": RelaxedTransport},
     "moments": {"moments": MomentMatching},
     "palette": {"palette": Palette},

@@ -4,6 +4,8 @@ Source: Nicholas Kolkin, Michal Kucera, Sylvain Paris, Daniel Sykora, Eli Shecht
 Shakhnarovich: "Neural Neighbor Style Transfer", 2022, https://arxiv.org/abs/2203.13215
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,25 +16,39 @@ from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import At, Term
 from nst_jax.terms.distances import TINY, unit_rows
 
-BLOCK = 2**22
+BLOCK = 2**23
 """The most distances that are in memory at once."""
 
 
 def nearest_rows(x: Float[ArrayLike, "n C"], y: Float[ArrayLike, "m C"]) -> Int[Array, " n"]:
     """Returns the index of the row of `y` that has the least cosine distance from each row of `x`.
 
-    Distances are computed in blocks of rows of `x`. The result has no gradient.
+    Distances are computed in blocks of rows of `y`. So `x` may be divided among devices. The result
+    has no gradient.
     """
     x, y = (unit_rows(jax.lax.stop_gradient(jnp.asarray(rows))) for rows in (x, y))
-    rows = max(1, min(len(x), BLOCK // len(y)))
-    blocks = -(-len(x) // rows)
-    padded = jnp.pad(x, ((0, blocks * rows - len(x)), (0, 0))).reshape(blocks, rows, -1)
+    rows = max(1, min(len(y), BLOCK // len(x)))
+    blocks = -(-len(y) // rows)
 
     def nearest(block):
-        return jnp.argmax(jnp.matmul(block, y.T, precision="highest"), axis=1)
+        # In the backend's own precision: which of two near neighbours wins does not show.
+        cosines = jnp.matmul(x, block.T)
+        return jnp.max(cosines, axis=1), jnp.argmax(cosines, axis=1)
 
-    found = nearest(padded[0])[None] if blocks == 1 else jax.lax.map(nearest, padded)
-    return found.reshape(-1)[: len(x)]
+    def nearer(best, numbered):
+        number, block = numbered
+        cosine, index = nearest(block)
+        closer = functools.partial(jnp.where, cosine > best[0])
+        return tuple(map(closer, (cosine, number + index), best)), None
+
+    if blocks == 1:
+        return nearest(y)[1]
+    # Rows that fill the last block repeat the last row, so they are no nearer.
+    padded = jnp.pad(y, ((0, blocks * rows - len(y)), (0, 0)), mode="edge")
+    parts = padded.reshape(blocks, rows, -1)
+    numbers = rows * jnp.arange(1, blocks)
+    (_, found), _ = jax.lax.scan(nearer, nearest(parts[0]), (numbers, parts[1:]))
+    return jnp.minimum(found, len(y) - 1)
 
 
 def nearest_distance(
