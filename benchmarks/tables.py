@@ -4,14 +4,17 @@
 
 Every device has a file in the folder of results, which the benchmarks write with `--json`. Only the
 text between the two markers in the document changes. A kind of device that was never measured has
-a row that says so.
+a line that says so.
+
+A table has at most six columns: what was run, and five measures of it, see `SHOWN`. All others are
+in the device's file, and on stdout of the benchmark.
 """
 
 import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -40,6 +43,95 @@ BENCHMARKS = {
         *(against_torch, start_up, end_to_end, leads, peers, tpu_compiled),
     )
 }
+
+
+class Shown(NamedTuple):
+    """What the document shows of a benchmark.
+
+    Attributes:
+      case: keys that say what a row ran. Those that are the same in all rows stand above the table.
+      measures: keys of the other columns, at most five.
+      how: how to read the table.
+    """
+
+    case: tuple[str, ...]
+    measures: tuple[str, ...]
+    how: str
+
+
+_PROGRAM = ("model", "size", "styles", "precision", "optimizer")
+SHOWN = {
+    "agreement": Shown(
+        ("precision",),
+        ("features", "loss", "gradient", "ten_steps", "of_the_bound"),
+        "A row compares this device with a CPU. A value of the last column below 1 passes.",
+    ),
+    "step_time": Shown(
+        _PROGRAM,
+        ("step_seconds", "style_step_seconds", "matmul_share", "compile_seconds", "program_bytes"),
+        "Less is better, but for *of matmul*: there 100 % is the rate of a large matrix product.",
+    ),
+    "batch_scaling": Shown(
+        _PROGRAM,
+        ("style_step_seconds", "first_ratio", "matmul_share", "program_bytes", "further_bytes"),
+        "*/ first* divides the seconds of a style-step by those of the first row: 1 means that "
+        "another style costs as much as the first.",
+    ),
+    "memory": Shown(
+        (*_PROGRAM, "remat"),
+        ("pixel_bytes", "program_bytes", "kernel_bytes", "step_seconds"),
+        "*bytes/px* is what another pixel takes. *kernels* are the prepared weights.",
+    ),
+    "tiling_memory": Shown(
+        ("size", "tile"),
+        ("whole_resident_bytes", "tiled_resident_bytes", "whole_step_seconds", "ratio"),
+        "*resident* is all memory of the process. The last column says how many times longer a "
+        "tiled step takes.",
+    ),
+    "device_scaling": Shown(
+        ("scaling", "axis", "devices", "simulated", *_PROGRAM),
+        ("step_seconds", "style_steps_per_second", "speed_up", "efficiency"),
+        "*efficiency* is the speed-up divided by the number of devices. Simulated devices share "
+        "the cores of one processor, so they gain nothing.",
+    ),
+    "against_torch": Shown(
+        (*_PROGRAM, "method"),
+        ("style_step_seconds", "alike_ratio", "first_seconds", "loss_error", "gradient_error"),
+        "*/ ours alike* divides by the seconds of nst_jax with this optimizer. Above 1, nst_jax "
+        "is faster. The errors are relative to the loss and gradient of PyTorch in eager mode.",
+    ),
+    "start_up": Shown(
+        ("interface", "cache"),
+        ("import_seconds", "load_seconds", "first_step_seconds", "total_seconds"),
+        "The last column is the sum. A filled cache holds what an earlier run compiled.",
+    ),
+    "end_to_end": Shown(
+        ("preset", "size", "styles", "precision", "steps"),
+        ("first_seconds", "seconds", "pictures_per_minute"),
+        "The first call compiles, the second does not.",
+    ),
+    "leads": Shown(
+        ("lead", "of"),
+        ("seconds", "as_it_is", "ratio"),
+        "A ratio below 1 means that the other way is faster than the one that is used.",
+    ),
+    "peers": Shown(
+        ("program", "network", "size", "pairs"),
+        ("seconds", "peak_bytes", "style_vgg16", "content_vgg16", "artefacts"),
+        "The last three are ranks by the judge: 1 is the best.",
+    ),
+    "tpu_compiled": Shown(
+        ("program", "topology", "mesh", *_PROGRAM[1:], "regions", "remat", "steps"),
+        (
+            "estimated_cycles_per_style_step",
+            "matrix_rate_share",
+            "temp_bytes_per_chip",
+            "collectives",
+        ),
+        "Fewer cycles are better. *of matrix rate* is the share of the chip's matrix units that "
+        "the counted operations would use.",
+    ),
+}
 KINDS = {"cpu": "CPU", "gpu": "GPU", "tpu": "TPU"}
 COMPILERS = {tpu_compiled.PLATFORM: "Estimated by the compiler, not run"}
 BEGIN = "<!-- begin of what `python -m benchmarks.tables` writes -->"
@@ -66,8 +158,7 @@ def render(devices: list[dict[str, Any]]) -> str:
     for kind, heading in (KINDS | further).items():
         own = [results for results in devices if _first(results)["platform"] == kind]
         if not own:
-            row = {step_time.COLUMNS[0].key: "not measured"}
-            parts += [f"## {heading}", reporting.markdown_table(step_time.COLUMNS, [row])]
+            parts += [f"## {heading}", "Not measured."]
         for results in own:
             parts.append(f"## {heading}: {common.device_name(_first(results))}")
             for name, module in BENCHMARKS.items():
@@ -93,12 +184,44 @@ def _benchmark(module: Any, report: Mapping[str, Any]) -> list[str]:
         said.append(f"products {report['products']}")
     if settings := reporting.settings_line(report):
         said.append(settings)
+    same, table = _compact(module, report)
     command = ["python", "-m", f"benchmarks.{module.NAME}", *report.get("arguments", [])]
     return [
         f"### {module.TITLE}",
         f"`{shlex.join(command)}`: {'; '.join(said)}.",
-        reporting.markdown_table(reporting.columns_of(report, module.COLUMNS), report["rows"]),
+        f"{SHOWN[module.NAME].how}{f' In all rows: {same}.' if same else ''}",
+        table,
     ]
+
+
+def _compact(module: Any, report: Mapping[str, Any]) -> tuple[str, str]:
+    """What is the same in all rows, and the table of what differs and of the measures."""
+    shown, rows = SHOWN[module.NAME], report["rows"]
+    columns = {column.key: column for column in reporting.columns_of(report, module.COLUMNS)}
+    case = [columns[key] for key in shown.case if key in columns]
+    differ = [column for column in case if len({column.cell(row) for row in rows}) > 1] or case[:1]
+    same = ", ".join(
+        f"{column.heading} {column.cell(rows[0])}"
+        for column in case
+        if rows and column not in differ and _spoken(column, rows[0])
+    )
+    named = [
+        {**row, "": ", ".join(filter(None, (_spoken(column, row) for column in differ))) or "plain"}
+        for row in rows
+    ]
+    heading = ", ".join(column.heading for column in differ)
+    measures = [columns[key] for key in shown.measures if key in columns]
+    return same, reporting.markdown_table([reporting.Column(heading, ""), *measures], named)
+
+
+def _spoken(column: reporting.Column, row: Mapping[str, Any]) -> str:
+    """What a row ran, in a few words; "" for nothing, such as no mesh."""
+    cell = column.cell(row)
+    if cell in ("-", "no", "0"):
+        return ""
+    if cell == "yes":
+        return column.heading
+    return f"{column.heading} {cell}" if cell.isdigit() else cell
 
 
 def insert(document: str, tables: str) -> str:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import common, reporting, step_time, tables
+from benchmarks import common, reporting, tables
 from benchmarks.reporting import Column, Report
 
 ENVIRONMENT = {
@@ -107,12 +107,37 @@ def test_the_document_has_a_part_for_each_device_and_kind(tmp_path):
     document = tables.render(tables.read_folder(tmp_path))
     headings = [line for line in document.splitlines() if line.startswith("#")]
     assert headings == ["## CPU", "## GPU: NVIDIA H200", "### Seconds of a step", "## TPU"]
-    cells = [column.cell(made["rows"][0]) for column in step_time.COLUMNS]
-    assert cells[5] == "0.5" and f"| {' | '.join(cells)} |" in document
+    assert made["rows"][0]["step_seconds"] == 0.5
+    assert "| model | s/step | s/style-step | of matmul | compile s | program MiB |\n" in document
+    assert "\n| vgg19 | 0.5 | - | - | - | - |" in document
+    assert (
+        "100 % is the rate of a large matrix product. In all rows: size 32x32, styles 1.\n"
+        in document
+    )
     said = "2020-01-02; nst_jax 1, jax 2; load before 0.1; products float32 highest; matmul"
     assert f"`python -m benchmarks.step_time --sizes=32 '--only=a b'`: {said}" in document
     assert "matmul float32 gflops 100." in document
-    assert document.count("| not measured |") == 2
+    assert document.count("Not measured.") == 2
+
+
+def test_what_differs_is_one_column_and_what_does_not_stands_above(tmp_path):
+    rows = [
+        {"model": "vgg19", "size": "32x32", "styles": n, "precision": p, "step_seconds": n / 4}
+        for n, p in ((1, "float32"), (2, "bfloat16"))
+    ]
+    report("step_time", rows, path=tmp_path)
+    document = tables.render(tables.read_folder(tmp_path))
+    assert "In all rows: model vgg19, size 32x32.\n" in document
+    assert "| styles, precision | s/step |" in document
+    assert "\n| styles 1, float32 | 0.25 |" in document
+    assert "\n| styles 2, bfloat16 | 0.5 |" in document
+
+
+@pytest.mark.parametrize("name", tables.BENCHMARKS)
+def test_a_table_has_six_columns_and_a_line_on_how_to_read_it(name):
+    shown, known = tables.SHOWN[name], {c.key for c in tables.BENCHMARKS[name].COLUMNS}
+    assert len(shown.measures) <= 5 and {*shown.case, *shown.measures} <= known
+    assert shown.how.endswith(".")
 
 
 def test_only_what_is_between_the_markers_is_written():
