@@ -6,7 +6,7 @@ Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]` for one and `[N, H
 from nst_jax import image, losses
 from nst_jax.coarse_to_fine import Result, stylize
 from nst_jax.config import Config
-from nst_jax.objective import Combine, Targets, compute_targets, objective_value
+from nst_jax.objective import Combine, Targets, compute_targets, objective_value, prepare
 from nst_jax.optimize import Progress
 from nst_jax.partition import Placement
 from nst_jax.presets import presets
@@ -29,6 +29,7 @@ __all__ = [
     "load_params",
     "losses",
     "objective_value",
+    "prepare",
     "presets",
     "save_params",
     "stylize",

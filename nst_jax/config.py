@@ -213,7 +213,7 @@ class Config:
         "colours; pixels: drawn at random from the style)",
     )
     steps: int = number(
-        50,
+        60,
         low=1,
         whole=True,
         per_run=True,
@@ -222,7 +222,7 @@ class Config:
         help="steps at each scale; without --first_steps also at the first scale",
     )
     first_steps: int | None = number(
-        120,
+        150,
         low=1,
         whole=True,
         none=True,

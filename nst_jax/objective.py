@@ -561,21 +561,27 @@ def shrink(mask: Float[ArrayLike, "*N H W"], stride: int) -> Float[Array, "*N h 
 
 def prepare(
     params: Mapping,
-    config: Config,
+    config: Config | None = None,
     *,
     partition: Partition = Together(),
     mesh: jax.sharding.Mesh | None = None,
 ) -> Mapping:
     """The parameters in the form in which many steps are fastest on this backend.
 
-    A network without a method `prepare` gets `params` as they are.
+    `stylize` does it by itself. A loop of your own should do it once, before the first step. On a
+    CPU, a step then takes about half the time, and much less inside `jax.lax.scan`. A network
+    without a method `prepare` gets `params` as they are, and prepared parameters stay as they are.
+
+    Prepared kernels are constants. A gradient by them is refused with a TypeError.
 
     Args:
       params: of `config.network`.
-      config: terms and network.
+      config: its terms and its network. The layers of the terms decide what is prepared. None is the
+        preset `default`.
       partition: how pictures will be divided.
       mesh: devices among which the work will be divided.
     """
+    config = Config() if config is None else config
     network: Any = config.network
     if not hasattr(network, "prepare"):
         return params

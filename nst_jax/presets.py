@@ -273,8 +273,8 @@ presets = Presets(
     # The project's own. `nst_jax.config` has its values.
     default=Config(),
     # A third of the steps, with a larger learning rate.
-    fast=Config().replace(first_steps=40, steps=17, learning_rate=1.6),
-    # More than twice the steps, and four times as many neighbours to choose from.
+    fast=Config().replace(first_steps=50, steps=20, learning_rate=1.6),
+    # Twice the steps, and four times as many neighbours to choose from.
     best=Config().replace(first_steps=300, steps=120, nearest_rows=2048),
     # The same objective. L-BFGS keeps 40 arrays of the picture's shape, SGD keeps one.
     lbfgs=Config().replace(
@@ -294,7 +294,7 @@ presets = Presets(
 descriptions: dict[str, str] = {
     "default": "A clean picture in little time: SGD, from coarse to fine.",
     "fast": "The default's objective in a third of the steps, at twice the learning rate.",
-    "best": "Cleaner strokes, in more than twice the time of the default.",
+    "best": "Cleaner strokes, in about three times the time of the default.",
     "photo": "The photograph in the light and the colours of the style: its edges stay.",
     "lbfgs": "The default's objective, minimised by L-BFGS. It needs more memory.",
     "assignment": "The experiment of the report that this project grew out of: plain SGD.",

@@ -747,11 +747,11 @@ def prepare(params: Params, *, layers: Sequence[str]) -> dict[str, dict[str, Any
 
     Features then differ by rounding, in float32 by about 1e-5 of a layer's largest activation.
     The prepared parameters are constants: only images have gradients. `jax.grad`, `jax.vjp` and
-    functions built on them work. `jax.jvp` and `jax.linearize` refuse prepared parameters, and
-    need parameters as they were loaded.
+    functions built on them work, and raise a TypeError for a gradient of the kernels. `jax.jvp` and
+    `jax.linearize` refuse prepared parameters, and need parameters as they were loaded.
 
     Args:
-      params: the parameter tree of VGG16 or VGG19.
+      params: the parameter tree of VGG16 or VGG19. What is prepared already stays as it is.
       layers: names of layers, as in `features`.
 
     Returns:
@@ -761,17 +761,22 @@ def prepare(params: Params, *, layers: Sequence[str]) -> dict[str, dict[str, Any
       ValueError: the network does not have one of the layers.
       TypeError: `params` is not a parameter tree, or `layers` is one string.
     """
-    return _prepare(params, names=convolutions(network_name(params), layers)[1:])
+    names = convolutions(network_name(params), layers)[1:]
+    kernels = {name: params[name]["kernel"] for name in names if "kernel" in params[name]}
+    if not kernels:
+        return dict(params)
+    return {
+        **params,
+        **{
+            name: {"winograd": kernel, "bias": params[name]["bias"]}
+            for name, kernel in _prepare(kernels).items()
+        },
+    }
 
 
-@functools.partial(jax.jit, static_argnames="names")
-def _prepare(params: Params, *, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    prepared: dict[str, Any] = dict(params)
-    for name in names:
-        if "kernel" in params[name]:
-            kernel = winograd.prepare(params[name]["kernel"])
-            prepared[name] = {"winograd": kernel, "bias": params[name]["bias"]}
-    return prepared
+@jax.jit
+def _prepare(kernels: dict[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
+    return {name: winograd.prepare(kernel) for name, kernel in kernels.items()}
 
 
 def classify(

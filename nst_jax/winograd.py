@@ -81,10 +81,13 @@ def convolve(
 
     Args:
       x: float `[..., H, W, in]`.
-      kernel: a kernel from `prepare`. It is a constant: its gradient is zero.
+      kernel: a kernel from `prepare`. It is a constant.
 
     Returns:
       `[..., H, W, out]`.
+
+    Raises:
+      TypeError: somebody differentiates by the kernel.
     """
     return _convolve(jnp.asarray(x), kernel["forward"])
 
@@ -121,12 +124,20 @@ def _transform_inputs(inputs: Sequence[jax.Array], axis: int) -> jax.Array:
 
 
 def _forward(x, kernel):
+    if any(part.perturbed for part in kernel.values()):
+        raise TypeError(
+            "params hold prepared kernels, which have no gradient: differentiate by the parameters "
+            "as they were before nst_jax.prepare"
+        )
+    kernel = {name: part.value for name, part in kernel.items()}
     # This must not call `convolve`, which has its own rule and therefore no forward derivatives.
-    return _convolve(x, kernel["forward"]), kernel
+    return _convolve(x.value, kernel["forward"]), kernel
 
 
 def _backward(kernel, cotangent):
-    return _convolve(cotangent, kernel["backward"]), jax.tree.map(jnp.zeros_like, kernel)
+    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        cotangent = jnp.zeros(cotangent.shape, cotangent.dtype)
+    return _convolve(cotangent, kernel["backward"]), None
 
 
-convolve.defvjp(_forward, _backward)
+convolve.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -81,7 +81,7 @@ def test_a_class_derived_from_another_keeps_its_checks():
 
 def test_whole_numbers_are_whole_in_json_whatever_they_went_through():
     told = jax.jit(lambda config: config)(nst_jax.Config()).to_dict()
-    assert told["steps"] == 50 and isinstance(told["steps"], int)
+    assert told["steps"] == 60 and isinstance(told["steps"], int)
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_settings_have_their_units():
     settings = {"tile": 256, "seed": 3, "config": presets["default"].to_dict()}
     facts = facts_of(Parsed(report_page.render(dataclasses.replace(run_of(1), settings=settings))))
     assert facts["size"] == "512 pixels" and facts["first size"] == "128 pixels"
-    assert facts["steps"] == "50 steps" and facts["tile"] == "256 pixels"
+    assert facts["steps"] == "60 steps" and facts["tile"] == "256 pixels"
     assert facts["learning rate"] == "0.8 grey levels"
     assert facts["seed"] == "3" and facts["clip"] == "yes"
     assert facts["content layers"] == "block4_conv2 1"

@@ -219,7 +219,7 @@ DEFAULT = {
     "precision": None,
     "first_size": 128,
     "scale_factor": 2.0,
-    "first_steps": 120,
+    "first_steps": 150,
     "content_layers": {"block4_conv2": 1.0},
     "content_reduction": "mean",
     "style_loss": "gram",
@@ -240,7 +240,7 @@ DEFAULT = {
     "learning_rate": 0.8,
     "schedule": "cosine",
     "clip": True,
-    "steps": 50,
+    "steps": 60,
 }
 
 NOT_OF_PHOTO = ("nearest_", "tv_")
@@ -251,7 +251,7 @@ SHARES_OF_STROTSS = dict.fromkeys([*_SHALLOW, "block4_conv3", "block5_conv3"], 1
 
 PUBLISHED = {
     "default": DEFAULT,
-    "fast": DEFAULT | {"first_steps": 40, "steps": 17, "learning_rate": 1.6},
+    "fast": DEFAULT | {"first_steps": 50, "steps": 20, "learning_rate": 1.6},
     "best": DEFAULT | {"first_steps": 300, "steps": 120, "nearest_rows": 2048},
     "lbfgs": {name: value for name, value in DEFAULT.items() if name not in OF_SGD}
     | {

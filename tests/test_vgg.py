@@ -1,5 +1,6 @@
 import functools
 
+import basic
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -304,6 +305,37 @@ def test_layers_are_any_sequence_but_a_string(vgg16):
         vgg.features(vgg16, image, layers="block1_conv1")
     with pytest.raises(TypeError, match=wanted):
         vgg.prepare(vgg16, layers="block1_conv1")
+
+
+def test_preparing_twice_changes_and_copies_nothing(vgg16):
+    once = vgg.prepare(vgg16, layers=("block1_conv2",))
+    twice = vgg.prepare(once, layers=("block2_conv1",))
+    assert [name for name in twice if "winograd" in twice[name]] == ["block1_conv2", "block2_conv1"]
+    assert twice["block1_conv2"]["winograd"] is once["block1_conv2"]["winograd"]
+    again = vgg.prepare(twice, layers=("block1_conv2", "block2_conv1"))
+    for one, other in zip(jax.tree.leaves(twice), jax.tree.leaves(again), strict=True):
+        assert one is other
+    # At the top level, for the layers of a config; those of the default reach into block 5.
+    assert "winograd" in nst_jax.prepare(vgg16)["block5_conv1"]
+    config = basic.CONFIG.replace(**basic.FIRST_LAYERS)
+    assert "winograd" not in nst_jax.prepare(vgg16, config)["block2_conv1"]
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.checkpoint])
+def test_a_gradient_by_prepared_kernels_is_refused(vgg16, rng, transform):
+    layers = ("block1_conv2",)
+    prepared, picture = vgg.prepare(vgg16, layers=layers), rng.random((8, 8, 3), np.float32)
+
+    def loss(params, picture):
+        return jnp.mean(vgg.features(params, picture, layers=layers)["block1_conv2"])
+
+    whole = jax.grad(transform(loss), argnums=1)(vgg16, picture)
+    found = jax.grad(transform(loss), argnums=1)(prepared, picture)
+    np.testing.assert_allclose(found, whole, atol=1e-4 * np.abs(whole).max())
+    assert np.abs(jax.grad(transform(loss))(vgg16, picture)["block1_conv2"]["kernel"]).max() > 0
+    for argnums in (0, (0, 1)):
+        with pytest.raises(TypeError, match="prepared kernels, which have no gradient"):
+            jax.grad(transform(loss), argnums=argnums)(prepared, picture)
 
 
 def test_a_tree_of_neither_network_is_refused(vgg16):
