@@ -54,6 +54,8 @@ class Result(NamedTuple):
       loss: `[N]`, NumPy: the total of each final picture, in the form that was optimised. With
         jitter, it is the total of the picture before it is moved. It is not a number if nothing was
         optimised.
+      states: the state of each output at the last scale, for `previous` of another run. None if
+        nothing was optimised.
     """
 
     images: Float[Array, "N H W 3"]
@@ -62,6 +64,7 @@ class Result(NamedTuple):
     kept_start: Int[np.ndarray, " N"]
     steps: Int[np.ndarray, " N"]
     loss: Float[np.ndarray, " N"]
+    states: optimize.State | None
 
 
 def _in_host_memory_if_tiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -93,6 +96,7 @@ def stylize(
     optimizer: optax.GradientTransformation | None = None,
     parametrization: Parametrization | None = None,
     resume: optimize.Checkpoint | None = None,
+    previous: optimize.State | None = None,
     callback: Callable[[optimize.Progress], object] | None = None,
     placement: Placement = Placement(),
     on_window: partition.OnWindow | None = None,
@@ -123,7 +127,11 @@ def stylize(
       resume: where a run of the same arguments stopped, counted in steps of all scales. The run
         ends with the same picture, bit by bit, as if it had never stopped. A `Progress` holds what
         a `Checkpoint` needs.
-      callback: called with a `Progress` after each dispatch of the compiled program.
+      previous: `states` of an earlier result on the same pictures, with other settings if you like.
+        The run goes on from its pictures, at the last scale alone, and SGD and Adam keep their
+        moments. Then `config.init` and `initial` do not count.
+      callback: called with a `Progress` after each dispatch of the compiled program. If it returns
+        True, the run ends and keeps its pictures.
       placement: where pictures are evaluated, and in which parts: tiles, strips, rematerialisation,
         a mesh of devices. It changes each step by rounding only.
       on_window: called after each window with two numbers: how many windows of the step are done,
@@ -142,6 +150,10 @@ def stylize(
         of another run.
     """
     _check_arguments(params, content, styles, config, combine, inputs, on_window)
+    if not isinstance(previous, optimize.State | None):
+        raise TypeError(
+            f"previous must be the states of a Result, or None, got {optimize.described(previous)}"
+        )
     optimize.check_arguments(
         config=config,
         optimizer=optimizer,
@@ -189,6 +201,13 @@ def stylize(
             f"initial must be one picture, or one for each of the {pictures} outputs before a "
             f"sweep, got {len(initial)}"
         )
+    if previous is not None:
+        if len(previous.picture) != outputs:
+            raise ValueError(
+                f"previous must hold each of the {outputs} outputs, got {len(previous.picture)}"
+            )
+        last = steps_at_scales(config)[-1]
+        config = config.replace(first_size=None, steps=last, first_steps=None)
     steps = steps_at_scales(config)
     if resume is not None and not 0 < resume.step <= sum(steps):
         raise ValueError(f"resume must be after step 1 to {sum(steps)}, got {resume.step}")
@@ -211,9 +230,10 @@ def stylize(
         key=jax.random.key(0) if key is None else key,
         optimizer=optimizer,
         parametrization=parametrization,
-        callback=callback,
+        callback=None if callback is None else _Followed(callback),
         placement=placement,
         on_window=on_window,
+        goes_on=previous is not None,
     )
     if config.color == "transfer":
         nothing = np.zeros((0, outputs), np.float32)
@@ -224,12 +244,12 @@ def stylize(
             kept_start=np.zeros(outputs, int),
             steps=np.zeros(outputs, int),
             loss=np.full(outputs, np.nan, np.float32),
+            states=None,
         )
     within = placement.partition_of(config.network)
     prepared = objective.prepare(params, config, partition=within, mesh=placement.mesh)
     run = dataclasses.replace(run, params=prepared)
-    states: optimize.State | None = None
-    histories = []
+    states, histories = previous, []
     for number in range(len(steps)):
         done = sum(steps[:number])
         if resume is not None and resume.step > done + steps[number]:
@@ -240,11 +260,12 @@ def stylize(
             histories.append({name: rows[:done] for name, rows in resume.history.items()})
             resume = None
         histories.append(history)
-        if optimize.all_diverged(states):
+        ended = run.callback is not None and run.callback.ended
+        if ended or optimize.all_diverged(states):
             break
     assert states is not None  # there is at least one scale, and `resume` is not past the last
     pictures, shape = states.picture, fit_shape(contents[0].shape, config)
-    if pictures.shape[1:3] != shape:  # an earlier scale was the last, as all outputs have diverged
+    if pictures.shape[1:3] != shape:  # an earlier scale was the last
         pictures = image_lib.resize(pictures, *shape)
     return Result(
         images=jnp.asarray(_finish(run, scales(config)[-1])(pictures)),
@@ -253,6 +274,7 @@ def stylize(
         kept_start=np.asarray(states.kept_start),
         steps=np.asarray(states.taken),
         loss=np.asarray(states.value),
+        states=states,
     )
 
 
@@ -272,9 +294,10 @@ class _Run:
     key: jax.Array
     optimizer: optax.GradientTransformation | None
     parametrization: Parametrization | None
-    callback: Callable[[optimize.Progress], object] | None
+    callback: "_Followed | None"
     placement: Placement
     on_window: partition.OnWindow | None
+    goes_on: bool
 
     def at(self, size: int | None) -> Config:
         """The settings of a single scale."""
@@ -401,6 +424,8 @@ def _images(run, config, sized, number, states):
     """
     if states is None:
         return _start(run, config, sized)
+    if run.goes_on:
+        return image_lib.resize(states.picture, *sized[0].shape[:2])
     wraps = bool(getattr(config.network, "wraps", False))
     resize = functools.partial(image_lib.resize, wraps=wraps)
     moved = np.asarray(states.kept_start) < number
@@ -895,6 +920,17 @@ def _layer_losses_of(n, images, params, targets, numbers, *, within):
 def _item(tree, n):
     """The tree of output `n`: every leaf has a leading axis of outputs."""
     return jax.tree.map(lambda leaf: leaf[n], tree)
+
+
+class _Followed:
+    """A callback that remembers whether it ended the run."""
+
+    def __init__(self, callback: Callable[[optimize.Progress], object]):
+        self._callback, self.ended = callback, False
+
+    def __call__(self, progress: optimize.Progress) -> bool:
+        self.ended = optimize.ends(self._callback(progress))
+        return self.ended
 
 
 def _shifted(callback, done, total, finish, measure):

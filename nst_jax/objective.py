@@ -576,8 +576,8 @@ def prepare(
 
     Args:
       params: of `config.network`.
-      config: its terms and its network. The layers of the terms decide what is prepared. None is the
-        preset `default`.
+      config: its terms and its network. The layers of the terms decide what is prepared. None is
+        the preset `default`.
       partition: how pictures will be divided.
       mesh: devices among which the work will be divided.
     """

@@ -724,7 +724,7 @@ def run(
       previous: states of a run on the same pictures at another scale, see `start`.
       resume: where to continue, in place of `images`; of these only the shape matters then.
       key: random key of what each step draws. None is key 0.
-      callback: called with a `Progress` after each dispatch.
+      callback: called with a `Progress` after each dispatch. If it returns True, the run ends.
       mesh: devices to divide the images among, from `sharding.make_mesh`. None is one device.
       lean: whether the program keeps few results at a time, even if that takes longer.
       in_turn: whether a device takes a step on one of its images after the other, and not on all at
@@ -734,7 +734,8 @@ def run(
 
     Returns:
       The final states, batched, and the history `{name: [steps, N]}` of the terms, each taken
-      before its step. If all images have diverged, the run ends and the history is shorter. If all
+      before its step. If the callback ends the run, or all images have diverged, the history is
+      shorter. If all
       have settled, it ends, too, and the last losses fill the history. After
       the last step each picture's loss is evaluated once more. A picture gives way to the start if
       the start's loss is lower, see `keep_better`. With jitter, a term that draws, or an average,
@@ -1011,7 +1012,7 @@ def _loop(advance, end, states, steps, callback, resume):
         if done == steps or stopped:  # a run that continues from its end does not come here again
             states = end(states)
         if callback is not None:
-            callback(
+            asked = callback(
                 Progress(
                     step=done,
                     steps=steps,
@@ -1022,7 +1023,14 @@ def _loop(advance, end, states, steps, callback, resume):
                     states=states,
                 )
             )
+            if ends(asked) and done < steps and not stopped:
+                states, stopped = end(states), True
     return states, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
+
+
+def ends(answer: object) -> bool:
+    """Whether the answer of a callback ends the run."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def all_held(states: State) -> bool:

@@ -763,15 +763,10 @@ def prepare(params: Params, *, layers: Sequence[str]) -> dict[str, dict[str, Any
     """
     names = convolutions(network_name(params), layers)[1:]
     kernels = {name: params[name]["kernel"] for name in names if "kernel" in params[name]}
-    if not kernels:
-        return dict(params)
-    return {
-        **params,
-        **{
-            name: {"winograd": kernel, "bias": params[name]["bias"]}
-            for name, kernel in _prepare(kernels).items()
-        },
-    }
+    prepared: dict[str, Any] = dict(params)
+    for name, kernel in _prepare(kernels).items():
+        prepared[name] = {"winograd": kernel, "bias": params[name]["bias"]}
+    return prepared
 
 
 @jax.jit

@@ -136,7 +136,7 @@ def _forward(x, kernel):
 
 def _backward(kernel, cotangent):
     if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        cotangent = jnp.zeros(cotangent.shape, cotangent.dtype)
+        cotangent = jnp.zeros(cotangent.shape, kernel["backward"].dtype)
     return _convolve(cotangent, kernel["backward"]), None
 
 

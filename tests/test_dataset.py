@@ -257,6 +257,7 @@ def test_processes_with_other_devices_and_files_make_every_pair_once(folders, vg
             zeros.astype(int),
             np.ones(len(contents), int),
             zeros,
+            None,
         )
 
     monkeypatch.setattr(cli_run, "stylize", stylize)

@@ -266,6 +266,7 @@ ENDS = Result(
     np.zeros(1, int),
     np.ones(1, int),
     np.ones(1),
+    None,
 )
 
 

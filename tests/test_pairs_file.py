@@ -36,7 +36,7 @@ def painted(monkeypatch):
         count = len(images)
         return Result(
             images, {"total": np.ones((1, count))}, np.zeros(count, bool), np.zeros(count, int),
-            np.ones(count, int), np.ones(count),
+            np.ones(count, int), np.ones(count), None,
         )  # fmt: skip
 
     monkeypatch.setattr(cli_run, "stylize", stylize)

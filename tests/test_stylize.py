@@ -397,3 +397,48 @@ def test_a_long_run_that_nobody_watches_takes_steps_together(
             callback=(lambda progress: None) if watched else None,
         )
     assert lengths == [chunk]
+
+
+@pytest.mark.parametrize("answer", [True, np.True_])
+def test_a_callback_ends_a_run_at_any_scale_and_keeps_its_pictures(vgg16, pictures, answer):
+    content, styles = pictures
+    config = CONFIG.replace(size=64, first_size=32, scale_factor=2.0, **basic.FIRST_LAYERS)
+    assert list(coarse_to_fine.scales(config)) == [32, 64]
+    for last in (2, 4, 6):  # in the first scale, at its end, and in the second
+
+        def callback(now, last=last):
+            return answer if now.step == last else 1
+
+        result = nst_jax.stylize(vgg16, content, styles, config, callback=callback)
+        assert len(result.history["total"]) == last
+        np.testing.assert_array_equal(result.steps, last)
+        assert result.images.shape == (2, 48, 64, 3) and np.isfinite(result.loss).all()
+        assert result.loss[0] < result.history["total"][4 if last > 4 else 0, 0]
+
+
+def test_a_run_goes_on_from_its_states(vgg16, pictures):
+    """Two steps and two more are four steps: with a constant rate, momentum goes on too."""
+    content, styles = pictures
+    config = CONFIG.replace(**basic.FIRST_LAYERS, schedule="constant", momentum=0.9, size=32)
+    whole = nst_jax.stylize(vgg16, content, styles, config)
+    half = nst_jax.stylize(vgg16, content, styles, config.replace(steps=2))
+    rest = nst_jax.stylize(vgg16, content, styles, config.replace(steps=2), previous=half.states)
+    np.testing.assert_allclose(rest.images, whole.images, atol=1e-4)
+    np.testing.assert_array_equal(rest.steps, 4)
+    assert len(rest.history["total"]) == 2
+    # With other weights, and larger: from the same pictures, at one scale.
+    larger = config.replace(size=64, first_size=32, style_weight=1.0, steps=1, first_steps=7)
+    other = nst_jax.stylize(vgg16, content, styles, larger, previous=half.states)
+    assert other.images.shape == (2, 48, 64, 3) and len(other.history["total"]) == 1
+    start = nst_jax.image.resize(half.images, 48, 64)
+    assert (
+        np.abs(other.images - start).max() < np.abs(other.images - content_at(content)[None]).max()
+    )
+    with pytest.raises(ValueError, match="previous must hold each of the 1 outputs, got 2"):
+        nst_jax.stylize(vgg16, content, styles[:1], config, previous=half.states)
+    with pytest.raises(TypeError, match="previous must be the states of a Result, or None, got an"):
+        nst_jax.stylize(vgg16, content, styles, config, previous=half.images)
+
+
+def content_at(content):
+    return np.asarray(nst_jax.image.resize(content, 48, 64))
