@@ -229,7 +229,7 @@ def match_histograms(
             before[jnp.searchsorted(ordered, values, side)] for side in ("left", "right")
         )
         share = (below + through) / (2 * before[-1])
-        middle = (jnp.arange(wanted.size) + 0.5) / wanted.size
+        middle = (jnp.arange(wanted.size, dtype=jnp.float32) + 0.5) / wanted.size
         return jnp.interp(share, middle, jnp.sort(wanted))
 
     channels = jnp.broadcast_to(mask[..., None], style.shape)

@@ -277,7 +277,7 @@ def content_loss(
     """
     features, target = jnp.asarray(features), jnp.asarray(target)
     _check_shapes("features", features, target)
-    wide = jnp.promote_types(features.dtype, jnp.float32)
+    wide = jnp.float64 if features.dtype == jnp.float64 else jnp.float32
     squares = jnp.square(features.astype(wide) - target.astype(wide))
     if weights is not None:
         squares = jnp.asarray(weights)[..., None] * squares

@@ -323,7 +323,7 @@ def descend(
     slow = state.mark - value <= tolerance * jnp.abs(state.mark)
     asked = (jnp.asarray(tolerance) > 0.0) & jnp.isfinite(state.mark)
     settled = state.settled | (compares & asked & slow)
-    picture, average = optax.ema(average_decay).update(image, state.average)
+    picture, average = _averaged(image, state.average, jnp.asarray(average_decay))
     # Such an image stays as it is. Its optimiser's state does not matter any more. To keep that
     # state as well would copy the whole history of L-BFGS at each step.
     tree, step, taken, average, picture = jax.tree.map(
@@ -343,6 +343,16 @@ def descend(
         picture=picture,
         start_value=jnp.where(state.step == 0, value, state.start_value),
     )
+
+
+def _averaged(
+    image: jax.Array, average: optax.EmaState, decay: jax.Array
+) -> tuple[jax.Array, optax.EmaState]:
+    """`optax.ema(decay).update`, but strict promotion of types does not refuse it."""
+    count = optax.safe_increment(average.count)
+    mean = decay * jnp.asarray(average.ema) + (1.0 - decay) * image
+    corrected = mean / (1.0 - decay ** jnp.asarray(count, jnp.float32))
+    return corrected, optax.EmaState(count=count, ema=mean)
 
 
 def scan(
@@ -432,7 +442,7 @@ def keep_better(
         tree=jax.tree.map(functools.partial(jnp.where, worse), tree, state.tree),
         picture=jnp.where(worse, state.start, state.picture),
         value=jnp.where(worse, state.start_value, value),
-        kept_start=state.kept_start + worse,
+        kept_start=state.kept_start + worse.astype(jnp.int32),
     )
 
 

@@ -113,7 +113,7 @@ def scale_by_convex_lbfgs(memory_size: int) -> optax.GradientTransformation:
         skipped = (count > 0) & (jnp.vdot(step, change) <= rounding)
         last = (count - 2) % memory_size  # where the pair before this step is stored
         state = state._replace(
-            count=count - (skipped & (count > 1)),
+            count=count - (skipped & (count > 1)).astype(count.dtype),
             params=jnp.where(skipped, image - steps[last], last_image),
             updates=jnp.where(skipped, gradient - changes[last], last_gradient),
         )
@@ -260,6 +260,7 @@ class Optimizer:
           step: number of the step, from 0.
           steps: number of steps in the run.
         """
+        step, steps = (jnp.asarray(number, jnp.float32) for number in (step, steps))
         if self.schedule == "exponential":
             return self.learning_rate * self.decay_rate ** (step / self.decay_steps)
         if self.schedule == "cosine":

@@ -21,7 +21,7 @@ def drawn_positions(at: At, layer: str, count: int) -> Int[Array, "count 2"]:
     """
     assert at.key is not None  # a term that draws has one
     places = jax.random.uniform(at.key, (count, 2))
-    return jnp.floor(places * jnp.array(at.sides[layer])[None]).astype(jnp.int32)
+    return jnp.floor(places * jnp.array(at.sides[layer], jnp.float32)[None]).astype(jnp.int32)
 
 
 def features_at(
@@ -45,7 +45,7 @@ def features_at(
     sides = jnp.array(x.shape[:2])[None]
     inside = jnp.all((places >= 0) & (places < sides), axis=1)
     row, column = jnp.clip(places, 0, sides - 1).T
-    factors = inside * (1.0 if weights is None else weights[row, column])
+    factors = jnp.where(inside, 1.0 if weights is None else weights[row, column], 0.0)
     return factors[:, None] * x[row, column].astype(jnp.float32)
 
 
