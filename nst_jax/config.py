@@ -161,7 +161,7 @@ class Config:
         "longer",
         choices=get_args(SizeOf),
         group="Size of the pictures",
-        help="the side that --size means",
+        help="whether --size is the longer side or the height",
     )
     style_scale: float = option(
         1.0,
@@ -219,7 +219,7 @@ class Config:
         per_run=True,
         unit="STEPS",
         group="Optimiser",
-        help="steps at each scale; without --first_steps also at the first scale",
+        help="steps at each scale after the first; without --first_steps at the first, too",
     )
     first_steps: int | None = number(
         150,
@@ -229,7 +229,7 @@ class Config:
         per_run=True,
         unit="STEPS",
         group="Optimiser",
-        help="steps at the first scale; if not given, --steps decides, or else the preset",
+        help="steps at the first scale; if not given, those of --steps, or else of the preset",
     )
     average_decay: Number = number(
         0.0,
@@ -253,7 +253,7 @@ class Config:
         high=16,
         per_run=True,
         group="Objective",
-        help="factor of the weights of all terms of the content, once for each scale that follows",
+        help="how many times more the content weighs at each coarser scale; 1 is alike at all",
     )
     pyramid: int = option(
         1,

@@ -160,7 +160,8 @@ def test_a_diverging_style_is_named_and_the_exit_code_says_so(run, pictures, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "--content and --styles are needed (or --demo)"),
+        ((), "--styles is needed (or --demo)"),
+        (("--styles=x.png",), "--content is needed (or --demo)"),
         (("--demo", "--content=x.png"), "--demo has its own pictures"),
         (("--demo", "stray"), "unexpected argument 'stray'"),
         (("--demo", "--preset=assignement"), "did you mean 'assignment'"),

@@ -96,7 +96,7 @@ def test_a_data_set_holds_what_single_runs_paint_and_goes_on_where_it_ended(run,
     code, err = run(*arguments())
     assert code == 0, err
     assert painted == [2, 2, 2]  # two programs' worth of shapes would not share one
-    assert "6/6 pictures, " in err and "6 pictures are in out" in err
+    assert "6/6 pictures, " in err and "out holds 6 of 6 pictures" in err
     first = files(out)
     assert sorted(first) == sorted([*NAMES, "config.json", "manifest.jsonl"])
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]

@@ -18,7 +18,7 @@ from nst_jax import coarse_to_fine, objective, optimize
 from nst_jax.cli import console, progress, speeds
 from nst_jax.cli.look.observers import Group, Observers
 from nst_jax.cli.progress import PictureProgress, StepProgress
-from nst_jax.cli.run import planned
+from nst_jax.cli.run import _seams, planned
 
 
 def terminal_in_place_of_stderr(monkeypatch):
@@ -63,28 +63,30 @@ def test_the_time_that_is_left_counts_pixels_and_no_compiling(monkeypatch, capsy
     monkeypatch.setattr(console, "_quiet", False)
     now = 100.0
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: now))
-    group = Group((), (), ("a", "b"), (), steps=4, pixels=[100, 100, 400, 400])
+    group = Group((), (), ("a", "b"), (), steps=6, pixels=[100] * 3 + [400] * 3)
     said = []
     pace = progress.Pace()
     with Observers([pace, StepProgress(lambda: 7.0, pace)]) as follow:
         follow.begin(group)
-        # The first step of each scale compiles for 10 s; a step takes a second per 100 pixels.
-        for step, seconds in ((1, 11), (2, 1), (3, 14), (4, 4)):
+        # The first and the last step of a scale compile for 10 s; a step takes 1 s per 100 pixels.
+        for step, seconds in ((1, 11), (2, 1), (3, 11), (4, 14), (5, 4), (6, 14)):
             now += seconds
-            follow(progress_at(step, 1))
+            follow(progress_at(step, 1, steps=6))
             text = shown.getvalue().rpartition("\r")[2] if shown else capsys.readouterr().err
             said.append(re.sub(r"\s+", " ", text))
     if terminal:
-        assert "4 steps [" in said[0] and "loss: a 1, b 1]" in said[0]
-        assert "compiling, about 8 s left, loss: " in said[1]
-        assert "about 4 s left, loss: " in said[2] and "compiling" not in said[2]
-        assert "left" not in said[3]
+        assert "6 steps [" in said[0] and "loss: a 1, b 1]" in said[0]
+        assert "compiling, about 12 s left, loss: " in said[2]
+        assert "about 4 s left, loss: " in said[4] and "compiling" not in said[4]
+        assert "left" not in said[5]
         return
     assert said == [
-        "compiling step 1/4, 7.0 s, loss: a 1, b 1 ",
-        "step 2/4, 7.0 s, about 8 s left, loss: a 1, b 1 ",
-        "step 3/4, 7.0 s, about 4 s left, loss: a 1, b 1 ",
-        "step 4/4, 7.0 s, loss: a 1, b 1 ",
+        "compiling step 1/6, 7.0 s, loss: a 1, b 1 ",
+        "step 2/6, 7.0 s, about 13 s left, loss: a 1, b 1 ",
+        "step 3/6, 7.0 s, about 12 s left, loss: a 1, b 1 ",
+        "step 4/6, 7.0 s, about 8 s left, loss: a 1, b 1 ",
+        "step 5/6, 7.0 s, about 4 s left, loss: a 1, b 1 ",
+        "step 6/6, 7.0 s, loss: a 1, b 1 ",
     ]
 
 
@@ -99,18 +101,21 @@ def test_the_next_run_knows_the_pace_of_the_last(monkeypatch, tmp_path):
         speeds.kind_of(config.replace(content_layers=("block1_conv1",)), placement),
         speeds.kind_of(config.replace(dtype="bfloat16"), placement),
         speeds.kind_of(config, placement.replace(remat=True)),
+        speeds.kind_of(config.replace(nearest_rows=2048), placement),
     ]
-    assert len({kind, *others}) == 4
+    assert len({kind, *others}) == 5
     now = 100.0
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: now))
     pace = progress.Pace(kind)
-    pace.begin(Group((), (), (), ("a", "b"), steps=3, pixels=[100, 100, 100]))
-    assert speeds.recall(kind) is None and pace.left(0) is None
-    for step, seconds in ((1, 50), (2, 4), (3, 6)):  # the first one compiles
-        now += seconds
-        pace(progress_at(step, 1))
-    pace.end(None)
-    assert speeds.recall(kind) == 10 / 200 / 2 and speeds.recall(others[0]) is None
+    for steps, known in ((4, None), (8, 5 / 100 / 2)):  # two and six measured steps
+        pace.begin(Group((), (), (), ("a", "b"), steps=steps, pixels=[100] * steps))
+        assert speeds.recall(kind) is None and pace.left(0) is None
+        for step in range(1, steps + 1):
+            now += 50 if step in (1, steps) else 5  # the first and the last one compile
+            pace(progress_at(step, 1))
+        pace.end(None)
+        assert speeds.recall(kind) == known
+    assert speeds.recall(others[0]) is None
     with monkeypatch.context() as patch:
         patch.setattr(speeds, "_MOST", 1)
         speeds.remember(others[0], 1.0)
@@ -146,13 +151,12 @@ def test_a_run_says_what_it_is_about_to_do():
     config = nst_jax.presets["default"].replace(size=256, first_size=64, scale_factor=2)
     config = config.replace(first_steps=30, steps=20)
     shapes = [((100, 50, 3), 1), ((50, 50, 3), 1)]
-    assert planned(shapes, config) == "2 pictures in 3 scales, 70 steps each"
+    assert planned(shapes, config) == "2 pictures in 3 scales, 70 steps in all"
     one = config.replace(first_size=None, first_steps=None, steps=1)
-    assert planned(shapes[:1], one) == "1 picture in 1 scale, 1 step each"
+    assert planned(shapes[:1], one) == "1 picture in 1 scale, 1 step in all"
     told = planned([((100, 50, 3), 3)], one, pace=1e-3)
-    assert told.endswith(
-        f", 1 step each; about {3 * 256 * 128 * 1e-3:.0f} s of steps, judged by the last run"
-    )
+    about = f"{3 * 256 * 128 * 1e-3:.0f} s"
+    assert told.endswith(f", 1 step in all; about {about} after compiling, judged by the last run")
     pixels = coarse_to_fine.pixels_at_steps(config, (100, 50, 3))
     assert pixels == [64 * 32] * 30 + [128 * 64] * 20 + [256 * 128] * 20
 
@@ -175,3 +179,11 @@ def test_a_tiled_step_has_a_bar_over_its_windows(run, pictures, tmp_path, monkey
     drawn = re.findall(r"(\d+)/(\d+) \[[^\]]*window", terminal.getvalue())
     assert {int(of) for _, of in drawn} == {total}
     assert [int(done) for done, _ in drawn] == 3 * list(range(total + 1))  # two steps, and the end
+
+
+@pytest.mark.parametrize("shape", [(48, 64, 3), (40, 64, 3)])
+def test_sides_that_make_no_exact_tile_are_told(shape):
+    config = nst_jax.Config().replace(padding="circular", size=64, first_size=None)
+    lines = _seams(shape, config)
+    assert lines == [] if shape[0] % 16 == 0 else "64x40 makes no exact tile" in lines[0]
+    assert not _seams((40, 64, 3), config.replace(padding="replicate"))

@@ -327,7 +327,7 @@ def test_a_further_data_set_adds_its_pictures_and_records_of_its_own(run, pictur
     assert after.keys() - before.keys() == {"a__c.png", "config_2.json", "manifest_2.jsonl"}
     for style in styles:  # each continues its own
         code, err = paint(style)
-        assert code == 0 and "1 pictures are in " in err and files(out) == after
+        assert code == 0 and " holds 1 of 1 pictures" in err and files(out) == after
     code, err = paint(styles[0], "--seed=3")
     assert code == BAD_INPUT
     assert err.startswith(f"nst-jax: {out / 'config.json'} belongs to a run that differs in seed ")

@@ -445,6 +445,9 @@ def mixing_from_flag(styles: int) -> np.ndarray | None:
     """
     if FLAGS.mixing is None:
         return None
+    if FLAGS.masks or FLAGS.regions:
+        given = "masks" if FLAGS.masks else "regions"
+        raise ValueError(f"--mixing and --{given} exclude each other")
     rows = [_floats("mixing", row.split(",")) for row in FLAGS.mixing.split(";")]
     for row in rows:
         if len(row) != styles:

@@ -373,7 +373,8 @@ def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
         contents = [butterfly] if needs_content else []
     else:
         if not FLAGS.styles or (needs_content and not FLAGS.content):
-            raise ValueError("--content and --styles are needed (or --demo)")
+            missing = "--styles" if not FLAGS.styles else "--content"
+            raise ValueError(f"{missing} is needed (or --demo)")
         contents, styles = _read(FLAGS.content), _read(FLAGS.styles)
     blank = Picture("texture", np.full_like(styles[0].image, 0.5), blank=True)
     return contents or [blank], styles

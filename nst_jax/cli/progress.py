@@ -1,5 +1,6 @@
 """Progress on the terminal: bars, or plain lines where stderr is not a terminal."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,15 @@ from nst_jax.coarse_to_fine import Result
 from nst_jax.optimize import Progress, all_held
 
 
+def _width() -> dict[str, Any]:
+    """tqdm's options for the width: the terminal's own, or 80 columns if it does not tell."""
+    try:
+        known = os.get_terminal_size(STDERR.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = True  # no terminal; tqdm knows what to do
+    return {"dynamic_ncols": True} if known else {"ncols": 80}
+
+
 class Bars(Observer):
     """Draws progress bars on a terminal, and nothing elsewhere.
 
@@ -26,15 +36,13 @@ class Bars(Observer):
     def open(self, **options: Any) -> None:
         """Draws the bar of the whole run, with these options of tqdm."""
         if shows_progress():
-            self._bar = tqdm(file=STDERR, dynamic_ncols=True, **options)
+            self._bar = tqdm(file=STDERR, **_width(), **options)
 
     def window(self, done: int, total: int) -> None:
         if self._bar is None:
             return
         if self._windows is None:
-            self._windows = tqdm(
-                file=STDERR, unit="window", dynamic_ncols=True, leave=False, position=1
-            )
+            self._windows = tqdm(file=STDERR, unit="window", leave=False, position=1, **_width())
         if done == 1:
             self._windows.reset(total)
         self._windows.update()
@@ -44,6 +52,10 @@ class Bars(Observer):
             if bar is not None:
                 bar.close()
         self._bar = self._windows = None
+
+
+ENOUGH = 5
+"""So many measured dispatches say how long the next run will take."""
 
 
 class Pace(Observer):
@@ -60,15 +72,17 @@ class Pace(Observer):
     def begin(self, group: Group) -> None:
         self._pixels = np.asarray(group.pixels, float)
         self._outputs = len(group.stems)
-        # The steps that begin a scale: their dispatches compile.
-        self.begins = {group.taken, *(np.flatnonzero(np.diff(self._pixels)) + 1).tolist()}
-        self._now, self._measured = time.perf_counter(), np.zeros(2)
+        # The dispatch that begins a scale compiles, and so does the one that ends it.
+        ends = (np.flatnonzero(np.diff(self._pixels)) + 1).tolist()
+        self.begins, self._ends = {group.taken, *ends}, {*ends, len(self._pixels)}
+        self._now, self._measured, self._dispatches = time.perf_counter(), np.zeros(2), 0
 
     def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
         before, now = progress.step - len(progress.terms["total"]), time.perf_counter()
         # Once all pictures have settled, a dispatch counts steps that nobody took.
-        ended = progress.states is not None and all_held(progress.states)
-        if before not in self.begins and not ended:
+        self.settled = progress.states is not None and all_held(progress.states)
+        if before not in self.begins and progress.step not in self._ends and not self.settled:
+            self._dispatches += 1
             self._measured += now - self._now, self._pixels[before : progress.step].sum()
         self._now = now
 
@@ -79,7 +93,7 @@ class Pace(Observer):
 
     def end(self, result: Result) -> None:
         seconds, pixels = self._measured
-        if self._kind and pixels:
+        if self._kind and self._dispatches >= ENOUGH:
             speeds.remember(self._kind, seconds / pixels / self._outputs)
 
 
@@ -113,12 +127,14 @@ class StepProgress(Bars):
         left = f"about {spoken(seconds)} left, " if seconds else ""
         if self._bar is not None:
             state = "compiling, " if progress.step in self._pace.begins else ""
+            state += "settled, " if self._pace.settled else ""
             text = f"{state}{left}loss: {escaped(losses)}"
             self._bar.total = progress.steps
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(len(total))
         elif before == 0 or progress.step * 10 // progress.steps > before * 10 // progress.steps:
             seconds = self._seconds()
+            left += "settled, " if self._pace.settled else ""
             say(f"step {progress.step}/{progress.steps}, {seconds:.1f} s, {left}loss: {losses}")
 
     def pause(self) -> None:

@@ -513,7 +513,7 @@ def run_pictures(
     again = "; the same command continues from there" if delivery.checkpoint_dir else ""
     return run_until_stopped(
         lambda stopping: _paint_all(job, params, delivery, described, stopping),
-        left=f"the pictures are as they were then{again}",
+        left=f"{delivery.folder} holds the pictures as they were then{again}",
     )
 
 
@@ -649,6 +649,7 @@ def _paint_into(
     watching: list[Observer] = []
     kind = speeds.kind_of(job.config, job.placement)
     profile: Profile | None = None
+    records: Records | None = None
     if leads:
         records = Records(delivery.folder, described, log_every=delivery.log_every, number=number)
         pace = Pace(kind)
@@ -667,6 +668,9 @@ def _paint_into(
     # --- Painting. ---
     if leads:
         shapes = [(own.group.contents[0].image.shape, len(own.group.stems)) for own in paintings]
+        for shape, _ in shapes:
+            for line in _seams(shape, job.config):
+                say(f"nst-jax: {line}")
         say(f"painting {planned(shapes, job.config, pace=speeds.recall(kind))}")
     diverged: list[str] = []
     rows: list[tuple[str, ...]] = []
@@ -679,7 +683,9 @@ def _paint_into(
             keep = functools.partial(write, contents, own)
             result = runner.paint(painting, watch, keep=keep)
             paths = keep(np.asarray(result.images))
-            rows += summary(paths, own, result, time.perf_counter() - start)
+            # With checkpoints, the time of earlier runs counts, too.
+            seconds = records.seconds() if records else time.perf_counter() - start
+            rows += summary(paths, own, result, seconds)
             if leads:
                 config = for_content(job.config, contents[0].image.shape)
                 steps, group = steps_at_scales(config), painting.group
@@ -712,10 +718,21 @@ def _paint_into(
     return DIVERGED if diverged else 0
 
 
+def _seams(shape: Sequence[int], config: Config) -> list[str]:
+    """A line if circular padding cannot make a seamless tile of a content of this shape."""
+    height, width = fit_shape(shape, config)
+    if not getattr(config.network, "wraps", False) or not (height % 16 or width % 16):
+        return []
+    return [
+        f"--padding=circular: {width}x{height} makes no exact tile; give sides that are multiples "
+        "of 16"
+    ]
+
+
 def planned(
     shapes: Iterable[tuple[Sequence[int], int]], config: Config, *, pace: float | None = None
 ) -> str:
-    """What a run is about to do: "2 pictures in 3 scales, 130 steps each; about 90 s of steps".
+    """What a run is about to do: "2 pictures in 3 scales, 130 steps in all; about 90 s ..."
 
     Args:
       shapes: `(shape, pictures)`, a shape of contents and how many pictures it gets.
@@ -731,9 +748,9 @@ def planned(
         line += " at the size of their contents"
     else:
         count, steps = len(scales(config)), sum(steps_at_scales(config))
-        line += f" in {count} scale{'s' * (count != 1)}, {steps} step{'s' * (steps != 1)} each"
+        line += f" in {count} scale{'s' * (count != 1)}, {steps} step{'s' * (steps != 1)} in all"
     if pace and pixels:
-        line += f"; about {spoken(pace * pixels)} of steps, judged by the last run"
+        line += f"; about {spoken(pace * pixels)} after compiling, judged by the last run"
     return line
 
 

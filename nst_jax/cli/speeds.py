@@ -23,9 +23,10 @@ def kind_of(config: Config, placement: Placement) -> str:
     device = jax.devices()[0]
     described = (
         *(device.device_kind, jax.device_count(), jax.__version__),
-        [(type(term).__name__, sorted(term.layers)) for term in config.terms],
+        # The structure without its numbers: layers, forms, how many neighbours to choose from.
+        str(jax.tree.structure((config.terms, config.optimizer))),
         repr(config.on(placement.platform).network),
-        *(type(config.optimizer).__name__, config.pyramid),
+        config.pyramid,
         *(placement.tile, placement.remat, placement.strips),
         None if placement.mesh is None else sorted(placement.mesh.shape.items()),
     )

@@ -704,7 +704,7 @@ def _summary(
       missing: number of pairs of this process that were not planned.
     """
     diverged = [manifest.finished[one] for one in pairs if one in manifest.finished]
-    say(f"{len(diverged)} pictures are in {folder}")
+    say(f"{folder} holds {len(diverged)} of {len(pairs) + missing} pictures")
     missing += len(pairs) - len(diverged)
     if any(diverged):
         complain(

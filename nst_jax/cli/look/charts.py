@@ -241,7 +241,7 @@ def loss_curves(
 
     columns = count if count <= 3 else math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    width, height = max(5, 3.4 * columns), 2.7 * rows + 0.5
+    width, height = max(5, 3.4 * columns) + 0.9, 2.7 * rows + 0.5
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     x = np.arange(1, steps + 1)
@@ -263,10 +263,11 @@ def loss_curves(
     if positive.size:
         panels[0].set_yscale("log")
         # A content term that starts near zero would press every other curve against the top.
-        low, high = max(positive.min(), positive.max() * 1e-6), positive.max()
+        low, high = max(positive.min(), positive.max() * 1e-4), positive.max()
         panels[0].set_ylim(low / 1.5, high * 1.5)
-    # Losses fall, so the upper right corner is free.
-    panels[0].legend(loc="upper right", frameon=False, fontsize=9)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9
+    )
     figure.supxlabel("step", fontsize=10)
     figure.supylabel("loss", fontsize=10)
     if title is not None:
