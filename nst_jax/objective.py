@@ -623,7 +623,7 @@ def style_targets(
 
 def compute_targets(
     params: Mapping,
-    content: Float[ArrayLike, "H W 3"],
+    content: Float[ArrayLike, "*M H W 3"] | Sequence[Float[ArrayLike, "H W 3"]],
     styles: Sequence[Float[ArrayLike, "_ _ 3"]],
     config: Config,
     *,
@@ -631,17 +631,18 @@ def compute_targets(
     inputs: Mapping[str, Tree] | None = None,
     partition: Partition = Together(),
 ) -> Targets:
-    """The targets of every output, from a content and styles.
+    """The targets of every output, from contents and styles.
 
     Args:
       params: of `config.network`; for VGG16 and VGG19 the tree of `load_params`.
-      content: `[H, W, 3]` in [0, 1].
+      content: `[H, W, 3]` in [0, 1], or several of one shape, as a sequence or `[M, H, W, 3]`. The
+        outputs are then those of the first content, of the second, and so on, as in `stylize`.
       styles: pictures `[h, w, 3]` in [0, 1], each of its own size.
       config: terms and network.
       combine: how the styles are combined. The default makes one output for each style.
-      inputs: data of the run, `{term: tree}`, for each term that refers to it. A `Field` holds each
-        array with one value a position; it has the content's size. If such an array has a leading
-        axis of outputs, set `Field.per_output`.
+      inputs: data of the run, `{term: tree}`, for each term that refers to it, with a single
+        content. A `Field` holds each array with one value a position; it has the content's size. If
+        such an array has a leading axis of outputs, set `Field.per_output`.
       partition: how each picture is divided, as in `objective_value`. It changes the targets by
         rounding only.
 
@@ -654,12 +655,34 @@ def compute_targets(
         Layers: a layer that the network doesn't have, or that has no positions.
         Combinations: rows of `mixing` without a sum above 0; a mask of another size than its
         picture, outside [0, 1] or 0 everywhere; masks together with mixing or jitter.
-        Inputs: inputs for other terms, or of another size.
+        Inputs: inputs for other terms, of another size, or with several contents.
     """
     objective = Objective.of(config, partition=partition)
-    combine, inputs = checked_pictures(objective, content, styles, combine, inputs)
+    pictures: Any = content
+    if isinstance(content, list | tuple) or np.ndim(pictures) == 4:
+        contents = list(pictures)
+        if inputs:
+            raise ValueError(f"inputs must go with one content, got {len(contents)}")
+        combine = checked_combination(
+            combine,
+            objective.terms,
+            len(styles),
+            jitter=objective.jitter,
+            contents=len(contents),
+        )
+        parts = []
+        for number, one in enumerate(contents):
+            here = slice(number, number + 1) if combine.paired else slice(None)
+            masks = combine.style_masks and list(combine.style_masks)[here]
+            own = combine.replace(paired=False, style_masks=masks)
+            options = {"combine": own, "partition": partition}
+            parts.append(compute_targets(params, one, list(styles)[here], config, **options))
+        if not parts:
+            raise ValueError("content must hold at least one picture, got none")
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    combine, inputs = checked_pictures(objective, pictures, styles, combine, inputs)
     return find_targets(
-        *(params, content, styles, config), combine=combine, inputs=inputs, partition=partition
+        *(params, pictures, styles, config), combine=combine, inputs=inputs, partition=partition
     )
 
 

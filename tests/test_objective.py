@@ -302,3 +302,28 @@ def test_a_batch_of_configurations_by_its_axes(vgg16, pictures):
         alone, _ = nst_jax.objective_value(image, vgg16, targets, one)
         np.testing.assert_allclose(found[n], alone, rtol=1e-5)
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_targets_of_several_contents_are_those_of_each(vgg16, rng, paired):
+    """In the order of `stylize`: all styles of the first content, then those of the second."""
+    contents = rng.random((2, 24, 32, 3), np.float32)
+    styles = [rng.random((20, 28, 3), np.float32) for _ in range(2)]
+    config = basic.CONFIG.replace(**basic.FIRST_LAYERS)
+    found = nst_jax.compute_targets(
+        vgg16, contents, styles, config, combine=nst_jax.Combine(paired=paired)
+    )
+    each = [
+        nst_jax.compute_targets(vgg16, content, styles[n : n + 1] if paired else styles, config)
+        for n, content in enumerate(contents)
+    ]
+    wanted = jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    value = jax.vmap(nst_jax.objective_value, in_axes=(0, None, 0, None))
+    pictures = contents if paired else np.repeat(contents, 2, axis=0)
+    losses, _ = value(pictures, vgg16, found, config)
+    assert losses.shape == (2 if paired else 4,)
+    again = nst_jax.compute_targets(vgg16, list(contents), styles, config)
+    assert jax.tree.leaves(again)[0].shape[0] == 4
+    with pytest.raises(ValueError, match="content must hold at least one picture, got none"):
+        nst_jax.compute_targets(vgg16, contents[:0], styles, config)
