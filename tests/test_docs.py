@@ -79,6 +79,7 @@ def small(monkeypatch):
     """The default preset, at the layers of `FASTEST`, in two steps."""
     named = dict(flag.removeprefix("--").split("=") for flag in FASTEST)
     layers = {name: tuple(named[name].split(",")) for name in ("content_layers", "style_layers")}
+    layers["nearest_layers"] = ("block1_conv2",)
     default = nst_jax.presets["default"].replace(**layers, first_steps=None, steps=2)
     monkeypatch.setitem(nst_jax.presets, "default", default)
 

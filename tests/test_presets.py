@@ -84,11 +84,21 @@ USUAL = {
 }
 
 
-def default(own, content, style, image):
-    """The project's own: |G - A|^2 / |A|^2 by layer, and cosine distances of nearest neighbours."""
+def relative(own, content, style, image, *, content_weight=2.0):
+    """The project's own: |G - A|^2 / |A|^2 by layer."""
     content_scale = USUAL[sum("conv" in layer for layer in own)][0]
     difference = (own["block4_conv2"] - content["block4_conv2"]) / content_scale
-    loss = 4.0 * (difference**2).mean() + 6.0 * oracle.total_variation_nine_point(image)
+    loss = content_weight * (difference**2).mean()
+    loss += 6.0 * oracle.total_variation_nine_point(image)
+    for layer, share in zip(FIRST, (0.35, 0.25, 0.2, 0.18, 0.02), strict=True):
+        target = mean_gram(style[layer])
+        loss += 30 * share * ((mean_gram(own[layer]) - target) ** 2).sum() / (target**2).sum()
+    return loss
+
+
+def default(own, content, style, image):
+    """`relative`, and the cosine distances of nearest neighbours."""
+    loss = relative(own, content, style, image, content_weight=4.0)
     for layer in ("block2_conv2", "block3_conv3", "block4_conv3"):
         rows, others = (x[layer].reshape(-1, x[layer].shape[-1]) for x in (own, style))
         # The positions of the style, by multiples of the golden ratio; many come more than once.
@@ -98,9 +108,6 @@ def default(own, content, style, image):
             x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rows - rows.mean(axis=0), others)
         )
         loss += 4.0 / 3 * (1 - (rows @ others.T).max(axis=1)).mean()
-    for layer, share in zip(FIRST, (0.35, 0.25, 0.2, 0.18, 0.02), strict=True):
-        target = mean_gram(style[layer])
-        loss += 30 * share * ((mean_gram(own[layer]) - target) ** 2).sum() / (target**2).sum()
     return loss
 
 
@@ -116,12 +123,13 @@ def wasserstein(own, content, style, image):
 
 
 # They differ from the default in how they minimise its loss alone, as PUBLISHED says.
-SAME_LOSS = ("fast", "best", "lbfgs")
+SAME_LOSS = ("fast", "best")
 
 # The formula, and how the published network pads its first convolution.
 FORMULAS = {
     "assignment": (assignment, "zeros"),
     **dict.fromkeys(("default", *SAME_LOSS), (default, "replicate")),
+    "lbfgs": (relative, "replicate"),
     "gatys": (pastiche, "zeros"),
     "keras": (keras, "zeros"),
     "tf_blog": (tf_blog, "zeros"),
@@ -253,8 +261,13 @@ PUBLISHED = {
     "default": DEFAULT,
     "fast": DEFAULT | {"first_steps": 50, "steps": 20, "learning_rate": 1.6},
     "best": DEFAULT | {"first_steps": 300, "steps": 120, "nearest_rows": 2048},
-    "lbfgs": {name: value for name, value in DEFAULT.items() if name not in OF_SGD}
+    "lbfgs": {
+        name: value
+        for name, value in DEFAULT.items()
+        if name not in OF_SGD and not name.startswith("nearest_")
+    }
     | {
+        "content_weight": 2.0,
         "optimizer": "lbfgs",
         "history_size": 20,
         "learning_rate": 1.0,

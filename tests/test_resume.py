@@ -107,7 +107,9 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
         command.send(number)
         assert command.wait() == 128 + number, command.log.read_text()
         said = command.log.read_text()
-        assert f"nst-jax: stopped by {name}, the pictures are" in said
+        assert (
+            f"nst-jax: stopped by {name}, " in said and " holds the pictures as they were" in said
+        )
         assert said.rstrip().endswith("; the same command continues from there")
         assert len(list(out.glob("*__*.png"))) == 2
         page = out / "report.html"
