@@ -48,19 +48,16 @@ def affine_residuals(
     )
     xx, yy, zz = xx + epsilon, yy + epsilon, zz + epsilon
     x, y, z = (sums[..., 12 + 3 * at : 15 + 3 * at] - i[..., [at]] * v / 9 for at in range(3))
-    # The inverse of the symmetric 3x3 matrix by its cofactors: a solver takes each by itself.
-    inverse = [
-        *(yy * zz - yz * yz, xx * zz - xz * xz, xx * yy - xy * xy),
-        *(xz * xy - xx * yz, xy * yz - yy * xz, xz * yz - zz * xy),
-    ]
-    determinant = xx * inverse[0] + xy * inverse[5] + xz * inverse[4]
-    factors = (x * x, y * y, z * z, 2 * y * z, 2 * x * z, 2 * x * y)
-    fitted = sum(
-        cofactor * jnp.sum(factor, axis=2)
-        for cofactor, factor in zip(inverse, factors, strict=True)
-    )
+    # Elimination as of Cholesky, for all windows at once. No pivot falls below epsilon. Cofactors
+    # would cancel to nothing where all colours of a window lie on one line.
+    yx, zx = xy / xx, xz / xx
+    y, z = y - yx[..., None] * x, z - zx[..., None] * x
+    yy, yz, zz = yy - yx * xy, yz - yx * xz, zz - zx * xz
+    z, zz = z - (yz / yy)[..., None] * y, zz - yz / yy * yz
+    pivots = ((x, xx), (y, yy), (z, zz))
+    fitted = sum(jnp.sum(jnp.square(each), axis=2) / pivot for each, pivot in pivots)
     variances = sums[..., -1] - jnp.sum(jnp.square(v), axis=2) / 9
-    return variances - fitted / determinant
+    return variances - fitted
 
 
 def _window_sums(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
