@@ -374,7 +374,7 @@ def test_the_whole_run(tmp_path, monkeypatch, rng, capsys):
     saved = json.loads((tmp_path / "out" / "peers.json").read_text("utf-8"))
     assert saved == {"peers": report}
     text = tables.render([saved])
-    assert peers.TITLE in text and "| mixed | vgg19 | 64 | 2 |" in text and "(vgg19)" not in text
+    assert peers.TITLE in text and "| mixed, pairs 2 | " in text and "(vgg19)" not in text
     assert "failed on 2 of 2" in text
     capsys.readouterr()
     # The rows of another size stay; a finished picture does, too.
