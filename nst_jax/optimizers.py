@@ -48,18 +48,22 @@ def normalize_by_band(
     if not weights:
         raise ValueError("weights must hold a number for each band, got none")
 
+    def by_band(gradient: jax.Array) -> jax.Array:
+        bands = laplacian_pyramid(gradient, len(weights))
+        pairs = zip(bands, weights, strict=False)
+        return laplacian_sum([jnp.multiply(weight, _normalized(band)) for band, weight in pairs])
+
     def update(gradient: ArrayLike, _: ArrayLike | None) -> jax.Array:
         gradient = jnp.asarray(gradient)
         if gradient.ndim != 3:
             raise ValueError(f"the gradient must be of one image [H, W, C], got {gradient.shape}")
+        gradient = _in_unit_range(gradient)
+        if not wraps or len(weights) == 1:
+            return by_band(gradient)
         # Five taps of the coarsest level. So all bands inside are those of the repeated tile.
-        edge = 4 * 2 ** len(weights) if wraps and len(weights) > 1 else 0
+        edge = 4 * 2 ** len(weights)
         around = ((edge, edge), (edge, edge), (0, 0))
-        gradient = jnp.pad(_in_unit_range(gradient), around, mode="wrap")
-        bands = laplacian_pyramid(gradient, len(weights))
-        pairs = zip(bands, weights, strict=False)
-        moved = laplacian_sum([jnp.multiply(weight, _normalized(band)) for band, weight in pairs])
-        return moved[edge : moved.shape[0] - edge, edge : moved.shape[1] - edge]
+        return by_band(jnp.pad(gradient, around, mode="wrap"))[edge:-edge, edge:-edge]
 
     return optax.stateless_with_tree_map(update)
 
