@@ -17,7 +17,8 @@ MODULES = [
     for module in pkgutil.walk_packages(nst_jax.__path__, "nst_jax.")
     if not module.ispkg and not module.name.endswith("__main__")
 ]
-SUBJECT = "name_or_path"  # what a function is about rather than an option, though it has a default
+# What a function is about rather than an option, though it has a default.
+SUBJECTS = ("name_or_path", "config")
 
 
 def test_imports_keep_to_the_layers():
@@ -45,7 +46,7 @@ def test_options_are_keyword_only(module):
         if name.startswith("_") or function.__module__ != module.__name__:
             continue
         for parameter in inspect.signature(function).parameters.values():
-            if parameter.default is not inspect.Parameter.empty and parameter.name != SUBJECT:
+            if parameter.default is not inspect.Parameter.empty and parameter.name not in SUBJECTS:
                 assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, f"{name}({parameter})"
 
 

@@ -190,7 +190,10 @@ def test_layer_weights_weigh_layers(vgg16, pictures):
     ("change", "message"),
     [
         ({"content": np.zeros((24, 32), np.float32)}, r"content must have shape \[H, W, 3\]"),
-        ({"content": np.zeros((2, 24, 32, 3), np.float32)}, r"content must have shape \[H, W, 3\]"),
+        (
+            {"content": np.zeros((1, 2, 24, 32, 3), np.float32)},
+            r"content must have shape \[H, W, 3\]",
+        ),
         ({"styles": []}, "at least one picture"),
         ({"styles": [np.zeros((3, 8, 8), np.float32)]}, r"styles\[0\] must have shape"),
         ({"styles": [np.zeros((3, 32, 3), np.float32)]}, "at least 4 pixels"),
