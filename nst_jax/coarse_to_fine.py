@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from nst_jax import color, objective, optimize, partition, sharding, vgg, windows
 from nst_jax import image as image_lib
 from nst_jax.config import Config, addresses
-from nst_jax.extractor import VGGExtractor
+from nst_jax.extractor import VGGExtractor, is_circular
 from nst_jax.objective import Combine
 from nst_jax.optimize import Parametrization, Sweep, described
 from nst_jax.partition import Placement
@@ -424,17 +424,14 @@ def _images(run, config, sized, number, states):
     """
     if states is None:
         return _start(run, config, sized)
-    if run.goes_on:
-        return image_lib.resize(states.picture, *sized[0].shape[:2])
-    wraps = bool(getattr(config.network, "wraps", False))
-    resize = functools.partial(image_lib.resize, wraps=wraps)
     moved = np.asarray(states.kept_start) < number
-    if moved.all():
-        return resize(states.picture, *sized[0].shape[:2])
+    if not (run.goes_on or moved.any()):
+        return _start(run, config, sized)
+    shape, wraps = sized[0].shape[:2], is_circular(config.network)
+    images = image_lib.resize(states.picture, *shape, wraps=wraps)
+    if run.goes_on or moved.all():
+        return images
     first = _start(run, config, sized)
-    if not moved.any():
-        return first
-    images = resize(states.picture, *sized[0].shape[:2])
     return jnp.where(moved[:, None, None, None], images, first)
 
 

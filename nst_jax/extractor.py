@@ -78,6 +78,11 @@ class Network(Protocol):
         ...
 
 
+def is_circular(network: Any) -> bool:
+    """Whether a network sees one side of a picture beyond the other, see `Network`."""
+    return bool(getattr(network, "wraps", False))
+
+
 @dataclasses.dataclass(frozen=True)
 class Extractor:
     """Makes an extractor of a function.

@@ -569,8 +569,8 @@ def prepare(
     """The parameters in the form in which many steps are fastest on this backend.
 
     `stylize` does it by itself. A loop of your own should do it once, before the first step. On a
-    CPU, a step then takes about half the time, and much less inside `jax.lax.scan`. A network
-    without a method `prepare` gets `params` as they are, and prepared parameters stay as they are.
+    CPU, a step then takes about half the time. A network without a method `prepare` gets `params`
+    as they are, and prepared parameters stay as they are.
 
     Prepared kernels are constants. A gradient by them is refused with a TypeError.
 

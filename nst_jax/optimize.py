@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from nst_jax import image as image_lib
 from nst_jax import sharding
 from nst_jax.config import Config, check_sweep
+from nst_jax.extractor import is_circular
 from nst_jax.optimizers import Optimizer
 from nst_jax.settings import checked_count
 
@@ -592,7 +593,7 @@ def _descend_all(states, values, gradients, config, *, optimizer, parametrizatio
 def _transformation(optimizer, config: Config, step) -> optax.GradientTransformation:
     if optimizer is not None:
         return optimizer
-    wraps = bool(getattr(config.network, "wraps", False))
+    wraps = is_circular(config.network)
     return config.optimizer.transformation(step, config.steps, wraps=wraps)
 
 
@@ -1044,19 +1045,21 @@ def ends(answer: object) -> bool:
 
 
 def all_held(states: State) -> bool:
-    """Whether no image moves any more: each has diverged or settled."""
-    held = states.diverged, states.settled
-    if any(isinstance(of, jax.Array) and not of.is_fully_addressable for of in held):
-        return False  # as `all_diverged`
-    return bool(np.logical_or(*map(np.asarray, held)).all())
+    """Whether no image moves any more: each has diverged or settled. Else as `all_diverged`."""
+    return _all_of(states.diverged, states.settled)
 
 
 def all_diverged(states: State) -> bool:
     """Whether every image has diverged; False if the images are divided among processes."""
+    return _all_of(states.diverged)
+
+
+def _all_of(*flags: ArrayLike) -> bool:
+    """Whether every image has one of the flags `[N]`; False if they are divided among processes."""
     # Then each process would have to collect the others' at each dispatch.
-    if isinstance(states.diverged, jax.Array) and not states.diverged.is_fully_addressable:
+    if any(isinstance(of, jax.Array) and not of.is_fully_addressable for of in flags):
         return False
-    return bool(np.asarray(states.diverged).all())
+    return bool(np.any([np.asarray(of) for of in flags], axis=0).all())
 
 
 def lower(

@@ -42,7 +42,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from nst_jax import packed, sharding, vgg
-from nst_jax.extractor import Geometry, Network
+from nst_jax.extractor import Geometry, Network, is_circular
 from nst_jax.settings import checked_count
 from nst_jax.terms import (
     IMAGE,
@@ -280,7 +280,7 @@ def check_partition(partition: Partition, extractor: Network) -> None:
         raise ValueError(
             f"{partition} needs a network with in_strips, and {type(extractor).__name__} has none"
         )
-    if getattr(extractor, "wraps", False) and partition != Together():
+    if is_circular(extractor) and partition != Together():
         raise ValueError(
             f"{partition} cuts the picture, and circular padding needs whole ones: leave out "
             "strips and remat"
@@ -342,8 +342,7 @@ def make_at(
         channels[layer] = found.channels
     # NumPy arrays, so that a compiled program holds them as constants.
     origin: dict[str, Any] = {layer: np.zeros(2, np.int32) for layer in sides}
-    wraps = bool(getattr(extractor, "wraps", False))
-    return At((height, width), sides, channels, origin, key, wraps)
+    return At((height, width), sides, channels, origin, key, is_circular(extractor))
 
 
 def measure(
@@ -954,7 +953,7 @@ def grid(
       ValueError: a tile too small for the layers, an unknown layer, or a network that needs whole
         pictures.
     """
-    if getattr(extractor, "wraps", False):
+    if is_circular(extractor):
         raise ValueError("circular padding needs whole pictures: leave out tile")
     height, width = shape[:2]
     stride, radius = 1, 1

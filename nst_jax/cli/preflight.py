@@ -247,7 +247,7 @@ class Plan:
                 f"there are {there / GIB:.2f} GiB: a smaller --size takes less"
             )
         available = available_bytes() if available is None else available
-        self.check_roughly(available=available)
+        self._refuse_by_arithmetic(largest, available)
         if available is None or max(scale.most_bytes() for scale in largest) < available / 2:
             return
         need = self.run_bytes()
@@ -266,8 +266,10 @@ class Plan:
         if not any(steps_at_scales(self.config)):
             return
         available = available_bytes() if available is None else available
-        largest = self._largest_scales()
-        if available is not None and any(scale.least_bytes() > available for scale in largest):
+        self._refuse_by_arithmetic(self._largest_scales(), available)
+
+    def _refuse_by_arithmetic(self, scales: "Sequence[_Scale]", available: int | None) -> None:
+        if available is not None and any(scale.least_bytes() > available for scale in scales):
             raise DoesNotFit(self._rough_advice(available))
 
     def advice(self, *, need: int | None = None, available: int | None = None) -> str:

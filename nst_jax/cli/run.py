@@ -63,6 +63,7 @@ from nst_jax.coarse_to_fine import (
     stylize,
 )
 from nst_jax.config import Config
+from nst_jax.extractor import is_circular
 from nst_jax.files.atomic import FileError, check_folder, check_place, short, unique
 from nst_jax.files.checkpoints import Checkpoints
 from nst_jax.files.images import FORMATS, Format
@@ -721,7 +722,7 @@ def _paint_into(
 def _seams(shape: Sequence[int], config: Config) -> list[str]:
     """A line if circular padding cannot make a seamless tile of a content of this shape."""
     height, width = fit_shape(shape, config)
-    if not getattr(config.network, "wraps", False) or not (height % 16 or width % 16):
+    if not is_circular(config.network) or not (height % 16 or width % 16):
         return []
     return [
         f"--padding=circular: {width}x{height} makes no exact tile; give sides that are multiples "
