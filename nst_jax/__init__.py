@@ -10,6 +10,7 @@ from nst_jax.objective import Combine, Targets, compute_targets, objective_value
 from nst_jax.optimize import Progress
 from nst_jax.partition import Placement
 from nst_jax.presets import presets
+from nst_jax.sequence import stylize_sequence
 from nst_jax.version import __version__
 from nst_jax.vgg import classify, features
 from nst_jax.weights.load import load_params, save_params
@@ -33,4 +34,5 @@ __all__ = [
     "presets",
     "save_params",
     "stylize",
+    "stylize_sequence",
 ]

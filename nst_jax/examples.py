@@ -8,6 +8,7 @@ more of it. Six of the styles are in `nst_jax.paintings`.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +37,9 @@ from nst_jax.paintings import (
 
 __all__ = [
     "brush_strokes",
+    "Film",
     "butterfly",
+    "butterfly_film",
     "by_name",
     "hatching",
     "mosaic",
@@ -68,6 +71,69 @@ def butterfly(size: Size, *, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(whole_number("seed", seed, least=0))
     meadow, insect = _meadow(rng), _insect(rng)
     return render(lambda x, y: insect(x, y, _flower(x, y, meadow(x, y))), size)
+
+
+class Film(NamedTuple):
+    """Frames and how they move.
+
+    Attributes:
+      frames: float32 `[T, H, W, 3]`, sRGB in [0, 1].
+      forward: `[T - 1, H, W, 2]`, the flow from each frame to the next one, see `nst_jax.flow`.
+      backward: `[T - 1, H, W, 2]`, from each frame after the first to the one before.
+    """
+
+    frames: Array
+    forward: Array
+    backward: Array
+
+
+def butterfly_film(
+    size: Size,
+    frames: int = 8,
+    *,
+    seed: int = 0,
+    background: tuple[float, float] = (-0.02, 0.004),
+    insect: tuple[float, float] = (0.015, -0.01),
+) -> Film:
+    """Draws the butterfly in flight over its meadow: a film whose flow is known.
+
+    Args:
+      size, seed: as in `butterfly`.
+      frames: how many frames there are, at least 1.
+      background: how far the meadow moves from frame to frame, to the right and down. The shorter
+        side of the picture is 2.
+      insect: how far the butterfly moves.
+
+    Raises:
+      TypeError, ValueError: as `butterfly`, or `frames` is not a whole number of at least 1.
+    """
+    rng = np.random.default_rng(whole_number("seed", seed, least=0))
+    meadow, paint = _meadow(rng), _insect(rng)
+    height, width = sides(size)
+    pictures, covers = [], []
+    for number in range(whole_number("frames", frames)):
+        ground, place = (np.array(by, np.float32) * number for by in (background, insect))
+
+        def shade(x: Array, y: Array, ground=ground, place=place) -> Array:
+            picture = meadow(x - ground[0], y - ground[1])
+            return paint(x - place[0], y - place[1], picture)
+
+        def cover(x: Array, y: Array, place=place) -> Array:
+            # What the butterfly and its shadow leave of white.
+            white = np.ones((3, y.size, x.size), np.float32)
+            black = paint(x - place[0], y - place[1], np.zeros_like(white))
+            return 1 - (paint(x - place[0], y - place[1], white) - black)
+
+        pictures.append(render(shade, (height, width)))
+        covers.append(render(cover, (height, width)).mean(-1) > 0.5)
+    unit = min(height, width) / 2
+
+    def flows(covers: list[Array], sign: float) -> Array:
+        moves = [np.where(own[..., None], insect, background) for own in covers]
+        shape = (len(covers), height, width, 2)
+        return (sign * unit * np.array(moves)).astype(np.float32).reshape(shape)
+
+    return Film(np.stack(pictures), flows(covers[:-1], 1.0), flows(covers[1:], -1.0))
 
 
 def rainbow(size: Size, *, seed: int = 0) -> np.ndarray:

@@ -18,6 +18,7 @@ from absl import flags
 from absl.testing import flagsaver
 from commandline import SMALL
 from PIL import Image
+from test_footage import write_film
 
 import nst_jax
 from benchmarks import common
@@ -26,7 +27,7 @@ from nst_jax.cli import main as cli_main
 from nst_jax.cli import outputs as cli_outputs
 from nst_jax.cli.flags import QUESTION_FLAGS
 from nst_jax.cli.main import _main, _parse
-from nst_jax.files.images import write_image
+from nst_jax.files.images import to_uint8, write_animation, write_image
 from nst_jax.weights.load import load_params
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,6 +102,11 @@ def folder(tmp_path, monkeypatch):
     }
     for name, image in pictures.items():
         write_image(tmp_path / name, image)
+    film = list(to_uint8(examples.butterfly_film(48, 3).frames))
+    for number, frame in enumerate(film):
+        write_image(tmp_path / f"frames/{number}.png", frame / 255)
+    write_animation(tmp_path / "dance.gif", film, milliseconds=100)
+    write_film(tmp_path / "holiday.mp4", film)
     left = np.repeat(np.uint8([[255, 0]]), 32, axis=1).repeat(64, axis=0)
     Image.fromarray(left).save(tmp_path / "left.png")
     colours = np.where(left[..., None] > 0, np.uint8([255, 0, 0]), np.uint8([0, 0, 255]))
@@ -150,7 +156,7 @@ def is_elsewhere(arguments):
 
 def test_every_page_with_python_is_run():
     pages = {page for page in PAGES if list(blocks(page, "python"))}
-    names = ["README", "checkpoints", "extending", "python", "scale", "terms"]
+    names = ["README", "checkpoints", "extending", "python", "scale", "sequences", "terms"]
     assert sorted(page.stem for page in pages) == names
 
 
@@ -222,12 +228,19 @@ def test_python_of_the_guide(folder, small, capsys):
 @pytest.mark.slow
 def test_python_of_own_parts(folder, small):
     found = run_page(GUIDE / "extending.md")
-    for name in ("result", "logits", "own_term", "video", "own_network"):
+    for name in ("result", "logits", "own_term", "held", "own_network"):
         assert np.all(np.isfinite(found[name].images)), name
         assert found[name].images.shape == (2, 48, 48, 3), name
     assert found["losses"][-1] < found["losses"][0]
     assert found["own_term"].history["means"].shape == found["own_term"].history["style"].shape
-    assert np.all(found["video"].history["temporal"][1] > 0)
+    assert np.all(found["held"].history["held"][1] > 0)
+
+
+@pytest.mark.slow
+def test_python_of_the_page_of_sequences(folder, small):
+    found = run_page(GUIDE / "sequences.md")
+    assert found["images"].shape == (1, 48, 48, 3) and found["number"] == 2
+    assert len(list(folder.glob("dance_*.png"))) == 3
 
 
 WITH_COMMANDS = [page for page in PAGES if not all(map(is_elsewhere, commands(page)))]

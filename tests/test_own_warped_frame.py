@@ -1,4 +1,4 @@
-"""A user's term with data of the run: earlier frames, warped, and masks where they hold."""
+"""Terms with data of the run: earlier frames, warped, and masks where they hold."""
 
 from typing import Any
 
@@ -11,31 +11,7 @@ import nst_jax
 from nst_jax import terms
 from nst_jax.cli import preflight
 from nst_jax.settings import number, option, settings, weighted
-from nst_jax.terms import IMAGE, Field, GramStyle
-
-
-@settings
-class Temporal(terms.Term):
-    """Squared differences from frames, where they are reliable, a mean over the pixels.
-
-    Manuel Ruder, Alexey Dosovitskiy, Thomas Brox: "Artistic Style Transfer for Videos", 2016,
-    https://arxiv.org/abs/1604.08610, equation 6.
-    """
-
-    name: str = option("temporal")
-    weight: Any = number(1.0)
-    layers: Any = weighted((IMAGE,))
-    refers = "run"
-    linear = True
-
-    def sums(self, layer, x, weights, target, at):
-        squares = jnp.sum(jnp.square(x[:, :, None] - target["warped"].values), axis=-1)
-        values = jnp.sum(target["reliable"].values * squares, axis=-1)
-        return jnp.sum(values if weights is None else weights * values)
-
-    def loss(self, sums, target, at):
-        return {IMAGE: sums[IMAGE] / at.positions[IMAGE]}
-
+from nst_jax.terms import IMAGE, Field, GramStyle, Temporal
 
 CONFIG = own.ALONE.replace(
     terms=(GramStyle(layers=("block1_conv1", "block2_conv1")), Temporal(weight=1e4))

@@ -20,7 +20,7 @@ from nst_jax.objective import check_mixing
 from nst_jax.optimizers import OPTIMIZERS
 from nst_jax.presets import presets
 from nst_jax.settings import check_choice, turned
-from nst_jax.terms import TERMS
+from nst_jax.terms import TERMS, Temporal
 
 FLAGS = flags.FLAGS
 
@@ -61,6 +61,40 @@ RUN_FLAGS: dict[str, Definition] = {
         None,
         "largest number of pictures of a data set painted at once "
         f"(default: {BATCH_SIZE} per device)",
+    ),
+    "sequence": (
+        flags.DEFINE_boolean,
+        False,
+        "paint the frames of --content without flicker: numbered files in a folder, an animation, "
+        "or a film",
+    ),
+    "flow": (
+        define_path,
+        "dis",
+        "how frames of a sequence move: dis, found by OpenCV; still, only what stands still is "
+        "held; or a folder of .flo files",
+    ),
+    "cuts": (
+        define_list,
+        [],
+        "numbers, from 1, of the frames of a sequence that begin a shot; none for a single shot "
+        "(default: found by their colours)",
+    ),
+    "passes": (
+        flags.DEFINE_integer,
+        1,
+        "how often a sequence is painted, forth and back in turn",
+    ),
+    "next_steps": (
+        flags.DEFINE_integer,
+        None,
+        "steps of a frame that starts from the one before (default: those of a later scale, at "
+        "most half of all)",
+    ),
+    "frame_rate": (
+        flags.DEFINE_float,
+        25.0,
+        "frames a second of the animation that is made of numbered files",
     ),
     "output_dir": (
         define_path,
@@ -310,6 +344,8 @@ def config_from_flags() -> tuple[Config, dict[str, tuple[float, ...]]]:
     """
     check_choice("--preset", FLAGS.preset, presets)
     config = presets[FLAGS.preset]
+    if FLAGS.sequence:
+        config = config.replace(temporal=Temporal())
     for name, kinds in KINDS.items():
         choice = FLAGS[name].value
         if choice is not None:

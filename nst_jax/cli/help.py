@@ -26,6 +26,7 @@ GROUPS = {
         "regions",
         "legend",
     ),
+    "Sequences": ("sequence", "flow", "cuts", "passes", "next_steps", "frame_rate"),
     "Files to write": ("output_dir", "format", "quality", "overwrite", "log_every", "quiet"),
     "Looking at the run": ("report", "animate", "save_every", "tensorboard_dir", "profile_dir"),
     "Long runs": ("checkpoint_dir", "checkpoint_every", "retries", "batch_size"),

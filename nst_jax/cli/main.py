@@ -5,6 +5,7 @@
 `python -m nst_jax` takes the same flags.
 """
 
+import importlib
 import logging as python_logging
 import os
 import pathlib
@@ -38,9 +39,11 @@ from nst_jax.cli.help import flags_by_group, list_layers, list_presets
 from nst_jax.cli.inputs import style_mask
 from nst_jax.cli.look.observers import ANIMATIONS, Look, Picture
 from nst_jax.cli.run import Delivery, PictureJob, digest, run_pictures
+from nst_jax.cli.sequence import Motion, run_sequence
 from nst_jax.cli.shared_folder import made
 from nst_jax.config import INITS, Config
 from nst_jax.files.atomic import first_line, from_json, unique
+from nst_jax.files.footage import Footage, natural, open_footage
 from nst_jax.files.images import FORMATS, ImageError, read_image, read_text, read_with_alpha
 from nst_jax.files.paths import check_local, is_pipe, is_remote, path_of
 from nst_jax.partition import Placement
@@ -243,7 +246,8 @@ def network() -> vgg.Model:
 def run() -> int:
     """Runs one job, from the flags to the files, and returns the exit code."""
     listed = FLAGS.pairing is not None or FLAGS.pairs is not None
-    data_set = listed or names_several(FLAGS.content + FLAGS.styles)
+    several = FLAGS.styles if FLAGS.sequence else FLAGS.content + FLAGS.styles
+    data_set = listed or names_several(several)
 
     # --- Processes: they must meet before JAX is used. ---
     numbers = {
@@ -281,7 +285,15 @@ def run() -> int:
     if not 0 <= FLAGS.seed < 2**32:
         raise ValueError(f"--seed must be from 0 to 2**32 - 1, got {FLAGS.seed}")
 
+    given = [f"--{name}" for name in SEQUENCE_FLAGS if FLAGS[name].present]
+    if given and not FLAGS.sequence:
+        raise ValueError(f"{given[0]} needs --sequence")
+    if config.term("temporal") is not None and not FLAGS.sequence:
+        raise ValueError("--temporal_weight needs --sequence")
+
     # --- The job. ---
+    if FLAGS.sequence:
+        return _run_sequence(config, sweep)
     return _run_data_set(config, sweep) if data_set else _run_pictures(config, sweep)
 
 
@@ -409,6 +421,7 @@ def _style_masks(styles: Sequence[Picture], config: Config) -> list[np.ndarray |
 RECIPE_FLAGS = ("content", "styles", "demo", "model", "weights", "preset", "mixing", "masks")
 RECIPE_FLAGS += ("style_masks", "seed", "tile", "remat", "strips", "steps_per_dispatch", "mesh")
 RECIPE_FLAGS += ("regions", "legend", "format", "quality", "retries")
+RECIPE_FLAGS += ("sequence", "flow", "cuts", "passes", "next_steps")
 
 
 def recipe_arguments(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
@@ -432,6 +445,119 @@ def recipe_arguments(config: Config, sweep: Mapping[str, Sequence[float]]) -> li
         elif value is not None:
             arguments.append(f"--{name}={value}")
     return arguments
+
+
+# ---------------------------------- A sequence ----------------------------------
+
+# Flags that only a sequence takes, and those that it does not take.
+SEQUENCE_FLAGS = ("flow", "cuts", "passes", "next_steps", "frame_rate")
+NOT_IN_SEQUENCES = ("pairing", "pairs", "batch_size", "demo", "masks", "regions", "legend")
+NOT_IN_SEQUENCES += ("checkpoint_dir", "checkpoint_every", "retries", "log_every", "report")
+NOT_IN_SEQUENCES += ("save_every", "animate", "tensorboard_dir", "profile_dir", "distributed")
+NOT_IN_SEQUENCES += ("coordinator_address", "num_processes", "process_id")
+
+
+def _run_sequence(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
+    """Paints the frames of a film and returns the exit code."""
+
+    # --- Flags. ---
+    unfit = [f"--{name}" for name in NOT_IN_SEQUENCES if FLAGS[name].present]
+    unfit += [f"--{name} with several values" for name in sweep]
+    if unfit:
+        raise ValueError(f"{unfit[0]} cannot be combined with --sequence")
+    if not (FLAGS.content and FLAGS.styles):
+        raise ValueError("--sequence needs --content and --styles")
+    for name in ("passes", "next_steps"):
+        value = FLAGS[name].value
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+    if not 0.1 <= FLAGS.frame_rate <= 1000:
+        raise ValueError(f"--frame_rate must be from 0.1 to 1000, got {FLAGS.frame_rate:g}")
+    check_local("--output_dir", FLAGS.output_dir)
+    if FLAGS.flow not in ("dis", "still") and not pathlib.Path(FLAGS.flow).is_dir():
+        raise ValueError(
+            f"--flow must be dis, still, or a folder of .flo files, got {FLAGS.flow!r}"
+        )
+    if FLAGS.flow == "dis":
+        try:
+            importlib.import_module("cv2")
+        except ImportError:
+            raise ValueError(
+                "--flow=dis needs OpenCV: pip install opencv-python-headless, or give --flow=still"
+            ) from None
+    motion = Motion(flow=FLAGS.flow, cuts=_cuts(), passes=FLAGS.passes, steps=FLAGS.next_steps)
+
+    # --- Network and pictures. ---
+    footage = _footage()
+    params = read_params()
+    path = path_of(FLAGS.content[0])
+    first = Picture(
+        path.stem if len(FLAGS.content) == 1 else path.parent.name or path.stem,
+        next(footage.frames()),
+    )
+    styles = _read(FLAGS.styles)
+    job = PictureJob(
+        contents=[first],
+        styles=styles,
+        config=config,
+        mixing=mixing_from_flag(len(styles)),
+        style_masks=_style_masks(styles, config),
+        initial=read_initial(),
+        seed=FLAGS.seed,
+        placement=_placement(),
+        mesh=_mesh(),
+    )
+
+    # --- Files. ---
+    delivery = Delivery(
+        folder=path_of(FLAGS.output_dir),
+        picture_format=FLAGS.format,
+        quality=FLAGS.quality,
+        overwrite=FLAGS.overwrite,
+    )
+    described = {
+        "flags": recipe_arguments(job.config, sweep),
+        "preset": FLAGS.preset,
+        "weights": chosen_weights(),
+        "weights_sha256": sha256(chosen_weights()),
+        "content": FLAGS.content,
+        "styles": FLAGS.styles,
+        "mixing": FLAGS.mixing,
+        "style_masks": FLAGS.style_masks,
+        "initial": digest(job.initial),
+    }
+    return run_sequence(
+        job, footage, motion, params, delivery, frame_rate=FLAGS.frame_rate, described=described
+    )
+
+
+def _cuts() -> tuple[int, ...] | None:
+    """The frames of --cuts, from 0; None finds them."""
+    if not FLAGS.cuts:
+        return None
+    if FLAGS.cuts == ["none"]:
+        return ()
+    try:
+        numbers = tuple(int(text) - 1 for text in FLAGS.cuts)
+    except ValueError:
+        numbers = (-1,)
+    if min(numbers) < 0:
+        raise ValueError(
+            f"--cuts must be numbers of frames, from 1, or none, got {','.join(FLAGS.cuts)!r}"
+        )
+    return numbers
+
+
+def _footage() -> Footage:
+    """The frames that --content names."""
+    found = {"output_dir": FLAGS.output_dir, "made": made(path_of(FLAGS.output_dir))}
+    for item in FLAGS.content:
+        check_local("--content", item)
+    sources = expand(FLAGS.content, flag="--content", **found)
+    # In a folder or a pattern, the names decide. Files that are named one by one keep their order.
+    if names_several(FLAGS.content):
+        sources = sorted(sources, key=lambda source: natural(source.name))
+    return open_footage([path_of(source.path) for source in sources])
 
 
 # ------------------------------ A job over a data set ---------------------------

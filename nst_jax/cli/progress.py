@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -150,23 +150,27 @@ def spoken(seconds: float) -> str:
 
 
 class PictureProgress(Bars):
-    """Shows the pictures of a data set: a bar on a terminal, elsewhere one line per batch."""
+    """Shows the pictures of a data set, or the frames of a sequence.
 
-    def __init__(self, total: int, done: int):
-        """Shows `total` pictures, of which `done` are finished already."""
+    On a terminal it is a bar, elsewhere a line for each batch or frame.
+    """
+
+    def __init__(self, total: int, done: int, *, unit: Literal["pictures", "frames"] = "pictures"):
+        """Shows `total` pictures or frames, of which `done` are finished already."""
         self._total, self._first, self._done = total, done, done
+        self._unit = unit
         self._start = time.perf_counter()
         self.open(
             total=total,
             initial=done,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} pictures "
+            bar_format=f"{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} {unit} "
             "[{elapsed}<{remaining}{postfix}]",
             miniters=0,
             smoothing=0,  # the time left follows from the rate that is shown
         )
 
     def _rate(self) -> float:
-        """Pictures per minute."""
+        """Pictures or frames per minute."""
         return 60 * (self._done - self._first) / (time.perf_counter() - self._start)
 
     def pass_over(self, pictures: int) -> None:
@@ -176,7 +180,8 @@ class PictureProgress(Bars):
             self._bar.total = self._total
 
     def begin(self, group: Group) -> None:
-        self._pictures = len(set(group.stems))  # empty places of a batch repeat a picture
+        # Empty places of a batch repeat a picture. All outputs of a frame are one frame.
+        self._pictures = 1 if self._unit == "frames" else len(set(group.stems))
 
     def __call__(self, progress: Progress, pictures: Pictures | None = None) -> None:
         if self._bar is not None:
@@ -193,6 +198,6 @@ class PictureProgress(Bars):
             return
         rate = self._rate()
         say(
-            f"{self._done}/{self._total} pictures, {rate:.3g} a minute, "
+            f"{self._done}/{self._total} {self._unit}, {rate:.3g} a minute, "
             f"{(self._total - self._done) / rate:.1f} minutes left"
         )

@@ -150,6 +150,9 @@ class Painting:
       sweep: `{address: [N]}`, a number for each output.
       hint: the end of the advice about memory: what else needs less memory.
       name: of its checkpoints' folder.
+      config: settings in place of the job's; None is the job's.
+      inputs: data of the run, as in `stylize`.
+      initial: pictures to start from in place of the job's; None is the job's.
     """
 
     group: Group
@@ -158,6 +161,9 @@ class Painting:
     sweep: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     hint: str = ""
     name: str = ""
+    config: Config | None = None
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    initial: Sequence[Any] | None = None
 
 
 # ------------------------------------ Runner ------------------------------------
@@ -210,7 +216,7 @@ class Runner:
           ValueError: memory ran out, or a file cannot be written. The last pictures are kept.
         """
         sweep = dict(painting.sweep)
-        rates = sweep.get("learning_rate", self.job.config.optimizer.learning_rate)
+        rates = sweep.get("learning_rate", self._config(painting).optimizer.learning_rate)
         rates = np.broadcast_to(np.asarray(rates), len(painting.group.stems))
         attempt = 0
         while True:
@@ -238,8 +244,9 @@ class Runner:
         """Calls `stylize` once, from the last checkpoint if there is one."""
         leads = self.job.apart or jax.process_index() == 0
         shape = painting.group.contents[0].image.shape
-        config = for_content(self.job.config, shape)
+        config = for_content(self._config(painting), shape)
         steps = sum(steps_at_scales(config))
+        initial = self.job.initial if painting.initial is None else painting.initial
         latest: np.ndarray | None = None  # the pictures after the last dispatch
         again = f"-again{attempt}" if attempt else ""
         try:
@@ -278,14 +285,15 @@ class Runner:
                         self.params,
                         [content.image for content in group.contents],
                         painting.styles,
-                        self.job.config,
+                        self._config(painting),
                         sweep=sweep,
                         combine=painting.combine,
+                        inputs=painting.inputs,
                         key=jax.random.key(self.job.seed),
-                        initial=self.job.initial,
+                        initial=initial,
                         resume=resume,
                         callback=follow,
-                        placement=self._placement(len(group.stems)),
+                        placement=self.placement(len(group.stems)),
                         on_window=watch.window,
                     )
                 finally:
@@ -304,6 +312,10 @@ class Runner:
             advice = self._plan(painting).advice()
             raise ValueError(f"out of memory: {advice}{painting.hint}") from error
 
+    def _config(self, painting: Painting) -> Config:
+        """The settings of a painting."""
+        return self.job.config if painting.config is None else painting.config
+
     def _plan(self, painting: Painting) -> preflight.Plan:
         """The parts of a painting that its memory depends on."""
         contents, outputs = painting.group.contents, len(painting.group.stems)
@@ -312,15 +324,16 @@ class Runner:
             params=self.params,
             shape=contents[0].image.shape[:2],
             outputs=outputs,
-            config=self.job.config,
+            config=self._config(painting),
             sweep=painting.sweep,
+            inputs=painting.inputs,
             styles=[style.shape[:2] for style in painting.styles],
             contents=len(contents),
             regions=0 if masks is None else np.asarray(masks).shape[1],
-            placement=self._placement(outputs),
+            placement=self.placement(outputs),
         )
 
-    def _placement(self, outputs: int) -> Placement:
+    def placement(self, outputs: int) -> Placement:
         """The job's placement, with a mesh of all devices if there are several."""
         if self.job.placement.tile is not None and self.job.mesh is None:
             return self.job.placement

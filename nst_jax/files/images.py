@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jax.typing import ArrayLike
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from nst_jax.files import deep_color, host_memory, icc
 from nst_jax.files.atomic import FileError, reason, replacing
@@ -40,6 +40,9 @@ __all__ = [
     "Bits",
     "Format",
     "ImageError",
+    "count_frames",
+    "opened",
+    "read_animation",
     "read_image",
     "read_mask",
     "read_shape",
@@ -207,6 +210,13 @@ def read_with_alpha(
         image = np.stack(channels, axis=-1)
         image[~opaque] = 1
         return image, None if opaque.all() else opaque.astype(np.float32)
+    return _on_white(picture, profile, path)
+
+
+def _on_white(
+    picture: Image.Image, profile: ImageCms.ImageCmsProfile | None, path: Path
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns a decoded picture laid on white, and its alpha, as `read_with_alpha` does."""
     if not picture.has_transparency_data:
         return icc.srgb(picture, profile, path), None
     rgba = picture.convert("RGBA")
@@ -215,6 +225,54 @@ def read_with_alpha(
     bare = rgba.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
     image = icc.srgb(bare, profile, path) * alpha + (1 - alpha)
     return image, None if alpha.min() == 1 else alpha[..., 0]
+
+
+def read_animation(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Reads the frames of an animation one by one, each as `read_image` reads a picture.
+
+    Args:
+      path: a GIF, WebP, PNG or AVIF file. A file with one picture has one frame.
+      max_pixels: as in `read_image`.
+
+    Yields:
+      (image, milliseconds): the frame, float32 `[H, W, 3]` in [0, 1], and how long it is shown.
+
+    Raises:
+      ImageError: as `read_image`. For a broken frame, the message has its number, from 1.
+    """
+    path = path_of(path, error=ImageError)
+    with opened(path, max_pixels) as picture:
+        _check(picture.size, _bytes_a_pixel(picture), path)
+        kind, count = str(picture.format), getattr(picture, "n_frames", 1)
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            # Between frames, others read files: Pillow's limit must not be held then.
+            try:
+                with _pixel_limit(max_pixels), _warnings_logged(path):
+                    if not number:
+                        file = stack.enter_context(open_bytes(path))
+                        picture = stack.enter_context(Image.open(file, formats=[kind]))
+                    picture.seek(number)
+                    picture.load()
+                    image, _ = _on_white(picture, icc.embedded(picture, path), path)
+            except Exception as error:  # on broken bytes, decoders raise errors of many classes
+                raise ImageError(
+                    f"{path}: frame {number + 1} cannot be read: {reason(error)}"
+                ) from error
+            # Some files say it as a fraction, and a GIF may leave it out.
+            yield image, round(picture.info.get("duration") or 0)
+
+
+def count_frames(path: str | os.PathLike[str]) -> int:
+    """Returns how many frames an animation has; 1 for a picture.
+
+    Raises:
+      ImageError: as `read_image`.
+    """
+    with opened(path_of(path, error=ImageError), MAX_PIXELS) as picture:
+        return getattr(picture, "n_frames", 1)
 
 
 def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -242,7 +300,7 @@ def read_text(path: str | os.PathLike[str]) -> str | None:
     Raises:
       ImageError: the file is missing or is not an image.
     """
-    with _opened(path_of(path, error=ImageError), MAX_PIXELS) as picture:
+    with opened(path_of(path, error=ImageError), MAX_PIXELS) as picture:
         text = picture.getexif().get(ExifTags.Base.ImageDescription)
     return text if isinstance(text, str) else None
 
@@ -265,7 +323,7 @@ def read_shape(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 def _shape(path: Path, max_pixels: int) -> tuple[int, int]:
     """Returns what `read_shape` does, for a file that Pillow reads."""
-    with _opened(path, max_pixels) as picture:
+    with opened(path, max_pixels) as picture:
         _check(picture.size, _bytes_a_pixel(picture), path)
         on_its_side = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         if on_its_side and picture.format != "TIFF":  # of a TIFF, Pillow gives the upright size
@@ -432,52 +490,59 @@ def write_image(
             Image.fromarray(pixels).save(file, exif=exif, icc_profile=profile, **options)
 
 
-_ANIMATED: dict[str, dict[str, Any]] = {
+ANIMATED: dict[str, dict[str, Any]] = {
     ".gif": {"format": "GIF"},
     ".webp": {"format": "WEBP", "quality": 85, "method": 3},
+    ".png": {"format": "PNG"},
 }
+"""The suffixes of the animations that are written, with options of Pillow's `save`."""
 
 
 def write_animation(
     path: str | os.PathLike[str],
     frames: Sequence[np.ndarray],
     *,
-    milliseconds: int = 80,
-    hold: int = 2000,
+    milliseconds: int | Sequence[int] = 80,
+    hold: int | None = 2000,
 ) -> None:
     """Writes pictures as an animation that repeats for ever.
 
     As with `write_image`, the file appears whole or not at all.
 
     Args:
-      path: ends in .gif (256 colours a frame) or .webp (lossy).
+      path: ends in .gif (256 colours a frame), .webp (lossy) or .png.
       frames: uint8 `[h, w, 3]` each. All are resized to the size of the last one.
-      milliseconds: how long each frame but the last is shown.
-      hold: how long the last frame is shown, in milliseconds.
+      milliseconds: how long each frame is shown, or one number for all.
+      hold: how long the last frame is shown, in milliseconds; None is as `milliseconds` says.
 
     Raises:
       ImageError: the extension is unknown, or the file cannot be written.
       ValueError: there is no frame.
     """
     path = path_of(path, error=ImageError)
-    options = _ANIMATED.get(path.suffix.lower())
+    options = ANIMATED.get(path.suffix.lower())
     if options is None:
-        known = ", ".join(_ANIMATED)
+        known = ", ".join(ANIMATED)
         raise ImageError(f"{path}: wanted one of {known}, got {path.suffix or 'no extension'}")
     if not len(frames):
         raise ValueError("frames must hold at least one picture, got none")
+    shown = np.broadcast_to(np.asarray(milliseconds, int), len(frames)).tolist()
+    if hold is not None:
+        shown[-1] = hold
     size = frames[-1].shape[1::-1]
 
     def sized(frame):
         picture = Image.fromarray(frame)
         return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
 
+    following = map(sized, frames[1:])  # one at a time in memory
     with replacing(path, error=ImageError) as file:
         sized(frames[0]).save(
             file,
             save_all=True,
-            append_images=(sized(frame) for frame in frames[1:]),  # one at a time in memory
-            duration=[milliseconds] * (len(frames) - 1) + [hold],
+            # Pillow looks at the frames of a PNG twice.
+            append_images=list(following) if options["format"] == "PNG" else following,
+            duration=shown,
             loop=0,
             **options,
         )
@@ -497,7 +562,7 @@ def to_jpeg(image: ArrayLike, *, longest: int) -> bytes:
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     """Decodes a file's first picture and turns it upright. Its mode is kept."""
-    with _opened(path, max_pixels) as picture:
+    with opened(path, max_pixels) as picture:
         _check(picture.size, _bytes_a_pixel(picture), path)
         picture.load()
         upright = ImageOps.exif_transpose(picture)
@@ -558,7 +623,7 @@ def _is_deep_grey(picture: Image.Image) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a file's first picture, of which only the header is read.
 
     Whatever the block raises, for example while it decodes the picture, becomes an `ImageError`.
@@ -607,7 +672,7 @@ def _too_many(path: Path, max_pixels: int) -> ImageError:
 def _opened_tiff(
     path: Path, max_pixels: int, unidentified: _Unidentified
 ) -> Iterator["tifffile.TiffPage"]:
-    """Opens the first page of a TIFF that Pillow does not know, as `_opened` does.
+    """Opens the first page of a TIFF that Pillow does not know, as `opened` does.
 
     Raises:
       ImageError: `unidentified` if the file is no TIFF, or the page cannot be read.

@@ -74,6 +74,7 @@ from nst_jax.terms.statistics import (
     Normalization,
     WassersteinStyle,
 )
+from nst_jax.terms.temporal import Temporal
 from nst_jax.terms.variation import TotalVariation, VariationForm
 
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "SelfSimilarity",
     "ShiftedGramStyle",
     "SlicedWassersteinStyle",
+    "Temporal",
     "Term",
     "TotalVariation",
     "Tree",
@@ -134,5 +136,6 @@ TERMS: dict[str, dict[str, type[Term]]] = {
     "palette": {"palette": Palette},
     "similarity": {"self_similarity": SelfSimilarity},
     "laplacian": {"laplacian": Laplacian},
+    "temporal": {"temporal": Temporal},
 }
 """The terms that come with the package, `{name: {kind: class}}`. The first kind is the default."""
