@@ -141,7 +141,9 @@ def arguments() -> list[str]:
 
 def products() -> str:
     """The precision of matrix products for each type that the networks compute in."""
-    return ", ".join(f"{name} {vgg.resolved_precision(name, None)[1]}" for name in vgg.DTYPES)
+    return ", ".join(
+        f"{name} {vgg.resolved_precision(name, None)[1]}" for name in ("float32", "bfloat16")
+    )
 
 
 def installed(package: str) -> bool:

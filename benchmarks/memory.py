@@ -46,7 +46,7 @@ FLAGS = {
     **stepping.CASE_FLAGS,
     "sizes": (define_list, ["512", "1024"], "Sizes, HEIGHTxWIDTH, in pixels."),
     "styles": (define_list, ["1"], "Numbers of styles painted at once."),
-    "precisions": (define_list, list(vgg.DTYPES), "Of the features."),
+    "precisions": (define_list, ["float32", "bfloat16"], "Of the features."),
     "repeats": (
         functools.partial(flags.DEFINE_integer, lower_bound=0),
         0,

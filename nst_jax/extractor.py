@@ -140,10 +140,12 @@ class VGGExtractor:
         Styles are then padded by "replicate".
       dtype: the type of kernels and activations. "bfloat16" keeps the range of float32 and rounds
         to 8 bits. Statistics, losses, picture and optimiser stay float32. It is for accelerators
-        that support it; on a CPU a step takes about twice as long. None is "float32".
+        that support it; on a CPU a step takes about twice as long. "float64" is for checks of
+        gradients, with 64-bit numbers enabled in JAX: statistics and losses are then float64, too.
+        None is "float32".
       precision: the precision of products, by JAX's names. "highest" is full float32. Otherwise a
-        TPU multiplies float32 in bfloat16. None is "highest" for float32 and "default" for
-        bfloat16. If dtype and precision are None, `stylize` takes the fastest of an accelerator
+        TPU multiplies float32 in bfloat16. None is "default" for bfloat16 and "highest" for the
+        other types. If dtype and precision are None, `stylize` takes the fastest of an accelerator
         whose pictures look the same, see `nst_jax.vgg.FASTEST`.
       normalize_features: divide the activations of each layer by their usual size, see
         `usual_sizes`.
@@ -258,7 +260,7 @@ class VGGExtractor:
             `nst_jax.packed.prepare`.
         """
         if pack:
-            names = [self.resolve(params, layer) for layer in layers]
+            names = [self.resolve(params, layer).removesuffix(vgg.PRE_RELU) for layer in layers]
             sizes = usual_sizes(vgg.network_name(params)) if self.normalize_features else None
             dtype, _ = vgg.resolved_precision(self.dtype, self.precision)
             return packed.prepare(params, names, sizes=sizes, dtype=vgg.DTYPES[dtype])
@@ -291,6 +293,12 @@ class VGGExtractor:
           the channels, see `nst_jax.packed.features`.
         """
         names = {name: self.resolve(params, name) for name in layers}
+        before = [name for name, layer in names.items() if layer.endswith(vgg.PRE_RELU)]
+        if pack and before:
+            raise ValueError(
+                f"layer {before[0]} has no form for the strips of a TPU, where ReLU comes after "
+                "the pooling: evaluate it with remat"
+            )
         if pack:
             return self._packed(params, x, names, height)
         found = self._activations(params, x, names, part=vgg.Strips(height))
@@ -436,4 +444,7 @@ def normalized(
     """
     model = vgg.network_name(params)
     usual = usual_sizes(model)
-    return {name: value / usual[vgg.resolve_layer(model, name)] for name, value in features.items()}
+    return {
+        name: value / usual[vgg.resolve_layer(model, name).removesuffix(vgg.PRE_RELU)]
+        for name, value in features.items()
+    }

@@ -6,7 +6,7 @@ whether leading axes are allowed. Names in shapes, such as `*N`, stand for any n
 
 Sums over positions are float32 and use the highest matmul precision. Otherwise a TPU would multiply
 float32 in bfloat16, and a Gram sum in float16 would overflow. Features may be bfloat16: a product
-of two bfloat16 numbers is exact in float32.
+of two bfloat16 numbers is exact in float32. Sums of float64 features are float64.
 
 Sources:
 
@@ -52,6 +52,11 @@ class Statistics(NamedTuple):
 export.register_namedtuple_serialization(Statistics, serialized_name="nst_jax.losses.Statistics")
 
 
+def sum_type(features: ArrayLike) -> Any:
+    """The type of sums over positions: float32, or float64 for float64 features."""
+    return jnp.float64 if jnp.asarray(features).dtype == jnp.float64 else jnp.float32
+
+
 def gram_matrix(
     features: Float[ArrayLike, "*N H W C"], *, weights: Float[ArrayLike, "*N H W"] | None = None
 ) -> Float[Array, "*N C C"]:
@@ -88,7 +93,7 @@ def _plain_gram_jvp(axes, primals, tangents):
     (features,), (direction,) = primals, tangents
     # float16 would overflow, in the sum and in its cotangent.
     dtype = jnp.float32 if features.dtype == jnp.float16 else features.dtype
-    half = _outer_products(direction, features, axes=axes, dtype=dtype).astype(jnp.float32)
+    half = _outer_products(direction, features, axes=axes, dtype=dtype).astype(sum_type(features))
     return _plain_gram(features, axes), half + half.mT
 
 
@@ -109,16 +114,14 @@ def _weighted_gram_jvp(primals, tangents):
     slope = jnp.zeros_like(value)
     if not isinstance(direction, SymbolicZero):
         half = _outer_products(_weighted(direction, weights), features, dtype=dtype)
-        half = half.astype(jnp.float32)
+        half = half.astype(sum_type(features))
         slope = half + half.mT
     if not isinstance(change, SymbolicZero):
         slope += _outer_products(_weighted(features, change), features)
     return value, slope
 
 
-def _outer_products(
-    a: jax.Array, b: jax.Array, *, axes: int = 2, dtype: Any = jnp.float32
-) -> jax.Array:
+def _outer_products(a: jax.Array, b: jax.Array, *, axes: int = 2, dtype: Any = None) -> jax.Array:
     """Computes `sum_k a_ki b_kj` over the positions k: `[..., C, C]`.
 
     The positions are the last `axes` axes before the channels.
@@ -129,7 +132,7 @@ def _outer_products(
         a,
         b,
         precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=dtype,
+        preferred_element_type=sum_type(b) if dtype is None else dtype,
     )
 
 
@@ -165,9 +168,10 @@ def statistics(
     features = jnp.asarray(features)
     if weights is None:
         leading, positions = features.shape[: -axes - 1], features.shape[-axes - 1 : -1]
+        wide = sum_type(features)
         sums = Statistics(
-            count=jnp.full(leading, math.prod(positions), jnp.float32),
-            total=jnp.sum(features, axis=tuple(range(-axes - 1, -1)), dtype=jnp.float32),
+            count=jnp.full(leading, math.prod(positions), wide),
+            total=jnp.sum(features, axis=tuple(range(-axes - 1, -1)), dtype=wide),
             gram=_plain_gram(features, axes),
         )
         return sums if columns == 1 else _of_each_column(sums, columns)
@@ -180,8 +184,8 @@ def statistics(
             f"{weights.shape}"
         )
     return Statistics(
-        count=jnp.sum(weights, axis=(-2, -1), dtype=jnp.float32),
-        total=jnp.sum(_weighted(features, weights), axis=(-3, -2), dtype=jnp.float32),
+        count=jnp.sum(weights, axis=(-2, -1), dtype=sum_type(features)),
+        total=jnp.sum(_weighted(features, weights), axis=(-3, -2), dtype=sum_type(features)),
         gram=gram_matrix(features, weights=weights),
     )
 
@@ -277,7 +281,7 @@ def content_loss(
     """
     features, target = jnp.asarray(features), jnp.asarray(target)
     _check_shapes("features", features, target)
-    wide = jnp.float64 if features.dtype == jnp.float64 else jnp.float32
+    wide = sum_type(features)
     squares = jnp.square(features.astype(wide) - target.astype(wide))
     if weights is not None:
         squares = jnp.asarray(weights)[..., None] * squares

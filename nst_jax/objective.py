@@ -670,15 +670,25 @@ def compute_targets(
             jitter=objective.jitter,
             contents=len(contents),
         )
-        parts = []
+        if not contents:
+            raise ValueError("content must hold at least one picture, got none")
+        each, parts = None, []
         for number, one in enumerate(contents):
             here = slice(number, number + 1) if combine.paired else slice(None)
             masks = combine.style_masks and list(combine.style_masks)[here]
             own = combine.replace(paired=False, style_masks=masks)
-            options = {"combine": own, "partition": partition}
-            parts.append(compute_targets(params, one, list(styles)[here], config, **options))
-        if not parts:
-            raise ValueError("content must hold at least one picture, got none")
+            own, nothing = checked_pictures(objective, one, list(styles)[here], own, None)
+            if each is None:  # the same for all contents
+                each = all_style_targets(params, one, styles, config, combine, partition)
+            parts.append(
+                find_targets(
+                    *(params, one, list(styles)[here], config),
+                    combine=own,
+                    inputs=nothing,
+                    partition=partition,
+                    each=each[here],
+                )
+            )
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     combine, inputs = checked_pictures(objective, pictures, styles, combine, inputs)
     return find_targets(
@@ -695,43 +705,64 @@ def find_targets(
     combine: Combine,
     inputs: Mapping[str, Tree],
     partition: Partition = Together(),
+    each: Sequence[dict[str, dict[str, Tree]]] | None = None,
 ) -> Targets:
-    """`compute_targets` for arguments that have been checked."""
+    """`compute_targets` for arguments that have been checked.
+
+    `each` is what `all_style_targets` returns, if it is known.
+    """
+    if each is None:
+        each = all_style_targets(params, content, styles, config, combine, partition)
     return assembled(
         params,
         content,
-        styles,
         config,
         combine=combine,
         inputs=inputs,
-        of_style=lambda style, mask: style_targets(
-            params, jnp.asarray(style), config, mask=mask, partition=partition
-        ),
+        each=each,
         of_content=lambda content: content_targets(params, content, config, partition=partition),
     )
+
+
+def all_style_targets(
+    params: Mapping,
+    content: Float[ArrayLike, "H W 3"],
+    styles: Sequence[Float[ArrayLike, "_ _ 3"]],
+    config: Config,
+    combine: Combine,
+    partition: Partition,
+) -> list[dict[str, dict[str, Tree]]]:
+    """`style_targets` of each style with its mask.
+
+    Args:
+      content: refused if it is too small for a layer; else only its shape matters.
+      params, styles, config, combine, partition: as in `compute_targets`, checked.
+    """
+    Objective.of(config).at(params, np.shape(content))  # refuses unknown layers and small pictures
+    masks = combine.style_masks or [None] * len(styles)
+    return [
+        style_targets(params, jnp.asarray(style), config, mask=mask, partition=partition)
+        for style, mask in zip(styles, masks, strict=True)
+    ]
 
 
 def assembled(
     params: Mapping,
     content: Float[ArrayLike, "H W 3"],
-    styles: Sequence[Float[ArrayLike, "_ _ 3"]],
     config: Config,
     *,
     combine: Combine,
     inputs: Mapping[str, Tree],
-    of_style: Callable[[ArrayLike, ArrayLike | None], dict[str, dict[str, Tree]]],
+    each: Sequence[dict[str, dict[str, Tree]]],
     of_content: Callable[[jax.Array], dict[str, dict[str, Tree]]],
 ) -> Targets:
     """Assembles the targets of every output from each style's and the content's.
 
     Args:
-      params, content, styles, config, combine, inputs: as in `compute_targets`, checked.
-      of_style: gives `{term: {layer: tree}}` of a style and its mask.
+      params, content, config, combine, inputs: as in `compute_targets`, checked.
+      each: `{term: {layer: tree}}` of each style.
       of_content: gives `{term: {layer: tree}}` of a content.
     """
-    Objective.of(config).at(params, np.shape(content))  # refuses unknown layers and small pictures
-    masks = combine.style_masks or [None] * len(styles)
-    each = [of_style(style, mask) for style, mask in zip(styles, masks, strict=True)]
     content = jnp.asarray(content)
     return _each_output(
         params,

@@ -294,6 +294,7 @@ def descend(
     Returns:
       The next state, as in `step`.
     """
+    value = jnp.asarray(value, jnp.float32)  # of a network in float64, too
     _, pull_back = jax.vjp(parametrization.render, state.tree)
     (slope,) = pull_back(gradient)
     slope = jax.tree.map(lambda leaf: leaf / LEVELS, slope)

@@ -10,15 +10,17 @@ Parameters are the linen `params` tree, `{"block1_conv1": {"kernel": [3, 3, in, 
 "bias": [out]}, ..., "fc1", "fc2", "predictions"}`. The last three are the head, which is optional.
 The layers of the tree tell which network it is.
 
-Layers have Keras' names. The name of a convolution stands for its activation after ReLU.
+Layers have Keras' names. The name of a convolution stands for its activation after ReLU. With
+`_pre_relu` at its end, as in `block4_conv2_pre_relu`, it stands for the activation before ReLU.
 `blockN_pool` is the output of the block's pooling. `fc1` and `fc2` are the activations of the
-hidden dense layers. `predictions` are the class probabilities.
+hidden dense layers. `logits` are the inputs of the last softmax. `predictions` are its outputs, the
+class probabilities.
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import flax.linen as nn
@@ -34,7 +36,7 @@ from nst_jax.settings import check_choice, nearest
 Model = Literal["vgg16", "vgg19"]
 Pooling = Literal["max", "average", "l2"]
 Padding = Literal["zeros", "replicate", "circular"]
-DType = Literal["float32", "bfloat16"]
+DType = Literal["float32", "bfloat16", "float64"]
 Precision = Literal["default", "high", "highest"]
 Params = Mapping[str, Mapping[str, Any]]
 """A parameter tree, `{layer: {"kernel": ..., "bias": ...}}`."""
@@ -44,7 +46,9 @@ CHANNELS = (64, 128, 256, 512, 512)
 HIDDEN = 4096
 CLASSES = 1000
 HEAD_SIZE = 224  # the side of the head's training pictures, in pixels
-HEAD_LAYERS = ("fc1", "fc2", "predictions")
+HEAD_LAYERS = ("fc1", "fc2", "predictions")  # those with parameters
+HEAD_OUTPUTS = ("fc1", "fc2", "logits", "predictions")
+PRE_RELU = "_pre_relu"
 
 # The mean of the training pictures, BGR, in grey levels of 255. Source: model files of the Oxford
 # group, https://gist.github.com/ksimonyan/3785162f95cd2d5fee77
@@ -115,7 +119,11 @@ def corrected(pooled: Float[Array, "*shape"], pooling: Pooling) -> Float[Array, 
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 # How kernels and activations are stored, and how products are computed, by JAX's names.
-DTYPES: dict[DType, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES: dict[DType, Any] = {
+    "float32": jnp.float32,
+    "bfloat16": jnp.bfloat16,
+    "float64": jnp.float64,
+}
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
@@ -132,9 +140,9 @@ def resolved_precision(
 ) -> tuple[DType, Precision]:
     """Replaces None by the default type and the default precision of products.
 
-    The type is float32 by default. The precision is "highest" for float32 and "default" for
-    bfloat16. Without "highest", a TPU would multiply float32 in bfloat16, and newer GPUs would in
-    TF32. With both None and the name of an accelerator, the result is its value in `FASTEST`.
+    The type is float32 by default. The precision is "default" for bfloat16 and "highest" for the
+    other types. Without "highest", a TPU would multiply float32 in bfloat16, and newer GPUs would
+    in TF32. With both None and the name of an accelerator, the result is its value in `FASTEST`.
 
     Args:
       dtype: of kernels and activations, or None.
@@ -145,7 +153,7 @@ def resolved_precision(
         return FASTEST[platform]
     dtype = "float32" if dtype is None else dtype
     if precision is None:
-        precision = "highest" if dtype == "float32" else "default"
+        precision = "default" if dtype == "bfloat16" else "highest"
     return dtype, precision
 
 
@@ -310,7 +318,7 @@ class VGG(nn.Module):
         """
         wanted = set(layers)
         found = {}
-        chain = self._chain(part if isinstance(part, Strips) else None)
+        chain = self._chain(part if isinstance(part, Strips) else None, wanted)
         if after is None:
             x = preprocess(images)
         else:
@@ -330,10 +338,13 @@ class VGG(nn.Module):
                 found[name] = x
         return {name: found[name] for name in layers}
 
-    def _chain(self, strips: Strips | None) -> Iterator[tuple[str, Callable]]:
+    def _chain(
+        self, strips: Strips | None, wanted: Collection[str]
+    ) -> Iterator[tuple[str, Callable]]:
         """Yields the layers from the image upwards, as (name, function).
 
-        A layer is made when it is reached. With `strips`, the layers take a picture in strips.
+        A layer is made when it is reached. With `strips`, the layers take a picture in strips. What
+        lies before ReLU is a layer of its own only if it is `wanted`.
         """
         options: dict[str, Any] = {
             "dtype": DTYPES[self.dtype],
@@ -344,14 +355,17 @@ class VGG(nn.Module):
         ):
             for index in range(1, depth + 1):
                 name = f"block{block}_conv{index}"
-                convolution = self._convolution(name, channels, options, strips)
-                yield name, nn.Sequential([*convolution, nn.relu])
+                layers = [*self._convolution(name, channels, options, strips), nn.relu]
+                if name + PRE_RELU in wanted:
+                    yield name + PRE_RELU, nn.Sequential(layers[:-1])
+                    layers = layers[-1:]
+                yield name, nn.Sequential(layers)
             yield f"block{block}_pool", self._pool
         yield "flatten", lambda x: x.reshape(*x.shape[:-3], -1)
         for name in HEAD_LAYERS[:2]:
             yield name, nn.Sequential([nn.Dense(HIDDEN, name=name, **options), nn.relu])
-        logits = nn.Dense(self.classes, name="predictions", **options)
-        yield "predictions", lambda x: nn.softmax(logits(x).astype(jnp.float32))
+        yield "logits", nn.Dense(self.classes, name="predictions", **options)
+        yield "predictions", lambda x: nn.softmax(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
     def _convolution(
         self, name: str, channels: int, options: dict[str, Any], strips: Strips | None
@@ -398,7 +412,7 @@ def layer_names(model: Model, *, head: bool = False) -> tuple[str, ...]:
     for block, depth in enumerate(CONVOLUTIONS[model], start=1):
         names += [f"block{block}_conv{index}" for index in range(1, depth + 1)]
         names.append(f"block{block}_pool")
-    return (*names, *HEAD_LAYERS) if head else tuple(names)
+    return (*names, *HEAD_OUTPUTS) if head else tuple(names)
 
 
 def parameter_shapes(
@@ -484,12 +498,14 @@ def resolve_layer(model: Model, name: str, *, head: bool = True) -> str:
     Raises:
       ValueError: there is no such layer. The message lists the layers and the nearest name.
     """
-    if match := re.fullmatch(r"block([1-5])_last", name):
+    if match := re.fullmatch(rf"block([1-5])_last({PRE_RELU})?", name):
         block = int(match[1])
-        return f"block{block}_conv{CONVOLUTIONS[model][block - 1]}"
+        return f"block{block}_conv{CONVOLUTIONS[model][block - 1]}{match[2] or ''}"
     names = layer_names(model, head=head)
+    if "_conv" in name and name.endswith(PRE_RELU):
+        return resolve_layer(model, name.removesuffix(PRE_RELU), head=head) + PRE_RELU
     if name not in names:
-        if name in HEAD_LAYERS:
+        if name in HEAD_OUTPUTS:
             raise ValueError(
                 f"layer {name} has no positions in the picture; the layers that have positions are "
                 f"{', '.join(names)}"
@@ -528,7 +544,8 @@ def convolutions(model: Model, layers: Sequence[str]) -> tuple[str, ...]:
       TypeError: `layers` is one string and not a sequence of names.
     """
     names = layer_names(model, head=True)
-    depth = 1 + max(map(names.index, resolve_layers(model, layers).values()), default=-1)
+    resolved = [name.removesuffix(PRE_RELU) for name in resolve_layers(model, layers).values()]
+    depth = 1 + max(map(names.index, resolved), default=-1)
     return tuple(name for name in names[:depth] if "_conv" in name)
 
 
@@ -538,7 +555,7 @@ class TooSmall(ValueError):
 
 def smallest_side(layer: str) -> int:
     """Returns the side, in pixels, of the smallest picture that has a position at `layer`."""
-    if layer in HEAD_LAYERS:
+    if layer in HEAD_OUTPUTS:
         return HEAD_SIZE
     block = int(layer[len("block")])
     return 2 ** (block if layer.endswith("_pool") else block - 1)
@@ -564,7 +581,7 @@ def receptive_field(model: Model, layer: str) -> tuple[int, int]:
       ValueError: there is no such layer, or it is in the head, which has no positions.
     """
     layer = resolve_layer(model, layer)
-    if layer in HEAD_LAYERS:
+    if layer in HEAD_OUTPUTS:
         raise ValueError(f"layer {layer} has no positions in the picture")
     stride, radius = 1, 0
     for name in layer_names(model):
@@ -572,7 +589,7 @@ def receptive_field(model: Model, layer: str) -> tuple[int, int]:
             stride *= 2
         else:
             radius += stride
-        if name == layer:
+        if name == layer.removesuffix(PRE_RELU):
             break
     return stride, radius
 
@@ -596,7 +613,9 @@ def features(
       params: the parameter tree of VGG16 or VGG19. It needs the head only if `layers` name a
         layer of the head.
       images: float `[H, W, 3]` or `[N, H, W, 3]`, sRGB in [0, 1].
-      layers: Keras' layer names, or `blockN_last` for the last convolution of block N.
+      layers: Keras' layer names, or `blockN_last` for the last convolution of block N. A
+        convolution with `_pre_relu` at its end is the activation before ReLU, and `logits` are the
+        inputs of the last softmax.
       pooling: "max", "average" or "l2" (root of the sum of squares), over windows of 2x2.
       pooling_correction: multiply average pooling by 2.0 and L2 pooling by 0.78. This keeps
         activations near the scale of max pooling, as in crowsonkb/style-transfer-pytorch.
@@ -604,15 +623,16 @@ def features(
         the border pixels before the first convolution and reduces artefacts at the edges, as in the
         same source (deeper convolutions pad with zeros); or "circular", which continues each layer
         by its other side.
-      dtype: "float32" or "bfloat16". With "bfloat16", the input of the first convolution, the
-        kernels and all activations are rounded to it. None is "float32".
+      dtype: "float32", "bfloat16" or "float64". With "bfloat16", the input of the first
+        convolution, the kernels and all activations are rounded to it. "float64" is for checks,
+        and needs `jax.config.update("jax_enable_x64", True)`. None is "float32".
       precision: the precision of products, by JAX's names: "highest", "high" or "default". None
-        is "highest" for float32, on every platform, and "default" for bfloat16.
+        is "default" for bfloat16 and "highest" for the other types, on every platform.
 
     Returns:
       `{layer: [..., h, w, C]}`, in the order of `layers` and under the names that were given.
       Layers of the head are `[..., C]`. The arrays have the type `dtype`, so that later code can
-      read half the memory. `predictions` are always float32.
+      read half the memory. `predictions` are at least float32.
 
     Raises:
       ValueError: a layer, pooling, padding, dtype or precision is unknown; images have another
@@ -667,9 +687,9 @@ def check_layers(
     resolved = resolve_layers(network_name(params), layers, head=head)
     height, width = images.shape[-3:-1]
     for layer in resolved.values():
-        if layer in HEAD_LAYERS and layer not in params:
+        if layer in HEAD_OUTPUTS and "predictions" not in params:
             raise ValueError(f"layer {layer} needs params with the head, got params without it")
-        if layer in HEAD_LAYERS and (height, width) != (HEAD_SIZE, HEAD_SIZE):
+        if layer in HEAD_OUTPUTS and (height, width) != (HEAD_SIZE, HEAD_SIZE):
             raise ValueError(
                 f"layer {layer} needs images of {HEAD_SIZE}x{HEAD_SIZE}, got {height}x{width}"
             )
@@ -704,6 +724,11 @@ def network(
         ("precision", precision, PRECISIONS),
     ):
         check_choice(name, value, choices)
+    if dtype == "float64" and not jax.config.values["jax_enable_x64"]:
+        raise ValueError(
+            'dtype float64 needs 64-bit numbers: jax.config.update("jax_enable_x64", True), or '
+            "JAX_ENABLE_X64=1"
+        )
     if not suits_winograd(dtype, precision) and any("winograd" in own for own in params.values()):
         raise ValueError(
             f"dtype {dtype} in precision {precision} needs parameters as they were loaded, got "

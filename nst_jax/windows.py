@@ -519,16 +519,18 @@ def find_targets(
 ) -> list[Targets]:
     """`compute_targets` for arguments that have been checked."""
     objective, content = Objective.of(config, partition=within), np.asarray(content)
+    objective.at(params, content.shape)  # refuses unknown layers and small pictures
+    masks = combine.style_masks or [None] * len(styles)
     found = assembled(
         params,
         content,
-        styles,
         config,
         combine=combine,
         inputs=inputs,
-        of_style=lambda style, mask: _tiled_style(
-            params, style, config, tile=tile, within=within, mask=mask
-        ),
+        each=[
+            _tiled_style(params, style, config, tile=tile, within=within, mask=mask)
+            for style, mask in zip(styles, masks, strict=True)
+        ],
         of_content=lambda _: {},  # found below, once for all outputs
     )
     found = jax.tree.map(np.asarray, found)

@@ -9,6 +9,7 @@ import pytest
 
 import nst_jax
 from nst_jax import examples, vgg
+from nst_jax.partition import Together
 
 # Table 1 and 2 of Simonyan & Zisserman round to millions; the exact counts are those of Keras'
 # model summaries: https://keras.io/api/applications/vgg/
@@ -365,3 +366,43 @@ def test_prepared_parameters_are_for_float32(vgg16, rng):
 def test_an_unknown_model_is_refused_by_name(function):
     with pytest.raises(ValueError, match="model must be one of vgg16, vgg19, got 'vgg13'"):
         function("vgg13")
+
+
+def test_activations_before_relu_and_logits_have_names(vgg16, rng):
+    """ReLU and softmax of them, in NumPy, give the layers that come after."""
+    image = rng.random((16, 18, 3), np.float32)
+    names = ("block1_conv2", "block1_conv2_pre_relu", "block2_last", "block2_last_pre_relu")
+    found = {name: np.asarray(x) for name, x in vgg.features(vgg16, image, layers=names).items()}
+    for name in ("block1_conv2", "block2_last"):
+        before = found[f"{name}_pre_relu"]
+        assert before.min() < 0
+        np.testing.assert_array_equal(np.maximum(before, 0), found[name])
+    prepared = vgg.prepare(vgg16, layers=names)
+    again = vgg.features(prepared, image, layers=names)
+    for name, x in found.items():
+        np.testing.assert_allclose(again[name], x, atol=1e-4 * np.abs(x).max())
+    assert vgg.receptive_field("vgg16", "block1_conv2_pre_relu") == (1, 2)
+    with pytest.raises(ValueError, match="unknown layer 'block9_conv1'"):
+        vgg.features(vgg16, image, layers=("block9_conv1_pre_relu",))
+    with pytest.raises(ValueError, match="layer logits needs params with the head"):
+        vgg.features(vgg16, np.zeros((224, 224, 3), np.float32), layers=("logits",))
+
+
+def test_a_term_looks_at_activations_before_relu(vgg16, rng):
+    content, style = (rng.random((24, 20, 3), np.float32) for _ in range(2))
+    config = nst_jax.presets["default"].replace(
+        nearest=None,
+        content_layers=("block1_conv2_pre_relu",),
+        style_layers=("block1_conv1_pre_relu",),
+    )
+    targets = nst_jax.compute_targets(vgg16, content, [style], config)
+    whole, strips = (
+        nst_jax.objective_value(content, vgg16, targets, config, partition=partition)[0]
+        for partition in (Together(), Together(3))
+    )
+    np.testing.assert_allclose(strips, whole, rtol=1e-5)
+    (before,) = vgg.features(vgg16, style, layers=("block1_conv1_pre_relu",)).values()
+    before = np.asarray(before, float) / 64.2  # the usual size of block1_conv1
+    gram = np.einsum("hwc,hwd->cd", before, before) / before[..., 0].size
+    kept = targets.terms["style"]["block1_conv1_pre_relu"].gram[0]
+    np.testing.assert_allclose(kept, gram, rtol=1e-4, atol=1e-4 * gram.max())

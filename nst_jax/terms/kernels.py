@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from nst_jax import losses
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import Term
 from nst_jax.terms.distances import squared_distances
@@ -123,7 +124,7 @@ class BatchNormStyle(Term):
     regions = True
 
     def sums(self, layer, x, weights, target, at):
-        x = x.astype(jnp.float32)
+        x = x.astype(losses.sum_type(x))
         weights = jnp.ones(x.shape[:2], jnp.float32) if weights is None else weights
         weighted = weights[..., None] * x
         return {

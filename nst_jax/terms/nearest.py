@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from nst_jax import losses
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import At, Term
 from nst_jax.terms.distances import TINY, unit_rows
@@ -128,7 +129,7 @@ class NearestNeighbors(Term):
 
     def sums(self, layer, x, weights, target, at):
         # Parts do not overlap, so their features add up to those of the whole layer.
-        x = x.astype(jnp.float32)
+        x = x.astype(losses.sum_type(x))
         if weights is None:
             weights = jnp.ones(x.shape[:2])
         else:

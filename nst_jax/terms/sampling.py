@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from nst_jax import losses
 from nst_jax.terms.contract import At
 
 
@@ -46,7 +47,7 @@ def features_at(
     inside = jnp.all((places >= 0) & (places < sides), axis=1)
     row, column = jnp.clip(places, 0, sides - 1).T
     factors = jnp.where(inside, 1.0 if weights is None else weights[row, column], 0.0)
-    return factors[:, None] * x[row, column].astype(jnp.float32)
+    return factors[:, None] * x[row, column].astype(losses.sum_type(x))
 
 
 def drawn_features(

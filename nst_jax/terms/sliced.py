@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from nst_jax import losses
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import Term
 from nst_jax.terms.statistics import FIRST_CONVOLUTIONS, STYLE_HELP
@@ -74,7 +75,7 @@ class _Sorted(Term):
         raise NotImplementedError
 
     def sums(self, layer, x, weights, target, at):
-        return x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        return x.reshape(-1, x.shape[-1]).astype(losses.sum_type(x))
 
     def target(self, layer, measured, at):
         return quantiles(jnp.sort(self._along(measured), axis=0), self.quantiles)
