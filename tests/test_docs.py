@@ -56,6 +56,7 @@ ELSEWHERE = {
     "python scripts/classify.py": "needs what is fetched; test_classify.py",
     "python scripts/convert_weights.py": "needs what is fetched; test_convert.py",
     "python scripts/reproduce_assignment.py": "takes long; test_reproduce_assignment.py",
+    "python scripts/train_fast_network.py": "takes long; test_train_fast_network.py",
     "python -m benchmarks.": "test_every_benchmark_and_flag_of_the_pages_exists",
     ".venv/bin/python -m benchmarks.": "test_every_benchmark_and_flag_of_the_pages_exists",
 }
@@ -156,7 +157,16 @@ def is_elsewhere(arguments):
 
 def test_every_page_with_python_is_run():
     pages = {page for page in PAGES if list(blocks(page, "python"))}
-    names = ["README", "checkpoints", "extending", "python", "scale", "sequences", "terms"]
+    names = [
+        "README",
+        "checkpoints",
+        "extending",
+        "python",
+        "scale",
+        "sequences",
+        "terms",
+        "training",
+    ]
     assert sorted(page.stem for page in pages) == names
 
 
@@ -241,6 +251,16 @@ def test_python_of_the_page_of_sequences(folder, small):
     found = run_page(GUIDE / "sequences.md")
     assert found["images"].shape == (1, 48, 48, 3) and found["number"] == 2
     assert len(list(folder.glob("dance_*.png"))) == 3
+
+
+@pytest.mark.slow
+def test_python_of_the_training(folder):
+    found = run_page(GUIDE / "training.md")
+    for name in ("losses", "nnx_losses"):
+        assert found[name][-1] < found[name][0], name
+    assert found["photos"].shape == (2, 48, 48, 3)
+    assert found["values"].shape == (2,) and np.all(np.isfinite(found["values"]))
+    assert found["painted"].shape == (64, 64, 3) and (folder / "painted.png").exists()
 
 
 WITH_COMMANDS = [page for page in PAGES if not all(map(is_elsewhere, commands(page)))]
