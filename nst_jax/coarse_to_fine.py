@@ -67,21 +67,25 @@ class Result(NamedTuple):
     states: optimize.State | None
 
 
-def _in_host_memory_if_tiled(function: Callable[P, R]) -> Callable[P, R]:
-    """With a tile, pictures and the optimiser's state stay in the host's memory."""
+def _placed(function: Callable[P, R]) -> Callable[P, R]:
+    """Runs a function where its argument `placement` says, see `sharding.undisturbed`.
+
+    With a tile, pictures and the optimiser's state stay in the host's memory.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         placement = kwargs.get("placement", Placement())
         if not isinstance(placement, Placement):
             raise TypeError(f"placement must be an nst_jax.Placement, got {described(placement)}")
-        with contextlib.nullcontext() if placement.tile is None else partition.on_host():
+        host = contextlib.nullcontext() if placement.tile is None else partition.on_host()
+        with host, sharding.undisturbed(placement.mesh):
             return function(*args, **kwargs)
 
     return wrapped
 
 
-@_in_host_memory_if_tiled
+@_placed
 def stylize(
     params: Mapping,
     content: Float[ArrayLike, "*M H W 3"] | Sequence[Float[ArrayLike, "H W 3"]],

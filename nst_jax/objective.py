@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from nst_jax import image as image_lib
-from nst_jax import partition
+from nst_jax import partition, sharding
 from nst_jax.config import Config
 from nst_jax.extractor import Network
 from nst_jax.partition import Grid, Partition, Sums, Together, check_partition, is_packed
@@ -559,6 +559,7 @@ def shrink(mask: Float[ArrayLike, "*N H W"], stride: int) -> Float[Array, "*N h 
     return image_lib.shrink_mask(mask, times=stride.bit_length() - 1)
 
 
+@sharding.undisturbed()
 def prepare(
     params: Mapping,
     config: Config | None = None,
@@ -621,6 +622,7 @@ def style_targets(
     return Objective.of(config, partition=partition).style_targets(params, style, mask=mask)
 
 
+@sharding.undisturbed()
 def compute_targets(
     params: Mapping,
     content: Float[ArrayLike, "*M H W 3"] | Sequence[Float[ArrayLike, "H W 3"]],

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from nst_jax.config import Config, check_sweep
 from nst_jax.extractor import is_circular
 from nst_jax.optimizers import Optimizer
 from nst_jax.settings import checked_count
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LEVELS = 255.0
 
@@ -696,6 +699,19 @@ def start(
     return states._replace(opt_state=jax.tree.map(moments, previous.opt_state, states.opt_state))
 
 
+def _undisturbed(function: Callable[P, R]) -> Callable[P, R]:
+    """`sharding.undisturbed`, on the mesh that the function is given."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        mesh: Any = kwargs.get("mesh")
+        with sharding.undisturbed(mesh):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+@_undisturbed
 def run(
     loss: Loss,
     images: Float[ArrayLike, "N H W 3"],
@@ -808,6 +824,7 @@ def _placed(mesh, states, numbers, shared, each, key):
     return states, shared, each, numbers, key
 
 
+@_undisturbed
 def run_given_gradients(
     value_and_grad: ValueAndGrad,
     images: Float[ArrayLike, "N H W 3"],

@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nst_jax import flow as flow_lib
-from nst_jax import objective, optimize
+from nst_jax import objective, optimize, sharding
 from nst_jax.coarse_to_fine import checked, fit, for_content, steps_at_scales, stylize
 from nst_jax.color import match_colors
 from nst_jax.config import Config
@@ -82,6 +82,7 @@ class Task(NamedTuple):
     initial: list[jax.Array] | None
 
 
+@sharding.undisturbed()
 def frame_task(
     frame: Float[ArrayLike, "H W 3"],
     config: Config,
@@ -189,9 +190,10 @@ def stylize_sequence(
     config = _with_temporal(config)
     # Otherwise every frame would do it.
     within = placement.partition_of(config.network)
-    prepared = objective.prepare(
-        params, config.on(placement.platform), partition=within, mesh=placement.mesh
-    )
+    with sharding.undisturbed(placement.mesh):
+        prepared = objective.prepare(
+            params, config.on(placement.platform), partition=within, mesh=placement.mesh
+        )
 
     def paint(frame: ArrayLike, **options: Any) -> np.ndarray:
         task = frame_task(frame, config, steps=steps, **options)
@@ -305,6 +307,7 @@ class Follower:
         """Whether the last frame that was added begins a shot."""
         return len(self._frames) == 1
 
+    @sharding.undisturbed()
     def add(self, frame: Float[ArrayLike, "H W 3"]) -> None:
         """Takes the next frame.
 
@@ -361,6 +364,7 @@ class Follower:
             return self._number in self._cuts
         return flow_lib.histogram_intersection(sized, self._frames[0]) < CUT
 
+    @sharding.undisturbed()
     def link(self) -> Link | None:
         """How the last frame moved from the one before; None for the first one of a shot."""
         if self.is_first:
@@ -392,6 +396,7 @@ class Follower:
             functools.reduce(flow_lib.follow, backwards),
         )
 
+    @sharding.undisturbed()
     def earlier(self, painted: Callable[[int], Any]) -> list[Earlier | None]:
         """The painted frames that the last frame should agree with, for `stylize_frame`.
 

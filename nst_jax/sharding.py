@@ -11,9 +11,10 @@ The mesh may not divide a side or a number of outputs evenly. XLA then pads that
 program, which changes no result. Between steps that axis is not divided.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,23 @@ AXES = ("style", "space")
 
 WIDTH = "width"
 """The axis that a mesh may have beside them."""
+
+
+@contextlib.contextmanager
+def undisturbed(mesh: Mesh | None = None) -> Iterator[None]:
+    """Inside, what the caller has set for programs of their own does not count.
+
+    That is a guard of transfers, because a function of NumPy arrays transfers on purpose, and a
+    mesh of `jax.set_mesh`, which may have other axes.
+
+    Args:
+      mesh: of the programs inside; None divides nothing.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.transfer_guard("allow"))
+        if mesh is not None and not jax.sharding.get_abstract_mesh().empty:
+            stack.enter_context(jax.set_mesh(mesh))
+        yield
 
 
 def parse_mesh(text: str) -> dict[str, int]:

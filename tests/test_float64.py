@@ -42,8 +42,10 @@ def test_features_are_float64(wide, vgg16, rng):
 
 
 def test_the_gradient_of_the_default_is_that_of_differences(wide, rng):
-    """To eight digits, where float32 has three."""
-    image, content, style = (picture.astype(float) for picture in own.pictures(rng, *[(24, 20)] * 3))
+    """To five digits, where float32 has two: few units are so near to a kink."""
+    image, content, style = (
+        picture.astype(float) for picture in own.pictures(rng, *[(24, 20)] * 3)
+    )
     targets = nst_jax.compute_targets(wide, content, [style], CONFIG)
     assert {leaf.dtype for leaf in jax.tree.leaves(targets.terms)} == {np.dtype(np.float64)}
 
@@ -54,9 +56,9 @@ def test_the_gradient_of_the_default_is_that_of_differences(wide, rng):
     slope = np.asarray(jax.grad(value)(image))
     assert slope.dtype == np.float64
     direction = rng.standard_normal(image.shape)
-    step = 1e-6 * direction
-    difference = (value(image + step) - value(image - step)) / 2e-6
-    np.testing.assert_allclose((slope * direction).sum(), difference, rtol=1e-7)
+    step = 3e-8 * direction
+    difference = (value(image + step) - value(image - step)) / 6e-8
+    np.testing.assert_allclose((slope * direction).sum(), difference, rtol=1e-5)
 
 
 def test_a_run_keeps_its_picture_in_float32(wide, rng):

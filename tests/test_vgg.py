@@ -214,6 +214,8 @@ def test_classify_gives_probabilities(rng, monkeypatch):
     found = jax.jit(nst_jax.classify)(params, images)
     assert found.shape == (2, 1000)
     np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-5)
+    (logits,) = nst_jax.features(params, images, layers=("logits",)).values()
+    np.testing.assert_allclose(jax.nn.softmax(logits), found, atol=1e-6)
     # The head again in float64, from our own features.
     features = jax.jit(functools.partial(nst_jax.features, layers=("block5_pool",)))
     x = np.asarray(features(params, images)["block5_pool"])
@@ -243,7 +245,7 @@ def test_classify_gives_probabilities(rng, monkeypatch):
             {"padding": "zero"},
             "one of zeros, replicate, circular, got 'zero'; did you mean 'zeros'",
         ),
-        ({"dtype": "float16"}, "one of float32, bfloat16, got 'float16'; did you mean"),
+        ({"dtype": "float16"}, "one of float32, bfloat16, float64, got 'float16'; did you mean"),
         ({"precision": "low"}, "precision must be one of default, high, highest, got 'low'"),
         ({"images": np.zeros((64, 64, 3), np.uint8)}, "floating point"),
         ({"images": np.zeros((64, 64), np.float32)}, r"\[H, W, 3\]"),
@@ -401,7 +403,8 @@ def test_a_term_looks_at_activations_before_relu(vgg16, rng):
         for partition in (Together(), Together(3))
     )
     np.testing.assert_allclose(strips, whole, rtol=1e-5)
-    (before,) = vgg.features(vgg16, style, layers=("block1_conv1_pre_relu",)).values()
+    options = {"layers": ("block1_conv1_pre_relu",), "padding": "replicate"}
+    (before,) = vgg.features(vgg16, style, **options).values()
     before = np.asarray(before, float) / 64.2  # the usual size of block1_conv1
     gram = np.einsum("hwc,hwd->cd", before, before) / before[..., 0].size
     kept = targets.terms["style"]["block1_conv1_pre_relu"].gram[0]
