@@ -42,7 +42,8 @@ def torchvision_state(params):
     for module, (layer, arrays) in zip(modules, params.items(), strict=False):
         kernel = arrays["kernel"]
         if layer == "fc1":  # from positions by channels to channels by positions
-            kernel = kernel.reshape(7, 7, 512, -1).transpose(2, 0, 1, 3).reshape(7 * 7 * 512, -1)
+            apart = kernel.reshape(7, 7, vgg.CHANNELS[-1], -1)
+            kernel = apart.transpose(2, 0, 1, 3).reshape(kernel.shape)
         axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
         state[f"{module}.weight"] = np.ascontiguousarray(kernel.transpose(axes))
         state[f"{module}.bias"] = arrays["bias"]
