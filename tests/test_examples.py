@@ -49,7 +49,14 @@ def test_shape_dtype_range(name, size, shape):
     assert image.max() - image.min() > 0.6
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Of the others, the next test shows as soon whether a seed gives one picture.
+QUICK = ("butterfly", "brush_strokes", "woodcut")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+)
 def test_same_seed_same_picture(name):
     """Both sides are odd, and the picture is not square."""
     draw = examples.by_name[name]
