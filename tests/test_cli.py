@@ -11,6 +11,7 @@ from commandline import FAST, SMALL
 from PIL import Image
 
 import nst_jax
+from nst_jax import examples
 from nst_jax.cli import outputs as cli_outputs
 from nst_jax.cli.look.contact_sheet import contact_sheet
 from nst_jax.cli.main import BAD_INPUT, _parse
@@ -18,6 +19,15 @@ from nst_jax.cli.run import DIVERGED
 from nst_jax.files.images import read_image
 
 STYLES = ("rainbow", "triangles")  # of --demo
+
+
+@pytest.fixture
+def drawn_at_once(monkeypatch):
+    """Pictures of --demo that take no time to draw."""
+    for name in ("butterfly", *STYLES):
+        monkeypatch.setitem(
+            examples.by_name, name, lambda size: np.full((size, size, 3), 0.5, np.float32)
+        )
 
 
 def test_writes_every_file_of_a_run(run, pictures, tmp_path):
@@ -186,6 +196,7 @@ def test_a_diverging_style_is_named_and_the_exit_code_says_so(run, pictures, tmp
         (("--content=missing.png", "--styles=missing.png"), "missing.png"),
     ],
 )
+@pytest.mark.usefixtures("drawn_at_once")
 def test_bad_input_gets_one_line(run, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, err = run(*arguments)
@@ -457,6 +468,7 @@ def test_colours_alone(run, pictures, tmp_path):
         ),
     ],
 )
+@pytest.mark.usefixtures("drawn_at_once")
 def test_bad_options_get_one_line(run, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, err = run("--demo", *arguments)
