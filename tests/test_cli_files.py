@@ -308,29 +308,32 @@ def test_the_command_is_shown_with_the_name_that_it_was_given(ask, folder, name)
     assert ask(f"--show_config={name}") == (0, f"nst-jax {ODD[name]}\n", MADE)
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_the_line_that_is_shown_gives_the_same_bytes_in_a_shell(tmp_path, name):
+def test_the_line_that_is_shown_gives_the_same_bytes_in_a_shell(tmp_path, monkeypatch, request):
     """Also with a picture that is not there, whose name is told byte by byte."""
     shell = shutil.which("bash")
     if shell is None:
         pytest.skip("needs bash")
-    root = pathlib.Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root), "LC_ALL": "C.UTF-8"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    command = request.getfixturevalue("command")  # in this folder, and speaking UTF-8
 
-    def call(*command):
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False
+    def said(name):
+        command.log.write_bytes(b"")
+        command.start(f"--show_config={name}")
+        return command.wait(), command.log.read_bytes()
+
+    for name in ODD:
+        write_settings(tmp_path / name, flags=[f"--content={name}"])
+        code, out = said(name)
+        assert code == 0 and MADE.encode() in out
+        line = out.replace(MADE.encode(), b"").rstrip(b"\n").removeprefix(b"nst-jax ")
+        again = subprocess.run(
+            (shell, "-c", b"printf %s " + line), capture_output=True, timeout=120, check=False
         )
-
-    write_settings(tmp_path / name, flags=[f"--content={name}"])
-    ask = (sys.executable, "-m", "nst_jax", f"--show_config={name}")
-    done = call(*ask)
-    assert (done.returncode, done.stderr.decode()) == (0, MADE)
-    again = call(shell, "-c", b"printf %s " + done.stdout.rstrip(b"\n").removeprefix(b"nst-jax "))
-    assert again.stdout == b"--content=" + os.fsencode(name)
-    (tmp_path / name).unlink()
-    told = f"nst-jax: {console.escaped(name)}: cannot be read: No such file or directory\n"
-    assert call(*ask).stderr == os.fsencode(told)
+        assert again.stdout == b"--content=" + os.fsencode(name)
+        (tmp_path / name).unlink()
+        told = f"nst-jax: {console.escaped(name)}: cannot be read: No such file or directory\n"
+        assert said(name) == (BAD_INPUT, os.fsencode(told))
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -393,7 +396,7 @@ def test_the_digest_is_that_of_the_file(tmp_path):
         sha256("none.h5")
 
 
-@pytest.mark.parametrize("flag", ["--noquiet", "--quiet"])
+@pytest.mark.parametrize("flag", ["--noquiet", pytest.param("--quiet", marks=pytest.mark.slow)])
 def test_a_broken_profile_is_told_in_a_line_of_the_commands_own(tmp_path, flag):
     path = tmp_path / "a.png"
     Image.new("RGB", (40, 40)).save(path, icc_profile=b"no profile at all")
