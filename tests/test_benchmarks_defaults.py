@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmarking
 import numpy as np
 import pytest
 
@@ -76,11 +77,10 @@ def test_presets_and_another_checkout_are_compared(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "line"),
     [
-        ("--presets=dfault", "did you mean 'default'?"),
-        ("--other=nowhere", "defaults: --other must be a checkout of nst_jax, got nowhere"),
+        ("--presets=dfault", "did you mean 'default'[?]$"),
+        ("--other=nowhere", "^--other must be a checkout of nst_jax, got nowhere$"),
     ],
 )
-def test_bad_flags_are_one_line(flag, line):
-    ended = run(flag)
-    assert ended.returncode == 1 and ended.stderr.rstrip().endswith(line)
-    assert ended.stderr.count("\n") == 1
+def test_bad_flags_are_refused(flag, line):
+    with pytest.raises(ValueError, match=line):
+        benchmarking.run(defaults, flag)

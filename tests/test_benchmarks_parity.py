@@ -4,8 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmarking
 import pytest
+from absl import flags
 
+from benchmarks import parity
 from nst_jax import vgg
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,4 +59,5 @@ def test_bad_arguments_are_refused():
     ended = run("vgg16")
     assert ended.returncode == 1
     assert ended.stderr == "parity: unexpected argument 'vgg16'\n"
-    assert "not integer >= 32" in run("--width=31").stderr
+    with pytest.raises(flags.IllegalFlagValueError, match="not integer >= 32"):
+        benchmarking.parse(parity, "--width=31")

@@ -61,6 +61,7 @@ def test_the_second_process_loads_what_the_first_compiled(tmp_path):
     assert run(tmp_path)[1] == len(entries(kept))
 
 
+@pytest.mark.slow
 def test_what_xla_says_of_processors_does_not_reach_the_terminal(tmp_path):
     run(tmp_path)
     for entry in entries(tmp_path / "nst_jax" / "compiled"):

@@ -67,7 +67,10 @@ def test_where_devices_start_nothing_is_said():
     ("command", "platform", "line"),
     [
         (("nst_jax", "--demo", "--size=32"), "cuda", f"nst-jax: {CUDA}"),
-        (("nst_jax", "--demo", "--size=32"), "nope", "nst-jax: JAX_PLATFORMS=nope: Unable to"),
+        pytest.param(
+            *(("nst_jax", "--demo", "--size=32"), "nope", "nst-jax: JAX_PLATFORMS=nope: Unable to"),
+            marks=pytest.mark.slow,
+        ),
         (("benchmarks.step_time",), "cuda", f"step_time: {CUDA}"),
     ],
 )

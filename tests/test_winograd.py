@@ -67,7 +67,12 @@ def test_convolution_of_every_remainder(height, width):
 def test_gradient_is_that_of_the_direct_convolution(height, width):
     x, kernel, cotangent = draw(0, height, width, 5), draw(1, 3, 3, 5, 7), draw(2, height, width, 7)
     prepared = winograd.prepare(kernel)
-    found = jax.vjp(lambda x: winograd.convolve(x, prepared), x)[1](cotangent)[0]
+
+    @jax.jit
+    def pulled(x):
+        return jax.vjp(lambda x: winograd.convolve(x, prepared), x)[1](cotangent)[0]
+
+    found = pulled(x)
     # The gradient of a correlation is the correlation with the kernel turned by half a turn.
     expected = direct(cotangent, kernel[::-1, ::-1].swapaxes(-1, -2))
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
@@ -75,10 +80,11 @@ def test_gradient_is_that_of_the_direct_convolution(height, width):
 
 def test_batches_and_vmap_are_one_by_one():
     x, prepared = draw(0, 2, 3, 9, 6, 4), winograd.prepare(draw(1, 3, 3, 4, 4))
-    batched = winograd.convolve(x, prepared)
-    mapped = jax.vmap(jax.vmap(winograd.convolve, in_axes=(0, None)), in_axes=(0, None))
+    convolve = jax.jit(winograd.convolve)
+    batched = convolve(x, prepared)
+    mapped = jax.jit(jax.vmap(jax.vmap(winograd.convolve, in_axes=(0, None)), in_axes=(0, None)))
     np.testing.assert_allclose(mapped(x, prepared), batched, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(winograd.convolve(x[1, 2], prepared), batched[1, 2], atol=1e-4)
+    np.testing.assert_allclose(convolve(x[1, 2], prepared), batched[1, 2], atol=1e-4)
 
 
 def test_hessian_vector_products_pass_through():
@@ -91,13 +97,14 @@ def test_hessian_vector_products_pass_through():
     def value(x):
         return jnp.sum(winograd.convolve(x, prepared) ** 3)
 
+    gradient = jax.jit(jax.grad(value))
+
+    @jax.jit
     def product(x):
         return jax.jvp(jax.grad(value), (x,), (direction,))[1]
 
     step = 1e-2
-    differences = (
-        jax.grad(value)(x + step * direction) - jax.grad(value)(x - step * direction)
-    ) / (2 * step)
+    differences = (gradient(x + step * direction) - gradient(x - step * direction)) / (2 * step)
     scale = np.abs(differences).max()
     np.testing.assert_allclose(product(x), differences, atol=2e-3 * scale)
 
