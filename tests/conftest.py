@@ -27,7 +27,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import nst_jax  # noqa: E402  (after the settings)
+from nst_jax.cli import outputs  # noqa: E402
 from nst_jax.cli.main import _main  # noqa: E402
+from nst_jax.files.images import write_image  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,8 +92,19 @@ def no_proxy(monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    """Runs the command in this process: `code, stderr = run("--flag=value", ...)`."""
+def curves():
+    """Has `run` draw the curves of the loss."""
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, request):
+    """Runs the command in this process: `code, stderr = run("--flag=value", ...)`.
+
+    A blank picture stands for the curves of the loss, which take matplotlib a second.
+    """
+    if "curves" not in request.fixturenames:
+        blank = np.ones((1, 1, 3), np.float32)
+        monkeypatch.setattr(outputs, "loss_curves", lambda path, *_: write_image(path, blank))
 
     def run(*arguments):
         with flagsaver.flagsaver():

@@ -30,7 +30,7 @@ def drawn_at_once(monkeypatch):
         )
 
 
-def test_writes_every_file_of_a_run(run, pictures, tmp_path):
+def test_writes_every_file_of_a_run(run, curves, pictures, tmp_path):
     content, *styles = pictures
     out = tmp_path / "deep" / "out"
     code, err = run(
@@ -305,7 +305,7 @@ def test_numbers_with_several_values_give_a_labelled_sheet(run, pictures, tmp_pa
 
 
 @pytest.mark.slow
-def test_several_contents_of_several_shapes(run, pictures, tmp_path):
+def test_several_contents_of_several_shapes(run, curves, pictures, tmp_path):
     a, b, c = pictures
     arguments = (f"--content={a},{b}", f"--styles={c}", *FAST, "--mesh=style:1")
     code, err = run(*arguments, f"--output_dir={tmp_path / 'o'}")
