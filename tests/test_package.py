@@ -47,16 +47,35 @@ def test_the_wheel_carries_weights_types_and_licence(distributions):
     assert not any(name.startswith(("tests/", "scripts/", "weights/")) for name in names)
 
 
-def test_only_what_is_compared_with_is_of_one_release(distributions):
+@pytest.mark.slow
+def test_the_wheel_asks_for_what_setup_cfg_names(distributions):
     with zipfile.ZipFile(distributions[0]) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith("dist-info/METADATA"))
         lines = wheel.read(name).decode().splitlines()
-    needs = [line.removeprefix("Requires-Dist: ") for line in lines if "Requires-Dist" in line]
-    pinned = {line for line in needs if "==" in line.partition(";")[0]}
-    assert pinned == {f'{package}; extra == "compare"' for package in COMPARED}
-    assert 'torch>=2.10; extra == "torch"' in needs
+    found = {line.removeprefix("Requires-Dist: ") for line in lines if "Requires-Dist" in line}
+    wanted = {
+        line if extra is None else f'{line}; extra == "{extra}"'
+        for extra, lines in needs().items()
+        for line in lines
+    }
+    assert found == wanted
 
 
+def needs():
+    """The packages that each extra asks for; those of None are always there."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    found = {None: setup["options"]["install_requires"], **setup["options.extras_require"]}
+    return {extra: text.split() for extra, text in found.items()}
+
+
+def test_only_what_is_compared_with_is_of_one_release():
+    pinned = {(extra, line) for extra, lines in needs().items() for line in lines if "==" in line}
+    assert pinned == {("compare", package) for package in COMPARED}
+    assert "torch>=2.10" in needs()["torch"]
+
+
+@pytest.mark.slow
 def test_the_sdist_carries_what_builds_and_tests_it(distributions):
     with tarfile.open(distributions[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
