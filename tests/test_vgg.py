@@ -52,12 +52,12 @@ def test_features_equal_numpy_in_float64_alone_batched_and_mapped(model, rng, re
     expected = oracle.features(params, image)
     layers = vgg.layer_names(model)
 
-    def run(images):
+    def run(params, images):  # constants of the program would take long to compile
         return nst_jax.features(params, images, layers=layers)
 
-    alone = jax.jit(run)(image)
-    batched = jax.jit(run)(np.stack([image, image[::-1]]))
-    mapped = jax.jit(jax.vmap(run))(image[None])
+    alone = jax.jit(run)(params, image)
+    batched = jax.jit(run)(params, np.stack([image, image[::-1]]))
+    mapped = jax.jit(jax.vmap(run, in_axes=(None, 0)))(params, image[None])
     for layer in layers:
         scale = np.abs(expected[layer]).max()
         for value in (alone[layer], batched[layer][0], mapped[layer][0]):
@@ -84,13 +84,14 @@ def test_options_equal_numpy_in_float64(vgg16, options, rng):
     layers = ("block1_conv1", "block1_pool", "block2_conv2", "block3_pool")
     expected = oracle.features(vgg16, image, **options)
 
-    def run(images):
-        return nst_jax.features(vgg16, images, layers=layers, **options)
+    def run(params, images):
+        return nst_jax.features(params, images, layers=layers, **options)
 
-    found = [jax.tree.map(lambda x: x[1], jax.jit(run)(np.stack([image[::-1], image])))]
+    found = [jax.tree.map(lambda x: x[1], jax.jit(run)(vgg16, np.stack([image[::-1], image])))]
     if options is OPTIONS[-1]:
-        found.append(jax.jit(run)(image))
-        found.append(jax.tree.map(lambda x: x[0], jax.jit(jax.vmap(run))(image[None])))
+        found.append(jax.jit(run)(vgg16, image))
+        mapped = jax.jit(jax.vmap(run, in_axes=(None, 0)))(vgg16, image[None])
+        found.append(jax.tree.map(lambda x: x[0], mapped))
     for layer in layers:
         scale = np.abs(expected[layer]).max()
         for values in found:
@@ -105,10 +106,10 @@ def test_gradient_equals_finite_differences_in_float64(vgg16, options, rng):
 
     @jax.jit
     @jax.grad
-    def gradient(image):
-        return jnp.sum(weights * nst_jax.features(vgg16, image, layers=(layer,), **options)[layer])
+    def gradient(image, params):
+        return jnp.sum(weights * nst_jax.features(params, image, layers=(layer,), **options)[layer])
 
-    found = np.asarray(gradient(image), np.float64)
+    found = np.asarray(gradient(image, vgg16), np.float64)
     direction = rng.normal(size=image.shape)
     slope = oracle.slope(
         lambda x: (weights * oracle.features(vgg16, x, **options)[layer]).sum(),
