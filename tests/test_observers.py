@@ -215,7 +215,10 @@ def in_no_room(monkeypatch, function, room):
     monkeypatch.setattr(*function, called)
 
 
-@pytest.mark.parametrize("room", [10, 100, 400])  # when its file is begun, and further on
+@pytest.mark.parametrize(
+    "room",  # when its file is begun, and further on
+    [10, pytest.param(100, marks=pytest.mark.slow), pytest.param(400, marks=pytest.mark.slow)],
+)
 def test_a_full_disk_for_tensorboard_is_one_line(run, pictures, tmp_path, monkeypatch, room):
     content, style, _ = pictures
     board = tmp_path / "board"

@@ -31,7 +31,9 @@ def network(request, keras):
     return parity.keras_network(request.param, path), nst_jax.load_params(path)
 
 
-@pytest.mark.parametrize(("height", "width"), [(97, 131), (64, 48), (32, 33)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(97, 131), pytest.param(64, 48, marks=pytest.mark.slow), (32, 33)]
+)
 def test_every_layer_equals_keras(network, height, width):
     keras_network, params = network
     images = parity.random_images(2, height=height, width=width)

@@ -338,6 +338,7 @@ def test_other_inputs_or_settings_are_refused(run, job, pictures, tmp_path):
     assert files(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_another_transparency_is_refused(run, job, pictures):
     """White, on which it is laid, is the same picture under any alpha."""
     arguments = job("out", "--steps=1")

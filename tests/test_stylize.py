@@ -9,7 +9,7 @@ from nst_jax import coarse_to_fine, optimize, sharding
 CONFIG = basic.CONFIG.replace(content_weight=0.5, style_weight=50.0).replace(
     size=48,
     steps=4,
-    content_layers=("block3_conv1",),
+    content_layers=("block2_conv1",),
     style_layers=("block1_conv1", "block2_conv1"),
 )
 
@@ -84,7 +84,7 @@ def test_a_second_job_of_the_same_shapes_compiles_nothing(vgg16, pictures, compi
                 style_weight=np.int64(40),
                 momentum=np.float64(0.5),
                 style_layers={"block1_conv1": 1, "block2_conv1": np.float64(0.25)},
-                content_layers={"block3_conv1": 2},
+                content_layers={"block2_conv1": 2},
             ),
         )
         assert count() == 0
@@ -261,8 +261,8 @@ def combined(**parts):
         ({"style_layers": ("BLOCK3_CONV2",)}, {}, "did you mean 'block3_conv2'"),
         (
             {},
-            {"placement": nst_jax.Placement(tile=20)},
-            "tile must be at least .* for these layers, got 20",
+            {"placement": nst_jax.Placement(tile=9)},
+            "tile must be at least .* for these layers, got 9",
         ),
         ({"jitter": 2}, combined(masks=np.ones((2, 36, 48))), "masks and jitter exclude"),
         ({}, combined(style_masks=[None]), "one mask for each of 2 styles, got 1"),
