@@ -44,6 +44,8 @@ status=0
 # bash 3.2 takes an empty array for an unset one, hence the ${a[@]+...}.
 # Two workers: compiling, which is most of the time, keeps one core busy each. NumPy's own threads
 # would spin there, waiting for each other: the oracle of one preset took 20 s in place of 2 s.
-OPENBLAS_NUM_THREADS=1 "$venv/bin/python" -m pytest -n 2 ${selection:+-m "$selection"} \
+# Each worker has one half of the tests, in order, so that a module's programs are compiled once.
+OPENBLAS_NUM_THREADS=1 "$venv/bin/python" -m pytest -n 2 --dist worksteal \
+  ${selection:+-m "$selection"} \
   ${arguments[@]+"${arguments[@]}"} || status=$?
 exit "$status"
