@@ -15,5 +15,12 @@ CONFIG = nst_jax.Config(
     steps=200,
 )
 
+# Those of the default preset up to block 3, which is half as deep as its own.
+THREE_BLOCKS = {
+    "content_layers": ("block3_conv1",),
+    "style_layers": ("block1_conv1", "block2_conv1", "block3_conv1"),
+    "nearest_layers": ("block2_conv2",),
+}
+
 # What compiles fastest, where the depth of the network does not matter.
 FIRST_LAYERS = {"content_layers": ("block1_conv2",), "style_layers": ("block1_conv1",)}

@@ -16,7 +16,9 @@ from nst_jax.files.checkpoints import Checkpoints
 PLAIN = basic.CONFIG.replace(
     normalize_gradient="none", momentum=0.0, schedule="constant", clip=False, steps=3
 )
-SMALL = nst_jax.presets["default"].replace(size=64, first_size=32, first_steps=None, steps=12)
+SMALL = nst_jax.presets["default"].replace(
+    size=64, first_size=32, first_steps=None, steps=12, **basic.THREE_BLOCKS
+)
 
 
 def quadratic(image, target):
@@ -145,7 +147,7 @@ def test_flat_contents_reach_what_a_grey_start_reaches(vgg16, rng):
     levels = np.float32([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.2]])
     contents = [np.broadcast_to(level, (24, 24, 3)) for level in levels]
     style = np.kron(rng.random((8, 8, 3)), np.ones((8, 8, 1))).astype(np.float32)
-    config = nst_jax.presets["default"].replace(size=None, first_size=None, first_steps=80)
+    config = SMALL.replace(size=None, first_size=None, steps=80)
     own = nst_jax.stylize(vgg16, contents, [style], config)
     grey = nst_jax.stylize(vgg16, contents, [style], config, initial=np.full_like(contents[0], 0.5))
     assert np.all(own.loss <= 1.2 * grey.loss)
