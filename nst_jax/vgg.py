@@ -693,7 +693,8 @@ def check_layers(
             raise ValueError(
                 f"layer {layer} needs images of {HEAD_SIZE}x{HEAD_SIZE}, got {height}x{width}"
             )
-        if min(height, width) < smallest_side(layer):
+        # Each side by itself: of two symbolic sizes, none is known to be the smaller one.
+        if height < smallest_side(layer) or width < smallest_side(layer):
             raise TooSmall(
                 f"layer {layer} needs images of at least {smallest_side(layer)} pixels a side, "
                 f"got {height}x{width}"

@@ -48,6 +48,7 @@ ELSEWHERE = {
     "source .venv/bin/activate": "sets up a shell",
     "cp docs/benchmarks.md": "copies a file",
     "python -c": "names the device",
+    "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 nst-jax": "sets how the process starts",
     "JAX_NUM_CPU_DEVICES=8 nst-jax": "needs a process with devices of its own",
     "srun nst-jax": "needs a cluster",
     "gcloud compute tpus": "needs a pod",

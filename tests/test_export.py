@@ -99,3 +99,23 @@ def test_settings_that_hold_a_function_are_refused(vgg16, rng):
     program = export.export(jax.jit(lambda config: config.steps))(CONFIG.replace(network=NETWORK))
     with pytest.raises(TypeError, match="can be serialised if its settings are strings, numbers"):
         program.serialize()
+
+
+def test_features_are_exported_for_pictures_of_any_size(vgg16, rng):
+    """With a symbolic height and width, one program serves every size."""
+    layers = ("block1_conv2_pre_relu", "block2_conv1")
+
+    @jax.jit
+    def look(params, image):
+        found = nst_jax.features(params, image, layers=layers)
+        return found, nst_jax.losses.statistics(found["block2_conv1"])
+
+    height, width = export.symbolic_shape("h, w", constraints=["h >= 16", "w >= 16"])
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), vgg16)
+    image = jax.ShapeDtypeStruct((height, width, 3), np.float32)
+    program = export.deserialize(export.export(look)(params, image).serialize())
+    for shape in ((17, 24), (30, 16)):
+        picture = rng.random((*shape, 3), np.float32)
+        found, wanted = program.call(vgg16, picture), look(vgg16, picture)
+        for ours, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(ours, other, rtol=1e-5, atol=1e-3)

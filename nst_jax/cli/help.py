@@ -79,7 +79,7 @@ _VALUES = {
     **dict.fromkeys(("output_dir", "profile_dir", "tensorboard_dir", "checkpoint_dir"), "FOLDER"),
     "tile": "PIXELS",
     **dict.fromkeys(("log_every", "save_every", "checkpoint_every"), "STEPS"),
-    **{"mixing": "ROWS", "mesh": "SIZES", "legend": "COLOURS"},
+    **{"mixing": "ROWS", "mesh": "SIZES", "legend": "COLOURS", "cuts": "FRAMES"},
     **{"coordinator_address": "HOST:PORT", "verbosity": "N"},
 }
 # Shown without [no].

@@ -15,7 +15,6 @@ import io
 import logging
 import math
 import os
-import shlex
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -581,9 +580,8 @@ def _tell_of_frames(picture: Image.Image, path: Path) -> None:
         return
     if count > 1:
         _log.warning(
-            "%s: only the first of %d %s is read; to use all, make a folder of pictures from them, "
-            "for example by: ffmpeg -i %s folder/%%04d.png",
-            *(path, count, kind[picture.format], shlex.quote(path.name)),
+            "%s: only the first of %d %s is read; --sequence paints all frames of an animation",
+            *(path, count, kind[picture.format]),
         )
 
 
