@@ -201,6 +201,7 @@ def test_without_the_extra_it_says_what_is_missing(folder, run, monkeypatch):
     assert "--flow=dis needs OpenCV: pip install opencv-python-headless" in stderr
 
 
+@pytest.mark.slow
 def test_frames_and_flows_of_another_size_are_refused(folder, run):
     footage.write_flow(folder / "flows/forward_2_3.flo", np.zeros((8, 9, 2), np.float32))
     code, stderr = run(*arguments())
@@ -215,6 +216,7 @@ def test_frames_and_flows_of_another_size_are_refused(folder, run):
     )
 
 
+@pytest.mark.slow
 def test_another_runs_frames_are_not_touched(folder, run):
     assert run(*arguments())[0] == 0
     before = files(folder / "out")

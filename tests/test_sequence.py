@@ -128,6 +128,7 @@ def test_a_cut_begins_anew(vgg16, film, styles):
     assert begins == [True, False, True]
 
 
+@pytest.mark.slow
 def test_frames_that_start_from_noise_have_the_same_noise(vgg16, film, styles):
     config = CONFIG.replace(init="noise", steps=1, first_steps=None)
     (first,) = painted(vgg16, [film.frames[0]], styles[:1], config)
@@ -176,6 +177,7 @@ def test_a_far_frame_is_looked_for_by_itself(film):
     assert not near.reliable.any() and far.reliable.all()
 
 
+@pytest.mark.slow
 def test_later_passes_meet_the_neighbours_halfway(vgg16, film, styles):
     """Two passes over three frames, the second one back, put together by hand."""
     frames, style = film.frames[:3], styles[:1]
