@@ -88,6 +88,14 @@ def test_a_folder_in_two_styles(folder, run):
         assert np.abs(frame - painted).mean() < 0.05  # WebP with losses
     assert "out holds 4 frames of 2 outputs" in stderr
     assert "4/4 frames" in stderr and "minutes left" in stderr
+    # The metadata of a frame hold a command that makes the sequence again.
+    kept = json.loads(images.read_text(folder / "out/frames__rainbow/000002.png") or "")["flags"]
+    code, stderr = run(*kept, "--output_dir=again")
+    assert code == 0, stderr
+    again = images.read_image(folder / "again/frames__rainbow/000004.png")
+    np.testing.assert_array_equal(
+        again, images.read_image(folder / "out/frames__rainbow/000004.png")
+    )
     # The same command paints nothing again.
     code, stderr = run(*arguments())
     assert code == 0, stderr
@@ -165,6 +173,10 @@ def test_a_film_becomes_a_film(folder, film, run):
         (("--passes=2",), "--passes needs --sequence"),
         (("--temporal_weight=2",), "--temporal_weight needs --sequence"),
         (("--sequence", "--demo"), "--demo cannot be combined with --sequence"),
+        (
+            ("--sequence", "--content=a", "--styles=b", "--temporal_weight=0"),
+            "--temporal_weight must be above 0 with --sequence, got 0",
+        ),
         (("--sequence", "--content=frames"), "--sequence needs --content and --styles"),
         (("--sequence", "--content=a", "--styles=b", "--passes=0"), "--passes must be at least 1"),
         (

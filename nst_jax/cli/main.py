@@ -461,10 +461,13 @@ def _run_sequence(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     """Paints the frames of a film and returns the exit code."""
 
     # --- Flags. ---
-    unfit = [f"--{name}" for name in NOT_IN_SEQUENCES if FLAGS[name].present]
+    # A default may stand in the command that a picture's metadata holds.
+    unfit = [f"--{n}" for n in NOT_IN_SEQUENCES if FLAGS[n].value != FLAGS[n].default]
     unfit += [f"--{name} with several values" for name in sweep]
     if unfit:
         raise ValueError(f"{unfit[0]} cannot be combined with --sequence")
+    if config.term("temporal") is None:
+        raise ValueError("--temporal_weight must be above 0 with --sequence, got 0")
     if not (FLAGS.content and FLAGS.styles):
         raise ValueError("--sequence needs --content and --styles")
     for name in ("passes", "next_steps"):

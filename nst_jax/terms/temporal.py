@@ -26,7 +26,7 @@ class Temporal(Term):
 
     name: str = option("temporal")
     weight: Number = number(
-        150.0, low=0, help="weight of the difference from earlier frames of a sequence"
+        150.0, low=0, help="weight of the difference from earlier frames; --sequence sets it to 150"
     )
     layers: Weights = weighted((IMAGE,), low=0, flag=False)
     long_term: int = option(
