@@ -502,8 +502,8 @@ def resolve_layer(model: Model, name: str, *, head: bool = True) -> str:
         block = int(match[1])
         return f"block{block}_conv{CONVOLUTIONS[model][block - 1]}{match[2] or ''}"
     names = layer_names(model, head=head)
-    if "_conv" in name and name.endswith(PRE_RELU):
-        return resolve_layer(model, name.removesuffix(PRE_RELU), head=head) + PRE_RELU
+    if name.removesuffix(PRE_RELU) in names and "_conv" in name:
+        return name
     if name not in names:
         if name in HEAD_OUTPUTS:
             raise ValueError(

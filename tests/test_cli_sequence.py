@@ -197,6 +197,10 @@ def test_a_film_becomes_a_film(folder, film, run):
             "frames/8.png: a sequence needs several frames, got one picture",
         ),
         (("--sequence", "--content=gs://a/b", "--styles=b"), "--content"),
+        (
+            ("--sequence", "--content=frames", "--styles=b", "--flow=still", "--format=png16"),
+            "--format must be png, jpg or webp with --sequence, got png16",
+        ),
     ],
 )
 def test_flags_that_do_not_fit(folder, run, more, message):
@@ -236,3 +240,37 @@ def test_another_runs_frames_are_not_touched(folder, run):
     assert code == BAD_INPUT
     assert "differs in style_weight" in stderr
     assert files(folder / "out") == before
+
+
+@pytest.mark.slow
+def test_other_steps_are_another_run(folder, run):
+    """The steps of a scale, not only those of a later frame."""
+    assert run(*arguments("--steps=2"))[0] == 0
+    code, stderr = run(*arguments("--steps=3"))
+    assert code == BAD_INPUT and "differs in steps" in stderr
+    before = files(folder / "out")
+    assert run(*arguments("--steps=3", "--overwrite"))[0] == 0
+    code, stderr = run(*arguments("--steps=2"))  # whose frames are there no more
+    assert code == BAD_INPUT
+    assert files(folder / "out") != before
+    code, stderr = run(*arguments("--steps=3"))
+    assert code == 0 and "frames, " not in stderr
+
+
+@pytest.mark.slow
+def test_a_shorter_sequence_makes_a_shorter_animation(folder, run):
+    assert run(*arguments(flow="still"))[0] == 0
+    (folder / "frames/11.png").unlink()
+    code, stderr = run(*arguments("--overwrite", "--frame_rate=10", flow="still"))
+    assert code == 0, stderr
+    animation = list(images.read_animation(folder / "out/frames__rainbow.webp"))
+    assert [time for _, time in animation] == [100] * 3
+
+
+@pytest.mark.slow
+def test_its_own_animation_is_no_frame(folder, run):
+    """The animations lie in the folder of the frames."""
+    for _ in range(2):
+        code, stderr = run(*arguments("--styles=styles/rainbow.png", flow="still", out="frames"))
+        assert code == 0, stderr
+    assert "passed over" in stderr

@@ -184,3 +184,55 @@ def test_flow_files(tmp_path, rng):
         footage.read_flow(path)
     with pytest.raises(ValueError, match=r"flow must be \[H, W, 2\], got \(2, 3\)"):
         footage.write_flow(path, np.zeros((2, 3)))
+
+
+def test_the_same_frames_make_the_same_film(tmp_path, rng):
+    """Matroska numbers its tracks at random unless it is told not to."""
+    frames = levels(rng, 3)
+    write_film(tmp_path / "in.mkv", frames, sound=True)
+    for name in ("a.mkv", "b.mkv"):
+        footage.write_film(tmp_path / name, iter(frames), tmp_path / "in.mkv")
+    assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
+
+
+def test_colours_and_proportions_of_pixels_are_kept(tmp_path):
+    """Saturated green, which the two standards of television see differently."""
+    green = np.broadcast_to(np.uint8([20, 220, 40]), (24, 32, 3))
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    with av.open(str(source), "w") as made:
+        stream = made.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for number in range(2):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(green), format="rgb24")
+            frame.pts = number
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    footage.write_film(target, iter([green] * 2), source)
+    with av.open(str(target)) as made:
+        video = made.streams.video[0]
+        assert video.sample_aspect_ratio == 2
+        assert video.codec_context.colorspace == 1  # BT.709, as the conversion was
+    for frame in footage.open_footage([target]).frames():
+        np.testing.assert_allclose(frame[12, 16], green[0, 0] / 255, atol=0.03)
+
+
+def test_sound_lies_beside_its_pictures(tmp_path, rng):
+    """A player that reads the file from its start needs both soon."""
+    frames = levels(rng, 2)
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    write_film(source, frames * 10, times=list(range(0, 100, 5)), sound=True)
+    footage.write_film(target, iter(frames * 10), source)
+    with av.open(str(target)) as made:
+        kinds = [packet.stream.type for packet in made.demux() if packet.size]
+    assert kinds.index("audio") < len(kinds) - kinds[::-1].index("video") - 5
+
+
+def test_a_film_without_frames_is_refused(tmp_path, rng):
+    write_film(tmp_path / "a.mkv", levels(rng, 4))
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: data.index(b"\x1f\x43\xb6\x75")])  # its first cluster
+    try:
+        assert list(footage.open_footage([tmp_path / "a.mkv"]).frames()) == []
+    except FileError as error:
+        assert "a.mkv" in str(error)

@@ -385,8 +385,9 @@ def test_activations_before_relu_and_logits_have_names(vgg16, rng):
     for name, x in found.items():
         np.testing.assert_allclose(again[name], x, atol=1e-4 * np.abs(x).max())
     assert vgg.receptive_field("vgg16", "block1_conv2_pre_relu") == (1, 2)
-    with pytest.raises(ValueError, match="unknown layer 'block9_conv1'"):
-        vgg.features(vgg16, image, layers=("block9_conv1_pre_relu",))
+    for unknown in ("block9_conv1_pre_relu", "block1_conv1_pre_relu_pre_relu", "fc1_pre_relu"):
+        with pytest.raises(ValueError, match=f"unknown layer '{unknown}'"):
+            vgg.features(vgg16, image, layers=(unknown,))
     with pytest.raises(ValueError, match="layer logits needs params with the head"):
         vgg.features(vgg16, np.zeros((224, 224, 3), np.float32), layers=("logits",))
 

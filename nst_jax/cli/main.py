@@ -477,6 +477,8 @@ def _run_sequence(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     if not 0.1 <= FLAGS.frame_rate <= 1000:
         raise ValueError(f"--frame_rate must be from 0.1 to 1000, got {FLAGS.frame_rate:g}")
     check_local("--output_dir", FLAGS.output_dir)
+    if FORMATS[FLAGS.format].bits != 8:
+        raise ValueError(f"--format must be png, jpg or webp with --sequence, got {FLAGS.format}")
     if FLAGS.flow not in ("dis", "still") and not pathlib.Path(FLAGS.flow).is_dir():
         raise ValueError(
             f"--flow must be dis, still, or a folder of .flo files, got {FLAGS.flow!r}"
@@ -493,14 +495,14 @@ def _run_sequence(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
     # --- Network and pictures. ---
     footage = _footage()
     params = read_params()
-    path = path_of(FLAGS.content[0])
-    first = Picture(
-        path.stem if len(FLAGS.content) == 1 else path.parent.name or path.stem,
-        next(footage.frames()),
-    )
+    if FLAGS["frame_rate"].present and footage.kind != "files":
+        raise ValueError(f"--frame_rate is for numbered files, got {footage.paths[0]}")
+    first = next(footage.frames(), None)
+    if first is None:
+        raise ValueError(f"{footage.paths[0]}: has no frames")
     styles = _read(FLAGS.styles)
     job = PictureJob(
-        contents=[first],
+        contents=[Picture(_name_of(footage), first)],
         styles=styles,
         config=config,
         mixing=mixing_from_flag(len(styles)),
@@ -549,6 +551,14 @@ def _cuts() -> tuple[int, ...] | None:
             f"--cuts must be numbers of frames, from 1, or none, got {','.join(FLAGS.cuts)!r}"
         )
     return numbers
+
+
+def _name_of(footage: Footage) -> str:
+    """The name of a sequence: of its film, or of the folder of its files."""
+    path = footage.paths[0]
+    if footage.kind == "files":
+        return path.resolve().parent.name or "frames"
+    return path.stem
 
 
 def _footage() -> Footage:

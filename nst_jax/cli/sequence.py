@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,14 @@ from nst_jax.cli.look.observers import Observers
 from nst_jax.cli.outputs import Output, check_free, recipe
 from nst_jax.cli.progress import Pace, PictureProgress
 from nst_jax.cli.run import DIVERGED, Delivery, Painting, PictureJob, Runner
-from nst_jax.cli.shared_folder import CONFIG, free_number, numbered, writing
+from nst_jax.cli.shared_folder import (
+    CONFIG,
+    free_number,
+    names_of_kind,
+    number_of,
+    numbered,
+    writing,
+)
 from nst_jax.cli.signals import Stopping, run_until_stopped
 from nst_jax.coarse_to_fine import check_content
 from nst_jax.files.atomic import check_folder, replacing
@@ -151,13 +158,18 @@ def _paint(
         "seed": job.seed,
         "format": delivery.picture_format,
         "quality": delivery.quality,
-        **dataclasses.asdict(motion),
+        "flow": motion.flow,
+        "cuts": motion.cuts,
+        "passes": motion.passes,
+        "next_steps": motion.steps,  # `steps` is the configuration's
         "processes": 1,
         "devices": jax.device_count(),
         **job.settings(),
     }
     outputs = job.outputs(job.contents)
     files = Files(outputs, delivery.kind.suffix, _film_suffix(footage), motion.passes)
+    own = [*(output.stem for output in outputs), *files.films()]
+    described["pictures"] = own
     settings = {name: value for name, value in described.items() if name != "flags"}
     known = None if delivery.overwrite else find_job(folder, settings)
     check_content(
@@ -168,7 +180,6 @@ def _paint(
         combine=Combine(style_masks=job.style_masks),
         tile=job.placement.tile,
     )
-    own = [*(output.stem for output in outputs), *files.films()]
     if known is None and not delivery.overwrite:
         check_others(folder, settings, files.frames(0))
         check_free(folder, own)
@@ -182,6 +193,8 @@ def _paint(
     def choose(taken: Collection[int]) -> int:
         if known is not None:
             return known
+        if delivery.overwrite:
+            _forget(folder, {output.stem for output in outputs})
         return free_number(
             folder, lambda n: [numbered(CONFIG, n), manifest_name(n)], taken=taken, own=own
         )
@@ -203,7 +216,9 @@ def _paint(
         )
         book = _Book(folder, files, manifest, write, footage)
         painted = _paint_frames(runner, footage, motion, paint, book)
-        films = _write_films(footage, folder, files, frame_rate, again=painted)
+        # The rate of files is a flag, so their animation is written each time.
+        again = painted or footage.kind == "files"
+        films = _write_films(footage, folder, files, frame_rate, count=book.count, again=again)
     for path in films:
         say(f"wrote {path}")
     diverged = sum(manifest.finished.values())
@@ -214,6 +229,16 @@ def _paint(
             "kept; try a smaller --learning_rate"
         )
     return DIVERGED if diverged else 0
+
+
+def _forget(folder: pathlib.Path, stems: Collection[str]) -> None:
+    """Deletes the records of earlier runs whose frames are about to be replaced."""
+    for name in names_of_kind(folder, CONFIG):
+        number = number_of(name)
+        finished = Manifest(folder, number=number).finished
+        if any(pair.output.partition("/")[0] in stems for pair in finished):
+            for record in (name, manifest_name(number)):
+                (folder / record).unlink(missing_ok=True)
 
 
 def _prepared(runner: Runner, outputs: int) -> Mapping[str, Any]:
@@ -268,9 +293,20 @@ class _Book:
 
     def is_finished(self, number: int, in_pass: int) -> bool:
         """Whether a frame has been painted in a pass, in all outputs."""
-        names = self._files.frames(number, in_pass=in_pass)
-        recorded = {pair.output for pair in self._manifest.finished}
-        return all(name in recorded and (self._folder / name).is_file() for name in names)
+        return all(
+            self._pair(number, output, in_pass) in self._manifest.finished
+            and (self._folder / self._files.frame(output, number, in_pass=in_pass)).is_file()
+            for output in self._files.outputs
+        )
+
+    def _pair(self, number: int, output: Output, in_pass: int) -> Pair:
+        name = self._files.frame(output, number, in_pass=in_pass)
+        return Pair(self._footage.name_of(number), output.label, name)
+
+    def begin(self) -> None:
+        """Deletes the films: they would not have the frames that are painted now."""
+        for name in self._files.films():
+            (self._folder / name).unlink(missing_ok=True)
 
     def read(self, number: int, in_pass: int) -> np.ndarray:
         """The pictures of a frame, `[N, H, W, 3]`, as the files hold them."""
@@ -299,7 +335,7 @@ class _Book:
                 own["loss"] = None  # JSON has no NaN
             lines.append(
                 {
-                    **Pair(self._footage.name_of(number), output.label, name)._asdict(),
+                    **self._pair(number, output, in_pass)._asdict(),
                     **{"frame": number + 1, "pass": in_pass + 1, "begins_shot": shot},
                     **{"diverged": False, "seconds": round(seconds, 3)},
                     **own,
@@ -320,6 +356,8 @@ def _paint_frames(
 
     def one(number: int, frame: np.ndarray, in_pass: int, *, shot: bool, **options: Any) -> None:
         nonlocal painted
+        if not painted:
+            book.begin()
         start = time.perf_counter()
         result = runner.paint(paint.painting(paint.task(frame, **options)), watch)
         book.keep(
@@ -377,7 +415,13 @@ def _film_suffix(footage: Footage) -> str:
 
 
 def _write_films(
-    footage: Footage, folder: pathlib.Path, files: Files, frame_rate: float, *, again: bool
+    footage: Footage,
+    folder: pathlib.Path,
+    files: Files,
+    frame_rate: float,
+    *,
+    count: int,
+    again: bool,
 ) -> list[pathlib.Path]:
     """Writes the film of each output, with the rate and the length of the source.
 
@@ -386,6 +430,7 @@ def _write_films(
       folder: of the files.
       files: their names.
       frame_rate: of files that have none of their own.
+      count: how many frames there are.
       again: whether to write films that are there.
 
     Returns:
@@ -396,22 +441,16 @@ def _write_films(
         path = folder / name
         if path.exists() and not again:
             continue
-        pictures = _read_all(folder, files, output)
+        pictures = (
+            to_uint8(read_image(folder / files.frame(output, number))) for number in range(count)
+        )
         if footage.kind == "film":
             write_film(path, pictures, footage.paths[0])
         elif footage.kind == "animation":
             shown = [milliseconds for _, milliseconds in read_animation(footage.paths[0])]
             write_animation(path, list(pictures), milliseconds=shown, hold=None)
         else:
-            ends = np.rint(1000 * np.arange(footage.count + 1) / frame_rate).astype(int)
+            ends = np.rint(1000 * np.arange(count + 1) / frame_rate).astype(int)
             write_animation(path, list(pictures), milliseconds=np.diff(ends).tolist(), hold=None)
         written.append(path)
     return written
-
-
-def _read_all(folder: pathlib.Path, files: Files, output: Output) -> Iterator[np.ndarray]:
-    """The painted frames of an output, uint8 `[h, w, 3]`."""
-    number = 0
-    while (path := folder / files.frame(output, number)).is_file():
-        yield to_uint8(read_image(path))
-        number += 1

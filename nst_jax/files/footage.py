@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FILM_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".ogv")
 """The suffixes of films."""
 
-# The encoder of each kind of film that is written; others become MP4.
+# The encoder of each kind of film that is written. Others become Matroska, which takes any sound.
 _ENCODERS = {
     **dict.fromkeys((".mp4", ".mov", ".m4v", ".mkv"), "libx264"),
     ".webm": "libvpx-vp9",
@@ -34,8 +34,8 @@ Kind = Literal["files", "animation", "film"]
 
 def natural(name: str) -> list[tuple[int, int | str]]:
     """A key that sorts names as people count: frame2 before frame10."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
+    parts = re.split(r"([0-9]+)", name)
+    return [(0, int(part)) if re.fullmatch("[0-9]+", part) else (1, part) for part in parts if part]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,7 @@ def _film(path: Path) -> Iterator["av.container.InputContainer"]:
     """Opens a film. Errors of PyAV become one line."""
     try:
         import av
+        from av.error import FFmpegError
     except ImportError:
         raise FileError(f"{path}: a film needs PyAV: pip install av") from None
     with reading(path):
@@ -122,23 +123,29 @@ def _film(path: Path) -> Iterator["av.container.InputContainer"]:
             yield film
     except FileError:
         raise
-    except (OSError, ValueError) as error:  # the errors of PyAV derive from either
+    except (FFmpegError, OSError, ValueError) as error:
         raise FileError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def _count(path: Path) -> int:
     """How many frames a film has, by its header or by its packets."""
     with _film(path) as film:
-        return film.streams.video[0].frames or len(_times(film))
+        video = film.streams.video[0]
+        return video.frames or sum(packet.pts is not None for packet in film.demux(video))
 
 
-def _times(film: "av.container.InputContainer") -> list[int]:
-    """When each frame is shown, in units of its stream, without decoding."""
-    packets = film.demux(film.streams.video[0])
-    return sorted(packet.pts for packet in packets if packet.pts is not None)
+def _times(path: Path) -> list[int]:
+    """When each frame is shown, in units of its stream.
+
+    The frames are decoded: a trimmed film has packets that give none.
+    """
+    with _film(path) as film:
+        return [frame.pts or 0 for frame in film.decode(video=0)]
 
 
 def _decoded(path: Path) -> Iterator[np.ndarray]:
+    from av.error import FFmpegError
+
     with _film(path) as film:
         film.streams.video[0].thread_type = "AUTO"
         done = 0
@@ -149,14 +156,14 @@ def _decoded(path: Path) -> Iterator[np.ndarray]:
                 levels = np.rot90(levels, round(getattr(frame, "rotation", 0) / 90))
                 yield np.asarray(levels, np.float32) / 255
                 done += 1
-        except (OSError, ValueError) as error:
+        except (FFmpegError, OSError, ValueError) as error:
             raise FileError(f"{path}: frame {done + 1} cannot be read: {reason(error)}") from error
 
 
 def film_suffix(source: Path) -> str:
     """The suffix of a film that is made of `source`."""
     suffix = source.suffix.lower()
-    return suffix if suffix in _ENCODERS else ".mp4"
+    return suffix if suffix in _ENCODERS else ".mkv"
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], source: Path) -> None:
@@ -174,42 +181,94 @@ def write_film(path: Path, frames: Iterable[np.ndarray], source: Path) -> None:
       FileError: a film cannot be read or written.
     """
     import av
+    from av.error import FFmpegError
+    from av.video.reformatter import Colorspace
 
-    encoder, temporary = (
-        _ENCODERS[path.suffix.lower()],
-        path.with_name(f".{path.stem}.tmp{path.suffix}"),
-    )
-    with _film(source) as film:
-        times = _times(film)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    times = _times(source)
+    # Otherwise Matroska would write random numbers.
+    exact = {"fflags": "+bitexact"}
     try:
-        with _film(source) as film, writing(path), av.open(os.fspath(temporary), "w") as made:
-            video = film.streams.video[0]
-            sounds = {}
+        with (
+            _film(source) as film,
+            _film(source) as heard,
+            writing(path),
+            av.open(os.fspath(temporary), "w", options=exact) as made,
+        ):
             pictures = iter(frames)
             first = next(pictures)
-            height, width = (side + side % 2 for side in first.shape[:2])
-            stream: Any = made.add_stream(encoder, rate=video.average_rate or 25)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": "17"} if encoder == "libx264" else {"crf": "24", "b": "0"}
-            stream.codec_context.time_base = video.time_base
-            for sound in film.streams.audio:
-                sounds[sound.index] = made.add_stream_from_template(sound)
+            video = film.streams.video[0]
+            stream = _video_stream(made, video, first.shape, path.suffix.lower())
+            sounds = {
+                sound.index: made.add_stream_from_template(sound) for sound in heard.streams.audio
+            }
+            packets = _Sound(heard, sounds, made)
+            written = 0
             for picture, time in zip(_joined(first, pictures), times, strict=False):
-                padding = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
+                packets.until(time * (video.time_base or 0))
+                padding = ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0))
                 levels = np.ascontiguousarray(np.pad(picture, padding, mode="edge"))
                 frame = av.VideoFrame.from_ndarray(levels, format="rgb24")
+                frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
                 frame.pts, frame.time_base = time, video.time_base
                 made.mux(stream.encode(frame))
+                written += 1
             made.mux(stream.encode(None))
-            for packet in film.demux(film.streams.audio) if sounds else ():
-                if packet.dts is not None:
-                    packet.stream = sounds[packet.stream.index]
-                    made.mux(packet)
+            packets.until(None)
+            if written < len(times):
+                raise FileError(
+                    f"{path}: cannot be written: {source} has {len(times)} frames, got {written}"
+                )
         with writing(path):
             os.replace(temporary, path)
+    except FFmpegError as error:
+        raise FileError(f"{path}: cannot be written: {reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _video_stream(made: Any, video: Any, shape: Sequence[int], suffix: str) -> Any:
+    """Adds a stream for frames of a shape, with the rate and the pixels' proportions of `video`."""
+    encoder = _ENCODERS[suffix]
+    stream = made.add_stream(encoder, rate=video.average_rate or 25)
+    stream.height, stream.width = (side + side % 2 for side in shape[:2])
+    stream.pix_fmt = "yuv420p"
+    stream.options = {"crf": "17"} if encoder == "libx264" else {"crf": "24", "b": "0"}
+    context = stream.codec_context
+    context.time_base = video.time_base
+    # Without tags, players guess by the size.
+    context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+    context.color_range = 1  # from 16 to 235
+    proportion = video.sample_aspect_ratio
+    if proportion:
+        upright = (video.height < video.width) == (shape[0] < shape[1])
+        context.sample_aspect_ratio = proportion if upright else 1 / proportion
+    return stream
+
+
+class _Sound:
+    """Copies the packets of all sound, up to a time, so that they lie beside their pictures."""
+
+    def __init__(self, heard: Any, sounds: dict[int, Any], made: Any):
+        self._packets = iter(heard.demux(heard.streams.audio)) if sounds else iter(())
+        self._sounds, self._made = sounds, made
+        self._next: Any = None
+
+    def until(self, time: Any) -> None:
+        """Copies the packets up to a time in seconds; None copies the rest."""
+        while True:
+            packet = self._next or next(self._packets, None)
+            self._next = None
+            if packet is None:
+                return
+            if packet.dts is None:
+                continue
+            if time is not None and packet.dts * packet.time_base > time:
+                self._next = packet
+                return
+            packet.stream = self._sounds[packet.stream.index]
+            self._made.mux(packet)
 
 
 def _joined(first: np.ndarray, others: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
