@@ -165,13 +165,16 @@ def network_of(rung: str) -> Any:
     return plain if multiply is None else Rounding(rung, plain)
 
 
+@functools.cache
+def _looking(rung: str, layers: tuple[str, ...]) -> Callable:
+    """The compiled network of a rung, one for all calls."""
+    return jax.jit(functools.partial(network_of(rung), layers=layers))
+
+
 def feature_error(params: Mapping, image: np.ndarray, rung: str) -> float:
     """The largest error of an activation, relative to the largest activation of its layer."""
     layers = vgg.layer_names("vgg19")[:13]  # as deep as the default looks
-    found, wanted = (
-        jax.jit(functools.partial(network_of(name), layers=layers))(params, image)
-        for name in (rung, "highest")
-    )
+    found, wanted = (_looking(name, layers)(params, image) for name in (rung, "highest"))
     return max(
         float(jnp.max(jnp.abs(found[layer].astype(jnp.float32) - wanted[layer])))
         / float(jnp.max(wanted[layer]))
