@@ -211,7 +211,7 @@ def test_what_cannot_be_written_or_read_is_told_first(run, pictures, folder, arg
 
 
 @pytest.mark.slow
-def test_names_too_long_for_a_disk_are_shortened(run, pictures, folder):
+def test_names_too_long_for_a_disk_are_shortened(run, curves, pictures, folder):
     """Of the sheets and curves, too, each content's own."""
     longs = [folder / f"{'x' * 238}{end}.png" for end in "12"]
     for picture, long in zip(pictures[:2], longs, strict=True):
