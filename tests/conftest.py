@@ -5,8 +5,8 @@ import importlib.metadata
 import os
 
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of processes that tests start, too
-# Fused loops by the emitter without MLIR take a fifth of the time to compile. A jaxlib that does not
-# know a flag ends the process, so only one that does gets them.
+# Fused loops by the emitter without MLIR take a fifth of the time to compile. A jaxlib that does
+# not know a flag ends the process. So only one that knows them gets them.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = " ".join(
         (
