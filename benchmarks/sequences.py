@@ -79,7 +79,7 @@ def warping_error(pictures: Sequence[np.ndarray], pairs: Sequence[Pair]) -> floa
 def film_of(options: flags.FlagValues) -> tuple[list[np.ndarray], list[Pair]]:
     """The frames, and the flow that errors are measured by."""
     if options.film is None:
-        film = examples.butterfly_film(options.size, options.frames)
+        film = examples.butterfly_film(options.size, frames=options.frames)
         return list(film.frames), list(zip(film.forward, film.backward, strict=True))
     footage = open_footage([Path(options.film)])
     frames = []

@@ -79,7 +79,7 @@ def _placed(function: Callable[P, R]) -> Callable[P, R]:
         if not isinstance(placement, Placement):
             raise TypeError(f"placement must be an nst_jax.Placement, got {described(placement)}")
         host = contextlib.nullcontext() if placement.tile is None else partition.on_host()
-        with host, sharding.undisturbed(placement.mesh):
+        with host, sharding.undisturbed(mesh=placement.mesh):
             return function(*args, **kwargs)
 
     return wrapped

@@ -89,8 +89,8 @@ class Film(NamedTuple):
 
 def butterfly_film(
     size: Size,
-    frames: int = 8,
     *,
+    frames: int = 8,
     seed: int = 0,
     background: tuple[float, float] = (-0.02, 0.004),
     insect: tuple[float, float] = (0.015, -0.01),

@@ -141,7 +141,7 @@ def dis(frame: Float[ArrayLike, "H W 3"], other: Float[ArrayLike, "H W 3"]) -> n
         import cv2
     except ImportError:
         raise ImportError(
-            "the flow needs OpenCV: pip install opencv-python-headless, or give flows"
+            "the flow needs OpenCV: give flows, or pip install opencv-python-headless"
         ) from None
     grey = [
         np.rint(255 * np.clip(np.asarray(each), 0, 1) @ np.array([0.299, 0.587, 0.114]))

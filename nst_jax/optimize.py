@@ -705,7 +705,7 @@ def _undisturbed(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         mesh: Any = kwargs.get("mesh")
-        with sharding.undisturbed(mesh):
+        with sharding.undisturbed(mesh=mesh):
             return function(*args, **kwargs)
 
     return wrapped

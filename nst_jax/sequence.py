@@ -190,7 +190,7 @@ def stylize_sequence(
     config = _with_temporal(config)
     # Otherwise every frame would do it.
     within = placement.partition_of(config.network)
-    with sharding.undisturbed(placement.mesh):
+    with sharding.undisturbed(mesh=placement.mesh):
         prepared = objective.prepare(
             params, config.on(placement.platform), partition=within, mesh=placement.mesh
         )

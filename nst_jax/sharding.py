@@ -33,7 +33,7 @@ WIDTH = "width"
 
 
 @contextlib.contextmanager
-def undisturbed(mesh: Mesh | None = None) -> Iterator[None]:
+def undisturbed(*, mesh: Mesh | None = None) -> Iterator[None]:
     """Inside, what the caller has set for programs of their own does not count.
 
     That is a guard of transfers, because a function of NumPy arrays transfers on purpose, and a

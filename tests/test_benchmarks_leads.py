@@ -69,6 +69,7 @@ def test_pooling_by_windows_is_the_same_objective(vgg16):
     assert vgg.POOLINGS["max"] is vgg.max_pool
 
 
+@pytest.mark.slow
 def test_every_lead_has_a_row(capsys, monkeypatch):
     """The parts are real; whole steps would take long to compile, and processes to start."""
     steps, given = [], []

@@ -149,6 +149,7 @@ def test_the_suite_goes_on_after_a_failure(tmp_path, monkeypatch, capfd):
     assert "Not measured." in docs.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_pictures_of_other_sizes_are_drawn_anew():
     from benchmarks import stepping
 

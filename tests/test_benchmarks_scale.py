@@ -100,6 +100,7 @@ def test_repeats_are_not_negative():
         run(memory, "--repeats=-1")
 
 
+@pytest.mark.slow
 def test_devices_that_are_not_there_end_in_one_line():
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.device_scaling", "--here", "--devices=3"],

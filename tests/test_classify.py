@@ -170,6 +170,7 @@ def test_the_script_takes_the_folder_of_the_fetched_files(files, tmp_path):
     assert result.stderr.startswith(f"classify: {tmp_path / 'mine' / fetch.FILES['vgg16'].name}: ")
 
 
+@pytest.mark.slow
 def test_the_script_tells_how_to_fetch_what_is_absent(files, tmp_path):
     model, index, picture = files
     cache = tmp_path / "cache"

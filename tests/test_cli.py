@@ -404,6 +404,7 @@ def test_a_picture_to_start_from(run, pictures, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1)
 
 
+@pytest.mark.slow
 def test_a_picture_keeps_its_size(run, pictures, tmp_path):
     content, style, _ = pictures
     out, flags = tmp_path / "o", [flag for flag in FAST if not flag.startswith("--size")]

@@ -308,6 +308,7 @@ def test_the_command_is_shown_with_the_name_that_it_was_given(ask, folder, name)
     assert ask(f"--show_config={name}") == (0, f"nst-jax {ODD[name]}\n", MADE)
 
 
+@pytest.mark.slow
 def test_the_line_that_is_shown_gives_the_same_bytes_in_a_shell(tmp_path, monkeypatch, request):
     """Also with a picture that is not there, whose name is told byte by byte."""
     shell = shutil.which("bash")

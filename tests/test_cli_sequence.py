@@ -22,7 +22,7 @@ FAST += (*(flag for flag in SMALL if not flag.startswith("--size")), "--size=32"
 
 @pytest.fixture(scope="module")
 def film():
-    return examples.butterfly_film(32, 4, background=(-0.0625, 0.0), insect=(0.125, 0.0))
+    return examples.butterfly_film(32, frames=4, background=(-0.0625, 0.0), insect=(0.125, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_without_the_extra_it_says_what_is_missing(folder, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     code, stderr = run(*arguments(flow="dis"))
     assert code == BAD_INPUT
-    assert "--flow=dis needs OpenCV: pip install opencv-python-headless" in stderr
+    assert "--flow=dis needs OpenCV: give --flow=still, or pip install opencv" in stderr
 
 
 @pytest.mark.slow

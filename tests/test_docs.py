@@ -104,7 +104,7 @@ def folder(tmp_path, monkeypatch):
     }
     for name, image in pictures.items():
         write_image(tmp_path / name, image)
-    film = list(to_uint8(examples.butterfly_film(48, 3).frames))
+    film = list(to_uint8(examples.butterfly_film(48, frames=3).frames))
     for number, frame in enumerate(film):
         write_image(tmp_path / f"frames/{number}.png", frame / 255)
     write_animation(tmp_path / "dance.gif", film, milliseconds=100)

@@ -32,7 +32,7 @@ def halved(image):
 
 def test_by_name():
     assert sorted([*PAINTINGS, "butterfly", "rainbow", "triangles"]) == NAMES
-    assert sorted(set(examples.__all__) - {"by_name"}) == NAMES
+    assert sorted(set(examples.__all__) - {"by_name", "Film", "butterfly_film"}) == NAMES
     for name, draw in examples.by_name.items():
         assert draw is getattr(examples, name)
         assert inspect.signature(draw).parameters["seed"].kind is inspect.Parameter.KEYWORD_ONLY
@@ -103,6 +103,7 @@ def test_strips_leave_no_trace(name, monkeypatch):
     assert np.abs(examples.by_name[name](128) - whole).mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_triangles_are_flat_and_their_edges_antialiased():
     """Seen at three times its size, the picture is hard-edged: few colours, all of them flat.
 

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from fetching import CONTENT, NAME, fetch_from, md5, size
 from http_server import Answer, serving
 
@@ -112,6 +113,7 @@ def script(server, *flags) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_script_prints_paths_and_fails_with_one_line(tmp_path):
     with serving(CONTENT, Answer(status=503), Answer(), Answer(status=404)) as server:
         flags = ["--files=tiny,vgg19_notop", f"--cache_dir={tmp_path}"]

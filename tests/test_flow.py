@@ -27,7 +27,7 @@ def along(image, motion):
 @pytest.fixture(scope="module")
 def film():
     # Half the shorter side has 20 pixels, so these are whole pixels.
-    return examples.butterfly_film((40, 56), 3, background=(-0.1, 0.05), insect=(0.1, -0.05))
+    return examples.butterfly_film((40, 56), frames=3, background=(-0.1, 0.05), insect=(0.1, -0.05))
 
 
 def test_warp_is_scipys(rng):

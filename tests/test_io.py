@@ -329,8 +329,8 @@ def test_first_of_several_frames(tmp_path, name, caplog):
     check(tmp_path / name, np.broadcast_to([1.0, 0.0, 0.0], (HEIGHT, WIDTH, 3)), tolerance)
     kind = "pages" if name == "a.tif" else "frames"
     assert caplog.messages == [
-        f"{tmp_path / name}: only the first of 3 {kind} is read; to use all, make a folder of "
-        f"pictures from them, for example by: ffmpeg -i {name} folder/%04d.png"
+        f"{tmp_path / name}: only the first of 3 {kind} is read; --sequence paints all frames of "
+        "an animation"
     ]
 
 

@@ -18,7 +18,7 @@ MODULES = [
     if not module.ispkg and not module.name.endswith("__main__")
 ]
 # What a function is about rather than an option, though it has a default.
-SUBJECTS = ("name_or_path", "config")
+SUBJECTS = ("name_or_path", "config", "flows")
 
 
 def test_imports_keep_to_the_layers():

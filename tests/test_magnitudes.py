@@ -7,6 +7,7 @@ from nst_jax import examples, extractor, vgg
 from nst_jax.partition import Together, Windows
 
 
+@pytest.mark.slow
 def test_the_usual_sizes_are_those_of_pictures(vgg16, vgg19):
     """Measured again on the built-in pictures alone, at 128 pixels."""
     pictures = np.stack(

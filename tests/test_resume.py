@@ -369,6 +369,7 @@ def test_another_device_or_version_is_refused(run, job, monkeypatch):
         assert code == 1 and f"differs in {name} (" in err
 
 
+@pytest.mark.slow
 def test_the_order_of_the_styles_counts(run, job, pictures):
     arguments = job("out", "--steps=1")
     assert run(*arguments)[0] == 0

@@ -52,6 +52,7 @@ def test_help_of_a_script_is_on_stdout_and_no_error(path):
     assert before[1] == (ROOT / "docs" / "guide" / "flags.md").stat().st_mtime
 
 
+@pytest.mark.slow
 def test_help_of_a_benchmark_is_no_error_also_if_its_reader_leaves():
     command = [sys.executable, "-m", "benchmarks.step_time", "--help"]
     program = subprocess.Popen(

@@ -27,7 +27,7 @@ CONFIG = own.ALONE.replace(
 @pytest.fixture(scope="module")
 def film():
     """Whole pixels at 32 pixels: the meadow moves by 1, the butterfly by 2."""
-    return examples.butterfly_film(32, 4, background=(-0.0625, 0.0), insect=(0.125, 0.0))
+    return examples.butterfly_film(32, frames=4, background=(-0.0625, 0.0), insect=(0.125, 0.0))
 
 
 @pytest.fixture(scope="module")

@@ -488,7 +488,7 @@ def _run_sequence(config: Config, sweep: Mapping[str, Sequence[float]]) -> int:
             importlib.import_module("cv2")
         except ImportError:
             raise ValueError(
-                "--flow=dis needs OpenCV: pip install opencv-python-headless, or give --flow=still"
+                "--flow=dis needs OpenCV: give --flow=still, or pip install opencv-python-headless"
             ) from None
     motion = Motion(flow=FLAGS.flow, cuts=_cuts(), passes=FLAGS.passes, steps=FLAGS.next_steps)
 
