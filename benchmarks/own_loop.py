@@ -48,7 +48,6 @@ FLAGS = {
     "steps": (common.positive, 20, "Steps of a turn."),
     "repeats": (common.positive, 5, "Turns of each loop."),
     "model": (flags.DEFINE_string, "vgg19", "Network: vgg16 or vgg19."),
-    "plain": (flags.DEFINE_boolean, True, "Also measure the loops without prepare."),
     **JSON_FLAG,
 }
 
@@ -131,8 +130,6 @@ def main(options: flags.FlagValues) -> dict[str, Any]:
         path=options.json,
     )
     functions = loops(params, prepared, content, config, options.steps)
-    if not options.plain:
-        functions = {name: each for name, each in functions.items() if "plain" not in name}
     seconds = take_turns(functions, options.repeats)
     for name, own in seconds.items():
         ratios = [one / of for one, of in zip(own, seconds["stylize"], strict=True)]

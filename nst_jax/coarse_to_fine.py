@@ -250,9 +250,7 @@ def stylize(
             loss=np.full(outputs, np.nan, np.float32),
             states=None,
         )
-    within = placement.partition_of(config.network)
-    prepared = objective.prepare(params, config, partition=within, mesh=placement.mesh)
-    run = dataclasses.replace(run, params=prepared)
+    run = dataclasses.replace(run, params=prepared_on(placement, params, config))
     states, histories = previous, []
     for number in range(len(steps)):
         done = sum(steps[:number])
@@ -279,6 +277,22 @@ def stylize(
         steps=np.asarray(states.taken),
         loss=np.asarray(states.value),
         states=states,
+    )
+
+
+def prepared_on(placement: Placement, params: Mapping, config: Config) -> Mapping:
+    """The parameters as the steps of a run take them, see `nst_jax.prepare`.
+
+    Args:
+      placement: where the run evaluates its pictures.
+      params: of `config.network`. What is prepared already stays as it is.
+      config: of the run.
+    """
+    return objective.prepare(
+        params,
+        config.on(placement.platform),
+        partition=placement.partition_of(config.network),
+        mesh=placement.mesh,
     )
 
 

@@ -674,23 +674,24 @@ def compute_targets(
         )
         if not contents:
             raise ValueError("content must hold at least one picture, got none")
-        each, parts = None, []
+        jobs = []
         for number, one in enumerate(contents):
             here = slice(number, number + 1) if combine.paired else slice(None)
             masks = combine.style_masks and list(combine.style_masks)[here]
             own = combine.replace(paired=False, style_masks=masks)
             own, nothing = checked_pictures(objective, one, list(styles)[here], own, None)
-            if each is None:  # the same for all contents
-                each = all_style_targets(params, one, styles, config, combine, partition)
-            parts.append(
-                find_targets(
-                    *(params, one, list(styles)[here], config),
-                    combine=own,
-                    inputs=nothing,
-                    partition=partition,
-                    each=each[here],
-                )
+            jobs.append((here, one, {"combine": own, "inputs": nothing}))
+        # The same for all contents.
+        each = all_style_targets(params, contents[0], styles, config, combine, partition)
+        parts = [
+            find_targets(
+                *(params, one, list(styles)[here], config),
+                **options,
+                partition=partition,
+                each=each[here],
             )
+            for here, one, options in jobs
+        ]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     combine, inputs = checked_pictures(objective, pictures, styles, combine, inputs)
     return find_targets(

@@ -23,8 +23,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from nst_jax import flow as flow_lib
-from nst_jax import objective, optimize, sharding
-from nst_jax.coarse_to_fine import checked, fit, for_content, steps_at_scales, stylize
+from nst_jax import optimize, sharding
+from nst_jax.coarse_to_fine import checked, fit, for_content, prepared_on, steps_at_scales, stylize
 from nst_jax.color import match_colors
 from nst_jax.config import Config
 from nst_jax.flow import FindFlow, resize_flow, warp
@@ -189,11 +189,8 @@ def stylize_sequence(
     steps = None if steps is None else optimize.checked_count("steps", steps)
     config = _with_temporal(config)
     # Otherwise every frame would do it.
-    within = placement.partition_of(config.network)
     with sharding.undisturbed(mesh=placement.mesh):
-        prepared = objective.prepare(
-            params, config.on(placement.platform), partition=within, mesh=placement.mesh
-        )
+        prepared = prepared_on(placement, params, config)
 
     def paint(frame: ArrayLike, **options: Any) -> np.ndarray:
         task = frame_task(frame, config, steps=steps, **options)
@@ -297,6 +294,7 @@ class Follower:
         # Of this shot, the newest first: each frame, and the flows from and to the one before.
         self._frames: collections.deque[jax.Array] = collections.deque(maxlen=self._most + 1)
         self._pairs: collections.deque[Pair] = collections.deque(maxlen=self._most)
+        self._motions: dict[int, Pair] = {}  # of the last frame, by distance
 
     @property
     def _most(self) -> int:
@@ -315,6 +313,7 @@ class Follower:
           TypeError, ValueError: a frame of another shape than the first, or no flow for it.
         """
         self._number += 1
+        self._motions = {}
         name = f"frames[{self._number}]"
         frame = checked(name, frame)
         if self._shape not in (None, frame.shape):
@@ -370,25 +369,23 @@ class Follower:
         if self.is_first:
             return None
         forward, backward = self._motion(1)
-        if forward is None or backward is None:
-            frame, before = self._frames[0], self._frames[1]
-            zero = jnp.zeros((*frame.shape[:2], 2))
-            same = flow_lib.still(frame, before)
-            return Link(zero, zero, same, same)
-        return Link(
-            forward,
-            backward,
-            flow_lib.reliable(forward, backward),
-            flow_lib.reliable(backward, forward),
-        )
+        trusted = self._trusted(forward, backward, 1), self._trusted(backward, forward, 1)
+        return Link(forward, backward, *trusted)
 
-    def _motion(self, distance: int) -> Pair | tuple[None, None]:
+    def _motion(self, distance: int) -> Pair:
         """The flows from and to the frame that lies `distance` before the last one."""
+        if distance not in self._motions:
+            self._motions[distance] = self._found(distance)
+        return self._motions[distance]
+
+    def _found(self, distance: int) -> Pair:
+        """What `_motion` returns, found by the function, along the given flows, or 0."""
         if self._find is not None:
             last, before = (np.asarray(self._frames[n]) for n in (0, distance))
             return self._find(before, last), self._find(last, before)
         if self._given is None:
-            return None, None
+            zero = jnp.zeros((*self._frames[0].shape[:2], 2))
+            return zero, zero
         forwards, backwards = zip(*itertools.islice(self._pairs, distance), strict=True)
         # From the older frame on, and from the newer frame back.
         return (
@@ -396,14 +393,20 @@ class Follower:
             functools.reduce(flow_lib.follow, backwards),
         )
 
+    def _trusted(self, flow: ArrayLike, back: ArrayLike, distance: int) -> jax.Array:
+        """Where one of the two flows of `_motion` is reliable."""
+        if self._find is None and self._given is None:
+            return flow_lib.still(self._frames[0], self._frames[distance])
+        return flow_lib.reliable(flow, back)
+
     @sharding.undisturbed()
     def earlier(self, painted: Callable[[int], Any]) -> list[Earlier | None]:
-        """The painted frames that the last frame should agree with, for `stylize_frame`.
+        """The painted frames that the last frame should agree with, for `frame_task`.
 
         Where a nearer one is reliable, a farther one does not count, see section 4.3 of the paper.
 
         Args:
-            painted: returns the pictures `[N, H, W, 3]` of the frame that is so many frames before.
+          painted: returns the pictures `[N, H, W, 3]` of the frame that is so many frames before.
         """
         found: list[Earlier | None] = []
         covered: Any = 0.0
@@ -412,12 +415,7 @@ class Follower:
                 found.append(None)
                 continue
             forward, backward = self._motion(distance)
-            frame = self._frames[0]
-            if forward is None or backward is None:
-                backward = jnp.zeros((*frame.shape[:2], 2))
-                trust = flow_lib.still(frame, self._frames[distance])
-            else:
-                trust = flow_lib.reliable(backward, forward)
+            trust = self._trusted(backward, forward, distance)
             found.append(Earlier(painted(distance), backward, jnp.clip(trust - covered, 0.0, 1.0)))
             covered = covered + trust
         return found

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nst_jax import flow, objective, vgg
+from nst_jax import flow, vgg
 from nst_jax.cli import speeds
 from nst_jax.cli.console import complain, say
-from nst_jax.cli.dataset.manifest import Manifest, check_others, find_job, manifest_name
+from nst_jax.cli.dataset.manifest import Manifest, check_others, find_job, records_of
 from nst_jax.cli.dataset.pairs import Pair
 from nst_jax.cli.look.observers import Observers
 from nst_jax.cli.outputs import Output, check_free, recipe
@@ -35,7 +35,7 @@ from nst_jax.cli.shared_folder import (
     writing,
 )
 from nst_jax.cli.signals import Stopping, run_until_stopped
-from nst_jax.coarse_to_fine import check_content
+from nst_jax.coarse_to_fine import check_content, prepared_on
 from nst_jax.files.atomic import check_folder, replacing
 from nst_jax.files.footage import FlowFolder, Footage, film_suffix, write_film
 from nst_jax.files.images import (
@@ -195,9 +195,7 @@ def _paint(
             return known
         if delivery.overwrite:
             _forget(folder, {output.stem for output in outputs})
-        return free_number(
-            folder, lambda n: [numbered(CONFIG, n), manifest_name(n)], taken=taken, own=own
-        )
+        return free_number(folder, records_of, taken=taken, own=own)
 
     # --- Painting. ---
     with contextlib.ExitStack() as stack:
@@ -206,7 +204,9 @@ def _paint(
         if known is None:
             with replacing(folder / numbered(CONFIG, number)) as file:
                 file.write((json.dumps(settings, indent=2) + "\n").encode())
-        runner = dataclasses.replace(runner, params=_prepared(runner, len(outputs)))
+        # Once: otherwise each frame would do it.
+        prepared = prepared_on(runner.placement(len(outputs)), params, job.config)
+        runner = dataclasses.replace(runner, params=prepared)
         text = recipe(described)
         write = functools.partial(
             write_image,
@@ -237,19 +237,8 @@ def _forget(folder: pathlib.Path, stems: Collection[str]) -> None:
         number = number_of(name)
         finished = Manifest(folder, number=number).finished
         if any(pair.output.partition("/")[0] in stems for pair in finished):
-            for record in (name, manifest_name(number)):
+            for record in records_of(number):
                 (folder / record).unlink(missing_ok=True)
-
-
-def _prepared(runner: Runner, outputs: int) -> Mapping[str, Any]:
-    """The parameters, prepared once. Otherwise each frame would do it."""
-    placement, config = runner.placement(outputs), runner.job.config
-    return objective.prepare(
-        runner.params,
-        config.on(placement.platform),
-        partition=placement.partition_of(config.network),
-        mesh=placement.mesh,
-    )
 
 
 # ------------------------------------ Frames ------------------------------------

@@ -6,6 +6,7 @@ Pillow.
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -191,7 +192,6 @@ def write_film(path: Path, frames: Iterable[np.ndarray], source: Path) -> None:
     try:
         with (
             _film(source) as film,
-            _film(source) as heard,
             writing(path),
             av.open(os.fspath(temporary), "w", options=exact) as made,
         ):
@@ -200,11 +200,11 @@ def write_film(path: Path, frames: Iterable[np.ndarray], source: Path) -> None:
             video = film.streams.video[0]
             stream = _video_stream(made, video, first.shape, path.suffix.lower())
             sounds = {
-                sound.index: made.add_stream_from_template(sound) for sound in heard.streams.audio
+                sound.index: made.add_stream_from_template(sound) for sound in film.streams.audio
             }
-            packets = _Sound(heard, sounds, made)
+            packets = _Sound(film, sounds, made)
             written = 0
-            for picture, time in zip(_joined(first, pictures), times, strict=False):
+            for picture, time in zip(itertools.chain([first], pictures), times, strict=False):
                 packets.until(time * (video.time_base or 0))
                 padding = ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0))
                 levels = np.ascontiguousarray(np.pad(picture, padding, mode="edge"))
@@ -250,8 +250,8 @@ def _video_stream(made: Any, video: Any, shape: Sequence[int], suffix: str) -> A
 class _Sound:
     """Copies the packets of all sound, up to a time, so that they lie beside their pictures."""
 
-    def __init__(self, heard: Any, sounds: dict[int, Any], made: Any):
-        self._packets = iter(heard.demux(heard.streams.audio)) if sounds else iter(())
+    def __init__(self, film: Any, sounds: dict[int, Any], made: Any):
+        self._packets = iter(film.demux(film.streams.audio)) if sounds else iter(())
         self._sounds, self._made = sounds, made
         self._next: Any = None
 
@@ -269,11 +269,6 @@ class _Sound:
                 return
             packet.stream = self._sounds[packet.stream.index]
             self._made.mux(packet)
-
-
-def _joined(first: np.ndarray, others: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from others
 
 
 # ------------------------------------ Flows -------------------------------------

@@ -96,6 +96,11 @@ def manifest_name(number: int, *, process: int = 0) -> str:
     return f"{stem}-{process}.{suffix}" if process else f"{stem}.{suffix}"
 
 
+def records_of(number: int) -> list[str]:
+    """Returns the names of the records of a job, by its number in the folder."""
+    return [numbered(CONFIG, number), manifest_name(number)]
+
+
 def find_job(folder: pathlib.Path, settings: Mapping[str, Any]) -> int | None:
     """Returns the number of the job in the folder that has these settings, or None.
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from nst_jax import objective, sharding, vgg
 from nst_jax.cli import speeds
 from nst_jax.cli.console import STDERR, complain, say, shows_progress
-from nst_jax.cli.dataset.manifest import Manifest, check_others, find_job, manifest_name
+from nst_jax.cli.dataset.manifest import Manifest, check_others, find_job, records_of
 from nst_jax.cli.dataset.pairs import Batch, Pair, Pairing, Source, draw_again, pair, plan
 from nst_jax.cli.inputs import style_mask, tell_enlarged
 from nst_jax.cli.look.observers import Group, Observers, Picture
@@ -167,7 +167,7 @@ def _paint_share(
         **job.settings(),
     }
     known = find_job(folder, settings)
-    number = free_number(folder, _records_of) if known is None else known
+    number = free_number(folder, records_of) if known is None else known
     manifest = Manifest(folder, process=job.process, number=number)
     whole = _whole(folder)
     # If even a square of this size cannot be painted, the settings are at fault and not a file.
@@ -241,7 +241,7 @@ def _paint_share(
         if known is not None:
             return known
         check_free(folder, [one.output for one in pairs])
-        number = free_number(folder, _records_of, taken=taken)
+        number = free_number(folder, records_of, taken=taken)
         _write_settings(folder, numbered(CONFIG, number), settings)
         return number
 
@@ -289,10 +289,6 @@ def _paint_share(
             good = [one for batch in own for one in batch.pairs]
             runner.check_memory(_largest(unfinished(own), shapes, job.config))
     return _summary(manifest, folder, good, bad, missing=len(share) - len(good))
-
-
-def _records_of(number: int) -> list[str]:
-    return [numbered(CONFIG, number), manifest_name(number)]
 
 
 # ---------------------------- Checks before painting ----------------------------
