@@ -421,13 +421,15 @@ def _style_masks(styles: Sequence[Picture], config: Config) -> list[np.ndarray |
 RECIPE_FLAGS = ("content", "styles", "demo", "model", "weights", "preset", "mixing", "masks")
 RECIPE_FLAGS += ("style_masks", "seed", "tile", "remat", "strips", "steps_per_dispatch", "mesh")
 RECIPE_FLAGS += ("regions", "legend", "format", "quality", "retries")
-RECIPE_FLAGS += ("sequence", "flow", "cuts", "passes", "next_steps")
+
+# Flags that only a sequence takes.
+SEQUENCE_FLAGS = ("flow", "cuts", "passes", "next_steps", "frame_rate")
 
 
 def recipe_arguments(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
     """The arguments that reproduce the pictures. They state every setting."""
     arguments = []
-    for name in RECIPE_FLAGS:
+    for name in (*RECIPE_FLAGS, *(("sequence", *SEQUENCE_FLAGS) if FLAGS.sequence else ())):
         value = FLAGS[name].value
         if value is not None and value is not False and value != []:
             arguments.append(FLAGS[name].serialize())
@@ -449,8 +451,7 @@ def recipe_arguments(config: Config, sweep: Mapping[str, Sequence[float]]) -> li
 
 # ---------------------------------- A sequence ----------------------------------
 
-# Flags that only a sequence takes, and those that it does not take.
-SEQUENCE_FLAGS = ("flow", "cuts", "passes", "next_steps", "frame_rate")
+# Flags that a sequence does not take.
 NOT_IN_SEQUENCES = ("pairing", "pairs", "batch_size", "demo", "masks", "regions", "legend")
 NOT_IN_SEQUENCES += ("checkpoint_dir", "checkpoint_every", "retries", "log_every", "report")
 NOT_IN_SEQUENCES += ("save_every", "animate", "tensorboard_dir", "profile_dir", "distributed")

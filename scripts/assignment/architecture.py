@@ -28,7 +28,8 @@ def layers(model: str) -> list[dict[str, Any]]:
       "receptive_field" is the side in pixels of what one position sees, None in the head, which
       sees everything.
     """
-    names = vgg.layer_names(model, head=True)
+    # The layers with parameters and the poolings: logits and predictions are one layer's outputs.
+    names = (*vgg.layer_names(model), *vgg.HEAD_LAYERS)
     params = jax.eval_shape(
         functools.partial(vgg.init_params, model=model, head=True), jax.random.key(0)
     )
