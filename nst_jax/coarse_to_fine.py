@@ -513,7 +513,7 @@ def check_content(
 def _check_fits(params, shape, config, *, styles, combine, tile, searches):
     """Refuses pictures, masks and tiles that are too small, or do not fit together, at a scale."""
     terms = objective.Objective.of(config)
-    of_styles = terms.of_terms(lambda term: term.refers == "style")
+    of_styles = terms.of_terms(lambda term: term.refers_to("style"))
     if not terms.layers():
         raise ValueError("config must have a term that looks at a layer of the network")
     masks = [] if combine.masks is None else combine.masks

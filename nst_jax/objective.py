@@ -15,7 +15,7 @@ Images are float32 sRGB, RGB order, range [0, 1], `[H, W, 3]`.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ def checked_combination(
         raise ValueError(
             f"style_masks must hold one mask for each of {styles} styles, got {len(style_masks)}"
         )
-    style_terms = [term for term in terms if term.refers == "style"]
+    style_terms = [term for term in terms if term.refers_to("style")]
     if masks is not None:
         if mixing is not None:
             raise ValueError("give masks or mixing, not both")
@@ -326,14 +326,13 @@ class Objective:
         """The objective that `config` describes."""
         return cls(config.terms, config.network, config.jitter, partition)
 
-    def layers(self, *refers: str | None) -> tuple[str, ...]:
+    def layers(self, refers_to: Literal["style", "content"] | None = None) -> tuple[str, ...]:
         """The network's layers that terms look at, each once.
 
         Args:
-          *refers: take only the terms with one of these values of `Term.refers`; without any, take
-            all terms.
+          refers_to: take only the terms that refer to it, see `Term.refers`; None takes all terms.
         """
-        terms = [term for term in self.terms if not refers or term.refers in refers]
+        terms = [term for term in self.terms if not refers_to or term.refers_to(refers_to)]
         return partition.network_layers(terms)
 
     def made(self, size: Sequence[int]) -> Made:
@@ -383,21 +382,28 @@ class Objective:
           style: the picture, in [0, 1].
           mask: the part to learn from, in [0, 1]; None is all.
         """
-        own = self.of_terms(lambda term: term.refers == "style")
+        own = self.of_terms(lambda term: term.refers_to("style"))
         own = dataclasses.replace(own, extractor=getattr(own.extractor, "of_styles", own.extractor))
         at = own.at(params, np.shape(style))
         weights = None if mask is None else own.masks(params, mask, np.shape(style))
         return own.style_targets_of(own.measure(params, style, {}, at, own=weights), at)
 
     def style_targets_of(self, sums: Sums, at: At) -> dict[str, dict[str, Tree]]:
-        """The style terms' targets, from a style's sums."""
+        """The style terms' targets, from a style's sums.
+
+        Terms that refer to both have `{"style": target, "content": None}`, see `with_contents`.
+        """
+
+        def of(term: Term, layer: str, measured: partition.Measured) -> Tree:
+            target = term.target(layer, measured.sums, at)
+            return {"style": target, "content": None} if term.refers == "both" else target
+
         return {
             term.name: {
-                layer: term.target(layer, measured.sums, at)
-                for layer, measured in sums[term.name].items()
+                layer: of(term, layer, measured) for layer, measured in sums[term.name].items()
             }
             for term in self.terms
-            if term.refers == "style"
+            if term.refers_to("style")
         }
 
     def content_targets(
@@ -411,7 +417,7 @@ class Objective:
           at: of the whole picture; None if `content` is the whole picture.
         """
         content = jnp.asarray(content)
-        own = self.of_terms(lambda term: term.refers == "content")
+        own = self.of_terms(lambda term: term.refers_to("content"))
         at = own.at(params, content.shape) if at is None else at
         layers = own.layers()
         features = partition.activations(
@@ -444,7 +450,7 @@ class Objective:
 
     def targets_for_sums(self, targets: Targets) -> dict[str, dict[str, Tree]]:
         """The part of a whole picture's targets that `Term.sums` takes."""
-        style_terms = {term.name for term in self.terms if term.refers == "style"}
+        style_terms = {term.name for term in self.terms if term.refers_to("style")}
         return {
             name: fields_of(tree) if name in style_terms else tree
             for name, tree in targets.terms.items()
@@ -488,7 +494,7 @@ class Objective:
         target = without_fields(targets.terms.get(term.name, {}))
 
         def loss(own: Mapping[str, Tree], target: Mapping[str, Tree]) -> Mapping[str, jax.Array]:
-            if term.refers == "style" and term.mix == "losses" and targets.rows is not None:
+            if term.refers_to("style") and term.mix == "losses" and targets.rows is not None:
                 each = jax.vmap(lambda target: term.loss(own, target, at))(target)
                 return {part: jnp.vdot(targets.rows, values) for part, values in each.items()}
             return _checked_parts(term, term.loss(own, target, at))
@@ -498,7 +504,7 @@ class Objective:
         if all(share is None for share in shares.values()):
             return loss(own, target)
         # A style term has a target for each region. Other terms have one target for all regions.
-        by_region = jax.vmap(loss, in_axes=(0, 0 if term.refers == "style" else None))(own, target)
+        by_region = jax.vmap(loss, in_axes=(0, 0 if term.refers_to("style") else None))(own, target)
         return {
             part: jnp.sum(_share_of(part, shares) / at.positions[part] * values)
             for part, values in by_region.items()
@@ -864,7 +870,7 @@ def _each_output(
         stacked = _repeated(stacked, outputs)
     elif mixing is not None:
         outputs = len(mixing)
-        by_losses = {t.name for t in objective.terms if t.refers == "style" and t.mix == "losses"}
+        by_losses = {t.name for t in objective.terms if t.refers_to("style") and t.mix == "losses"}
         rows = mixing if by_losses else None
 
         def mixed(leaf: jax.Array) -> jax.Array:
@@ -875,8 +881,7 @@ def _each_output(
             for name, tree in stacked.items()
         }
     return Targets(
-        terms=stacked
-        | _repeated(contents, outputs)
+        terms=with_contents(objective.terms, stacked, _repeated(contents, outputs))
         | _run_targets(objective, params, inputs, outputs, shape),
         masks=regions,
         rows=rows,
@@ -884,6 +889,27 @@ def _each_output(
         output=jnp.arange(outputs),
         made=objective.made(shape),
     )
+
+
+def with_contents(
+    terms: Sequence[Term],
+    targets: Mapping[str, Mapping[str, Tree]],
+    contents: Mapping[str, Mapping[str, Tree]],
+) -> dict[str, Mapping[str, Tree]]:
+    """Targets `{term: {layer: tree}}`, with `contents` in place of what they keep of the content.
+
+    Args:
+      terms: of the loss.
+      targets: those to change.
+      contents: as from `Objective.content_targets`; layers that it lacks stay as they are.
+    """
+    found = dict(targets)
+    for term in terms:
+        own = dict(found.get(term.name, {}))
+        for layer, tree in contents.get(term.name, {}).items():
+            own[layer] = {**own[layer], "content": tree} if term.refers == "both" else tree
+            found[term.name] = own
+    return found
 
 
 def _run_targets(
@@ -1021,30 +1047,30 @@ def _parts(
         moved = jnp.roll(image, shift, axis=(0, 1))
         content = jnp.roll(targets.picture.values, shift, axis=(0, 1))
         content = objective.content_targets(params, jax.lax.stop_gradient(content), at)
-        fields = moved_fields(fields, content)
+        fields = moved_fields(objective.terms, fields, content)
     sums = objective.measure(params, image, fields, at, masks=targets.masks, moved=moved)
     return objective.parts(sums, targets, at)
 
 
 def moved_fields(
-    fields: dict[str, dict[str, Tree]], content: Mapping[str, Mapping[str, Tree]]
-) -> dict[str, dict[str, Tree]]:
+    terms: Sequence[Term],
+    fields: Mapping[str, Mapping[str, Tree]],
+    content: Mapping[str, Mapping[str, Tree]],
+) -> dict[str, Mapping[str, Tree]]:
     """The targets for sums, with those of a moved content in place of the content's.
 
     The targets at the layer `IMAGE` stay: a jitter moves only what the network sees.
 
     Args:
+      terms: of the loss.
       fields: as from `Objective.targets_for_sums`.
       content: as from `Objective.content_targets` of the moved content.
     """
-
-    def own(name: str, layer: str, tree: Tree) -> Tree:
-        return fields[name][layer] if layer == IMAGE else tree
-
-    return fields | {
-        name: {layer: own(name, layer, tree) for layer, tree in layers.items()}
+    seen = {
+        name: {layer: tree for layer, tree in layers.items() if layer != IMAGE}
         for name, layers in content.items()
     }
+    return with_contents(terms, fields, seen)
 
 
 def check_made(
@@ -1091,7 +1117,8 @@ def check_made(
             given = tuple(
                 layer
                 for layer in layers[term.name]
-                if layer in found or (finds_content and term.refers == "content" and layer != IMAGE)
+                if layer in found
+                or (finds_content and term.refers_to("content") and layer != IMAGE)
             )
             _check_layers(term.name, layers[term.name], given)
     if made.layers != wanted.layers:

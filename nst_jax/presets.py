@@ -14,8 +14,10 @@ from nst_jax.settings import check_choice
 from nst_jax.terms import (
     Content,
     GramStyle,
+    MatchedNeighbors,
     Matting,
     MomentMatching,
+    NearestNeighbors,
     Palette,
     RelaxedTransport,
     SelfSimilarity,
@@ -257,6 +259,48 @@ _STROTSS = Config(
 )
 
 
+# Nicholas Kolkin, Michal Kucera, Sylvain Paris, Daniel Sykora, Eli Shechtman, Gregory
+# Shakhnarovich: "Neural Neighbor Style Transfer", 2022, https://arxiv.org/abs/2203.13215. Features
+# of a layer are divided by the number of its channels, so their products by its square.
+_NNST_CHANNELS = {"block1": 64, "block2": 128, "block3": 256, "block4": 512}
+_NNST_LAYERS = (
+    *("block1_conv1", "block1_conv2", "block2_conv1", "block2_conv2"),
+    *("block3_conv1", "block3_conv2", "block3_conv3"),
+    *("block4_conv1", "block4_conv2", "block4_conv3"),
+)
+_NNST = Config(
+    terms=(
+        MatchedNeighbors(
+            name="matched",
+            weight=1.0,
+            layers={layer: 1.0 / _NNST_CHANNELS[layer[:6]] ** 2 for layer in _NNST_LAYERS},
+            samples=1024,
+            style_samples=4096,
+        ),
+        NearestNeighbors(
+            name="nearest", weight=1.0, layers=dict.fromkeys(_NNST_LAYERS, 0.1), rows=512
+        ),
+    ),
+    network=_PLAIN,
+    optimizer=Adam(
+        learning_rate=0.002 * 255,
+        schedule="constant",
+        decay_rate=0.96,
+        decay_steps=100.0,
+        normalize_gradient="none",
+        band_weights=(1.0, 1.0, 1.0),
+        beta1=0.9,
+        beta2=0.999,
+        epsilon=1e-8 / 255,
+    ),
+    size=512,
+    size_of="longer",
+    steps=200,
+    clip=False,
+    **_ONE_SCALE | {"first_size": 64, "scale_factor": 2.0, "pyramid": 8},
+)
+
+
 # The photorealism loss keeps edges, after Luan et al., 2017. It is so large that a picture which is
 # no photograph any more costs more than the style can gain. Total variation would blur.
 _PHOTO = Config().replace(nearest=None, tv=None, matting=Matting(weight=1000.0), init="recolored")
@@ -293,6 +337,7 @@ presets = Presets(
     tf_blog=_TF_BLOG,
     wasserstein=_WASSERSTEIN,
     strotss=_STROTSS,
+    nnst=_NNST,
 )
 """Every preset by its name."""
 

@@ -35,6 +35,7 @@ from nst_jax.objective import (
     checked_pictures,
     moved_fields,
     one_output,
+    with_contents,
 )
 from nst_jax.partition import Grid, Partition, Place, Span, Sums, Together
 from nst_jax.terms import IMAGE, At, Field, Term, Tree, map_fields, without_fields
@@ -79,7 +80,8 @@ def _window_sums(
     objective = _kept(config, keep, within)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
-        fields = moved_fields(fields, objective.content_targets(params, picture, at))
+        content = objective.content_targets(params, picture, at)
+        fields = moved_fields(objective.terms, fields, content)
     return objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
 
 
@@ -112,7 +114,8 @@ def _window_gradient(
     objective = Objective.of(config, partition=within)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
-        fields = moved_fields(fields, objective.content_targets(params, picture, at))
+        content = objective.content_targets(params, picture, at)
+        fields = moved_fields(objective.terms, fields, content)
 
     def value(window: jax.Array) -> tuple[jax.Array, Sums]:
         found = objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
@@ -539,7 +542,7 @@ def find_targets(
     else:
         contents = _tiled_content(params, content, config, tile=tile, within=within)
     return [
-        dataclasses.replace(own, terms=own.terms | contents)
+        dataclasses.replace(own, terms=with_contents(objective.terms, own.terms, contents))
         for own in (
             jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(found.output))
         )
@@ -552,7 +555,7 @@ def _content_itself(objective: Objective, params: Mapping, content: np.ndarray) 
     return {
         term.name: {IMAGE: term.target(IMAGE, Field(content, IMAGE), at)}
         for term in objective.terms
-        if term.refers == "content" and IMAGE in term.layers
+        if term.refers_to("content") and IMAGE in term.layers
     }
 
 
@@ -566,7 +569,9 @@ def _tiled_style(
     mask: ArrayLike | None,
 ) -> ByTerm:
     """The style terms' targets of one style, found window by window."""
-    objective = Objective.of(config, partition=within).of_terms(lambda term: term.refers == "style")
+    objective = Objective.of(config, partition=within).of_terms(
+        lambda term: term.refers_to("style")
+    )
     style = np.asarray(style)
     windows = _Windows(objective, params, config, style.shape, tile)
     weights = None
@@ -643,7 +648,7 @@ def _tiled_content(
     """The content terms' targets, found window by window, in host memory."""
     windows = _Windows(Objective.of(config, partition=within), params, config, content.shape, tile)
     found = {}
-    if not any(term.refers == "content" for term in windows.objective.terms):
+    if not any(term.refers_to("content") for term in windows.objective.terms):
         return found
     with partition.on_device():
         for window in windows:

@@ -13,6 +13,9 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
             os.environ.get("XLA_FLAGS", ""),
             "--xla_cpu_use_fusion_emitters=false",
             "--xla_cpu_parallel_codegen_split_count=1",
+            # Of the fixture `many_steps`.
+            "--xla_backend_optimization_level=1",
+            "--xla_llvm_disable_expensive_passes=true",
         )
     ).strip()
 # With the TPU's compiler installed, JAX would look for a TPU and say that there is none.
@@ -39,6 +42,16 @@ from nst_jax.files.images import write_image  # noqa: E402
 def forget_programs():
     """A module's programs are of little use to the next, and take gigabytes together."""
     yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def many_steps():
+    """Programs that take twice as long to compile and run several times faster."""
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
     jax.clear_caches()
 
 

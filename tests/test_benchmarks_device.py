@@ -16,11 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.slow
-def test_this_machine_agrees_and_a_wrong_network_does_not(vgg19):
+def test_a_wrong_network_does_not_agree(vgg19):
+    """That the right one does, the script below shows: it runs this benchmark first."""
     wanted = agreement.read_reference(str(agreement.REFERENCE))
-    found = {n: agreement._thinned(n, x) for n, x in agreement.figures(vgg19, "float32").items()}
-    right = agreement.errors(found, wanted)
-    assert all(right[part] <= bound for part, bound in agreement.BOUNDS["float32"].items())
     # The kernel of the second layer, a hundredth larger.
     other = {**vgg19, "block1_conv2": dict(vgg19["block1_conv2"])}
     other["block1_conv2"]["kernel"] = 1.01 * np.asarray(vgg19["block1_conv2"]["kernel"])

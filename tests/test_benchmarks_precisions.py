@@ -82,6 +82,7 @@ def test_each_rung_is_further_from_the_highest(vgg19, rng):
         steps=2,
         content_layers=("block1_conv2",),
         style_layers=("block1_conv1",),
+        nearest=None,
     )
     pictures, figures = precisions.compare(vgg19, content, style, config)
     assert list(pictures) == [*precisions.RUNGS, "nudged"]

@@ -189,7 +189,7 @@ def test_a_signal_ends_each_of_two_processes_and_they_go_on_to_the_same_pictures
     pictures, tmp_path
 ):
     content, *styles = pictures
-    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *SMALL, "--steps=40")
+    flags = (f"--content={content}", f"--styles={styles[0]},{styles[1]}", *SMALL, "--steps=20")
     flags += ("--checkpoint_every=2", "--log_every=100")
     flags += ("--style_layers=block1_conv1", "--content_layers=block1_conv2")
 
@@ -214,7 +214,7 @@ def test_a_signal_ends_each_of_two_processes_and_they_go_on_to_the_same_pictures
             process.communicate()
     assert not (tmp_path / "killed" / "a__b.png").exists()
     first, second = finish(start("killed"))
-    assert re.search(r"^continuing from step \d+ of 40$", first, re.MULTILINE)
+    assert re.search(r"^continuing from step \d+ of 20$", first, re.MULTILINE)
     assert "going on" not in second
     for name in ("a__b.png", "a__c.png"):
         found, wanted = ((tmp_path / n / name).read_bytes() for n in ("killed", "whole"))

@@ -119,6 +119,7 @@ def paint(folder, flag, environment):
     """The bytes of the picture that the command paints, with `flag`, and what it said."""
     command = [sys.executable, "-m", "nst_jax", "--demo", "--size=32", "--steps=1", flag]
     command += ["--style_layers=block1_conv1", "--content_layers=block1_conv2"]
+    command += ["--nearest_weight=0"]
     command += [f"--output_dir={folder}", "--quiet", "--model=vgg16", "--overwrite"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | environment

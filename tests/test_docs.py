@@ -216,6 +216,7 @@ def test_python_of_the_short_pages(folder, small, page):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("many_steps")
 def test_python_of_the_guide(folder, small, capsys):
     found = run_page(GUIDE / "python.md")
     assert "did you mean 'style_weight'?" in capsys.readouterr().out

@@ -142,12 +142,13 @@ def test_a_run_that_goes_on_from_its_end_counts_once(tmp_path, problem):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("many_steps")
 def test_flat_contents_reach_what_a_grey_start_reaches(vgg16, rng):
     """Pixels at the limits of the range, too, can leave them."""
-    levels = np.float32([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.2]])
+    levels = np.float32([[0.0, 0.0, 0.0], [1.0, 0.0, 0.2]])
     contents = [np.broadcast_to(level, (24, 24, 3)) for level in levels]
     style = np.kron(rng.random((8, 8, 3)), np.ones((8, 8, 1))).astype(np.float32)
-    config = SMALL.replace(size=None, first_size=None, steps=80)
+    config = SMALL.replace(size=None, first_size=None, steps=60)
     own = nst_jax.stylize(vgg16, contents, [style], config)
     grey = nst_jax.stylize(vgg16, contents, [style], config, initial=np.full_like(contents[0], 0.5))
     assert np.all(own.loss <= 1.2 * grey.loss)
@@ -157,6 +158,7 @@ def test_flat_contents_reach_what_a_grey_start_reaches(vgg16, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("many_steps")
 def test_the_preset_lbfgs_keeps_its_loss_within_a_fifth_of_the_lowest(vgg19, rng):
     """Without a limit on its steps the loss rose to 1.5, 2 and 12 times the lowest here."""
 
@@ -164,7 +166,6 @@ def test_the_preset_lbfgs_keeps_its_loss_within_a_fifth_of_the_lowest(vgg19, rng
         return np.asarray(nst_jax.image.resize(rng.random((size, size, 3), np.float32), 48, 64))
 
     styles = [np.kron(rng.random((8, 8, 3)), np.ones((6, 8, 1))).astype(np.float32), soft(12)]
-    styles.append(nst_jax.examples.by_name["rainbow"](64))
     config = nst_jax.presets["lbfgs"].replace(size=64, first_size=None, first_steps=None)
     assert config.steps == 60
     result = nst_jax.stylize(vgg19, 0.3 * soft(6), styles, config)

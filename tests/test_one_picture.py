@@ -68,7 +68,7 @@ def check(params, content, styles, config, ways):
 
 @pytest.mark.slow
 def test_a_run_is_that_of_one_device(vgg16, rng):
-    (content,), styles = patches(rng, 1, 48, 48), patches(rng, 2, 48, 48)
+    (content,), styles = patches(rng, 1, 32, 32), patches(rng, 2, 32, 32)
     ways = (on_a_mesh, beside_another, saving)
     check(vgg16, content, styles, CONFIG.replace(steps=20), ways)
     check(vgg16, content, styles, CONFIG.replace(steps=40), (on_a_mesh,))

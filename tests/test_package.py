@@ -106,6 +106,8 @@ def test_the_wheel_runs_the_demo_away_from_the_checkout(distributions, tmp_path)
             "--demo",
             "--size=64",
             "--steps=3",
+            "--style_layers=block1_conv1,block2_conv1",
+            "--nearest_weight=0",
             "--nocompilation_cache",
         ],
         cwd=elsewhere,

@@ -29,34 +29,39 @@ SMALL = nst_jax.presets["assignment"].replace(size=None, learning_rate=1.0, **FI
 
 
 def reproduce(folder, *, draw=False):
-    """A quick reproduction, and its results."""
-    setting = Setting(folder=folder / "work", **reproduce_assignment.QUICK)
+    """A reproduction in few steps, and its results."""
+    few = reproduce_assignment.QUICK | {"steps": 12}
+    setting = Setting(folder=folder / "work", **few)
     results, runs = reproduce_assignment.reproduce(setting)
     if draw:
         figures.draw(folder, setting, runs, results)
     return json.loads(json.dumps(results | {"seconds": 60.0}, allow_nan=False))
 
 
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory, vgg16):
+@pytest.fixture
+def shallow(monkeypatch, vgg16):
     """VGG16 stands for VGG19 too, and the first layers for all of them: most time is compiling."""
-    folder = tmp_path_factory.mktemp("assignment")
     judge_config = experiments.judge_config
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "params_of", lambda model: vgg16)
-        patch.setattr(experiments, "JUDGED_STEPS", 3)
-        preset = nst_jax.presets["assignment"].replace(**FIRST_LAYERS)
-        patch.setitem(nst_jax.presets, "assignment", preset)
-        patch.setattr(
-            experiments,
-            "judge_config",
-            lambda setting: judge_config(setting).replace(**FIRST_LAYERS),
-        )
-        yield folder, reproduce(folder, draw=True)
+    monkeypatch.setattr(experiments, "params_of", lambda model: vgg16)
+    monkeypatch.setattr(experiments, "JUDGED_STEPS", 3)
+    preset = nst_jax.presets["assignment"].replace(**FIRST_LAYERS)
+    monkeypatch.setitem(nst_jax.presets, "assignment", preset)
+    monkeypatch.setattr(
+        experiments, "judge_config", lambda setting: judge_config(setting).replace(**FIRST_LAYERS)
+    )
 
 
-def test_a_quick_run_makes_the_whole_report(reproduced):
-    folder, results = reproduced
+@pytest.mark.usefixtures("many_steps")
+def test_a_quick_run_makes_the_whole_report_once(shallow, tmp_path):
+    """One test, because two workers would each make a report of their own."""
+    results = reproduce(tmp_path, draw=True)
+    check_report(tmp_path, results)
+    check_variants(results)
+    check_again(tmp_path, results)
+    check_other_settings(tmp_path)
+
+
+def check_report(folder, results):
     text = report.write(results)
     assert "the whole took 1 minutes" in text and "nan" not in text and "None" not in text
     shown = {line.partition("](")[2].rstrip(")") for line in text.splitlines() if "](" in line}
@@ -70,7 +75,7 @@ def test_a_quick_run_makes_the_whole_report(reproduced):
         ]
         assert not any(own["lost"][-1])
         for run in own["styles"]:
-            assert [row["step"] for row in run["rows"] if "eigenvalue" in row] == [0, 15, 30]
+            assert [row["step"] for row in run["rows"] if "eigenvalue" in row] == [0, 6, 12]
             assert sum(run["rows"][-1]["losses"].values()) == pytest.approx(
                 run["final"]["total"], rel=1e-4
             )
@@ -78,8 +83,8 @@ def test_a_quick_run_makes_the_whole_report(reproduced):
     assert len(judged["style"]) == len(judged["content"]) == 12
 
 
-def test_the_same_command_takes_what_is_there(reproduced):
-    folder, results = reproduced
+def check_again(folder, results):
+    """The same command takes what is there."""
 
     def times():
         return {path: path.stat().st_mtime_ns for path in folder.glob("work/*")}
@@ -89,21 +94,21 @@ def test_the_same_command_takes_what_is_there(reproduced):
     assert times() == kept
 
 
-def test_variants_keep_their_places(reproduced):
+def check_variants(results):
     """The rate and the decay of the experiment itself are among the variants."""
-    effects = reproduced[1]["effects"]
+    effects = results["effects"]
     assert effects["rates"]["names"] == ["1", "10", "100", "1000"]
     decays = dict(zip(effects["decays"]["names"], effects["decays"]["last"], strict=True))
     rates = dict(zip(effects["rates"]["names"], effects["rates"]["last"], strict=True))
-    used = reproduced[1]["reported"]["vgg19"]["rates"]
+    used = results["reported"]["vgg19"]["rates"]
     for n, rate in enumerate(used):
         name = f"{rate * 224**2 / 32**2:g}"
         assert decays["0.96"][n] == pytest.approx(rates[name][n], rel=1e-4)
     assert np.shape(effects["seeds"]["last"]) == (3, 2)
 
 
-def test_a_folder_of_other_settings_is_refused(reproduced):
-    folder, _ = reproduced
+def check_other_settings(folder):
+    """A folder of other settings is refused."""
     command = [sys.executable, SCRIPT, f"--output_dir={folder}", "--size=48"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "holds runs with other size, steps" in done.stderr

@@ -26,7 +26,7 @@ from nst_jax.cli.progress import Bars
 from nst_jax.cli.run import environment
 from nst_jax.cli.signals import SIGNALS, Stopped, Stopping
 
-KILLS = 6
+KILLS = 4
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def last_step(checkpoints):
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_files(command, job, tmp_path, own_cache):
-    flags = ("--steps=160", "--checkpoint_every=3", "--log_every=50")
+    flags = ("--steps=80", "--checkpoint_every=3", "--log_every=50")
     checkpoints = tmp_path / "killed-checkpoints"
     rng = np.random.default_rng(0)
     reached = [0]
@@ -116,6 +116,8 @@ def test_a_signal_ends_it_after_the_step_with_the_pictures(command, job, tmp_pat
         assert f"stopped by {name}" in page.read_text("utf-8")
         step = last_step(tmp_path / f"{name}-checkpoints")
         assert 0 < step < 40
+        if number != SIGNALS[0]:  # they go on alike
+            continue
         command.start(*job(name, *flags))
         assert command.wait() == 0, command.log.read_text()
         assert files(out) == files(tmp_path / "undisturbed")

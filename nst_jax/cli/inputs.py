@@ -31,7 +31,7 @@ def style_mask(
     if alpha is None:
         return mask, ""
     share = f"{100 * float(np.mean(1 - alpha)):.2g} %"
-    whole = [term.name for term in config.terms if term.refers == "style" and not term.additive]
+    whole = [term.name for term in config.terms if term.refers_to("style") and not term.additive]
     if whole:
         return mask, (
             f"{name}: {share} of the style is transparent and counts as white: the term "

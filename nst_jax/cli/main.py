@@ -372,7 +372,7 @@ def read_inputs(config: Config) -> tuple[list[Picture], list[Picture]]:
     Raises:
       ValueError: no pictures are given, or --demo with pictures, or a file cannot be read.
     """
-    needs_content = any(term.refers == "content" for term in config.terms)
+    needs_content = any(term.refers_to("content") for term in config.terms)
     if FLAGS.demo:
         if FLAGS.content or FLAGS.styles:
             raise ValueError("--demo has its own pictures: leave out --content and --styles")

@@ -411,7 +411,7 @@ class Plan:
         """
         found, tile = [], self.placement.tile
         terms = objective.Objective.of(self.config)
-        style_terms = terms.of_terms(lambda term: term.refers == "style")
+        style_terms = terms.of_terms(lambda term: term.refers_to("style"))
         for size in reversed(scales(self.config)):
             here = at_scale(self.config, size)
             whole = fit_shape(self.shape, here)

@@ -59,7 +59,7 @@ from nst_jax.terms.contract import (
 from nst_jax.terms.kernels import BatchNormStyle, Kernel, KernelStyle
 from nst_jax.terms.laplacian import Laplacian
 from nst_jax.terms.matting import Matting
-from nst_jax.terms.nearest import NearestNeighbors
+from nst_jax.terms.nearest import MatchedNeighbors, NearestNeighbors
 from nst_jax.terms.relaxed_transport import (
     MomentMatching,
     Palette,
@@ -92,6 +92,7 @@ __all__ = [
     "KernelStyle",
     "Kind",
     "Laplacian",
+    "MatchedNeighbors",
     "Matting",
     "MomentMatching",
     "NearestNeighbors",
@@ -130,6 +131,7 @@ TERMS: dict[str, dict[str, type[Term]]] = {
     },
     "tv": {"total_variation": TotalVariation},
     "nearest": {"nearest": NearestNeighbors},
+    "matched": {"matched": MatchedNeighbors},
     "matting": {"matting": Matting},
     "remd": {"relaxed_transport": RelaxedTransport},
     "moments": {"moments": MomentMatching},

@@ -121,8 +121,8 @@ class Term:
         in a `Config`, such as `style_weight`.
       weight: a factor of the loss. The objective applies it, so `loss` must not.
       layers: `{layer: weight}`, the layers that the term looks at. `loss` applies these weights.
-      refers: what `target` is made of: a "style", the "content", data of the "run", or None for a
-        term without a target.
+      refers: what `target` is made of: a "style", the "content", "both", data of the "run", or None
+        for a term without a target.
       reach: how many positions beyond a position its part of `sums` reads, on each side.
       additive: True if the sums of parts add up to the sum of the whole. If False, `sums` is called
         once, on the whole layer. Such a term cannot be tiled.
@@ -142,7 +142,7 @@ class Term:
     name: str
     weight: Number
     layers: Weights
-    refers: ClassVar[Literal["style", "content", "run"] | None] = None
+    refers: ClassVar[Literal["style", "content", "both", "run"] | None] = None
     reach: ClassVar[int] = 0
     additive: ClassVar[bool] = True
     placed: ClassVar[bool] = False
@@ -167,8 +167,10 @@ class Term:
         Args:
           layer: the name of the layer.
           measured: depends on `refers`. For "style" it is the result of `sums` on the style at its
-            own size. For "content" it is a `Field` with the content's activations. For "run" it is
-            the tree in `inputs[name]`.
+            own size. For "content" it is a `Field` with the content's activations. For "both" it is
+            first the one and then the other, and the target is
+            `{"style": first result, "content": second result}`. For "run" it is the tree in
+            `inputs[name]`.
           at: the picture that was measured.
 
         Returns:
@@ -217,6 +219,11 @@ class Term:
         """
         raise NotImplementedError
 
+    @classmethod
+    def refers_to(cls, what: Literal["style", "content"]) -> bool:
+        """Says whether the target is made of a style, or of the content."""
+        return cls.refers in (what, "both")
+
     def check_mixing(self, mixing: np.ndarray) -> None:
         """Refuses blends that the term cannot have. The default accepts every blend.
 
@@ -255,9 +262,9 @@ def check_term(term: Any) -> None:
         raise ValueError(
             "a term must not be named 'total', which is the key of the sum of all terms"
         )
-    if term.refers not in ("style", "content", "run", None):
+    if term.refers not in ("style", "content", "both", "run", None):
         raise ValueError(
-            f"{kind}.refers must be 'style', 'content', 'run' or None, got {term.refers!r}"
+            f"{kind}.refers must be 'style', 'content', 'both', 'run' or None, got {term.refers!r}"
         )
     if term.mix not in ("targets", "losses"):
         raise ValueError(f"{kind}.mix must be 'targets' or 'losses', got {term.mix!r}")

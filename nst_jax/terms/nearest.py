@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from nst_jax import losses
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
-from nst_jax.terms.contract import At, Term
+from nst_jax.terms.contract import IMAGE, At, Term
 from nst_jax.terms.distances import TINY, unit_rows
+from nst_jax.terms.sampling import drawn_features, hypercolumns
 
 BLOCK = 2**23
 """The most distances that are in memory at once."""
@@ -74,6 +75,27 @@ def nearest_distance(
         return jnp.mean(distances)
     weights = jnp.asarray(weights)
     return jnp.sum(weights * distances) / (jnp.sum(weights) + TINY)
+
+
+def matched_distance(
+    x: Float[ArrayLike, "n C"], content: Float[ArrayLike, "n C"], style: Float[ArrayLike, "m C"]
+) -> Float[Array, ""]:
+    """Returns the mean cosine distance of each row of `x` from the style's row that it must become.
+
+    It is equation 2 of the paper, with the matches of `content`: row i must become the row of
+    `style` that is nearest to row i of `content`. Matches are found after the mean of each set is
+    subtracted. Distances are of the rows themselves.
+
+    Args:
+      x: features of the picture.
+      content: features of the content at the same places.
+      style: features of the style.
+    """
+    x, content, style = map(jnp.asarray, (x, content, style))
+    found = nearest_rows(
+        *(rows - jnp.mean(rows, axis=0, keepdims=True) for rows in (content, style))
+    )
+    return jnp.mean(1.0 - jnp.sum(unit_rows(x) * unit_rows(style)[found], axis=1))
 
 
 def spread_rows(
@@ -153,3 +175,55 @@ class NearestNeighbors(Term):
 def _flat(sums):
     """Features `[n, C]` and weights `[n]` of all positions."""
     return sums["features"].reshape(-1, sums["features"].shape[-1]), sums["weights"].reshape(-1)
+
+
+@settings
+class MatchedNeighbors(Term):
+    """The first passes of Neural Neighbor Style Transfer: hypercolumns become those of the style.
+
+    Each place of the picture must become the hypercolumn of the style that is nearest to the
+    content's. So the matches stay during a run, and the content decides what becomes what. Each
+    step draws positions of the picture. The style keeps the same positions during a run.
+
+    The paper finds the matches at the start of each scale, by a blend of the content and of the
+    picture so far. Here they are those of the content alone, as at the paper's first scale.
+
+    Attributes:
+      samples: how many positions each step draws.
+      style_samples: how many positions of the style are kept.
+    """
+
+    name: str = option("matched")
+    weight: Number = number(1.0, low=0, help="weight of the distance from the content's matches")
+    layers: Weights = weighted(
+        ("block1_conv2", "block2_conv2", "block3_conv1", "block3_conv3", "block4_conv1"),
+        low=0,
+        help="layers of the hypercolumns that are matched",
+    )
+    samples: int = option(1024, low=2, whole=True, help="positions that are drawn in each step")
+    style_samples: int = option(
+        4096, low=2, whole=True, help="positions of the style that are kept"
+    )
+    refers = "both"
+    mix = "losses"
+    fixed = False
+
+    def sums(self, layer, x, weights, target, at):
+        if target is None:  # a style is measured
+            return drawn_features(x, at, layer, self.style_samples, weights)
+        return {
+            "picture": drawn_features(x, at, layer, self.samples, weights),
+            "content": drawn_features(target["content"].values, at, layer, self.samples, weights),
+        }
+
+    def loss(self, sums, target, at):
+        # Roots, because a product of two features carries the weight of its layer.
+        factors = {layer: jnp.sqrt(weight) for layer, weight in self.layers.items()}
+        own, content = (
+            hypercolumns({layer: factor * sums[layer][of] for layer, factor in factors.items()})
+            for of in ("picture", "content")
+        )
+        style = hypercolumns(
+            {layer: factor * target[layer]["style"] for layer, factor in factors.items()}
+        )
+        return {IMAGE: matched_distance(own, content, style)}
