@@ -24,8 +24,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from nst_jax import compiler, partition, sharding
 from nst_jax import image as image_lib
-from nst_jax import partition, sharding
 from nst_jax.config import Config
 from nst_jax.extractor import Network
 from nst_jax.partition import Grid, Partition, Sums, Together, check_partition, is_packed
@@ -628,6 +628,11 @@ def style_targets(
     return Objective.of(config, partition=partition).style_targets(params, style, mask=mask)
 
 
+def targets_program(function: Callable) -> Callable:
+    """`content_targets` or `style_targets`, as a program that compiles fast where it can."""
+    return compiler.run_once(function, static_argnames="partition")
+
+
 @sharding.undisturbed()
 def compute_targets(
     params: Mapping,
@@ -729,7 +734,9 @@ def find_targets(
         combine=combine,
         inputs=inputs,
         each=each,
-        of_content=lambda content: content_targets(params, content, config, partition=partition),
+        of_content=lambda content: targets_program(content_targets)(
+            params, content, config, partition=partition
+        ),
     )
 
 
@@ -750,7 +757,9 @@ def all_style_targets(
     Objective.of(config).at(params, np.shape(content))  # refuses unknown layers and small pictures
     masks = combine.style_masks or [None] * len(styles)
     return [
-        style_targets(params, jnp.asarray(style), config, mask=mask, partition=partition)
+        targets_program(style_targets)(
+            params, jnp.asarray(style), config, mask=mask, partition=partition
+        )
         for style, mask in zip(styles, masks, strict=True)
     ]
 
@@ -895,7 +904,7 @@ def with_contents(
     terms: Sequence[Term],
     targets: Mapping[str, Mapping[str, Tree]],
     contents: Mapping[str, Mapping[str, Tree]],
-) -> dict[str, Mapping[str, Tree]]:
+) -> dict[str, dict[str, Tree]]:
     """Targets `{term: {layer: tree}}`, with `contents` in place of what they keep of the content.
 
     Args:
@@ -903,9 +912,9 @@ def with_contents(
       targets: those to change.
       contents: as from `Objective.content_targets`; layers that it lacks stay as they are.
     """
-    found = dict(targets)
+    found = {name: dict(layers) for name, layers in targets.items()}
     for term in terms:
-        own = dict(found.get(term.name, {}))
+        own = found.get(term.name, {})
         for layer, tree in contents.get(term.name, {}).items():
             own[layer] = {**own[layer], "content": tree} if term.refers == "both" else tree
             found[term.name] = own
@@ -1056,7 +1065,7 @@ def moved_fields(
     terms: Sequence[Term],
     fields: Mapping[str, Mapping[str, Tree]],
     content: Mapping[str, Mapping[str, Tree]],
-) -> dict[str, Mapping[str, Tree]]:
+) -> dict[str, dict[str, Tree]]:
     """The targets for sums, with those of a moved content in place of the content's.
 
     The targets at the layer `IMAGE` stay: a jitter moves only what the network sees.

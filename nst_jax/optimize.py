@@ -24,8 +24,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from nst_jax import compiler, sharding
 from nst_jax import image as image_lib
-from nst_jax import sharding
 from nst_jax.config import Config, check_sweep
 from nst_jax.extractor import is_circular
 from nst_jax.optimizers import Optimizer
@@ -558,19 +558,11 @@ def _render_all(trees, *, parametrization):
     return jax.vmap(parametrization.render)(trees)
 
 
-@functools.cache
-def _lean_advance():
-    """`_advance` in an order that keeps few results at a time. XLA:CPU seeks none by default."""
-    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    try:
-        jax.jit(jnp.sin, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # this version of XLA does not know the option
-        options = None
-    return jax.jit(inspect.unwrap(_advance), compiler_options=options, **_OPTIONS)
-
-
 def _program(lean, mesh=None):
-    return _lean_advance() if lean and sharding.platform_of(mesh) == "cpu" else _advance
+    """`_advance`; `lean` asks for an order that keeps few results at a time."""
+    if lean and sharding.platform_of(mesh) == "cpu":
+        return compiler.compiled(_advance, tuple(compiler.LEAN.items()), **_OPTIONS)
+    return _advance
 
 
 @functools.partial(

@@ -255,6 +255,11 @@ NOT_OF_PHOTO = ("nearest_", "tv_")
 OF_SGD = {"normalize_gradient", "band_weights"}
 
 _SHALLOW = [f"block{block}_conv{n}" for block in (1, 2, 3) for n in range(1, 3 + (block > 2))]
+CHANNELS_OF_NNST = {
+    f"block{block}_conv{n}": channels
+    for block, channels in enumerate((64, 128, 256, 512), start=1)
+    for n in range(1, 3 + (block > 2))
+}
 SHARES_OF_STROTSS = dict.fromkeys([*_SHALLOW, "block4_conv3", "block5_conv3"], 1 / 9)
 
 PUBLISHED = {
@@ -377,12 +382,35 @@ PUBLISHED = {
         "clip": False,
         "steps": 250,
     },
+    # The code of the authors, https://github.com/nkolkin13/NeuralNeighborStyleTransfer: 200 updates
+    # of Adam(lr=2e-3) on [0, 1] at each scale, eight levels, all convolutions of blocks 1 to 4,
+    # each divided by the number of its channels.
+    "nnst": {
+        "first_size": 64,
+        "scale_factor": 2.0,
+        "matched_weight": 1.0,
+        "matched_layers": {layer: 1 / channels**2 for layer, channels in CHANNELS_OF_NNST.items()},
+        "matched_samples": 512,
+        "matched_style_samples": 2048,
+        "nearest_weight": 0.3,
+        "nearest_layers": dict.fromkeys(CHANNELS_OF_NNST, 0.1),
+        "nearest_rows": 512,
+        "pyramid": 8,
+        "optimizer": "adam",
+        "beta1": 0.9,
+        "epsilon": 1e-8 / 255,
+        "normalize_gradient": "none",
+        "learning_rate": 0.002 * 255,
+        "schedule": "constant",
+        "clip": False,
+        "steps": 200,
+    },
 }
 
 
 # Their loss and steps are not written out here. test_terms_new.py has oracles of the terms, and
 # test_own_parametrization.py has the steps of a pyramid.
-OF_PARTS = ("photo", "strotss")
+OF_PARTS = ("photo", "strotss", "nnst")
 
 
 def test_every_preset_is_held_against_its_source_here():
@@ -413,7 +441,7 @@ def test_published_presets_state_every_field():
     classes = {}
     for name in (
         *("_PLAIN", "_NEAR_ONE", "_KERAS", "_GATYS", "_TF_BLOG", "_WASSERSTEIN"),
-        "_STROTSS",
+        *("_STROTSS", "_NNST"),
     ):
         for call in filter(lambda node: isinstance(node, ast.Call), ast.walk(named[name])):
             if not hasattr(presets_module, call.func.id if isinstance(call.func, ast.Name) else ""):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nst_jax
-from nst_jax import objective, optimize, partition, windows
+from nst_jax import objective, partition, windows
 from nst_jax.cli import preflight
 from nst_jax.partition import Together, Windows
 from nst_jax.settings import turned
@@ -137,18 +137,3 @@ def test_pictures_of_another_size_are_refused(vgg16, rng):
         objective.objective_value(image, vgg16, targets, CONFIG, partition=SCAN)
     with pytest.raises(ValueError, match="layer block2_conv1 needs images of at least 2"):
         nst_jax.compute_targets(vgg16, content, [style[:1]], CONFIG, partition=SCAN)
-
-
-def test_an_unknown_option_of_the_compiler_is_gone_without(monkeypatch):
-    optimize._lean_advance.cache_clear()
-    jit = jax.jit
-
-    def refuse(function, *, compiler_options=None, **options):
-        if compiler_options:
-            compiler_options = {"xla_no_such_option": "true"}
-        return jit(function, compiler_options=compiler_options, **options)
-
-    monkeypatch.setattr(jax, "jit", refuse)
-    program = optimize._lean_advance()
-    optimize._lean_advance.cache_clear()
-    assert program is not optimize._advance

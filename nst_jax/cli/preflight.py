@@ -144,7 +144,7 @@ class Plan:
         programs = []
         if terms.layers("content"):
             programs.append(
-                objective.content_targets.lower(
+                objective.targets_program(objective.content_targets).lower(
                     self._network(), _picture(self.shape), config, partition=within
                 )
             )
@@ -152,7 +152,7 @@ class Plan:
             style = max((tuple(style[:2]) for style in self.styles), key=math.prod)
             mask = jax.ShapeDtypeStruct(style, jnp.float32) if self.regions else None
             programs.append(
-                objective.style_targets.lower(
+                objective.targets_program(objective.style_targets).lower(
                     self._network(), _picture(style), config, mask=mask, partition=within
                 )
             )
