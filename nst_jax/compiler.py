@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.sharding import Mesh
 
 from nst_jax import sharding
 
@@ -44,18 +45,19 @@ def compiled(function: Callable, options: tuple[tuple[str, Hashable], ...], **ji
     return jax.jit(inspect.unwrap(function), compiler_options=known, **jit)
 
 
-def run_once(function: Callable, *, static_argnames: str | tuple[str, ...]) -> Callable:
+def run_once(function: Callable, *, mesh: Mesh | None = None, **jit: Any) -> Callable:
     """A jitted function as a program that compiles fast, because it runs once.
 
     While JAX traces, the function stays as it is, since only a whole program may have options.
 
     Args:
       function: a jitted function.
-      static_argnames: as of `function`.
+      mesh: the devices that it runs on; None is the default one.
+      **jit: further arguments of `jax.jit`, as of `function`.
     """
     traced = isinstance(jnp.zeros(()), Tracer)  # as all results are while a program is traced
     # Someone who disables optimisations wants something that compiles faster still.
     least = jax.config.read("jax_disable_most_optimizations")
-    if traced or least or sharding.platform_of(None) != "cpu":
+    if traced or least or sharding.platform_of(mesh) != "cpu":
         return function
-    return compiled(function, tuple(QUICK.items()), static_argnames=static_argnames)
+    return compiled(function, tuple(QUICK.items()), **jit)

@@ -782,7 +782,7 @@ def assembled(
       of_content: gives `{term: {layer: tree}}` of a content.
     """
     content = jnp.asarray(content)
-    return _each_output(
+    return compiler.run_once(_each_output, static_argnames="shape")(
         params,
         each,
         of_content(content),

@@ -528,11 +528,13 @@ def _with_value(state: State, value: jax.Array, config: Config, parametrization)
     )
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("loss", "mesh", "parametrization", "in_turn"),
-    donate_argnames="states",
-)
+_OPTIONS_OF_END = {
+    "static_argnames": ("loss", "mesh", "parametrization", "in_turn"),
+    "donate_argnames": "states",
+}
+
+
+@functools.partial(jax.jit, **_OPTIONS_OF_END)
 def _end(states, shared, each, config, *, loss, mesh, parametrization, in_turn):
     """The states at the end of a run, each with the loss of its picture."""
 
@@ -802,7 +804,8 @@ def run(
         shared, each, numbers, _ = rest
         options = {"loss": loss, "mesh": mesh, "in_turn": in_turn}
         options["parametrization"] = parametrization
-        return _end(states, shared, each, numbers, **options)
+        program = compiler.run_once(_end, mesh=mesh, **_OPTIONS_OF_END)
+        return program(states, shared, each, numbers, **options)
 
     states, history = _loop(advance, end, states, steps, callback, resume)
     return sharding.gather(mesh, states), history
