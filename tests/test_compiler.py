@@ -23,6 +23,8 @@ def optimized():
 
 
 def test_an_unknown_option_is_gone_without():
+    assert not compiler._is_known("xla_no_such_option", True)
+    assert compiler._is_known("xla_backend_optimization_level", 1)
     for options in (compiler.LEAN, compiler.QUICK, {"xla_no_such_option": True}):
         program = compiler.compiled(tripled, tuple(options.items()))
         assert program is not tripled and program(2.0) == 6.0
