@@ -239,9 +239,8 @@ def test_weights_of_rows_are_those_of_the_mean(sets, rng):
     found = nearest.nearest_distance(np.float32(x), np.float32(y), weights=np.float32(weights))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     # Half of the chosen rows are those of half of the weight, and none has weight 0.
-    rows, shares = jnp.arange(8.0)[:, None], jnp.array([0, 4, 0, 1, 1, 1, 1, 0], jnp.float32)
-    chosen = np.asarray(nearest.spread_rows(rows, shares, 64))[:, 0]
-    counts = np.bincount(chosen.astype(int), minlength=8)
+    shares = jnp.array([0, 4, 0, 1, 1, 1, 1, 0], jnp.float32)
+    counts = np.bincount(sampling.spread_places(shares, 64), minlength=8)
     np.testing.assert_allclose(counts, [0, 32, 0, 8, 8, 8, 8, 0], atol=1)
 
 
@@ -269,7 +268,7 @@ def test_regions_have_neighbours_of_their_own_style(vgg16, rng):
         )
         rows = alone[half].reshape(-1, 64)
         others = target.reshape(-1, 64) - target.reshape(-1, 64).mean(axis=0)
-        chosen = nearest.spread_rows(np.float32(others), np.ones(len(others), np.float32), 64)
+        chosen = others[sampling.spread_places(np.ones(len(others), np.float32), 64)]
         cosines = nearest_cosines(rows - rows.mean(axis=0), np.float64(chosen))
         wanted += 0.5 * (1 - cosines).mean()
     np.testing.assert_allclose(value, wanted, rtol=1e-4)
@@ -396,6 +395,36 @@ def test_several_outputs_are_vmapped(vgg16, rng, name):
         np.testing.assert_allclose(
             both.history["total"][:, number], one.history["total"][:, 0], rtol=1e-3
         )
+
+
+@pytest.mark.parametrize("of", ["whole", "parts"])
+def test_drawn_places_that_a_mask_leaves_out_are_replaced_in_all_layers(rng, of):
+    """A style whose features tell their column; its mask covers the right half, softly."""
+    sides = {"fine": (8, 12), "coarse": (4, 6)}
+    at = terms.At(
+        (8, 12), sides, {"fine": 2, "coarse": 1}, dict.fromkeys(sides, np.zeros(2, np.int32)),
+        key=jax.random.key(3),
+    )  # fmt: skip
+    drawn, columns = {}, {}
+    for layer, (rows, width) in sides.items():
+        columns[layer] = jnp.tile(jnp.arange(1.0, width + 1), (rows, 1))
+        x = jnp.stack([columns[layer]] * at.channels[layer], axis=-1)
+        mask = jnp.where(columns[layer] > width / 2, 0.25, 0.0)
+        parts = [(slice(0, rows), 0)]
+        if of == "parts":
+            parts = [(slice(0, rows // 2), 0), (slice(rows // 2, rows), rows // 2)]
+        found = []
+        for part, first in parts:
+            here = terms.At(
+                at.shape, sides, at.channels, {layer: np.array([first, 0], np.int32)}, key=at.key
+            )
+            found.append(sampling.drawn_style(x[part], here, layer, 64, mask[part]))
+        drawn[layer] = jax.tree.map(lambda *leaves: sum(leaves), *found)
+    joined = np.asarray(sampling.style_hypercolumns(drawn, {"fine": 1.0, "coarse": 10.0}))
+    fine, again, coarse = joined.T
+    assert set(fine) <= set(range(7, 13)) and len(set(fine)) == 6
+    np.testing.assert_array_equal(fine, again)
+    np.testing.assert_array_equal(coarse / 10, np.ceil(fine / 2))  # the same places
 
 
 def test_a_sample_at_every_position_is_the_layer(rng):

@@ -222,7 +222,8 @@ def _paint(
     for path in films:
         say(f"wrote {path}")
     diverged = sum(manifest.finished.values())
-    say(f"{folder} holds {book.count} frames of {len(outputs)} outputs")
+    pictures = "1 output" if len(outputs) == 1 else f"{len(outputs)} outputs"
+    say(f"{folder} holds {book.count} frames of {pictures}")
     if diverged:
         complain(
             f"{diverged} pictures stopped at a value that is not finite, the last finite ones are "

@@ -15,7 +15,7 @@ from nst_jax import losses
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import Term
 from nst_jax.terms.distances import squared_distances
-from nst_jax.terms.sampling import drawn_features
+from nst_jax.terms.sampling import drawn_features, drawn_style, style_hypercolumns
 from nst_jax.terms.statistics import FIRST_CONVOLUTIONS, STYLE_HELP
 
 Kernel = Literal["gaussian", "polynomial", "linear"]
@@ -80,12 +80,13 @@ class KernelStyle(Term):
     fixed = False
 
     def sums(self, layer, x, weights, target, at):
-        return drawn_features(x, at, layer, self.samples, weights)
+        draw = drawn_style if target is None else drawn_features  # a style is measured, or not
+        return draw(x, at, layer, self.samples, weights)
 
     def loss(self, sums, target, at):
         found = {}
         for layer, weight in self.layers.items():
-            style = target[layer]
+            style = style_hypercolumns({layer: target[layer]}, {layer: 1.0})
             spread = jnp.mean(squared_distances(style, style))
             width = self.bandwidth * jnp.sqrt(spread + 1e-12)
             found[layer] = weight * mean_discrepancy(

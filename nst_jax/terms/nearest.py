@@ -8,7 +8,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -16,7 +15,13 @@ from nst_jax import losses
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import IMAGE, At, Term
 from nst_jax.terms.distances import TINY, unit_rows
-from nst_jax.terms.sampling import drawn_features, hypercolumns
+from nst_jax.terms.sampling import (
+    drawn_features,
+    drawn_style,
+    hypercolumns,
+    spread_places,
+    style_hypercolumns,
+)
 
 BLOCK = 2**23
 """The most distances that are in memory at once."""
@@ -98,19 +103,6 @@ def matched_distance(
     return jnp.mean(1.0 - jnp.sum(unit_rows(x) * unit_rows(style)[found], axis=1))
 
 
-def spread_rows(
-    x: Float[Array, "n C"], weights: Float[Array, " n"], count: int
-) -> Float[Array, "count C"]:
-    """Returns rows that are spread evenly over the weight of all rows.
-
-    A row of twice the weight comes twice as often, and one of weight 0 never does.
-    """
-    # Multiples of the golden ratio spread any number of places evenly.
-    places = np.mod((np.arange(count) + 0.5) * 0.6180339887498949, 1.0).astype(np.float32)
-    shares = jnp.cumsum(weights)
-    return x[jnp.searchsorted(shares, places * shares[-1], side="right").clip(0, len(x) - 1)]
-
-
 def _mean_row(x: Float[Array, "n C"], weights: Float[Array, " n"]) -> Float[Array, "1 C"]:
     return jnp.matmul(weights[None], x, precision="highest") / (jnp.sum(weights) + TINY)
 
@@ -160,7 +152,7 @@ class NearestNeighbors(Term):
 
     def target(self, layer, measured, at):
         rows, weights = _flat(measured)
-        return spread_rows(rows - _mean_row(rows, weights), weights, self.rows)
+        return (rows - _mean_row(rows, weights))[spread_places(weights, self.rows)]
 
     def loss(self, sums, target, at):
         found = {}
@@ -210,7 +202,7 @@ class MatchedNeighbors(Term):
 
     def sums(self, layer, x, weights, target, at):
         if target is None:  # a style is measured
-            return drawn_features(x, at, layer, self.style_samples, weights)
+            return drawn_style(x, at, layer, self.style_samples, weights)
         return {
             "picture": drawn_features(x, at, layer, self.samples, weights),
             "content": drawn_features(target["content"].values, at, layer, self.samples, weights),
@@ -223,7 +215,7 @@ class MatchedNeighbors(Term):
             hypercolumns({layer: factor * sums[layer][of] for layer, factor in factors.items()})
             for of in ("picture", "content")
         )
-        style = hypercolumns(
-            {layer: factor * target[layer]["style"] for layer, factor in factors.items()}
+        style = style_hypercolumns(
+            {layer: kept["style"] for layer, kept in target.items()}, factors
         )
         return {IMAGE: matched_distance(own, content, style)}

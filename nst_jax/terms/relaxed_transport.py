@@ -14,7 +14,12 @@ from jaxtyping import Array, Float
 from nst_jax.settings import Number, Weights, number, option, settings, weighted
 from nst_jax.terms.contract import IMAGE, Term
 from nst_jax.terms.distances import TINY, cosine_distances, euclidean_distances
-from nst_jax.terms.sampling import drawn_features, hypercolumns
+from nst_jax.terms.sampling import (
+    drawn_features,
+    drawn_style,
+    hypercolumns,
+    style_hypercolumns,
+)
 
 LAYERS = ("block1_conv2", "block2_conv2", "block3_conv1", "block3_conv3", "block4_conv1")
 """The layers of a hypercolumn. The paper takes more layers, and the picture itself."""
@@ -89,11 +94,9 @@ class _Sampled(Term):
     style_samples: int
 
     def sums(self, layer, x, weights, target, at):
-        count = self.style_samples if target is None else self.samples
-        return drawn_features(x, at, layer, count, weights)
-
-    def target(self, layer, measured, at):
-        return {"rows": measured}
+        if target is None:  # a style is measured
+            return drawn_style(x, at, layer, self.style_samples, weights)
+        return drawn_features(x, at, layer, self.samples, weights)
 
     def distance(self, own: Float[Array, "n C"], style: Float[Array, "m C"]) -> Float[Array, ""]:
         """Compares the hypercolumns of the picture with those of the style."""
@@ -103,8 +106,7 @@ class _Sampled(Term):
         # Roots, because a product of two features carries the weight of its layer.
         factors = {layer: jnp.sqrt(weight) for layer, weight in self.layers.items()}
         own = {layer: factor * sums[layer] for layer, factor in factors.items()}
-        style = {layer: factor * target[layer]["rows"] for layer, factor in factors.items()}
-        return {IMAGE: self.distance(hypercolumns(own), hypercolumns(style))}
+        return {IMAGE: self.distance(hypercolumns(own), style_hypercolumns(target, factors))}
 
 
 @settings

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from nst_jax import losses
@@ -59,6 +61,60 @@ def drawn_features(
 ) -> Float[Array, "count C"]:
     """Returns what a part `x` of a layer adds to its features at `drawn_positions`."""
     return features_at(x, drawn_positions(at, layer, count), at.origin[layer], weights)
+
+
+def drawn_style(
+    x: Float[Array, "h w C"],
+    at: At,
+    layer: str,
+    count: int,
+    weights: Float[Array, "h w"] | None,
+) -> dict[str, Float[Array, "count ..."]]:
+    """Returns what a part `x` of a style's layer adds to its features at `drawn_positions`.
+
+    Returns:
+      `{"rows": features times weights, "weights": weights of the positions}`.
+    """
+    ones = jnp.ones((*x.shape[:2], 1), jnp.float32)
+    return {
+        "rows": drawn_features(x, at, layer, count, weights),
+        "weights": drawn_features(ones, at, layer, count, weights)[:, 0],
+    }
+
+
+def style_hypercolumns(
+    drawn: Mapping[str, Mapping[str, Float[Array, "count ..."]]],
+    factors: Mapping[str, Float[ArrayLike, ""]],
+) -> Float[Array, "count C"]:
+    """Joins the features of several layers of a style, each times a factor.
+
+    Positions that the style's mask leaves out in one of the layers are replaced by others.
+
+    Args:
+      drawn: `{layer: result of drawn_style}`.
+      factors: `{layer: factor}`.
+    """
+    weights = jnp.stack([drawn[layer]["weights"] for layer in factors])
+    least = jnp.min(weights, axis=0)
+    count = len(least)
+    places = jnp.where(least > 0, jnp.arange(count), spread_places(least, count))
+    joined = {}
+    for (layer, factor), own in zip(factors.items(), weights, strict=True):
+        rows = drawn[layer]["rows"] / jnp.where(own > 0, own, 1.0)[:, None]
+        joined[layer] = jnp.asarray(factor) * rows
+    return hypercolumns(joined)[places]
+
+
+def spread_places(weights: Float[Array, " n"], count: int) -> Int[Array, " count"]:
+    """Returns places that are spread evenly over the weight of all `n` places.
+
+    A place of twice the weight comes twice as often, and one of weight 0 never does.
+    """
+    # Multiples of the golden ratio spread any number of places evenly.
+    shares = np.mod((np.arange(count) + 0.5) * 0.6180339887498949, 1.0).astype(np.float32)
+    sums = jnp.cumsum(weights)
+    found = jnp.searchsorted(sums, shares * sums[-1], side="right")
+    return found.clip(0, len(weights) - 1).astype(jnp.int32)
 
 
 def hypercolumns(rows: Mapping[str, Float[Array, "count _"]]) -> Float[Array, "count C"]:
