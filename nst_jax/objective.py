@@ -432,6 +432,30 @@ class Objective:
             for term in own.terms
         }
 
+    def moved_fields(
+        self,
+        params: Tree,
+        fields: Mapping[str, Mapping[str, Tree]],
+        content: Float[ArrayLike, "h w 3"],
+        at: At,
+    ) -> dict[str, dict[str, Tree]]:
+        """The targets for sums, with those of a moved content in place of the content's.
+
+        The targets at the layer `IMAGE` stay: a jitter moves only what the network sees.
+
+        Args:
+          params: of the network.
+          fields: as from `targets_for_sums`.
+          content: the content as a jitter has moved it, or a window of it.
+          at: of the whole picture.
+        """
+        found = self.content_targets(params, content, at)
+        seen = {
+            name: {layer: tree for layer, tree in layers.items() if layer != IMAGE}
+            for name, layers in found.items()
+        }
+        return with_contents(self.terms, fields, seen)
+
     def masks(
         self, params: Tree, mask: Float[ArrayLike, "*N H W"], shape: Sequence[int]
     ) -> dict[str, Float[Array, "*N _ _"]]:
@@ -1055,31 +1079,9 @@ def _parts(
         assert targets.picture is not None  # `check_made` refuses targets without jitter
         moved = jnp.roll(image, shift, axis=(0, 1))
         content = jnp.roll(targets.picture.values, shift, axis=(0, 1))
-        content = objective.content_targets(params, jax.lax.stop_gradient(content), at)
-        fields = moved_fields(objective.terms, fields, content)
+        fields = objective.moved_fields(params, fields, jax.lax.stop_gradient(content), at)
     sums = objective.measure(params, image, fields, at, masks=targets.masks, moved=moved)
     return objective.parts(sums, targets, at)
-
-
-def moved_fields(
-    terms: Sequence[Term],
-    fields: Mapping[str, Mapping[str, Tree]],
-    content: Mapping[str, Mapping[str, Tree]],
-) -> dict[str, dict[str, Tree]]:
-    """The targets for sums, with those of a moved content in place of the content's.
-
-    The targets at the layer `IMAGE` stay: a jitter moves only what the network sees.
-
-    Args:
-      terms: of the loss.
-      fields: as from `Objective.targets_for_sums`.
-      content: as from `Objective.content_targets` of the moved content.
-    """
-    seen = {
-        name: {layer: tree for layer, tree in layers.items() if layer != IMAGE}
-        for name, layers in content.items()
-    }
-    return with_contents(terms, fields, seen)
 
 
 def check_made(

@@ -33,7 +33,6 @@ from nst_jax.objective import (
     assembled,
     check_made,
     checked_pictures,
-    moved_fields,
     one_output,
     with_contents,
 )
@@ -80,8 +79,7 @@ def _window_sums(
     objective = _kept(config, keep, within)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
-        content = objective.content_targets(params, picture, at)
-        fields = moved_fields(objective.terms, fields, content)
+        fields = objective.moved_fields(params, fields, picture, at)
     return objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)
 
 
@@ -114,8 +112,7 @@ def _window_gradient(
     objective = Objective.of(config, partition=within)
     at, own = _at_window(objective, params, window, place, shape, key)
     if picture is not None:
-        content = objective.content_targets(params, picture, at)
-        fields = moved_fields(objective.terms, fields, content)
+        fields = objective.moved_fields(params, fields, picture, at)
 
     def value(window: jax.Array) -> tuple[jax.Array, Sums]:
         found = objective.measure(params, window, fields, at, masks=masks, own=own, layers=layers)

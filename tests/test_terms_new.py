@@ -420,7 +420,7 @@ def test_drawn_places_that_a_mask_leaves_out_are_replaced_in_all_layers(rng, of)
             )
             found.append(sampling.drawn_style(x[part], here, layer, 64, mask[part]))
         drawn[layer] = jax.tree.map(lambda *leaves: sum(leaves), *found)
-    joined = np.asarray(sampling.style_hypercolumns(drawn, {"fine": 1.0, "coarse": 10.0}))
+    joined = np.asarray(sampling.style_hypercolumns(drawn, {"fine": 1.0, "coarse": 100.0}))
     fine, again, coarse = joined.T
     assert set(fine) <= set(range(7, 13)) and len(set(fine)) == 6
     np.testing.assert_array_equal(fine, again)

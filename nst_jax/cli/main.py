@@ -429,7 +429,8 @@ SEQUENCE_FLAGS = ("flow", "cuts", "passes", "next_steps", "frame_rate")
 def recipe_arguments(config: Config, sweep: Mapping[str, Sequence[float]]) -> list[str]:
     """The arguments that reproduce the pictures. They state every setting."""
     arguments = []
-    for name in (*RECIPE_FLAGS, *(("sequence", *SEQUENCE_FLAGS) if FLAGS.sequence else ())):
+    of_sequence = ("sequence", *SEQUENCE_FLAGS) if FLAGS.sequence else ()
+    for name in RECIPE_FLAGS + of_sequence:
         value = FLAGS[name].value
         if value is not None and value is not False and value != []:
             arguments.append(FLAGS[name].serialize())

@@ -209,13 +209,11 @@ class MatchedNeighbors(Term):
         }
 
     def loss(self, sums, target, at):
-        # Roots, because a product of two features carries the weight of its layer.
-        factors = {layer: jnp.sqrt(weight) for layer, weight in self.layers.items()}
         own, content = (
-            hypercolumns({layer: factor * sums[layer][of] for layer, factor in factors.items()})
+            hypercolumns({layer: sums[layer][of] for layer in self.layers}, self.layers)
             for of in ("picture", "content")
         )
         style = style_hypercolumns(
-            {layer: kept["style"] for layer, kept in target.items()}, factors
+            {layer: kept["style"] for layer, kept in target.items()}, self.layers
         )
         return {IMAGE: matched_distance(own, content, style)}

@@ -103,10 +103,8 @@ class _Sampled(Term):
         raise NotImplementedError
 
     def loss(self, sums, target, at):
-        # Roots, because a product of two features carries the weight of its layer.
-        factors = {layer: jnp.sqrt(weight) for layer, weight in self.layers.items()}
-        own = {layer: factor * sums[layer] for layer, factor in factors.items()}
-        return {IMAGE: self.distance(hypercolumns(own), style_hypercolumns(target, factors))}
+        own, style = hypercolumns(sums, self.layers), style_hypercolumns(target, self.layers)
+        return {IMAGE: self.distance(own, style)}
 
 
 @settings
@@ -188,9 +186,7 @@ class SelfSimilarity(Term):
 
     def loss(self, sums, target, at):
         own, content = (
-            hypercolumns(
-                {layer: jnp.sqrt(weight) * sums[layer][n] for layer, weight in self.layers.items()}
-            )
+            hypercolumns({layer: sums[layer][n] for layer in self.layers}, self.layers)
             for n in range(2)
         )
         # The shares of a column sum to 1. Without this factor, the mean would fall as n grows.

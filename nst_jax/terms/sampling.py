@@ -84,25 +84,25 @@ def drawn_style(
 
 def style_hypercolumns(
     drawn: Mapping[str, Mapping[str, Float[Array, "count ..."]]],
-    factors: Mapping[str, Float[ArrayLike, ""]],
+    layers: Mapping[str, Float[ArrayLike, ""]],
 ) -> Float[Array, "count C"]:
-    """Joins the features of several layers of a style, each times a factor.
+    """Returns the `hypercolumns` of a style.
 
     Positions that the style's mask leaves out in one of the layers are replaced by others.
 
     Args:
       drawn: `{layer: result of drawn_style}`.
-      factors: `{layer: factor}`.
+      layers: `{layer: weight}`.
     """
-    weights = jnp.stack([drawn[layer]["weights"] for layer in factors])
-    least = jnp.min(weights, axis=0)
+    weights = {layer: drawn[layer]["weights"] for layer in layers}
+    least = jnp.min(jnp.stack(list(weights.values())), axis=0)
     count = len(least)
     places = jnp.where(least > 0, jnp.arange(count), spread_places(least, count))
-    joined = {}
-    for (layer, factor), own in zip(factors.items(), weights, strict=True):
-        rows = drawn[layer]["rows"] / jnp.where(own > 0, own, 1.0)[:, None]
-        joined[layer] = jnp.asarray(factor) * rows
-    return hypercolumns(joined)[places]
+    rows = {
+        layer: drawn[layer]["rows"] / jnp.where(own > 0, own, 1.0)[:, None]
+        for layer, own in weights.items()
+    }
+    return hypercolumns(rows, layers)[places]
 
 
 def spread_places(weights: Float[Array, " n"], count: int) -> Int[Array, " count"]:
@@ -117,6 +117,16 @@ def spread_places(weights: Float[Array, " n"], count: int) -> Int[Array, " count
     return found.clip(0, len(weights) - 1).astype(jnp.int32)
 
 
-def hypercolumns(rows: Mapping[str, Float[Array, "count _"]]) -> Float[Array, "count C"]:
-    """Joins the features of several layers at the same places."""
-    return jnp.concatenate(list(rows.values()), axis=1)
+def hypercolumns(
+    rows: Mapping[str, Float[Array, "count _"]], layers: Mapping[str, Float[ArrayLike, ""]]
+) -> Float[Array, "count C"]:
+    """Joins the features of several layers at the same places.
+
+    Args:
+      rows: `{layer: features}`.
+      layers: `{layer: weight}`. Features count by the root of their layer's weight, because a
+        product of two features then carries the weight.
+    """
+    return jnp.concatenate(
+        [jnp.sqrt(jnp.asarray(weight)) * rows[layer] for layer, weight in layers.items()], axis=1
+    )
