@@ -322,10 +322,10 @@ def group_ranks(programs: Mapping[str, Mapping[str, float]]) -> dict[str, dict[s
 def summary(pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean and deviation over the pairs, of every measure and rank, by program.
 
-    A deviation of one pair is None.
+    The content itself is in it if the pairs have its measures. A deviation of one pair is None.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in (*pairs[0]["programs"], CONTENT):
+    for name in (*pairs[0]["programs"], *([CONTENT] if CONTENT in pairs[0] else [])):
         rows = [pair[CONTENT] if name == CONTENT else pair["programs"][name] for pair in pairs]
         # A measure of one layer or scale may be missing in small pictures.
         keys = dict.fromkeys(itertools.chain.from_iterable(rows))

@@ -15,7 +15,8 @@ import foreign
 import numpy as np
 import pytest
 
-from benchmarks import peers, quality, tables
+import nst_jax
+from benchmarks import judge, peers, quality, tables
 from benchmarks.peers import painting, programs, runner, weights
 from nst_jax import vgg
 from nst_jax.files.images import read_image, write_image
@@ -373,7 +374,7 @@ def test_the_whole_run(tmp_path, monkeypatch, rng, capsys):
     assert broken["note"] == "failed on 2 of 2 pairs: out of paint"
     assert same["content_vgg16"] < mixed["content_vgg16"]  # it is the content itself
     assert mixed["seconds_range"][0] <= mixed["seconds"] <= mixed["seconds_range"][1]
-    for name in ("contents/one.png", "mixed/two__red.png", "judge-vgg16.json", "sheet.png"):
+    for name in ("contents/one.png", "mixed/two__red.png", "sheet.png"):
         assert (tmp_path / "out" / name).is_file(), name
     assert read_image(tmp_path / "out" / "contents" / "one.png").shape == (64, 64, 3)
     saved = json.loads((tmp_path / "out" / "peers.json").read_text("utf-8"))
@@ -388,6 +389,28 @@ def test_the_whole_run(tmp_path, monkeypatch, rng, capsys):
     again = benchmarking.run(peers, *arguments)
     assert runs(tmp_path, "mixed") == runs(tmp_path, "same") == 2
     assert again["rows"] == [mixed | {"size": 48}, mixed, same, broken]
+    # Another machine has the file alone, and one more pair to paint.
+    write_image(tmp_path / "contents" / "zebra.png", rng.random((64, 80, 3), np.float32))
+    painted = tmp_path / "out" / "mixed" / "one__red.png"
+    wanted = judge.judge(
+        *map(read_image, (painted, *(tmp_path / "out").glob("*/one.png"))),
+        read_image(tmp_path / "out" / "styles" / "red.png"),
+        nst_jax.load_params("vgg16"),
+    )
+    elsewhere = [f"--output_dir={tmp_path / 'elsewhere'}", *arguments[1:]]
+    elsewhere += [f"--json={tmp_path / 'out' / 'peers.json'}"]
+    more = benchmarking.run(peers, *elsewhere)["rows"][1]
+    assert runs(tmp_path, "mixed") == runs(tmp_path, "same") == 3
+    assert not (tmp_path / "elsewhere" / "mixed" / "one__red.png").exists()
+    assert more["pairs"] == 3 and more["records"][:2] == mixed["records"]
+    judged = more["records"][0]["judged"]["vgg16"]
+    assert judged == pytest.approx({name: wanted[name] for name in judged}, rel=1e-5)
+    assert judged.keys() == {name for group in judge.GROUPS.values() for name in group}
+    # Other pictures of the same names are painted anew.
+    write_image(tmp_path / "contents" / "zebra.png", np.zeros((64, 80, 3), np.float32))
+    third = [f"--output_dir={tmp_path / 'third'}", *elsewhere[1:]]
+    benchmarking.run(peers, *third)
+    assert runs(tmp_path, "mixed") == 4
 
 
 # ----------------------------------------------------------------------------------- PyTorch's side

@@ -17,16 +17,17 @@ The peers paint on a GPU if JAX has one, and else on the CPU, as ours do. `--pee
 iterations of those that have a flag for them: pastiche, neural-style-pt and style-transfer-pytorch.
 
 A run can be stopped. The same command continues it: a finished picture with its record is not
-painted again. If a program fails on a pair, the run goes on; the next run tries it again.
+painted again. Nor is a picture whose record and measures are in the file of `--json`, so another
+machine can continue. If a program fails on a pair, the run goes on; the next run tries it again.
 
 The judge (`benchmarks.judge`) then compares all pictures, once in each network of `--judges`,
 because a program can please the network that it paints with. Files in the output folder:
 
 contents, styles    the pictures that all programs read
 PROGRAM             pictures `<content>__<style>.png` of a program, and their records
-judge-NETWORK.json  all measures of all pairs
-sheet.png           all pictures, labelled
-peers.json          the table below, unless `--json` names another file
+sheet.png           all pictures, labelled, of the pairs that every program has painted here
+peers.json          the table below, unless `--json` names another file; each row has the record
+                    and the measures of each pair
 
 network       that the program paints with
 pairs         that it has painted, at this size; the file keeps the rows of other sizes
@@ -38,6 +39,7 @@ peak MiB      the largest resident memory of any pair
 style, content, artefacts   mean ranks by the judge, the first two in each network; 1 is best
 """
 
+import itertools
 import os
 import signal
 import statistics
@@ -60,6 +62,7 @@ from benchmarks.peers.weights import FORMS
 from benchmarks.reporting import JSON_FLAG, Column, Report, mebibytes, ratio, significant
 from nst_jax import examples, vgg
 from nst_jax.cli.flag_types import define_list, define_path
+from nst_jax.files.images import read_image, write_image
 from nst_jax.settings import check_choice
 
 NAME = "peers"
@@ -94,6 +97,7 @@ COLUMNS = [
 ]
 # Photographs of scikit-image's package; others it would have to download.
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "motorcycle", "camera")
+CELL = 256  # pixels of a picture on the sheet
 FAILED_BY_SIGNAL = 128 + signal.SIGTERM
 FLAGS = {
     "output_dir": (define_path, None, "Folder for pictures, records and results."),
@@ -150,10 +154,38 @@ def write_weights(chosen: Sequence[str], folder: Path) -> None:
 # ---------------------------------------------------------------------------------------- painting
 
 
+def earlier_records(
+    rows: Sequence[Mapping[str, Any]],
+    chosen: Sequence[Program],
+    pairs: Sequence[tuple[Picture, Picture]],
+) -> dict[str, Records]:
+    """The records in rows of a results file that are of these programs, settings and pictures."""
+    found: dict[str, Records] = {program.name: {} for program in chosen}
+    for program, (content, style), row in itertools.product(chosen, pairs, rows):
+        wanted = painting.described(program, content, style) | {
+            "program": program.name,
+            "content": content.name,
+            "style": style.name,
+        }
+        for record in row.get("records", []):
+            if wanted.items() <= record.items():
+                found[program.name][content.name, style.name] = record
+    return found
+
+
 def paint_all(
-    chosen: Sequence[Program], pairs: Sequence[tuple[Picture, Picture]], folder: Path
+    chosen: Sequence[Program],
+    pairs: Sequence[tuple[Picture, Picture]],
+    folder: Path,
+    earlier: Mapping[str, Records] | None = None,
 ) -> tuple[dict[str, Records], dict[str, list[str]]]:
     """Paints what is not finished, pair by pair.
+
+    Args:
+      chosen: the programs.
+      pairs: of a content and a style.
+      folder: of the pictures and their records.
+      earlier: records of pictures that are not painted, by program, see `earlier_records`.
 
     Returns:
       The records and the reasons of failures, by program.
@@ -161,12 +193,12 @@ def paint_all(
     Raises:
       ValueError: a finished picture has other settings.
     """
-    records: dict[str, Records] = {program.name: {} for program in chosen}
+    records = {program.name: dict((earlier or {}).get(program.name, {})) for program in chosen}
     failures: dict[str, list[str]] = {program.name: [] for program in chosen}
     for content, style in pairs:  # refuses before hours of work
         for program in chosen:
             if record := painting.finished(program, content, style, folder):
-                records[program.name][content.name, style.name] = record
+                records[program.name].setdefault((content.name, style.name), record)
     for number, (content, style) in enumerate(pairs):
         pair = content.name, style.name
         for program in reversed(chosen) if number % 2 else chosen:
@@ -194,28 +226,62 @@ def judge_all(
     folder: Path,
     networks: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """`{network: the judge's summary}` of the programs that have painted every pair."""
+    """Judges each picture once, into `judged` of its record: `{network: {measure: value}}`.
+
+    Returns:
+      `{network: the judge's summary}` of the programs that have painted every pair.
+    """
     complete = [name for name, own in records.items() if len(own) == len(pairs)]
-    if not complete:
-        return {}
-    files = {name: painting.pictures_of(folder / name, records[name]) for name in complete}
-    contents = {content.name: content.path for content, _ in pairs}
-    styles = {style.name: style.path for _, style in pairs}
     found = {}
-    for number, network in enumerate(networks):
-        report = judge.run(
-            contents,
-            styles,
-            files,
-            model=network,
-            size=None,
-            limit=None,
-            json_path=str(folder / f"judge-{network}.json"),
-            sheet_path=None if number else str(folder / "sheet.png"),
-            cell=256,
-        )
-        found[network] = report["summary"]
+    for network in networks:
+        params = nst_jax.load_params(network)
+        rows = []
+        for content, style in pairs:
+            pair = content.name, style.name
+            own = {name: painted[pair] for name, painted in records.items() if pair in painted}
+            _judge(own, content, style, folder, network, params)
+            figures = {name: own[name]["judged"][network] for name in complete}
+            rows.append({"programs": figures, "ranks": judge.group_ranks(figures)})
+        if complete:
+            found[network] = judge.summary(rows)
+            print(f"\nJudged by {network}:")
+            judge.print_tables({"pairs": rows, "summary": found[network]})
     return found
+
+
+def _judge(
+    records: Mapping[str, dict[str, Any]],
+    content: Picture,
+    style: Picture,
+    folder: Path,
+    network: str,
+    params: Mapping,
+) -> None:
+    waiting = [name for name, one in records.items() if network not in one.get("judged", {})]
+    if not waiting:
+        return
+    inputs = [judge.describe(one.name, one.pixels, params) for one in (content, style)]
+    for name in waiting:
+        picture = read_image(painting.files(name, content, style, folder)[0])
+        figures = judge.judge_described(judge.describe(name, picture, params), *inputs)
+        kept = itertools.chain.from_iterable(judge.GROUPS.values())
+        own = records[name].setdefault("judged", {})
+        own[network] = {measure: figures[measure] for measure in kept}
+
+
+def write_sheet(
+    programs: Sequence[str], pairs: Sequence[tuple[Picture, Picture]], folder: Path
+) -> None:
+    """Writes `sheet.png` of the pairs whose pictures by these programs are all in the folder."""
+    rows = []
+    for content, style in pairs:
+        paths = [painting.files(name, content, style, folder)[0] for name in programs]
+        if programs and all(path.is_file() for path in paths):
+            pictures = [content.pixels, style.pixels, *map(read_image, paths)]
+            rows.append([judge.fitted(picture, CELL) for picture in pictures])
+    if rows:
+        sheet = common.grid(rows, ("content", "style", *programs), CELL)
+        write_image(folder / "sheet.png", sheet)
 
 
 def table_row(
@@ -257,6 +323,7 @@ def table_row(
             found["artefacts"] = ranks.pop("artefacts")
             found |= {f"{group}_{network}": rank for group, rank in ranks.items()}
             found[f"measures_{network}"] = own
+    found["records"] = list(records.values())
     return found
 
 
@@ -310,11 +377,15 @@ def main(options: flags.FlagValues) -> dict[str, Any]:
         write_weights(list(programs.named("peers", options.peers)), Path(weights))
         # So that what is painting ends with this process, and its folder is removed.
         earlier = signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED_BY_SIGNAL))
+        known = [row for row in before.get("rows", []) if row["size"] == options.size]
         try:
-            records, failures = paint_all(chosen, pairs, folder)
+            records, failures = paint_all(
+                chosen, pairs, folder, earlier_records(known, chosen, pairs)
+            )
         finally:
             signal.signal(signal.SIGTERM, earlier)
     judged = judge_all(records, pairs, folder, options.judges)
+    write_sheet([name for name, own in records.items() if len(own) == len(pairs)], pairs, folder)
     versions = [
         record["versions"]
         for own in records.values()

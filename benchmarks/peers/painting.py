@@ -21,9 +21,6 @@ from benchmarks.pastiche_side import Picture
 from benchmarks.peers.programs import CONTENT, HERE, STYLE, Program
 from nst_jax.files.images import read_image, write_image
 
-# What a record must share with the run that continues.
-_SAME = ("size", "settings", "inputs")
-
 
 class Failed(Exception):
     """A program did not paint. The message is its last line on stderr, or what was wrong."""
@@ -37,15 +34,15 @@ def finished(
     Raises:
       ValueError: the picture was painted with other settings or from other pictures.
     """
-    picture, path = _files(program, content, style, folder)
+    picture, path = files(program.name, content, style, folder)
     if not picture.is_file() or not path.is_file():
         return None
     record = json.loads(path.read_text("utf-8"))
-    wanted = _described(program, content, style)
-    for key in _SAME:
-        if record[key] != wanted[key]:
+    wanted = described(program, content, style)
+    for key, value in wanted.items():
+        if record[key] != value:
             raise ValueError(
-                f"{path}: was painted with {key} {_text(record[key])}, not {_text(wanted[key])}: "
+                f"{path}: was painted with {key} {_text(record[key])}, not {_text(value)}: "
                 "delete it or give another --output_dir"
             )
     return record
@@ -74,7 +71,7 @@ def paint(program: Program, content: Picture, style: Picture, folder: Path) -> d
             raise Failed(f"painted {_size(painted)} pixels, but the content has {height}x{width}")
         versions = own / "versions.json"
         versions = json.loads(versions.read_text("utf-8")) if versions.exists() else {}
-    picture, path = _files(program, content, style, folder)
+    picture, path = files(program.name, content, style, folder)
     picture.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     write_image(picture, painted)
@@ -82,7 +79,7 @@ def paint(program: Program, content: Picture, style: Picture, folder: Path) -> d
         "program": program.name,
         "content": content.name,
         "style": style.name,
-        **_described(program, content, style),
+        **described(program, content, style),
         **took,
         "load": before,
         "versions": versions,
@@ -139,7 +136,8 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1].strip()
 
 
-def _described(program: Program, content: Picture, style: Picture) -> dict[str, Any]:
+def described(program: Program, content: Picture, style: Picture) -> dict[str, Any]:
+    """What a record must share with the run that continues."""
     return {
         "size": list(content.pixels.shape[:2]),
         "settings": list(program.settings),
@@ -151,9 +149,10 @@ def _digest(picture: Picture) -> str:
     return hashlib.sha256(picture.pixels.tobytes()).hexdigest()[:16]
 
 
-def _files(program: Program, content: Picture, style: Picture, folder: Path) -> tuple[Path, Path]:
+def files(program: str, content: Picture, style: Picture, folder: Path) -> tuple[Path, Path]:
+    """The picture and its record."""
     stem = judge.stem(content.name, style.name)
-    return folder / program.name / f"{stem}.png", folder / program.name / f"{stem}.json"
+    return folder / program / f"{stem}.png", folder / program / f"{stem}.json"
 
 
 def _size(picture: Any) -> str:
@@ -162,8 +161,3 @@ def _size(picture: Any) -> str:
 
 def _text(value: Any) -> str:
     return " ".join(map(str, value))
-
-
-def pictures_of(folder: Path, records: Mapping[tuple[str, str], Any]) -> dict[str, Path]:
-    """`{stem: file}` of a program's finished pairs, as the judge takes them."""
-    return {judge.stem(*pair): folder / f"{judge.stem(*pair)}.png" for pair in records}
