@@ -74,7 +74,14 @@ def tasks(size: str, folder: Path) -> list[Task]:
                 "torch",
             ),
             Task("end_to_end", ["--model=vgg16", "--sizes=32", "--styles=1", "--steps=1"], 0.2),
-            Task("nst_jax", [*trace, "--size=64", "--steps=4", "--model=vgg16"], 0.3),
+            Task(
+                "nst_jax",
+                [
+                    *(*trace, "--model=vgg16", "--size=64", "--steps=4", "--nearest_weight=0"),
+                    *("--style_layers=block1_conv1", "--content_layers=block1_conv2"),
+                ],
+                0.3,
+            ),
         ]
     timed = ["--repeats=3", "--seconds=3"]
     torch = ["--sizes=512", "--styles=8", "--steps=10", "--rounds=3", "--nopastiche"]

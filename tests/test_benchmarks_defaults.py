@@ -51,7 +51,7 @@ def test_presets_and_another_checkout_are_compared(tmp_path):
     ended = run(
         f"--contents={tmp_path}/contents",
         f"--styles={tmp_path}/styles",
-        "--presets=default,assignment",
+        "--presets=default,fast",
         f"--other={ROOT}",  # of which the default is this one's
         "--size=48",
         "--steps=2",
@@ -61,16 +61,16 @@ def test_presets_and_another_checkout_are_compared(tmp_path):
     assert ended.returncode == 0, ended.stderr
     report = json.loads(path.read_text("utf-8"))
     (pair,) = report["pairs"]
-    assert list(pair["methods"]) == list(report["summary"]) == ["default", "assignment", "other"]
-    own, assignment, other = pair["methods"].values()
-    assert own["steps"] == [2] and own["loss"] == other["loss"] != assignment["loss"]
+    assert list(pair["methods"]) == list(report["summary"]) == ["default", "fast", "other"]
+    own, fast, other = pair["methods"].values()
+    assert own["steps"] == [2] and own["loss"] == other["loss"] != fast["loss"]
     assert report["summary"]["other"]["loss_ratio"] == 1
     assert own["highest_over_first"] >= 1 and own["own_loss"] > 0
     picture = read_image(out / "butterfly__rainbow__default.png")
     np.testing.assert_array_equal(read_image(out / "butterfly__rainbow__other.png"), picture)
     np.testing.assert_allclose(defaults.checkerboard(picture), own["checkerboard"], atol=0.5)
     assert (out / "grid.png").is_file()
-    for found in (own, assignment, other):
+    for found in (own, fast, other):
         assert f"{found['checkerboard']:.2f}" in ended.stdout
 
 

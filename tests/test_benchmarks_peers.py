@@ -196,6 +196,18 @@ def test_a_program_that_fails(tmp_path, pair, capsys, source, message):
     assert row["note"] == f"failed on 1 of 1 pairs: {message}" and "seconds" not in row
 
 
+def test_the_losses_of_each_scale_are_recorded(tmp_path, pair):
+    """Of a scale with two steps and one with three."""
+    totals = [5.0, 2.0, 9.0, 9.5, 4.0]
+    lines = "".join(json.dumps({"total": total}) + "\n" for total in totals)
+    logs = f"\nopen('log', 'w').write({lines!r})"
+    own = program(tmp_path, STAND_IN + logs, log="log", steps=(2, 3))
+    record = painting.paint(own, *pair, tmp_path / "out")
+    assert record["losses"] == [[5.0, 5.0, 2.0], [9.0, 9.5, 4.0]]
+    with pytest.raises(painting.Failed, match="logged 5 steps of 6"):
+        painting.paint(dataclasses.replace(own, steps=(2, 4)), *pair, tmp_path / "out")
+
+
 def test_a_program_that_cannot_start(tmp_path, pair):
     missing = programs.Program("x", "vgg19", (str(tmp_path / "python"),), "output.png", ())
     with pytest.raises(painting.Failed, match="No such file or directory"):
@@ -344,8 +356,11 @@ def test_our_command_paints(tmp_path, pair):
     """What a preset's program calls, with fewer steps."""
     (own,) = programs.ours(["fast"], 32)
     steps = ("--steps=1", "--first_steps=1", "--style_layers=block1_conv1")
-    few = dataclasses.replace(own, command=(*own.command, *steps, "--content_layers=block1_conv2"))
+    command = (*own.command, *steps, "--content_layers=block1_conv2")
+    assert own.steps == (50,)
+    few = dataclasses.replace(own, command=command, steps=(1,))
     record = painting.paint(few, *pair, tmp_path / "out")
+    assert [len(scale) for scale in record["losses"]] == [3]
     assert record["settings"][:3] == ["--preset=fast", "--model=vgg19", "--size=32"]
     assert read_image(tmp_path / "out" / "fast" / "photo__paint.png").shape == (32, 32, 3)
 

@@ -27,7 +27,8 @@ contents, styles    the pictures that all programs read
 PROGRAM             pictures `<content>__<style>.png` of a program, and their records
 sheet.png           all pictures, labelled, of the pairs that every program has painted here
 peers.json          the table below, unless `--json` names another file; each row has the record
-                    and the measures of each pair
+                    and the measures of each pair. A record of ours also has the `losses`: first,
+                    highest and last of each scale
 
 network       that the program paints with
 pairs         that it has painted, at this size; the file keeps the rows of other sizes

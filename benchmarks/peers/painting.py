@@ -5,6 +5,7 @@ file beside it. A picture with its record is finished: it is not painted again.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -71,6 +72,7 @@ def paint(program: Program, content: Picture, style: Picture, folder: Path) -> d
             raise Failed(f"painted {_size(painted)} pixels, but the content has {height}x{width}")
         versions = own / "versions.json"
         versions = json.loads(versions.read_text("utf-8")) if versions.exists() else {}
+        losses = _losses(own / program.log, program.steps) if program.log else {}
     picture, path = files(program.name, content, style, folder)
     picture.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -81,6 +83,7 @@ def paint(program: Program, content: Picture, style: Picture, folder: Path) -> d
         "style": style.name,
         **described(program, content, style),
         **took,
+        **losses,
         "load": before,
         "versions": versions,
     }
@@ -89,6 +92,16 @@ def paint(program: Program, content: Picture, style: Picture, folder: Path) -> d
     partial.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     os.replace(partial, path)
     return record
+
+
+def _losses(log: Path, steps: Sequence[int]) -> dict[str, list[list[float]]]:
+    """The `losses` of a record: first, highest and last loss of each scale."""
+    totals = [json.loads(line)["total"] for line in log.read_text("utf-8").splitlines()]
+    ends = list(itertools.accumulate(steps, initial=0))
+    if len(totals) != ends[-1]:
+        raise Failed(f"logged {len(totals)} steps of {ends[-1]}")
+    scales = [totals[begin:end] for begin, end in itertools.pairwise(ends)]
+    return {"losses": [[scale[0], max(scale), scale[-1]] for scale in scales]}
 
 
 def _measured(program: Program, folder: Path) -> dict[str, float]:

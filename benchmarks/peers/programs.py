@@ -10,6 +10,7 @@ from pathlib import Path
 import nst_jax
 from benchmarks.processes import ROOT
 from nst_jax import vgg
+from nst_jax.coarse_to_fine import steps_at_scales
 from nst_jax.settings import check_choice
 
 HERE = Path(__file__).resolve().parent
@@ -137,6 +138,8 @@ class Program:
       settings: what its record says about how it painted.
       paths: folders of Python modules that it needs.
       sides: see `Peer`.
+      log: the file in which it logs the loss of each step, one after the other; None if no file.
+      steps: how many steps it takes at each of its scales; none without a log.
     """
 
     name: str
@@ -146,6 +149,8 @@ class Program:
     settings: tuple[str, ...]
     paths: tuple[str, ...] = ()
     sides: Callable[[int, int], str | None] = lambda height, width: None
+    log: str | None = None
+    steps: tuple[int, ...] = ()
 
 
 def ours(presets: Sequence[str], size: int) -> list[Program]:
@@ -159,11 +164,18 @@ def ours(presets: Sequence[str], size: int) -> list[Program]:
         check_choice("--presets", name, nst_jax.presets)
         settings = (
             *(f"--preset={name}", f"--model={OURS}", f"--size={size}", f"--seed={SEED}"),
-            "--nocompilation_cache",
+            *("--nocompilation_cache", "--log_every=1"),
         )
         files = (f"--content={CONTENT}", f"--styles={STYLE}", "--output_dir=out", "--quiet")
         command = (sys.executable, "-m", "nst_jax", *files, *settings)
-        found.append(Program(name, OURS, command, OURS_OUTPUT, settings, (str(ROOT),)))
+        steps = tuple(steps_at_scales(nst_jax.presets[name].replace(size=size)))
+        found.append(
+            Program(
+                *(name, OURS, command, OURS_OUTPUT, settings, (str(ROOT),)),
+                log="out/metrics.jsonl",
+                steps=steps,
+            )
+        )
     return found
 
 
