@@ -1,22 +1,26 @@
 """Is the picture of the default preset clean, and what does it cost?
 
     python -m benchmarks.defaults [--presets=default,lbfgs] [--other=CHECKOUT] [--size=256]
-        [--steps=N] [--contents=FOLDER] [--styles=FOLDER] [--pairs=N] [--output_dir=FOLDER]
-        [--json=PATH]
+        [--steps=N] [--contents=FOLDER] [--styles=FOLDER] [--extremes] [--pairs=N]
+        [--output_dir=FOLDER] [--json=PATH]
 
 Each preset of this checkout paints each pair of a content and a style. With `--other` the default
 of another checkout does too, for example a `git worktree` of an earlier version. They paint one
 after the other, every second pair in reverse order, so that a machine that slows down slows all
 alike. Each checkout paints in its own process. Without `--contents` the contents are photographs
-of scikit-image; without `--styles` the styles are generated.
+of scikit-image; without `--styles` the styles are generated. With `--extremes` both are a flat
+picture, noise and `rainbow`. So three of the nine pairs are perfect from the start.
 
 The columns of the table:
 
 seconds      of a whole call of `stylize` with all programs compiled
 own loss     the loss that this preset minimises, before the last step
 loss         the loss that this checkout's default minimises, of the final picture
-highest      the highest loss of a scale divided by the scale's first; the largest over all scales
+highest      the highest loss of a scale divided by the scale's first; the largest over all scales.
+             A loss counts as at least a thousandth
 checkerboard of the final picture, see `checkerboard`; below are those of the content and the style
+
+The JSON also has `moved`, the mean distance of the picture from the content in grey levels.
 """
 
 import contextlib
@@ -36,6 +40,7 @@ from absl import flags
 
 import nst_jax
 from benchmarks import common, quality, reporting
+from nst_jax import examples
 from nst_jax.cli.flag_types import define_list, define_path
 from nst_jax.config import Config
 from nst_jax.files.images import write_image
@@ -105,7 +110,7 @@ def painters(checkouts: Mapping[str, Path]) -> Iterator[dict[str, Painter]]:
 
 def highest_over_first(losses: Sequence[Sequence[float]]) -> float:
     """The highest loss of a scale divided by the scale's first; the largest over all scales."""
-    return max(max(scale) / scale[0] for scale in losses)
+    return max(_ratio(max(scale), scale[0]) for scale in losses)
 
 
 def compare(
@@ -139,8 +144,16 @@ def compare(
             "loss": float(_value(pictures[method], params, targets, config)[0]),
             "highest_over_first": highest_over_first(done["losses"]),
             "checkerboard": checkerboard(pictures[method]),
+            "moved": 255 * float(np.abs(pictures[method] - content.pixels).mean()),
         }
     return {method: pictures[method] for method in methods}, figures
+
+
+def extremes(size: int) -> dict[str, np.ndarray]:
+    """A flat picture, one of noise and a generated one, `[size, size, 3]`."""
+    noise = np.random.default_rng(0).random((size, size, 3), np.float32)
+    flat = np.full((size, size, 3), 0.5, np.float32)
+    return {"flat": flat, "noise": noise, "rainbow": examples.rainbow((size, size))}
 
 
 def summary(pairs: Sequence[Mapping[str, Any]], presets: Sequence[str]) -> dict[str, dict]:
@@ -163,7 +176,7 @@ def summary(pairs: Sequence[Mapping[str, Any]], presets: Sequence[str]) -> dict[
 
 
 def _ratio(value: float, of: float) -> float:
-    """`value / of`, each taken as at least a thousandth, because a flat picture has none."""
+    """`value / of`, each taken as at least a thousandth, because a flat picture may have none."""
     return max(value, 1e-3) / max(of, 1e-3)
 
 
@@ -278,6 +291,7 @@ FLAGS = {
     "size": (common.pixels, 256, "Longer side of all pictures in pixels."),
     "steps": (common.positive, None, "Steps at each scale, in place of the presets' own."),
     **quality.INPUT_FLAGS,
+    "extremes": (flags.DEFINE_boolean, False, "Flat, noisy and perfect pictures in their place."),
     "pairs": (common.positive, None, "Number of pairs after which to stop."),
     "output_dir": (define_path, None, "Folder for the pictures and their grid, grid.png."),
     "json": (define_path, None, "File or folder for the result as JSON."),
@@ -292,8 +306,10 @@ def main(options: flags.FlagValues) -> None:
     other = None if options.other is None else Path(options.other).resolve()
     if other is not None and not (other / "nst_jax" / "__init__.py").is_file():
         raise ValueError(f"--other must be a checkout of nst_jax, got {options.other}")
+    if options.extremes and (options.contents or options.styles):
+        raise ValueError("--extremes takes no --contents and no --styles")
     run(
-        *quality.inputs(options),
+        *([extremes(options.size)] * 2 if options.extremes else quality.inputs(options)),
         options.presets,
         other=other,
         size=options.size,

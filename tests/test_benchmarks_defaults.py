@@ -41,6 +41,15 @@ def test_the_checkerboard_measures_2x2_alternation_alone():
 def test_the_highest_loss_is_taken_scale_by_scale():
     assert defaults.highest_over_first([[2.0, 3.0, 1.0], [10.0, 12.0]]) == 1.5
     assert defaults.highest_over_first([[2.0, 1.0]]) == 1.0
+    assert defaults.highest_over_first([[0.0, 0.0], [0.0, 0.002]]) == 2.0  # of a perfect picture
+
+
+def test_extremes_have_perfect_pairs():
+    found = defaults.extremes(32)
+    assert {picture.shape for picture in found.values()} == {(32, 32, 3)}
+    assert np.ptp(found["flat"]) == 0 and found["noise"].std() == pytest.approx(12**-0.5, rel=0.05)
+    with pytest.raises(ValueError, match="--extremes takes no --contents and no --styles"):
+        benchmarking.run(defaults, "--extremes", "--styles=x")
 
 
 @pytest.mark.slow
