@@ -5,7 +5,7 @@ import gc
 import importlib.metadata
 import os
 
-# Tracing makes many objects and little garbage: the collector's rounds take a tenth of its time.
+# Tracing makes many objects and little garbage: the collector took a fourteenth of the tests' time.
 gc.set_threshold(200_000, 20, 100)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of processes that tests start, too
 # Fused loops by the emitter without MLIR take a fifth of the time to compile. A jaxlib that does

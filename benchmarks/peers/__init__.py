@@ -161,16 +161,17 @@ def earlier_records(
     pairs: Sequence[tuple[Picture, Picture]],
 ) -> dict[str, Records]:
     """The records in rows of a results file that are of these programs, settings and pictures."""
+    kept = {
+        (record["program"], record["content"], record["style"]): record
+        for row in rows
+        for record in row.get("records", [])
+    }
     found: dict[str, Records] = {program.name: {} for program in chosen}
-    for program, (content, style), row in itertools.product(chosen, pairs, rows):
-        wanted = painting.described(program, content, style) | {
-            "program": program.name,
-            "content": content.name,
-            "style": style.name,
-        }
-        for record in row.get("records", []):
-            if wanted.items() <= record.items():
-                found[program.name][content.name, style.name] = record
+    for program, (content, style) in itertools.product(chosen, pairs):
+        pair = content.name, style.name
+        record = kept.get((program.name, *pair), {})
+        if painting.described(program, content, style).items() <= record.items():
+            found[program.name][pair] = record
     return found
 
 

@@ -78,9 +78,6 @@ def paint(program: Program, content: Picture, style: Picture, folder: Path) -> d
     path.unlink(missing_ok=True)
     write_image(picture, painted)
     record = {
-        "program": program.name,
-        "content": content.name,
-        "style": style.name,
         **described(program, content, style),
         **took,
         **losses,
@@ -152,6 +149,9 @@ def _last_line(text: str) -> str:
 def described(program: Program, content: Picture, style: Picture) -> dict[str, Any]:
     """What a record must share with the run that continues."""
     return {
+        "program": program.name,
+        "content": content.name,
+        "style": style.name,
         "size": list(content.pixels.shape[:2]),
         "settings": list(program.settings),
         "inputs": [_digest(content), _digest(style)],
