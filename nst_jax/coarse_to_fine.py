@@ -420,7 +420,7 @@ def _content_times(numbers, factor):
 
 
 UNWATCHED = 4
-"""Steps of a dispatch on a CPU; they take 0.83 to 0.89 of the time of single ones."""
+"""Steps of a dispatch on a CPU; docs/guide/scale.md says how much time they save."""
 
 
 def _steps_per_dispatch(run: _Run, steps: int) -> int | None:

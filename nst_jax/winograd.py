@@ -8,8 +8,6 @@ kernel of the gradient, so that both directions multiply by a prepared matrix.
 Results differ from those of the direct form by rounding, in float32 by about 1e-5 of the largest.
 """
 
-import functools
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -20,7 +18,8 @@ from jaxtyping import Array, Float, Float64
 
 TAPS = 3  # side of the kernel
 OUTPUTS = 4  # side of a tile
-# The polynomials are evaluated at these points and at infinity, as in the paper.
+# The polynomials are evaluated at these points and at infinity, as in the paper: at zero, then at
+# pairs of opposite points.
 POINTS = (0, 1, -1, 2, -2)
 INPUTS = len(POINTS) + 1  # side of the inputs of a tile
 
@@ -122,7 +121,7 @@ def _transform_inputs(inputs: Sequence[jax.Array], axis: int) -> jax.Array:
     Sums of slices are several times faster here than a product with a matrix that is mostly zeros.
     """
     sums = [_weighted_sum(_B[0], inputs)]
-    # The row of point -p has the same even terms as the row of point p. The odd ones change sign.
+    # The rows of two opposite points are equal at even indices and opposite at odd ones.
     for row in _B[1:-1:2]:
         even, odd = (_weighted_sum(row[start::2], inputs[start::2]) for start in range(2))
         sums += [even + odd, even - odd]
@@ -130,12 +129,12 @@ def _transform_inputs(inputs: Sequence[jax.Array], axis: int) -> jax.Array:
 
 
 def _weighted_sum(weights: np.ndarray, terms: Sequence[jax.Array]) -> jax.Array:
-    weighted = [
+    first, *rest = [
         term if weight == 1 else float(weight) * term
         for weight, term in zip(weights, terms, strict=True)
         if weight
     ]
-    return functools.reduce(operator.add, weighted)
+    return sum(rest, first)
 
 
 def _forward(x, kernel):

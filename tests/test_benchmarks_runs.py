@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from benchmarking import parse, run, table
 
-from benchmarks import common, end_to_end, reporting, start_up, suite, tables
+from benchmarks import common, end_to_end, first_step, reporting, start_up, suite, tables
 from nst_jax.files.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,9 @@ def test_start_up_of_the_api(capsys, monkeypatch):
     found = run(start_up, *small, "--interfaces=api")
     parts = ("import_seconds", "load_seconds", "first_step_seconds")
     first = start.found["moments"]
-    assert all(first[part] > 0 for part in parts)
+    assert all(first[part] > 0 for part in (*parts, "trace_seconds", "compile_seconds"))
+    inside = max(first["trace_seconds"], first["compile_seconds"])
+    assert inside < first["first_step_seconds"]
     # The first of all isn't counted; then come the three kinds, three times.
     assert [row["cache"] for row in found["rows"]] == ["none", "filling", "filled"]
     for row, median in zip(found["rows"], (5, 6, 7), strict=True):
@@ -73,11 +75,20 @@ def test_start_up_of_the_api(capsys, monkeypatch):
 def test_start_up_of_the_command_line(tmp_path):
     cache = tmp_path / "cache"
     environment = os.environ | start_up.caches(str(cache))["filling"]
-    found = start_up.start_command_line(environment, model="vgg16", size=32)
+    files = start_up.write_pictures(tmp_path, size=32, styles=1)
+    assert [flag.partition("=")[0] for flag in files] == ["--content", "--styles"]
+    assert read_image(tmp_path / "style_0.png").shape == (32, 32, 3)
+    found = start_up.start_command_line(environment, files, model="vgg16", size=32)
     assert found["total_seconds"] > 0
     assert list(cache.iterdir())  # it was filled
     with pytest.raises(ValueError, match="a start of the command line failed: nst-jax: "):
-        start_up.start_command_line(environment, model="vgg16", size=0)
+        start_up.start_command_line(environment, files, model="vgg16", size=0)
+
+
+def test_time_in_spans_that_nest_counts_once():
+    # By hand: [0, 3] holds [1, 2]; [4, 6] and [5, 7] overlap.
+    assert first_step.covered([(4, 6), (0, 3), (5, 7), (1, 2)]) == 6
+    assert first_step.covered([]) == 0
 
 
 def test_a_start_that_fails_says_why():
