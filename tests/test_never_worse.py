@@ -159,12 +159,8 @@ def test_flat_contents_reach_what_a_grey_start_reaches(vgg16, rng):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("many_steps")
-def test_the_preset_lbfgs_keeps_its_loss_near_the_lowest(vgg19, rng):
-    """Without a limit on its steps the loss rose to 1.5, 2 and 12 times the lowest here.
-
-    With the limit it rose to 1.0 to 2.0 times the lowest. That depends on the seed and on rounding:
-    these are three seeds and two orders of Winograd's sums.
-    """
+def test_the_preset_lbfgs_keeps_its_loss_within_a_fifth_of_the_lowest(vgg19, rng):
+    """Without a limit on its steps the loss rose to 1.5, 2 and 12 times the lowest here."""
 
     def soft(size):
         return np.asarray(nst_jax.image.resize(rng.random((size, size, 3), np.float32), 48, 64))
@@ -175,8 +171,7 @@ def test_the_preset_lbfgs_keeps_its_loss_near_the_lowest(vgg19, rng):
     result = nst_jax.stylize(vgg19, 0.3 * soft(6), styles, config)
     losses = result.history["total"]
     lowest = np.minimum.accumulate(losses)
-    assert np.all(losses[1:] <= 2.5 * lowest[:-1])
-    assert np.all(losses <= losses[0])
+    assert np.all(losses[1:] <= 1.2 * lowest[:-1])
     assert np.all(result.loss < 0.2 * losses[0])
     for image, style in zip(result.images, styles, strict=True):  # and leaves no dither
         assert checkerboard(image) < max(checkerboard(style), 12.0)
