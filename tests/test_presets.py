@@ -123,7 +123,7 @@ def wasserstein(own, content, style, image):
 
 
 # They differ from the default in how they minimise its loss alone, as PUBLISHED says.
-SAME_LOSS = ("fast", "best")
+SAME_LOSS = ("fast",)
 
 # The formula, and how the published network pads its first convolution.
 FORMULAS = {
@@ -261,11 +261,41 @@ CHANNELS_OF_NNST = {
     for n in range(1, 3 + (block > 2))
 }
 SHARES_OF_STROTSS = dict.fromkeys([*_SHALLOW, "block4_conv3", "block5_conv3"], 1 / 9)
+# The layers of the terms of STROTSS if nobody names others.
+LAYERS_OF_TERMS = dict.fromkeys(
+    ("block1_conv2", "block2_conv2", "block3_conv1", "block3_conv3", "block4_conv1"), 0.2
+)
+OPTIMIZER_OF_STROTSS = {
+    "pyramid": 5,
+    "optimizer": "adam",
+    "beta1": 0.0,
+    "beta2": 0.99,
+    "epsilon": 1e-8 / 255,
+    "normalize_gradient": "none",
+    "band_weights": (1.0, 1.0, 1.0),
+    "learning_rate": 0.002 * 255,
+    "schedule": "constant",
+}
 
 PUBLISHED = {
     "default": DEFAULT,
     "fast": DEFAULT | {"first_steps": 50, "steps": 20, "learning_rate": 1.6},
-    "best": DEFAULT | {"first_steps": 300, "steps": 120, "nearest_rows": 2048},
+    "best": DEFAULT
+    | OPTIMIZER_OF_STROTSS
+    | {
+        "first_size": 64,
+        "first_steps": 150,
+        "steps": 100,
+        "init": "recolored",
+        "coarse_content": 2.0,
+        "content_weight": 0.8,
+        "nearest_rows": 2048,
+        "similarity_weight": 6.0,
+        "remd_weight": 6.0,
+        **{f"{term}_layers": LAYERS_OF_TERMS for term in ("similarity", "remd")},
+        **{f"{term}_samples": 1024 for term in ("similarity", "remd")},
+        "remd_style_samples": 1024,
+    },
     "lbfgs": {
         name: value
         for name, value in DEFAULT.items()
@@ -370,15 +400,8 @@ PUBLISHED = {
         **{f"{term}_style_samples": 1024 for term in ("moments", "remd", "palette")},
         "normalize_features": True,
         "coarse_content": 2.0,
-        "pyramid": 5,
         "init": "recolored",
-        "optimizer": "adam",
-        "beta1": 0.0,
-        "beta2": 0.99,
-        "epsilon": 1e-8 / 255,
-        "normalize_gradient": "none",
-        "learning_rate": 0.002 * 255,
-        "schedule": "constant",
+        **OPTIMIZER_OF_STROTSS,
         "clip": False,
         "steps": 250,
     },
@@ -410,7 +433,7 @@ PUBLISHED = {
 
 # Their loss and steps are not written out here. test_terms_new.py has oracles of the terms, and
 # test_own_parametrization.py has the steps of a pyramid.
-OF_PARTS = ("photo", "strotss", "nnst")
+OF_PARTS = ("best", "photo", "strotss", "nnst")
 
 
 def test_every_preset_is_held_against_its_source_here():
@@ -517,7 +540,6 @@ STEPS = {
     "assignment": keras_steps,
     "default": functools.partial(default_steps, rate=0.8),
     "fast": functools.partial(default_steps, rate=1.6),
-    "best": functools.partial(default_steps, rate=0.8),
     "lbfgs": functools.partial(lbfgs_steps, clip=True),
     "gatys": lbfgs_steps,
     "keras": keras_steps,
