@@ -116,7 +116,8 @@ def checked_combination(
         for term in style_terms:
             if not term.regions:
                 raise ValueError(
-                    f"masks must go with terms that have regions; {term.name!r} has none"
+                    f"masks must go with terms that have regions; {term.name!r} has none: "
+                    f"{term.name}_weight=0 leaves it out"
                 )
     if style_masks is not None:
         style_masks = [
