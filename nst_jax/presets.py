@@ -309,8 +309,8 @@ _PHOTO = Config().replace(nearest=None, tv=None, matting=Matting(weight=1000.0),
 
 
 # The default's objective with two terms of STROTSS, and minimised as STROTSS is: coarse shapes move
-# as easily as fine ones, because each coefficient of the pyramid has steps of its own length.
-# Self-similarity keeps the things of the content apart, so the content itself may weigh less.
+# as easily as fine ones, because Adam chooses the step of each coefficient of the pyramid.
+# Self-similarity holds places of the content apart, so the content itself may weigh less.
 _BEST = Config().replace(
     content_weight=0.8,
     nearest_rows=2048,
@@ -363,7 +363,7 @@ presets = Presets(
 descriptions: dict[str, str] = {
     "default": "A clean picture in little time: SGD, from coarse to fine.",
     "fast": "The default's objective in a third of the steps, at twice the learning rate.",
-    "best": "The style's own strokes and shapes, in about three times the time of the default.",
+    "best": "Cleaner strokes and shapes, in about three times the time of the default.",
     "photo": "The photograph in the light and the colours of the style: its edges stay.",
     "lbfgs": "Gram matrices without nearest neighbours, minimised by L-BFGS. It needs more memory.",
     "assignment": "The experiment of the report that this project grew out of: plain SGD.",
